@@ -1,0 +1,37 @@
+"""Nested speaker embeddings: one model, one forward, every prefix an embedding by itself.
+
+`import nestvox` is light: names are resolved when they are first used, and torch is imported only by what runs a
+network.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nestvox.errors import NestvoxError
+    from nestvox.heads.estimator import NestedRotation
+    from nestvox.model import SpeakerModel, Verification, load
+
+__version__ = "0.1.0"
+
+__all__ = ["NestedRotation", "NestvoxError", "SpeakerModel", "Verification", "__version__", "load"]
+
+_HOME = {
+    "NestedRotation": "nestvox.heads.estimator",
+    "NestvoxError": "nestvox.errors",
+    "SpeakerModel": "nestvox.model",
+    "Verification": "nestvox.model",
+    "load": "nestvox.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,94 @@
+"""What every encoder promises: three taps, masks, and results that padding never changes.
+
+Notation: B utterances, S samples, T frames, C frame channels, P pooled size, D embedding size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestvox.errors import ModelError
+
+__all__ = ["Encoder", "Tap", "Taps"]
+
+Tap = Literal["frames", "pooled", "embedding"]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The three outputs of one forward pass.
+
+    Attributes:
+        frames: (B, C, T) float, zero where `frame_mask` is false.
+        frame_mask: (B, T) bool, true where a frame belongs to the utterance.
+        pooled: (B, P) float, a function of the real frames only.
+        embedding: (B, D) float, as the network gives it (scoring normalises).
+    """
+
+    frames: Tensor
+    frame_mask: Tensor
+    pooled: Tensor
+    embedding: Tensor
+
+
+class Encoder(nn.Module, ABC):
+    """A network from waveforms to frames, pooled vector and embedding.
+
+    Attributes:
+        architecture: the name under which `registry.build` finds the class, e.g. ``ge2e``.
+        sample_rate: of the input, in Hz.
+        frame_rate_hz: frames per second at the `frames` tap.
+        frames_dim: C.
+        pooled_dim: P.
+        embedding_dim: D.
+        min_samples: shortest input, in samples, whose output is finite and meaningful; shorter is an error.
+    """
+
+    architecture: str
+    sample_rate: int
+    frame_rate_hz: float
+    frames_dim: int
+    pooled_dim: int
+    embedding_dim: int
+    min_samples: int
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the JSON-serialisable constructor arguments; ``registry.build`` rebuilds from them."""
+
+    @abstractmethod
+    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
+        """Run the network once.
+
+        Args:
+            audio: (B, S) float32 in [-1, 1], mono, at `sample_rate`; padding after `lengths` is ignored.
+            lengths: (B,) int64, samples of each utterance; None means that all S are real.
+
+        Raises:
+            ModelError: wrong shape or dtype, or an utterance shorter than `min_samples`.
+        """
+
+    def check_input(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it."""
+        if audio.ndim != 2 or not torch.is_floating_point(audio):
+            raise ModelError(f"audio must be a float tensor (batch, samples), got {audio.dtype} {tuple(audio.shape)}")
+        if lengths is None:
+            checked = torch.full((audio.shape[0],), audio.shape[1], dtype=torch.int64)
+        else:
+            checked = lengths.detach().to("cpu", torch.int64)
+            if checked.shape != (audio.shape[0],) or (checked > audio.shape[1]).any():
+                raise ModelError(
+                    f"lengths must be ({audio.shape[0]},) and at most {audio.shape[1]}, got {checked.tolist()}"
+                )
+        shortest = int(checked.min()) if len(checked) else self.min_samples
+        if shortest < self.min_samples:
+            raise ModelError(
+                f"{self.architecture} needs at least {self.min_samples / self.sample_rate:.3f} s of audio, "
+                f"got {shortest / self.sample_rate:.3f} s"
+            )
+        return checked

@@ -1,0 +1,107 @@
+"""The one tree of exceptions. Every message says what is wrong, where, and what to do.
+
+Commands turn any `NestvoxError` into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "AudioError",
+    "CatalogueError",
+    "DownloadError",
+    "FingerprintError",
+    "MissingExtraError",
+    "ModelError",
+    "NestvoxError",
+    "OverlapError",
+    "ScoresError",
+    "StoreError",
+    "TableError",
+    "TrialsError",
+    "WeightsError",
+]
+
+
+class NestvoxError(Exception):
+    """Anything that is wrong with the input or the call."""
+
+
+class AudioError(NestvoxError):
+    """An audio file or array that cannot be used; `audio.read` raises one subclass per reason."""
+
+    def __init__(self, path: str | Path, problem: str) -> None:
+        self.path = str(path)
+        self.problem = problem
+        super().__init__(f"{self.path}: {problem}")
+
+
+class _Located(NestvoxError):
+    """An error in a text or table file, with the place as far as it is known."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        source: str | Path | None = None,
+        line: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        self.source = None if source is None else str(source)
+        self.line = line
+        self.column = column
+        place = self.source or ""
+        if line is not None:
+            place += f":{line}"
+        if column is not None:
+            place += f" [{column}]" if place else f"[{column}]"
+        super().__init__(f"{place}: {problem}" if place else problem)
+
+
+class TableError(_Located):
+    """An utterance table that is malformed or inconsistent."""
+
+
+class TrialsError(_Located):
+    """A trial list that is malformed, or cannot be used for what was asked."""
+
+
+class ScoresError(_Located):
+    """Scores that are malformed, non-finite, or do not cover the trials."""
+
+
+class OverlapError(NestvoxError):
+    """Speakers stand both in training material and in an evaluation."""
+
+
+class MissingExtraError(NestvoxError):
+    """A feature whose optional dependency is not installed."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra = extra
+        super().__init__(f"{purpose} needs the extra [{extra}]: pip install 'nestvox[{extra}]'")
+
+
+class DownloadError(NestvoxError):
+    """A file that could not be fetched, or is not the file that was promised."""
+
+
+class CatalogueError(NestvoxError):
+    """A name that the catalogue does not hold."""
+
+
+class WeightsError(NestvoxError):
+    """Weights that do not fit the network; the message lists every key that differs."""
+
+
+class ModelError(NestvoxError):
+    """A model folder or a call of a model that is wrong."""
+
+
+class StoreError(NestvoxError):
+    """An embedding store that is incomplete, corrupt, or made for something else."""
+
+
+class FingerprintError(NestvoxError):
+    """Embeddings of two different models were about to be compared."""

@@ -1,0 +1,53 @@
+"""What every head promises: vectors of one tap in, a nested embedding out.
+
+Heads are numpy at their edges, so that a rotation of existing vectors needs no deep-learning library; a trained
+head wraps its network behind the same three methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FloatArray", "Head", "normalise", "truncate"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@runtime_checkable
+class Head(Protocol):
+    """A map from `tap` vectors to a nested embedding.
+
+    Attributes:
+        kind: the name under which a saved head is found again, e.g. ``rotation``.
+        tap: which encoder output it takes.
+        input_dim: size of that output.
+        dims: ascending prefix lengths that it was made for; the last is the full size.
+    """
+
+    kind: str
+    tap: Literal["pooled", "embedding"]
+    input_dim: int
+    dims: tuple[int, ...]
+
+    def transform(self, vectors: FloatArray, /) -> FloatArray:
+        """Map (N, input_dim) to (N, dims[-1]), unnormalised, in the dtype given."""
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the head beside its tensors, JSON-serialisable."""
+
+    def tensors(self) -> dict[str, FloatArray]:
+        """Return its arrays by name, as they are saved."""
+
+
+def normalise(vectors: FloatArray) -> FloatArray:
+    """Scale the rows of (N, D) to unit length; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def truncate(vectors: FloatArray, dim: int | None) -> FloatArray:
+    """First `dim` columns (None: all), normalised again: the prefix rule of a nested embedding."""
+    return normalise(vectors if dim is None else vectors[:, :dim])
