@@ -233,6 +233,9 @@ class StoreWriter:
             _refuse_another(self.path, self.metadata, fresh)
         else:
             self._begin(fresh)
+        if not all(self._file(shard).exists() for shard in range(self.metadata.n_shards)):
+            # A corrupt shard of a complete store can be deleted and made again.
+            self.metadata = replace(self.metadata, failed=(), shards=(), complete=False)
         if not self.metadata.complete:
             # Left by a run that was killed while it wrote; their rows are still planned.
             for partial in self.path.glob(_PARTIAL):
@@ -440,7 +443,10 @@ class EmbeddingStore:
 
     def iter_batches(self, rows: int = 65536) -> Iterator[VectorBatch]:
         """Yield the rows in order, at most `rows` at a time and never across shards, in bounded memory."""
-        for table in self._tables:
+        for shard in self.metadata.shards:
+            # Opened anew and let go: pages that were read count as memory as long as they are mapped.
+            file = self.path / shard.name
+            table = _read_all(file, _open_shard(file))
             for start in range(0, table.num_rows, rows):
                 part = table.slice(start, rows)
                 yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part))
@@ -592,7 +598,10 @@ def _saying_what_is_safe(path: Path) -> Iterator[None]:
 
 
 def _corrupt(file: Path, problem: str) -> StoreError:
-    return StoreError(f"{file}: corrupt shard ({problem}); delete the store folder and embed again")
+    return StoreError(
+        f"{file}: corrupt shard ({problem}); delete this file and run the same `nestvox embed` again: "
+        "it makes only this shard"
+    )
 
 
 def _open_shard(file: Path) -> pa.ipc.RecordBatchFileReader:
