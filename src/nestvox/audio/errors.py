@@ -1,0 +1,43 @@
+"""One exception per reason why an audio file cannot be used; all name the file."""
+
+from __future__ import annotations
+
+from nestvox.errors import AudioError
+
+__all__ = [
+    "AudioRangeError",
+    "EmptyAudioError",
+    "NonFiniteAudioError",
+    "SampleRateError",
+    "SilentAudioError",
+    "TooShortAudioError",
+    "UnreadableAudioError",
+]
+
+
+class UnreadableAudioError(AudioError):
+    """The file is missing, is not audio, is of a format that is not read, or breaks while it is decoded."""
+
+
+class EmptyAudioError(AudioError):
+    """The file, or the part of it that was asked for, holds no samples."""
+
+
+class TooShortAudioError(AudioError):
+    """The audio is shorter than the minimum that was asked for."""
+
+
+class NonFiniteAudioError(AudioError):
+    """The file holds NaN or infinity."""
+
+
+class AudioRangeError(AudioError):
+    """Samples so far outside [-1, 1] that the file must hold integers stored as floats, or garbage."""
+
+
+class SilentAudioError(AudioError):
+    """Every sample is zero."""
+
+
+class SampleRateError(AudioError):
+    """The sample rate in the header is not one of sound."""

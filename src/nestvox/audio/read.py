@@ -1,0 +1,311 @@
+"""Audio files to waveforms: mono float32 at one sample rate, or an error that names the file.
+
+Decoding is libsndfile's (through soundfile), resampling is soxr's; nothing needs FFmpeg.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from nestvox.audio.errors import (
+    AudioRangeError,
+    EmptyAudioError,
+    NonFiniteAudioError,
+    SampleRateError,
+    SilentAudioError,
+    TooShortAudioError,
+    UnreadableAudioError,
+)
+from nestvox.audio.mp3 import honest_mp3
+from nestvox.errors import AudioError
+
+__all__ = ["EXTENSIONS", "SAMPLE_RATE", "AudioInfo", "probe", "read", "resample"]
+
+SAMPLE_RATE = 16_000
+"""Rate in Hz of most speaker encoders, and the default of `read`."""
+
+EXTENSIONS = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+"""File name endings (lower case) that are taken for audio when a folder is searched."""
+
+_CONTAINERS = frozenset({"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"})
+# Sample-exact seeking. Opus restarts with decoder state of its own and is close, not equal (see `read`).
+_SEEKABLE = frozenset({"ALAW", "DOUBLE", "FLOAT", "OPUS", "PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8", "ULAW"})
+_OPUS_MARGIN_S = 0.5  # decoded before the start and thrown away, so that the decoder has settled
+_LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
+_BLOCK_SAMPLES = 1 << 16  # over all channels: what one read may allocate, whatever the header claims
+# No format packs more samples into a byte for long (FLAC, one constant block: 65,535 in about 14 bytes), so a
+# decoder that gives more than this is running in circles on a damaged file.
+_SAMPLES_PER_BYTE = 8_192
+_LARGEST_SAMPLE = 64.0  # 36 dB above full scale
+_RESAMPLE_MARGIN = 512  # samples at the lower of both rates; the HQ filter is shorter
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file says about itself.
+
+    Attributes:
+        path: the file.
+        format: container, e.g. ``WAV``, ``FLAC``, ``OGG``, ``MP3``.
+        subtype: coding of the samples, e.g. ``PCM_16``, ``ALAW``, ``OPUS``.
+        sample_rate: in Hz.
+        channels: as stored, before the down-mix.
+        duration_s: seconds; of MP3, and where the header does not say, counted by decoding.
+    """
+
+    path: Path
+    format: str
+    subtype: str
+    sample_rate: int
+    channels: int
+    duration_s: float
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read front to back.
+
+    soundfile seeks after every block of a file that calls itself seekable, which makes Opus and Vorbis restart
+    their decoders; `seek` works all the same.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Stream]:
+    if not path.exists():
+        raise UnreadableAudioError(path, "no such file")
+    if not path.is_file():
+        raise UnreadableAudioError(path, "not a regular file")
+    if path.stat().st_size == 0:
+        raise EmptyAudioError(path, "the file is empty (0 bytes)")
+    try:
+        stream = _Stream(honest_mp3(path) or str(path))
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        reason = str(error).split(": ", 1)[-1]
+        raise UnreadableAudioError(path, f"cannot be opened as audio: {reason}") from error
+    with stream:
+        if stream.format not in _CONTAINERS:
+            known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph"
+            raise UnreadableAudioError(path, f"format {stream.format} is not read; convert it to one of {known}")
+        if not _LOWEST_HZ <= stream.samplerate <= _HIGHEST_HZ:
+            raise SampleRateError(
+                path,
+                f"sample rate {stream.samplerate} Hz; {_LOWEST_HZ} to {_HIGHEST_HZ} Hz is read, "
+                "so the header is damaged or this is not sound",
+            )
+        yield stream
+
+
+def _blocks(stream: _Stream, path: Path) -> Iterator[NDArray[np.float32]]:
+    """Yield (n, channels) blocks from the current position to where decoding ends."""
+    size = max(1, _BLOCK_SAMPLES // stream.channels)
+    allowed = path.stat().st_size * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
+    decoded = 0
+    while True:
+        buffer = np.empty((size, stream.channels), dtype=np.float32)
+        try:
+            block = stream.read(size, out=buffer)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            reason = str(error).split(": ", 1)[-1]
+            raise UnreadableAudioError(
+                path, f"breaks after {decoded / stream.samplerate:.3f} s of decoding: {reason}"
+            ) from error
+        if not len(block):
+            return
+        decoded += len(block)
+        if decoded > allowed:
+            raise UnreadableAudioError(path, f"{path.stat().st_size} bytes decode without end: the file is damaged")
+        yield block
+
+
+def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over the channels of (n, channels), in float64 so that large values do not overflow on the way."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _decode(path: Path, stream: _Stream, start: int, stop: int | None) -> NDArray[np.float32]:
+    """Samples [start, stop) of the down-mix, at the file's own rate; fewer where the file ends before."""
+    position = 0
+    if start and stream.subtype in _SEEKABLE:
+        margin = round(_OPUS_MARGIN_S * stream.samplerate) if stream.subtype == "OPUS" else 0
+        target = max(0, start - margin)
+        try:
+            position = stream.seek(min(target, max(stream.frames, 0)))
+        except (soundfile.SoundFileError, RuntimeError):
+            # A damaged file may refuse to seek and still decode from its beginning.
+            with _opened(path) as fresh:
+                return _collect(path, fresh, 0, start, stop)
+        if position < target:
+            return np.zeros(0, np.float32)  # the file ends before the part that was asked for
+    return _collect(path, stream, position, start, stop)
+
+
+def _collect(path: Path, stream: _Stream, position: int, start: int, stop: int | None) -> NDArray[np.float32]:
+    parts: list[NDArray[np.float32]] = []
+    if stop is not None and stop <= start:
+        return np.zeros(0, np.float32)
+    for block in _blocks(stream, path):
+        end = position + len(block)
+        if end > start:
+            first = max(0, start - position)
+            last = len(block) if stop is None else min(len(block), stop - position)
+            parts.append(_mono(block[first:last]))
+        position = end
+        if stop is not None and position >= stop:
+            break
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Say what a file is without keeping its samples.
+
+    The duration is the header's for formats that store it. MP3 stores none that can be trusted, and a stream
+    may have been written without: these are decoded and counted (an hour takes seconds).
+
+    Raises:
+        UnreadableAudioError: missing, not audio, or of a format that is not read.
+        EmptyAudioError: 0 bytes, or no samples.
+        SampleRateError: a rate outside 1 to 768 kHz.
+    """
+    path = Path(path)
+    with _opened(path) as stream:
+        frames = stream.frames
+        most = path.stat().st_size * _SAMPLES_PER_BYTE
+        if stream.format == "MP3" or not 0 <= frames <= most:
+            frames = sum(len(block) for block in _blocks(stream, path))
+        if not frames:
+            raise EmptyAudioError(path, "holds no samples")
+        return AudioInfo(
+            path, stream.format, stream.subtype, stream.samplerate, stream.channels, frames / stream.samplerate
+        )
+
+
+def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """Resample (T,) float32 with soxr's HQ filter; T' is T * to_hz / from_hz, rounded half up.
+
+    Raises:
+        ValueError: a rate that is not positive.
+    """
+    if from_hz <= 0 or to_hz <= 0:
+        raise ValueError(f"sample rates must be positive, got {from_hz} and {to_hz} Hz")
+    if from_hz == to_hz or not len(samples):
+        return samples
+    out = soxr.resample(np.ascontiguousarray(samples, dtype=np.float32), from_hz, to_hz, quality="HQ")
+    return np.asarray(out, dtype=np.float32)
+
+
+def read(
+    path: str | Path,
+    *,
+    sample_rate: int | None = SAMPLE_RATE,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    min_duration_s: float = 0.0,
+    allow_silent: bool = False,
+) -> tuple[NDArray[np.float32], int]:
+    """Decode a file, or a part of it, to mono.
+
+    Channels are averaged. 1.0 is full scale; levels are never touched: float files and lossy decoders may reach
+    beyond [-1, 1], and such samples are kept as they are, because clipping distorts and scaling would make the
+    level depend on how much of the file is read. Only what lies beyond 64 times full scale is refused.
+
+    The part is samples [round(start_s * rate), round((start_s + duration_s) * rate)) of the whole file at the
+    rate returned, and equals that slice of the whole decode: exactly at the file's own rate, within 1e-5 of full
+    scale after resampling (the part is resampled with a margin on both sides). Opus is the exception: seeking
+    restarts its decoder, and the part is within 0.02 of the slice. PCM, G.711, FLAC and Opus are read by seeking;
+    the others from the beginning up to the end of the part, as seeking in MP3 and Vorbis is not sample-exact in
+    libsndfile. A part that reaches beyond the end gives what there is.
+
+    Args:
+        path: wav (8 to 32 bit, float, A-law, u-law, ADPCM), flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64
+            or sph.
+        sample_rate: of the result, in Hz; None keeps the file's own.
+        start_s: seconds to leave out at the beginning.
+        duration_s: seconds to read; None reads to the end.
+        min_duration_s: shorter audio is an error.
+        allow_silent: give all-zero audio instead of raising.
+
+    Returns:
+        Samples (T,) float32, and their rate in Hz.
+
+    Raises:
+        UnreadableAudioError: missing, not audio, or it breaks while it is decoded.
+        EmptyAudioError: no samples, or the part begins at or after the end.
+        TooShortAudioError: shorter than `min_duration_s`.
+        NonFiniteAudioError: NaN or infinity among the samples.
+        AudioRangeError: samples beyond 64 times full scale.
+        SilentAudioError: every sample is zero.
+        SampleRateError: a rate outside 1 to 768 kHz.
+        AudioError: `start_s`, `duration_s` or `sample_rate` make no sense.
+    """
+    path = Path(path)
+    _check_part(path, sample_rate, start_s, duration_s)
+    with _opened(path) as stream:
+        from_hz: int = stream.samplerate
+        to_hz = sample_rate or from_hz
+        first = round(start_s * to_hz)
+        last = None if duration_s is None else round((start_s + duration_s) * to_hz)
+        # Both grids of samples meet every `up` samples of the result and every `down` samples of the file: a part
+        # that is resampled from such a point on has the same phase as the whole.
+        common = math.gcd(from_hz, to_hz)
+        up, down = to_hz // common, from_hz // common
+        margin = 0 if from_hz == to_hz else math.ceil(_RESAMPLE_MARGIN * to_hz / min(from_hz, to_hz))
+        origin = max(0, first - margin) // up
+        stop = None if last is None else math.ceil((last + margin) * from_hz / to_hz)
+        samples = _decode(path, stream, origin * down, stop)
+    _check_samples(path, samples)
+    samples = resample(samples, from_hz, to_hz)
+    skipped = origin * up
+    samples = samples[first - skipped : None if last is None else last - skipped]
+    _check_result(path, samples, to_hz, start_s, min_duration_s, allow_silent=allow_silent)
+    return np.ascontiguousarray(samples), to_hz
+
+
+def _check_part(path: Path, sample_rate: int | None, start_s: float, duration_s: float | None) -> None:
+    if sample_rate is not None and not _LOWEST_HZ <= sample_rate <= _HIGHEST_HZ:
+        raise SampleRateError(path, f"asked for {sample_rate} Hz; {_LOWEST_HZ} to {_HIGHEST_HZ} Hz is possible")
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise AudioError(path, f"start_s must be a number of seconds from 0 on, got {start_s}")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        raise AudioError(path, f"duration_s must be a number of seconds above 0, got {duration_s}")
+
+
+def _check_samples(path: Path, samples: NDArray[np.float32]) -> None:
+    if not len(samples):
+        return
+    peak = float(np.abs(samples).max())
+    if not math.isfinite(peak):
+        bad = int(np.count_nonzero(~np.isfinite(samples)))
+        raise NonFiniteAudioError(path, f"{bad} of {len(samples)} samples are NaN or infinite")
+    if peak > _LARGEST_SAMPLE:
+        raise AudioRangeError(
+            path,
+            f"the largest sample is {peak:.4g} times full scale; if the file holds integers stored as floats, "
+            "divide them by their full scale",
+        )
+
+
+def _check_result(
+    path: Path, samples: NDArray[np.float32], rate: int, start_s: float, min_duration_s: float, *, allow_silent: bool
+) -> None:
+    if not len(samples):
+        where = f"no samples from {start_s:.3f} s on" if start_s else "holds no samples"
+        raise EmptyAudioError(path, where)
+    if len(samples) < min_duration_s * rate:
+        raise TooShortAudioError(path, f"{len(samples) / rate:.3f} s of audio, at least {min_duration_s:.3f} s needed")
+    if not allow_silent and not samples.any():
+        raise SilentAudioError(path, f"all {len(samples)} samples are zero")
