@@ -70,13 +70,15 @@ class Encoder(nn.Module, ABC):
             lengths: (B,) int64, samples of each utterance; None means that all S are real.
 
         Raises:
-            ModelError: wrong shape or dtype, or an utterance shorter than `min_samples`.
+            ModelError: no utterance, wrong shape or dtype, or an utterance shorter than `min_samples`.
         """
 
     def check_input(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it."""
         if audio.ndim != 2 or not torch.is_floating_point(audio):
             raise ModelError(f"audio must be a float tensor (batch, samples), got {audio.dtype} {tuple(audio.shape)}")
+        if audio.shape[0] == 0:
+            raise ModelError("audio must hold at least one utterance, got an empty batch")
         if lengths is None:
             checked = torch.full((audio.shape[0],), audio.shape[1], dtype=torch.int64)
         else:
@@ -85,7 +87,7 @@ class Encoder(nn.Module, ABC):
                 raise ModelError(
                     f"lengths must be ({audio.shape[0]},) and at most {audio.shape[1]}, got {checked.tolist()}"
                 )
-        shortest = int(checked.min()) if len(checked) else self.min_samples
+        shortest = int(checked.min())
         if shortest < self.min_samples:
             raise ModelError(
                 f"{self.architecture} needs at least {self.min_samples / self.sample_rate:.3f} s of audio, "

