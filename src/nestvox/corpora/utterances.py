@@ -1,0 +1,333 @@
+"""The utterance table: one row an utterance, as TSV, CSV or Parquet on disk and polars in memory.
+
+Required columns: `utt_id`, `path`, `speaker`. Known optional ones: `start_s` and `duration_s` (seconds), `session`,
+`recording`, `split`, `sex`, `language`, `corpus`, `licence` (text) and `synthetic` (true or false). Any other column
+is kept. Relative paths are relative to the folder of the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nestvox.atomic import atomic_path
+from nestvox.errors import TableError
+
+__all__ = ["REQUIRED", "UtteranceTable", "read_utterances", "write_utterances"]
+
+REQUIRED = ("utt_id", "path", "speaker")
+"""Columns that every table has, filled in every row."""
+
+_NUMBERS = ("start_s", "duration_s")
+_TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
+_ROWS_AT_ONCE = 1 << 16
+_SHOWN = 5
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class UtteranceTable:
+    """Utterances, validated.
+
+    Attributes:
+        frame: one row an utterance; the module says which columns. Missing values are null.
+        source: where it came from, for messages.
+        root: folder that relative paths start from.
+    """
+
+    frame: pl.DataFrame
+    source: str
+    root: Path
+    _lines: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", _validated(self.frame, self.source, self._lines))
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels that every number measured on this table carries: ``("synthetic",)`` if any row is."""
+        return ("synthetic",) if "synthetic" in self.frame.columns and self.frame["synthetic"].any() else ()
+
+    @property
+    def audio_paths(self) -> list[Path]:
+        """Path of every row's audio file, in order."""
+        return [self.root / path for path in self.frame["path"]]
+
+    def audio_path(self, row: int) -> Path:
+        """Path of one row's audio file."""
+        return self.root / str(self.frame["path"][row])
+
+    def where(self, **equals: str) -> UtteranceTable:
+        """Rows in which every named column has the given value, e.g. ``table.where(split="dev")``.
+
+        Raises:
+            TableError: the table has no such column.
+        """
+        keep = pl.lit(value=True)
+        for column, value in equals.items():
+            if column not in self.frame.columns:
+                raise TableError(
+                    f"no such column; the table has {', '.join(self.frame.columns)}", source=self.source, column=column
+                )
+            keep = keep & (pl.col(column).cast(pl.String) == value)
+        marked = self.frame.with_columns(keep.fill_null(value=False).alias("__keep"))["__keep"].to_numpy()
+        lines = None if self._lines is None else self._lines[marked]
+        return replace(self, frame=self.frame.filter(pl.Series(marked)), _lines=lines)
+
+    def resolve(self, names: Sequence[str] | pl.Series) -> NDArray[np.int64]:
+        """Find the rows that trial names mean.
+
+        A name is an `utt_id`, or else a `path` as it stands in the table.
+
+        Args:
+            names: (N,) names, repeated as often as they like.
+
+        Returns:
+            (N,) row numbers.
+
+        Raises:
+            TableError: names that no row has, or paths that several rows share; the message lists the first few.
+        """
+        wanted = pl.DataFrame({"name": pl.Series("name", names, dtype=pl.String)})
+        rows = self.frame.select("utt_id", "path").with_row_index("row")
+        by_id = rows.select(pl.col("utt_id").alias("name"), pl.col("row").alias("by_id"))
+        by_path = rows.group_by(pl.col("path").alias("name")).agg(
+            pl.col("row").first().alias("by_path"), pl.len().alias("sharing")
+        )
+        found = wanted.join(by_id, on="name", how="left", maintain_order="left")
+        if found["by_id"].null_count():
+            found = found.join(by_path, on="name", how="left", maintain_order="left")
+            missing = found.filter(pl.col("by_id").is_null() & pl.col("by_path").is_null())["name"]
+            if len(missing):
+                raise TableError(f"{_listed(missing)} not among the {len(self)} utterances", source=self.source)
+            shared = found.filter(pl.col("by_id").is_null() & (pl.col("sharing") > 1))["name"]
+            if len(shared):
+                raise TableError(
+                    f"{_listed(shared)} shared by several utterances; name them by utt_id", source=self.source
+                )
+            found = found.select(pl.coalesce("by_id", "by_path").alias("by_id"))
+        return found["by_id"].cast(pl.Int64).to_numpy()
+
+    def check_paths(self) -> None:
+        """Check that every audio file is there.
+
+        Raises:
+            TableError: files that are not; the message lists the first few with their lines.
+        """
+        missing = [row for row, path in enumerate(self.audio_paths) if not path.is_file()]
+        if missing:
+            first = missing[0]
+            raise TableError(
+                f"{len(missing)} of {len(self)} audio files are missing, the first is {self.audio_path(first)}",
+                source=self.source,
+                line=None if self._lines is None else int(self._lines[first]),
+                column="path",
+            )
+
+
+def _listed(names: pl.Series) -> str:
+    distinct = names.unique(maintain_order=True)
+    shown = ", ".join(repr(name) for name in distinct.head(_SHOWN))
+    more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
+    return f"{len(distinct)} {'name' if len(distinct) == 1 else 'names'} ({shown}{more})"
+
+
+def read_utterances(path: str | Path) -> UtteranceTable:
+    """Read and validate a table.
+
+    Args:
+        path: ``.tsv`` (or ``.txt``; tabs, no quoting), ``.csv`` (commas, RFC 4180 quoting) or ``.parquet``.
+
+    Raises:
+        TableError: missing or doubled columns, a line with too few or too many fields, an empty or doubled
+            `utt_id`, an empty `path` or `speaker`, or a number that is none; with file, line and column.
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        try:
+            frame = pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise TableError(f"not a Parquet file: {error}", source=path) from error
+        return UtteranceTable(frame, str(path), path.parent)
+    if suffix not in {".tsv", ".csv", ".txt"}:
+        raise TableError(f"tables are .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
+    frame, lines = _read_text(path, "," if suffix == ".csv" else "\t")
+    return UtteranceTable(frame, str(path), path.parent, lines)
+
+
+def _read_text(path: Path, delimiter: str) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    """Read a delimited file as strings (empty: null), with the line that each row ends on."""
+    raw = path.read_bytes().removeprefix(_UTF8_MARK)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise TableError("the text is not UTF-8", source=path, line=line) from error
+    if delimiter == "\t":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(header, path)
+        frames, lines = [pl.DataFrame(schema=dict.fromkeys(header, pl.String))], []
+        rows = _rows(reader, len(header), path)
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            numbers, values = zip(*batch, strict=True)
+            lines.append(np.array(numbers, np.int64))
+            columns = zip(*values, strict=True)
+            frames.append(
+                pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(header, columns, strict=True)])
+            )
+    except csv.Error as error:
+        raise TableError(str(error), source=path, line=reader.line_num) from error
+    frame = pl.concat(frames).with_columns(pl.all().replace("", None))
+    return frame, np.concatenate(lines) if lines else np.zeros(0, np.int64)
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    if not any(header):
+        raise TableError("no header line with column names", source=path, line=1)
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise TableError("the column stands twice in the header", source=path, line=1, column=doubled[0])
+    if "" in header:
+        raise TableError(f"column {header.index('') + 1} of the header has no name", source=path, line=1)
+
+
+def _rows(reader: csv.Reader, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
+    for row in reader:
+        if len(row) == width:
+            yield reader.line_num, row
+        elif row:  # blank lines are skipped
+            raise TableError(f"{len(row)} fields, the header has {width}", source=path, line=reader.line_num)
+
+
+def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None) -> pl.DataFrame:
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise TableError(
+            f"column {missing[0]} is missing; the table has {', '.join(frame.columns) or 'none'}",
+            source=source,
+            line=None if lines is None else 1,
+            column=missing[0],
+        )
+
+    def fail(row: int, column: str, problem: str) -> TableError:
+        if lines is None:
+            return TableError(f"row {row + 1}: {problem}", source=source, column=column)
+        return TableError(problem, source=source, line=int(lines[row]), column=column)
+
+    texts = [name for name in _TEXTS if name in frame.columns]
+    # An empty text is a missing value, whichever file it came from.
+    frame = frame.with_columns(pl.col(name).cast(pl.String).replace("", None) for name in texts)
+    for name in REQUIRED:
+        empty = frame[name].str.strip_chars().replace("", None).is_null().arg_true()
+        if len(empty):
+            raise fail(int(empty[0]), name, f"{name} is empty")
+    doubled = frame["utt_id"].is_duplicated()
+    if doubled.any():
+        name = frame["utt_id"].filter(doubled)[0]
+        first, second = (frame["utt_id"] == name).arg_true()[:2]
+        where = f"row {first + 1}" if lines is None else f"line {lines[first]}"
+        raise fail(second, "utt_id", f"utt_id {name!r} stands already on {where}")
+    for name in _NUMBERS:
+        if name in frame.columns:
+            frame = frame.with_columns(_as_number(frame[name], fail))
+    if "synthetic" in frame.columns:
+        frame = frame.with_columns(_as_boolean(frame["synthetic"], fail))
+    return frame
+
+
+class _Fail(Protocol):
+    """Type of the function that turns row, column and problem into the error to raise."""
+
+    def __call__(self, row: int, column: str, problem: str, /) -> TableError: ...
+
+
+def _as_number(column: pl.Series, fail: _Fail) -> pl.Series:
+    stripped = column.str.strip_chars().replace("", None) if column.dtype == pl.String else column
+    numbers = stripped.cast(pl.Float64, strict=False)
+    bad = (numbers.is_null() & stripped.is_not_null()) | ~numbers.is_finite().fill_null(value=True)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise fail(row, column.name, f"{column[row]!r} is not a number of seconds")
+    too_low = (numbers < 0) if column.name == "start_s" else (numbers <= 0)
+    if too_low.any():
+        row = int(too_low.arg_true()[0])
+        lowest = "0 or more" if column.name == "start_s" else "above 0"
+        raise fail(row, column.name, f"must be {lowest} seconds, got {numbers[row]:g}")
+    return numbers
+
+
+def _as_boolean(column: pl.Series, fail: _Fail) -> pl.Series:
+    if column.dtype == pl.Boolean:
+        return column.fill_null(value=False)
+    words = column.cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
+    bad = ~words.is_in([*_TRUE, *_FALSE])
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise fail(row, column.name, f"{column[row]!r} is neither true nor false")
+    return words.is_in(list(_TRUE)).alias(column.name)
+
+
+def write_utterances(table: UtteranceTable, path: str | Path) -> None:
+    """Write a table whole or not at all; TSV, CSV or Parquet by suffix.
+
+    Relative audio paths are rewritten where the new file stands in another folder, so that they still find the audio.
+
+    Raises:
+        TableError: another suffix, or a value with a tab or line break in a TSV.
+    """
+    path = Path(path)
+    frame = _relative_to(table, path.parent)
+    suffix = path.suffix.lower()
+    if suffix not in {".tsv", ".csv", ".parquet"}:
+        raise TableError(f"tables are written as .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
+    if suffix == ".tsv":
+        for column in frame.select(pl.col(pl.String)).iter_columns():
+            broken = column.str.contains(r"[\t\r\n]").arg_true()
+            if len(broken):
+                value = column[int(broken[0])]
+                raise TableError(
+                    f"{value!r} does not fit into a TSV; write .csv or .parquet", source=path, column=column.name
+                )
+    with atomic_path(path) as temporary:
+        if suffix == ".parquet":
+            frame.write_parquet(temporary)
+        elif suffix == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_csv(temporary, separator="\t", quote_style="never")
+
+
+def _relative_to(table: UtteranceTable, folder: Path) -> pl.DataFrame:
+    old, new = table.root.resolve(), folder.resolve()
+    if old == new:
+        return table.frame
+    moved = []
+    for text in table.frame["path"]:
+        if Path(text).is_absolute():
+            moved.append(text)
+            continue
+        try:
+            moved.append(Path(os.path.relpath(old / text, new)).as_posix())
+        except ValueError:  # another drive: there is no relative path
+            moved.append(str(old / text))
+    return table.frame.with_columns(pl.Series("path", moved, pl.String))
