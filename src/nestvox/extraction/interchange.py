@@ -403,13 +403,13 @@ def _list_rows(column: pa.Array, dim: int | None, path: Path, name: str, start: 
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
         raise StoreError(f"{path}: row {start + row} [{name}] has a null in it")
     flat: NDArray[np.float32] = np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
-    rows: NDArray[np.float32] = flat.reshape(len(column), dim or 0)
-    return rows
+    return flat.reshape(len(column), dim or 0)
 
 
 def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return unit
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:

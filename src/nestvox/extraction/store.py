@@ -47,6 +47,7 @@ STORE_FILE = "store.json"
 _PARTIAL = ".*.partial*"
 _FAILED_KEY = b"nestvox.failed"
 _IDENTITY_KEY = b"nestvox.identity"
+_SHARED = -1  # a path of several utterances names none of them
 
 FloatVectors = NDArray[np.float32]
 
@@ -474,7 +475,8 @@ class EmbeddingStore:
         """Row numbers of utterances, by `utt_id`, else by path.
 
         Raises:
-            StoreError: names that the store does not hold; the first few are listed, with the reason if one failed.
+            StoreError: names that the store does not hold (the first few are listed, with the reason if one failed),
+                or a path that several utterances share.
         """
         index = self._index
         unknown = [name for name in names if name not in index]
@@ -485,14 +487,18 @@ class EmbeddingStore:
                 f"{self.path} lacks {len(unknown)} of {len(names)} utterances, e.g. {shown}; "
                 "embed a table that has them"
             )
-        return np.fromiter((index[name] for name in names), np.int64, count=len(names))
+        rows = np.fromiter((index[name] for name in names), np.int64, count=len(names))
+        if (rows == _SHARED).any():
+            shared = names[int(np.argmax(rows == _SHARED))]
+            raise StoreError(f"{self.path}: several utterances have the path {shared}: name them by utt_id")
+        return rows
 
     @cached_property
     def _index(self) -> dict[str, int]:
         index: dict[str, int] = {}
         for row, path in enumerate(self.paths):
             if path is not None:
-                index.setdefault(path, row)
+                index[path] = _SHARED if path in index else row
         # A name in `utt_id` wins over the same name as a path.
         index.update((utt_id, row) for row, utt_id in enumerate(self.utt_ids))
         return index

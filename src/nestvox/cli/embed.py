@@ -1,0 +1,116 @@
+"""`nestvox embed` and `nestvox export`: a table of utterances to a store, and a store to a file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["embed", "export"]
+
+
+class _Tap(StrEnum):
+    nested = "nested"
+    embedding = "embedding"
+    pooled = "pooled"
+    frames = "frames"
+
+
+class _Dtype(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+
+
+def embed(
+    table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store; a run that was stopped is resumed.")],
+    model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
+    tap: Annotated[_Tap, typer.Option(help="What is stored.")] = _Tap.nested,
+    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances at once; measured by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; measured by default.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(min=1, help="Utterances of a file of the store.")] = None,
+    dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float32,
+    max_duration_s: Annotated[
+        float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
+    ] = 300.0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Record unusable audio instead of stopping.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,
+) -> None:
+    """Embed every utterance of a table; every dimension comes out of one forward pass."""
+    import json
+    from dataclasses import asdict
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.extraction.embed import run_embedding
+    from nestvox.model import load
+
+    utterances = read_utterances(table)
+    if split is not None:
+        utterances = utterances.where(split=split)
+    speaker_model = load(model, weights=weights, offline=offline, device=device)
+    with progress_bar("embedding", "utterances") as progress:
+        store, run = run_embedding(
+            speaker_model,
+            utterances,
+            out,
+            tap=tap.value,
+            batch_size=batch_size,
+            workers=workers,
+            shard_rows=shard_rows,
+            dtype=dtype.value,
+            max_duration_s=max_duration_s,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    metadata = store.metadata
+    if json_out is not None:
+        report = {
+            **asdict(run),
+            "utterances_per_s": run.utterances_per_s,
+            "real_time_factor": run.real_time_factor,
+            "store": str(out),
+            "fingerprint": metadata.fingerprint,
+            "tap": metadata.tap,
+            "dim": metadata.dim,
+            "dims": list(metadata.dims),
+            "labels": list(metadata.labels),
+            "store_rows": len(store),
+        }
+        write_text(json_out, json.dumps(report, indent=2) + "\n")
+    resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
+    typer.echo(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
+    if run.rows:
+        typer.echo(
+            f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to choose "
+            f"batches of {run.batch_size} and {run.workers} decoding threads"
+        )
+        typer.echo(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
+    if metadata.failed:
+        typer.echo(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
+        for failure in metadata.failed[:5]:
+            typer.echo(f"             {failure.utt_id}: {failure.reason}")
+    if metadata.labels:
+        typer.echo(f"labels       {', '.join(metadata.labels)}")
+    typer.echo(f"store        {out}")
+
+
+def export(
+    store: Annotated[Path, typer.Argument(help="Folder of a complete store.")],
+    out: Annotated[Path, typer.Option(help="File; .npy, .npz, .parquet, .ark or .scp names the format.")],
+    dim: Annotated[int | None, typer.Option(min=1, help="Keep this prefix, at unit length.")] = None,
+) -> None:
+    """Write the vectors of a store to a file that others read."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.extraction.interchange import export_store
+
+    with progress_bar("exporting", "rows") as progress:
+        rows = export_store(store, out, dim=dim, progress=progress)
+    typer.echo(f"{rows} rows written to {out}")

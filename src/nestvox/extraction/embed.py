@@ -1,0 +1,481 @@
+"""From an utterance table to a store: one forward pass a piece, every dimension from it, resumable at any moment.
+
+Memory is bounded by the batch and by what is decoded ahead, not by the table or the longest file: an utterance longer
+than `max_duration_s` goes through the network in equal pieces whose vectors are averaged (frames: joined), so that a
+recording of four hours needs no more than one of five minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nestvox.errors import AudioError, ModelError, StoreError
+from nestvox.extraction.batches import Piece, plan_batches
+from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
+from nestvox.extraction.store import (
+    EmbeddingStore,
+    FailedUtterance,
+    ShardRows,
+    StoreMetadata,
+    StoreWriter,
+    default_shard_rows,
+    is_store,
+    read_metadata,
+)
+from nestvox.extraction.tuning import choose
+from nestvox.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from nestvox.corpora.utterances import UtteranceTable
+
+__all__ = ["DEFAULT_MAX_DURATION_S", "EmbeddingModel", "EmbeddingRun", "StoreTap", "embed_table", "run_embedding"]
+
+DEFAULT_MAX_DURATION_S = 300.0
+# Seconds of audio in one batch with its padding: 64 utterances of 5 s. At 16 kHz these are 20 MB of samples.
+_MAX_BATCH_S = 320.0
+_TRIAL_CLIPS = 64
+_TRIAL_DECODING_S = 1.0
+_TOO_FEW_TO_TRY = 128
+
+StoreTap = Literal["nested", "embedding", "pooled", "frames"]
+Vector = NDArray[np.float32]
+
+
+class EmbeddingModel(Protocol):
+    """What embedding needs of a model; `SpeakerModel` has it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    @property
+    def sample_rate(self) -> int: ...  # noqa: D102
+
+    @property
+    def min_duration_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def training_speakers(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def forward(self, waveforms: Sequence[NDArray[np.floating[Any]]], *, tap: StoreTap) -> Any:
+        """Map B waveforms (S_i,) to (B, D), or for ``frames`` to a list of (T_i, C)."""
+
+
+@dataclass(frozen=True)
+class EmbeddingRun:
+    """What one run did; seconds are wall-clock.
+
+    Attributes:
+        rows: utterances that this run stored.
+        resumed_rows: utterances that were settled before it.
+        failed: utterances that the whole store lacks.
+        audio_s: seconds of audio that it put through the network.
+        trial_s: of `wall_s`, spent on choosing batch size and threads.
+        wall_s: the whole run.
+        batch_size, workers: as used.
+    """
+
+    rows: int
+    resumed_rows: int
+    failed: int
+    audio_s: float
+    trial_s: float
+    wall_s: float
+    batch_size: int
+    workers: int
+
+    @property
+    def utterances_per_s(self) -> float:
+        """Utterances stored in a second."""
+        return self.rows / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of audio; below 1 is faster than real time."""
+        return self.wall_s / self.audio_s if self.audio_s > 0 else 0.0
+
+
+def embed_table(
+    model: EmbeddingModel,
+    table: UtteranceTable,
+    out: str | Path,
+    *,
+    tap: StoreTap = "nested",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    shard_rows: int | None = None,
+    dtype: str = "float32",
+    max_duration_s: float = DEFAULT_MAX_DURATION_S,
+    skip_bad: bool = False,
+    progress: Progress = silent,
+) -> EmbeddingStore:
+    """Embed every utterance of a table into a store, or go on where an earlier run was stopped.
+
+    A row with `start_s` is the segment from there (of `duration_s`, else to the end), and only that is read; a row
+    without is the whole file, and its `duration_s` serves for planning only. Lengths that the table lacks are read
+    off the files.
+
+    Args:
+        model: a `SpeakerModel`, or anything with the same attributes.
+        table: utterances; ids are unique.
+        out: folder of the store.
+        tap: ``nested`` (every prefix is in it), or an encoder's ``embedding``, ``pooled`` or ``frames``.
+        batch_size: most utterances in one forward pass; None: a trial of about two seconds on the first utterances
+            decides, and a resumed run keeps what was decided. It changes vectors by rounding only.
+        workers: decoding threads; None: by the same trial.
+        shard_rows: utterances of a file of the store; None: by the size of the table.
+        dtype: ``float32``, or ``float16`` for half the space (about three significant digits).
+        max_duration_s: longer utterances go through the network in equal pieces of at most this, and the pieces'
+            vectors are averaged by length (frames: joined).
+        skip_bad: record unreadable, silent and too short audio in the store instead of stopping at the first.
+        progress: utterances done of all.
+
+    Returns:
+        The complete store.
+
+    Raises:
+        AudioError: a file cannot be used, and `skip_bad` is off.
+        FingerprintError: `out` holds vectors of another model.
+        ModelError: a single utterance does not fit into memory.
+        StoreError: `out` was begun for something else, or cannot be written.
+    """
+    return run_embedding(
+        model,
+        table,
+        out,
+        tap=tap,
+        batch_size=batch_size,
+        workers=workers,
+        shard_rows=shard_rows,
+        dtype=dtype,
+        max_duration_s=max_duration_s,
+        skip_bad=skip_bad,
+        progress=progress,
+    )[0]
+
+
+def run_embedding(
+    model: EmbeddingModel,
+    table: UtteranceTable,
+    out: str | Path,
+    *,
+    tap: StoreTap = "nested",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    shard_rows: int | None = None,
+    dtype: str = "float32",
+    max_duration_s: float = DEFAULT_MAX_DURATION_S,
+    skip_bad: bool = False,
+    progress: Progress = silent,
+) -> tuple[EmbeddingStore, EmbeddingRun]:
+    """Do what `embed_table` does, and also say what it took."""
+    began = time.perf_counter()
+    _check_options(batch_size, workers, max_duration_s, model)
+    sources = _sources(table)
+    before = read_metadata(out) if is_store(out) else None
+    recorded = dict(before.run) if before is not None else {}
+    batch_size = batch_size or recorded.get("batch_size")
+    workers = workers or recorded.get("workers")
+    decoder = Decoder(
+        sources,
+        sample_rate=model.sample_rate,
+        min_duration_s=model.min_duration_s,
+        max_duration_s=max_duration_s,
+        workers=workers or 2,
+        ahead_s=2 * _MAX_BATCH_S,
+    )
+    network = _Network(model, tap)
+    try:
+        # What was begun for another model or tap is refused by the writer, at once and by name.
+        dim = None if before is None else before.dim
+        trial_s = 0.0
+        if dim is None or batch_size is None or workers is None:
+            trial = _try_out(network, decoder, few=batch_size is not None and workers is not None)
+            dim, trial_s = trial.dim, time.perf_counter() - began
+            batch_size, workers = batch_size or trial.batch_size, workers or trial.workers
+        metadata = StoreMetadata(
+            fingerprint=model.fingerprint,
+            model=model.name,
+            tap=tap,
+            dims=tuple(model.dims) if tap == "nested" else (),
+            dim=dim,
+            dtype=dtype,
+            planned_rows=len(sources),
+            shard_rows=shard_rows or (before.shard_rows if before else default_shard_rows(len(sources), tap)),
+            table_sha256=_table_sha256(table.frame),
+            plan={"max_duration_s": max_duration_s},
+            run={"batch_size": batch_size, "workers": workers},
+            labels=table.labels,
+            training_speakers=tuple(model.training_speakers),
+        )
+        writer = StoreWriter(out, metadata)
+        resumed = writer.done_rows
+        job = _Job(network, decoder, writer, table.frame, batch_size, skip_bad=skip_bad, progress=progress)
+        job.run()
+    finally:
+        decoder.close()
+    store = writer.finish()
+    failed = len(store.metadata.failed)
+    run = EmbeddingRun(
+        rows=job.stored_rows,
+        resumed_rows=resumed,
+        failed=failed,
+        audio_s=network.audio_s,
+        trial_s=trial_s,
+        wall_s=time.perf_counter() - began,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    return store, run
+
+
+class _Network:
+    """The model at one tap; halves batches that do not fit into memory."""
+
+    def __init__(self, model: EmbeddingModel, tap: StoreTap) -> None:
+        self.model = model
+        self.tap = tap
+        self.audio_s = 0.0
+        self._fits_s = float("inf")
+
+    def plain(self, waveforms: Sequence[Vector]) -> Any:
+        return self.model.forward(waveforms, tap=self.tap)
+
+    def __call__(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]]]:
+        """Return (D,) vectors, or (T_i, C) frames."""
+        padded_s = len(waveforms) * max(len(waveform) for waveform in waveforms) / self.model.sample_rate
+        if padded_s < self._fits_s or len(waveforms) == 1:
+            try:
+                result = list(self.plain(waveforms))
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(waveforms) == 1:
+                    raise ModelError(
+                        f"{padded_s:.0f} s of audio do not fit into memory in one piece: lower --max-duration-s"
+                    ) from error
+                self._fits_s = padded_s
+            else:
+                self.audio_s += sum(len(waveform) for waveform in waveforms) / self.model.sample_rate
+                return result
+        half = len(waveforms) // 2
+        return self(waveforms[:half]) + self(waveforms[half:])
+
+
+@dataclass(frozen=True)
+class _Trial:
+    dim: int
+    batch_size: int
+    workers: int
+
+
+def _try_out(network: _Network, decoder: Decoder, *, few: bool) -> _Trial:
+    """Learn the vector size, and choose batch size and threads, from the first utterances that can be read."""
+    wanted = 1 if few or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
+    clips: list[Vector] = []
+    problem: AudioError | None = None
+    began = time.perf_counter()
+    for row in range(len(decoder.sources)):
+        pieces, failed = decoder.pieces([row])
+        clip = decoder.decode(pieces[0]) if pieces else failed[row]
+        if isinstance(clip, AudioError):
+            problem = problem or clip
+            continue
+        clips.append(clip)
+        # Neither slow decoding (a network drive) nor long recordings may make the trial long or large.
+        heard_s = sum(len(clip) for clip in clips) / network.model.sample_rate
+        if len(clips) == wanted or heard_s > _MAX_BATCH_S or time.perf_counter() - began > _TRIAL_DECODING_S:
+            break
+    if not clips:
+        assert problem is not None
+        raise AudioError(problem.path, f"{problem.problem}; nor can any other of the table's files be used")
+    decode_rate = sum(len(clip) for clip in clips) / network.model.sample_rate / (time.perf_counter() - began)
+    dim = int(np.shape(network.plain(clips[:1])[0])[-1])
+    if wanted == 1:
+        return _Trial(dim, 1, 1)
+    choice = choose(network, clips, sample_rate=network.model.sample_rate, decode_rate=decode_rate)
+    network.audio_s = 0.0  # the trial is no work done
+    return _Trial(dim, choice.batch_size, choice.workers)
+
+
+class _Job:
+    """One pass over the pending shards: batches in, shards out."""
+
+    def __init__(
+        self,
+        network: _Network,
+        decoder: Decoder,
+        writer: StoreWriter,
+        frame: pl.DataFrame,
+        batch_size: int,
+        *,
+        skip_bad: bool,
+        progress: Progress,
+    ) -> None:
+        self.network = network
+        self.decoder = decoder
+        self.writer = writer
+        self.frame = frame
+        self.batch_size = batch_size
+        self.skip_bad = skip_bad
+        self.progress = progress
+        self.stored_rows = 0
+        self._open: dict[int, _Shard] = {}
+
+    def run(self) -> None:
+        total = self.writer.metadata.planned_rows
+        self.progress(self.writer.done_rows, total)
+        for batch in self.decoder.batches(self._planned()):
+            self._add(batch)
+            for shard in [number for number, state in self._open.items() if state.complete]:
+                self._write(shard, self._open.pop(shard))
+            self.progress(self.writer.done_rows + sum(state.done for state in self._open.values()), total)
+        # A shard without a single readable file has no batch that would complete it.
+        for shard in list(self._open):
+            self._write(shard, self._open.pop(shard))
+        self.progress(self.writer.done_rows, total)
+
+    def _planned(self) -> Iterator[tuple[Piece, ...]]:
+        # Batches never cross shards: what is in a shard does not depend on where a run was stopped.
+        for shard in self.writer.pending:
+            rows = self.writer.metadata.planned(shard)
+            pieces, failed = self.decoder.pieces(rows)
+            self._open[shard] = _Shard(rows, pieces)
+            for row, error in failed.items():
+                self._fail(self._open[shard], row, error, had_piece=False)
+            yield from plan_batches(pieces, batch_size=self.batch_size, max_batch_s=_MAX_BATCH_S)
+
+    def _add(self, batch: DecodedBatch) -> None:
+        state = self._open[batch.pieces[0].row // self.writer.metadata.shard_rows]
+        good: list[tuple[Piece, Vector]] = []
+        for piece, audio in zip(batch.pieces, batch.audio, strict=True):
+            if isinstance(audio, AudioError):
+                self._fail(state, piece.row, audio, had_piece=True)
+            else:
+                good.append((piece, audio))
+        if good:
+            results = self.network([audio for _, audio in good])
+            for (piece, audio), result in zip(good, results, strict=True):
+                state.add(piece, len(audio), result)
+
+    def _fail(self, state: _Shard, row: int, error: AudioError, *, had_piece: bool) -> None:
+        utt_id = self.decoder.sources[row].utt_id
+        if not self.skip_bad:
+            raise type(error)(
+                error.path,
+                f"{error.problem} (utterance {utt_id}); mend the table and embed again, or use --skip-bad: "
+                "what is stored so far stays",
+            ) from error
+        state.fail(row, error.problem, had_piece=had_piece)
+
+    def _write(self, shard: int, state: _Shard) -> None:
+        rows = [row for row in state.rows if row not in state.failed]
+        part = self.frame[rows]
+        failed = [
+            FailedUtterance(self.frame["utt_id"][row], self.frame["path"][row], state.failed[row])
+            for row in sorted(state.failed)
+        ]
+        vectors = [state.vector(row, joined=self.network.tap == "frames") for row in rows]
+        self.writer.write_shard(
+            shard,
+            ShardRows(
+                part["utt_id"].to_list(),
+                vectors,
+                part["path"].to_list(),
+                part["speaker"].to_list() if "speaker" in part.columns else None,
+                failed,
+            ),
+        )
+        self.stored_rows += len(rows)
+
+
+class _Shard:
+    """Results of one shard, until all are there."""
+
+    def __init__(self, rows: range, pieces: Sequence[Piece]) -> None:
+        self.rows = rows
+        self.failed: dict[int, str] = {}
+        self.done = 0
+        self._parts = {piece.row: piece.n_parts for piece in pieces}
+        self._pieces_left = len(pieces)
+        self._results: dict[int, dict[int, tuple[int, NDArray[np.floating[Any]]]]] = {}
+
+    def add(self, piece: Piece, n_samples: int, result: NDArray[np.floating[Any]]) -> None:
+        results = self._results.setdefault(piece.row, {})
+        results[piece.part] = (n_samples, result)
+        self._pieces_left -= 1
+        self.done += len(results) == piece.n_parts
+
+    def fail(self, row: int, reason: str, *, had_piece: bool) -> None:
+        self._pieces_left -= had_piece
+        self.done += row not in self.failed
+        self.failed.setdefault(row, reason)
+
+    @property
+    def complete(self) -> bool:
+        return self._pieces_left == 0
+
+    def vector(self, row: int, *, joined: bool) -> NDArray[np.floating[Any]]:
+        parts = [self._results[row][part] for part in range(self._parts[row])]
+        if joined:
+            return np.concatenate([frames for _, frames in parts])
+        if len(parts) == 1:
+            return parts[0][1]
+        weights = np.array([n_samples for n_samples, _ in parts], np.float64)
+        return np.average(np.stack([vector for _, vector in parts]).astype(np.float64), axis=0, weights=weights)
+
+
+def _check_options(batch_size: int | None, workers: int | None, max_duration_s: float, model: EmbeddingModel) -> None:
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise StoreError(f"{name} must be at least 1, got {value}")
+    if max_duration_s < 2 * model.min_duration_s or max_duration_s <= 0:
+        raise StoreError(
+            f"max_duration_s must be at least twice the {model.min_duration_s} s that {model.name} needs, "
+            f"got {max_duration_s}"
+        )
+
+
+def _sources(table: UtteranceTable) -> list[Source]:
+    frame = table.frame
+    if not len(frame):
+        raise StoreError(f"{table.source}: no utterances to embed")
+    nothing = [None] * len(frame)
+    starts = frame["start_s"].to_list() if "start_s" in frame.columns else nothing
+    durations = frame["duration_s"].to_list() if "duration_s" in frame.columns else nothing
+    return [
+        Source(row, utt_id, table.root / path, start_s, duration_s)
+        for row, (utt_id, path, start_s, duration_s) in enumerate(
+            zip(frame["utt_id"], frame["path"], starts, durations, strict=True)
+        )
+    ]
+
+
+def _table_sha256(frame: pl.DataFrame) -> str:
+    digest = hashlib.sha256()
+    columns = [name for name in ("utt_id", "path", "speaker", "start_s", "duration_s") if name in frame.columns]
+    digest.update(json.dumps(columns).encode())
+    for row in frame.select(columns).iter_rows():
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch says so in the text of a RuntimeError: "CUDA out of memory", "DefaultCPUAllocator: can't allocate memory".
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
