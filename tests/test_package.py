@@ -1,0 +1,173 @@
+"""The package as a whole: its public names, how light it imports, its version, and what must not stand in its files."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nestvox
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+MODULES = sorted(
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCE.glob("nestvox/**/*.py")
+)
+HEAVY = {"torch", "polars", "pyarrow", "matplotlib", "scipy", "sklearn", "numpy"}
+
+
+def tree_of(module: str) -> ast.Module:
+    path = SOURCE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def assigned(tree: ast.Module) -> set[str]:
+    """Public functions, classes and names in capitals that the module itself defines."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return {name for name in names if not name.startswith("_")}
+
+
+def house_order(name: str) -> tuple[int, str]:
+    """CONSTANTS, then Classes, then the rest: the order that ruff keeps (RUF022)."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_all_is_sorted_complete_and_resolves(module: str) -> None:
+    tree = tree_of(module)
+    listed = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+    ]
+    if not listed:
+        assert not assigned(tree), f"{module} defines {assigned(tree)} and has no __all__"
+        return
+    assert listed == [sorted(listed[0], key=house_order)], f"{module}.__all__ is not one sorted list"
+    assert len(set(listed[0])) == len(listed[0])
+    missing = assigned(tree) - set(listed[0])
+    assert not missing, f"{module}.__all__ lacks {sorted(missing)}: list them or give them a leading underscore"
+    imported = importlib.import_module(module)
+    for name in listed[0]:
+        assert hasattr(imported, name), f"{module}.__all__ names {name}, which is not there"
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(nestvox.__all__) <= set(dir(nestvox))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = nestvox.nothing
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that a new interpreter has loaded after `code`."""
+    report = "import sys, json; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    child = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(json.loads(child.stdout.splitlines()[-1]))
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert not loaded_by("import nestvox") & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["embed", "--help"], ["models", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    run = f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
+    code = f"from nestvox.cli.main import main\n{run}"
+    assert not loaded_by(code) & HEAVY
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == nestvox.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert changelog.index("## [Unreleased]") == changelog.index("## ["), "Unreleased stands first"
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, flags=re.MULTILINE)
+    coming = re.findall(r"^To be released as (\d+\.\d+\.\d+)\.$", changelog, flags=re.MULTILINE)
+    assert nestvox.__version__ == (coming or released)[0]
+    assert importlib.metadata.version("nestvox") == nestvox.__version__, (
+        "installed from other sources: make install-dev"
+    )
+
+
+def tracked_files() -> list[Path]:
+    """Files that a clone holds; where there is no git (an sdist), those of the folders that are shipped."""
+    git = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if git.returncode == 0:
+        names = [name for name in git.stdout.split("\0") if name]
+        return [ROOT / name for name in names if (ROOT / name).is_file()]
+    return [path for folder in ("src", "tests", "docs") for path in (ROOT / folder).rglob("*") if path.is_file()]
+
+
+# Written in pieces, so that this file does not accuse itself.
+FORBIDDEN = {
+    "a path of one machine": re.compile(r"(?<![\w.\-/:])/(?:" + r"wo" + r"rk|ho" + r"me|ro" + r"ot|Us" + r"ers)/\w"),
+    "a host of a package index": re.compile(
+        r"pypi\." + r"org|python" + r"hosted\.|download\.pyto" + r"rch|registry\.np" + r"mjs|anaconda" + r"\.org"
+    ),
+    "a note to do something": re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_mentions(what: str) -> None:
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            if FORBIDDEN[what].search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not found, f"{what}:\n" + "\n".join(found)
+
+
+def test_forbidden_patterns_do_find() -> None:
+    samples = {
+        "a path of one machine": "open('/" + "home/me/x.wav')",
+        "a host of a package index": "https://pypi" + ".org/simple",
+        "a note to do something": "# TO" + "DO later",
+    }
+    for what, sample in samples.items():
+        assert FORBIDDEN[what].search(sample)
+    assert not FORBIDDEN["a path of one machine"].search("src/work/x and ../home/y and https://example.org/home/x")
+
+
+def test_constraints_pin_every_direct_requirement() -> None:
+    pins = {}
+    for line in (ROOT / "constraints" / "pinned.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{line}: not one plain version"
+            pins[re.sub(r"[-_.]+", "-", name).lower()] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = list(project["project"]["dependencies"]) + project["build-system"]["requires"]
+    for requirements in project["project"]["optional-dependencies"].values():
+        wanted += requirements
+    for name, requirements in project["dependency-groups"].items():
+        if name != "parity":
+            wanted += requirements
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", requirement)[0]).lower() for requirement in wanted}
+    assert names <= set(pins), f"constraints/pinned.txt lacks {sorted(names - set(pins))}"
