@@ -7,12 +7,9 @@ is kept. Relative paths are relative to the folder of the table.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
+from nestvox.corpora.delimited import read_delimited
 from nestvox.errors import TableError
 
 __all__ = ["REQUIRED", "UtteranceTable", "read_utterances", "write_utterances"]
@@ -31,9 +29,7 @@ REQUIRED = ("utt_id", "path", "speaker")
 _NUMBERS = ("start_s", "duration_s")
 _TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
-_ROWS_AT_ONCE = 1 << 16
 _SHOWN = 5
-_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -167,56 +163,8 @@ def read_utterances(path: str | Path) -> UtteranceTable:
         return UtteranceTable(frame, str(path), path.parent)
     if suffix not in {".tsv", ".csv", ".txt"}:
         raise TableError(f"tables are .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
-    frame, lines = _read_text(path, "," if suffix == ".csv" else "\t")
+    frame, lines = read_delimited(path, "," if suffix == ".csv" else "\t", TableError)
     return UtteranceTable(frame, str(path), path.parent, lines)
-
-
-def _read_text(path: Path, delimiter: str) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """Read a delimited file as strings (empty: null), with the line that each row ends on."""
-    raw = path.read_bytes().removeprefix(_UTF8_MARK)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise TableError("the text is not UTF-8", source=path, line=line) from error
-    if delimiter == "\t":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header, path)
-        frames, lines = [pl.DataFrame(schema=dict.fromkeys(header, pl.String))], []
-        rows = _rows(reader, len(header), path)
-        while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            numbers, values = zip(*batch, strict=True)
-            lines.append(np.array(numbers, np.int64))
-            columns = zip(*values, strict=True)
-            frames.append(
-                pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(header, columns, strict=True)])
-            )
-    except csv.Error as error:
-        raise TableError(str(error), source=path, line=reader.line_num) from error
-    frame = pl.concat(frames).with_columns(pl.all().replace("", None))
-    return frame, np.concatenate(lines) if lines else np.zeros(0, np.int64)
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    if not any(header):
-        raise TableError("no header line with column names", source=path, line=1)
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        raise TableError("the column stands twice in the header", source=path, line=1, column=doubled[0])
-    if "" in header:
-        raise TableError(f"column {header.index('') + 1} of the header has no name", source=path, line=1)
-
-
-def _rows(reader: csv.Reader, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
-    for row in reader:
-        if len(row) == width:
-            yield reader.line_num, row
-        elif row:  # blank lines are skipped
-            raise TableError(f"{len(row)} fields, the header has {width}", source=path, line=reader.line_num)
 
 
 def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None) -> pl.DataFrame:
