@@ -1,0 +1,210 @@
+"""`nestvox evaluate`: error rates of scores, a store or a model on a list of trials."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation import Evaluation
+    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.progress import Progress
+
+__all__ = ["evaluate", "print_evaluation"]
+
+
+def evaluate(
+    *,
+    trials: Annotated[Path, typer.Option(help="Labelled trials: VoxCeleb, kaldi, VoxSRC, CSV or Parquet.")],
+    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or catalogue name; needs --table.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Utterance table: audio for --model, speakers and conditions for all.")
+    ] = None,
+    dims: Annotated[
+        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="Column of the table to split the trials by; may be given again.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=STORE", help="Another store, beside this one in the report; may be given again."),
+    ] = None,
+    p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
+    c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
+    c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
+    bootstrap: Annotated[int, typer.Option(help="Replicates of the interval, clustered by speaker.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
+    ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report page here.")] = None,
+) -> None:
+    """Measure EER and minDCF with intervals, at every dimension and under every condition.
+
+    The scores come from exactly one of --scores, --store and --model. Rates are per cent on the screen and fractions in
+    the JSON file.
+    """
+    from rich.console import Console
+
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.trials import read_scores, read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
+    from nestvox.extraction.store import EmbeddingStore
+
+    _check_call(scores=scores, store=store, model=model, table=table, dims=dims, baseline=baseline)
+    listed = read_trials(trials)
+    utterances = None if table is None else read_utterances(table)
+    wanted = _dims(dims)
+    common: dict[str, Any] = {
+        "table": utterances,
+        "conditions": tuple(condition or ()),
+        "allow_overlap": allow_overlap,
+        "p_target": p_target,
+        "c_miss": c_miss,
+        "c_fa": c_fa,
+        "n_bootstrap": bootstrap,
+        "seed": seed,
+    }
+    if scores is not None:
+        with progress_bar("measuring", "rows") as progress:
+            found = evaluate_scores(listed, read_scores(scores), source=str(scores), progress=progress, **common)
+    elif store is not None:
+        with progress_bar("measuring", "rows") as progress:
+            found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
+    else:
+        from nestvox.extraction.embed import embed_table
+        from nestvox.model import load
+
+        loaded = load(str(model), weights=weights, offline=offline)
+        with progress_bar("embedding", "utterances") as progress:
+
+            def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
+                return embed_table(loaded, part, folder, progress=report)
+
+            found = evaluate_model(loaded, listed, embed=embed, dims=wanted, **common)
+    others = {
+        name: evaluate_store(EmbeddingStore(folder), listed, dims=wanted, **{**common, "conditions": ()})
+        for name, folder in _baselines(baseline)
+    }
+    # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    print_evaluation(found, console)
+    for name, other in others.items():
+        print_evaluation(other, console, title=name)
+    _write(found, others, json_out, html_out, console)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | None = None) -> None:
+    """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nestvox.evaluation.report import percent, percent_interval
+
+    headline = evaluation.headline
+    labels = f" [bold red]{escape(', '.join(evaluation.labels).upper())}[/]" if evaluation.labels else ""
+    shown = Table(
+        title=escape(title or evaluation.model or "scores") + labels, title_justify="left", box=box.SIMPLE_HEAD
+    )
+    # Over all trials only, the counts stand below the table once.
+    conditions = len(evaluation.results) > len(evaluation.overall) or bool(evaluation.not_computable)
+    shown.add_column("dim", justify="right")
+    for name in ("condition", "target", "non-target") if conditions else ():
+        shown.add_column(name, justify="left" if name == "condition" else "right")
+    for name in ("EER % \\[interval]", "hull EER %", "minDCF \\[interval]"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in evaluation.results:
+        cost = f"{row.min_dcf:.4f} [{row.min_dcf_low:.4f}, {row.min_dcf_high:.4f}]"
+        place = [row.condition, str(row.n_target), str(row.n_nontarget)] if conditions else []
+        values = ["-" if row.dim is None else str(row.dim), *place, percent_interval(row), percent(row.eer_rocch), cost]
+        shown.add_row(*map(escape, values), style="bold" if row is headline else "")
+    for empty in evaluation.not_computable:
+        place = ["-" if empty.dim is None else str(empty.dim), empty.condition]
+        counts = [str(empty.n_target), str(empty.n_nontarget)]
+        shown.add_row(*map(escape, [*place, *counts, "not computable", "", empty.reason]), style="dim")
+    console.print(shown)
+    console.print(
+        f"Headline: EER {percent(headline.eer, 3)} %, minDCF({headline.p_target:g}) {headline.min_dcf:.4f}; "
+        "the EER by linear interpolation, ties merged, largest dimension, all trials.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{headline.n_target} target and {headline.n_nontarget} non-target trials of "
+        f"{escape(evaluation.trials_source)}, sha256 {evaluation.trials_sha256}",
+        soft_wrap=True,
+    )
+    console.print(f"Interval: {escape(headline.interval)}", soft_wrap=True)
+    for note in evaluation.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _check_call(
+    *,
+    scores: Path | None,
+    store: Path | None,
+    model: str | None,
+    table: Path | None,
+    dims: str | None,
+    baseline: list[str] | None,
+) -> None:
+    given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
+    if len(given) != 1:
+        raise NestvoxError(f"give exactly one of --scores, --store and --model, got {' and '.join(given) or 'none'}")
+    if model is not None and table is None:
+        raise NestvoxError("--model needs --table, which says where the audio of the trials is")
+    if scores is not None and (dims or baseline):
+        raise NestvoxError(
+            f"{'--dims' if dims else '--baseline'} means nothing with --scores: scores have no dimensions"
+        )
+
+
+def _dims(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise NestvoxError(f"--dims must be whole numbers with commas between, like 16,32,64; got {text!r}") from error
+
+
+def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:
+    pairs = []
+    for text in given or []:
+        name, found, folder = text.partition("=")
+        if not (found and name and folder):
+            raise NestvoxError(f"--baseline must be NAME=STORE, got {text!r}")
+        pairs.append((name, Path(folder)))
+    return pairs
+
+
+def _write(
+    found: Evaluation,
+    others: dict[str, Evaluation],
+    json_out: Path | None,
+    html_out: Path | None,
+    console: Console,
+) -> None:
+    from nestvox.evaluation.report import write_html, write_json
+
+    if json_out is not None:
+        write_json(found, json_out)
+        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+    if html_out is not None:
+        write_html(found, html_out, baselines=others, name=found.model or "scores")
+        console.print(f"Report: {html_out}", soft_wrap=True, markup=False)

@@ -1,0 +1,225 @@
+"""One row of error rates a dimension and condition, from labels, scores and the speakers of both sides.
+
+Every road of `evaluate` ends here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from nestvox.corpora.trials import Trials
+from nestvox.errors import TrialsError
+from nestvox.evaluation.conditions import Sides, condition_masks
+from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
+from nestvox.evaluation.speakers import TrialSpeakers
+from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics.dcf import check_operating_point
+from nestvox.progress import Progress, silent
+
+__all__ = ["Origin", "Scores", "Settings", "measure"]
+
+_DET_POINTS = 161
+_BINS = 60
+_WORST = 10
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known about the scores."""
+
+    model: str | None
+    fingerprint: str | None
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    n_ignored_scores: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    p_target: float
+    c_miss: float
+    c_fa: float
+    n_bootstrap: int
+    seed: int
+    confidence: float
+
+    def __post_init__(self) -> None:
+        check_operating_point(self.p_target, self.c_miss, self.c_fa)
+
+
+def measure(
+    trials: Trials,
+    targets: NDArray[np.bool_],
+    scores: Mapping[int, Scores] | Mapping[int | None, Scores],
+    *,
+    speakers: TrialSpeakers,
+    sides: Mapping[str, Sides],
+    origin: Origin,
+    settings: Settings,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure every dimension under every condition.
+
+    Args:
+        trials: N of them, checked by `refusals.check_trials`.
+        targets: (N,) their labels.
+        scores: dimension to (N,) finite scores, dimensions ascending.
+        speakers: clusters of both sides.
+        sides: column name to the values of both sides, for the conditions.
+        origin: what every result has to say about the scores.
+        settings: how to measure.
+        progress: told the rows measured.
+
+    Raises:
+        TrialsError: the whole list has one class or one speaker only.
+    """
+    labels = tuple(sorted(set(origin.labels)))
+    masks = {ALL: np.ones(len(targets), dtype=np.bool_), **condition_masks(sides, len(targets))}
+    hashes = {
+        name: trials.sha256 if name == ALL else Trials(frame=trials.frame.filter(mask), source=trials.source).sha256
+        for name, mask in masks.items()
+    }
+    rates: list[ErrorRates] = []
+    refused: list[NotComputable] = []
+    curves: list[DetCurve] = []
+    for n_dim, (dim, values) in enumerate(scores.items()):
+        for n_mask, (name, mask) in enumerate(masks.items()):
+            row = _row(values, targets, mask, speakers, settings, with_det=name == ALL)
+            counts: dict[str, Any] = {
+                "dim": dim,
+                "condition": name,
+                "n_target": int(targets[mask].sum()),
+                "n_nontarget": int((~targets[mask]).sum()),
+                "n_clusters": row.n_clusters,
+                "trials_sha256": hashes[name],
+            }
+            if row.reason:
+                if name == ALL:
+                    raise TrialsError(row.reason, source=trials.source)
+                refused.append(NotComputable(**counts, reason=row.reason))
+            else:
+                rates.append(ErrorRates(**counts, **row.rates, labels=labels, fingerprint=origin.fingerprint))
+                curves += [DetCurve(dim, *row.det)] if row.det else []
+            progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
+    headline = list(scores.values())[-1]
+    notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
+    if any(row.eer == 0 for row in rates):
+        notes += ("Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are.",)
+    return Evaluation(
+        results=tuple(rates),
+        not_computable=tuple(refused),
+        det=tuple(curves),
+        histograms=tuple(_histogram(dim, values, targets) for dim, values in scores.items()),
+        highest_nontargets=_worst(trials, headline, np.flatnonzero(~targets), highest=True),
+        lowest_targets=_worst(trials, headline, np.flatnonzero(targets), highest=False),
+        trials_source=trials.source,
+        trials_sha256=hashes[ALL],
+        model=origin.model,
+        fingerprint=origin.fingerprint,
+        labels=labels,
+        notes=notes,
+        n_ignored_scores=origin.n_ignored_scores,
+        confidence=settings.confidence,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Figures of some trials, or the reason why there are none."""
+
+    n_clusters: int
+    reason: str
+    rates: dict[str, Any]
+    det: tuple[tuple[float, ...], ...]
+
+
+def _row(
+    values: Scores,
+    targets: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+    speakers: TrialSpeakers,
+    settings: Settings,
+    *,
+    with_det: bool,
+) -> _Row:
+    scores, labels = values[mask], targets[mask]
+    enrol, test, n_clusters = speakers.restricted(mask)
+    unit = "speakers" if speakers.known else "utterances"
+    reason = (
+        ("no target trials" if not labels.any() else "")
+        or ("no non-target trials" if labels.all() else "")
+        or (f"fewer than two {unit}" if n_clusters < 2 else "")
+    )
+    if reason:
+        return _Row(n_clusters, reason, {}, ())
+    point = (settings.p_target, settings.c_miss, settings.c_fa)
+    curve = error_curve(scores, labels)
+    grid = _probit_grid(int(curve.n_nontarget)) if with_det else np.empty(0)
+    spread = speaker_bootstrap(
+        scores,
+        labels,
+        enrol,
+        test,
+        p_target=settings.p_target,
+        c_miss=settings.c_miss,
+        c_fa=settings.c_fa,
+        p_fa=grid,
+        n_replicates=settings.n_bootstrap,
+        seed=settings.seed,
+        confidence=settings.confidence,
+    )
+    equal, cost = eer(curve), min_dcf(curve, *point)
+    origin = f"{unit} ({speakers.source})" if speakers.known else unit
+    interval = (
+        f"{100 * settings.confidence:g} % percentile interval of {spread.n_replicates} bootstrap replicates "
+        f"(seed {settings.seed}): {n_clusters} {origin} drawn with replacement on both sides of a trial"
+        + (f", {spread.n_redrawn} draws without one class redrawn" if spread.n_redrawn else "")
+        + (f"; {speakers.warning}" if speakers.warning else "")
+    )
+    rates = {
+        "eer": equal.rate,
+        "eer_low": spread.eer.low,
+        "eer_high": spread.eer.high,
+        "eer_rocch": eer_rocch(curve),
+        "eer_threshold": equal.threshold,
+        "min_dcf": cost.value,
+        "min_dcf_low": spread.min_dcf.low,
+        "min_dcf_high": spread.min_dcf.high,
+        "min_dcf_threshold": cost.threshold,
+        "p_target": settings.p_target,
+        "c_miss": settings.c_miss,
+        "c_fa": settings.c_fa,
+        "interval": interval,
+    }
+    det = (grid, curve.p_miss_at(grid), spread.p_miss_low, spread.p_miss_high) if with_det else ()
+    return _Row(n_clusters, "", rates, tuple(tuple(map(float, part)) for part in det))
+
+
+def _probit_grid(n_nontarget: int) -> Scores:
+    """False-alarm rates evenly spaced on the probit axis, from what so many trials can resolve to nearly all."""
+    lowest = max(1e-4, min(0.5 / n_nontarget, 0.05))
+    return np.asarray(ndtr(np.linspace(ndtri(lowest), ndtri(0.95), _DET_POINTS)))
+
+
+def _histogram(dim: int | None, values: Scores, targets: NDArray[np.bool_]) -> ScoreHistogram:
+    low, high = float(values.min()), float(values.max())
+    edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, _BINS + 1)
+    counts = [np.histogram(values[part], bins=edges)[0] for part in (targets, ~targets)]
+    return ScoreHistogram(dim, tuple(map(float, edges)), *(tuple(map(int, part)) for part in counts))
+
+
+def _worst(trials: Trials, values: Scores, rows: NDArray[np.int64], *, highest: bool) -> tuple[ScoredTrial, ...]:
+    order = rows[np.argsort(-values[rows] if highest else values[rows], kind="stable")[:_WORST]]
+    return tuple(ScoredTrial(**trials.frame.row(int(i), named=True), score=float(values[i])) for i in order)

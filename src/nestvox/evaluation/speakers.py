@@ -1,0 +1,125 @@
+"""Who speaks on each side of a trial: what the intervals resample and the overlap check asks.
+
+Speakers come from the caller, else from the utterance table or store, else from file names as VoxCeleb writes them,
+else every utterance is its own cluster, which is said in the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.corpora.trials import Trials
+from nestvox.errors import TrialsError
+
+__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "speakers_of_sides"]
+
+_VOXCELEB = r"(?:^|/)(id\d{5})/"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class TrialSpeakers:
+    """Clusters of both sides of N trials.
+
+    Attributes:
+        enrol: (N,) number of the speaker of the first side, 0 to S - 1.
+        test: (N,) of the second side.
+        names: S names; empty where clusters are not speakers.
+        source: where they are from, for the interval's description.
+        warning: a sentence if clusters are not speakers, else empty.
+    """
+
+    enrol: NDArray[np.int64]
+    test: NDArray[np.int64]
+    names: tuple[str, ...]
+    source: str
+    warning: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether clusters are speakers."""
+        return not self.warning
+
+    def restricted(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Clusters of the trials in `mask`, renumbered without gaps, and how many there are."""
+        both = np.concatenate([self.enrol[mask], self.test[mask]])
+        used, codes = np.unique(both, return_inverse=True)
+        half = len(both) // 2
+        return codes[:half].astype(np.int64), codes[half:].astype(np.int64), len(used)
+
+
+def given_speakers(trials: Trials, enrol: ArrayLike, test: ArrayLike) -> TrialSpeakers:
+    """Speakers that the caller knows: (N,) names or numbers for each side.
+
+    Raises:
+        TrialsError: not one per trial, or they contradict the labels.
+    """
+    sides = [np.asarray(side) for side in (enrol, test)]
+    if any(side.shape != (len(trials.frame),) for side in sides):
+        raise TrialsError(f"speakers must be {len(trials.frame)} for each side, got {[side.shape for side in sides]}")
+    return speakers_of_sides(trials, *([str(name) for name in side] for side in sides), source="given by the caller")
+
+
+def speakers_of_sides(trials: Trials, enrol: Sequence[str], test: Sequence[str], *, source: str) -> TrialSpeakers:
+    """Number the speakers of both sides and hold them against the labels.
+
+    Raises:
+        TrialsError: a target trial has two speakers, or a non-target trial one.
+    """
+    numbered = _numbered(enrol, test, source)
+    wrong = _contradictions(trials, numbered)
+    if len(wrong):
+        shown = "; ".join(
+            f"{row['enrol']} {row['test']} is labelled {'target' if row['target'] else 'non-target'} "
+            f"but {source} gives {numbered.names[numbered.enrol[i]]} and {numbered.names[numbered.test[i]]}"
+            for i, row in ((int(i), trials.frame.row(int(i), named=True)) for i in wrong[:_SHOWN])
+        )
+        raise TrialsError(
+            f"{len(wrong)} of {len(trials.frame)} labels contradict the speakers: {shown}; "
+            "correct the list or the table",
+            source=trials.source,
+        )
+    return numbered
+
+
+def guess_speakers(trials: Trials) -> TrialSpeakers:
+    """Speakers from names like ``id10270/x6uYqmx31kE/00001.wav``, else one cluster an utterance with a warning."""
+    frame = trials.frame
+    enrol = frame["enrol"].str.extract(_VOXCELEB)
+    test = frame["test"].str.extract(_VOXCELEB)
+    n_without = int((enrol.is_null() | test.is_null()).sum())
+    if n_without:
+        reason = "the trials do not say who speaks"
+    else:
+        numbered = _numbered(enrol.to_list(), test.to_list(), "VoxCeleb ids in the file names")
+        wrong = _contradictions(trials, numbered)
+        if not len(wrong):
+            return numbered
+        first = frame.row(int(wrong[0]), named=True)
+        reason = (
+            f"the names look like VoxCeleb's, but {len(wrong)} labels contradict the ids in them "
+            f"(first: {first['enrol']} {first['test']} labelled {'target' if first['target'] else 'non-target'})"
+        )
+    by_utterance = _numbered(frame["enrol"].to_list(), frame["test"].to_list(), "")
+    warning = (
+        f"CLUSTERED BY UTTERANCE because {reason}: utterances of one speaker are treated as independent, "
+        "so the interval is too narrow; give a table with a speaker column"
+    )
+    return TrialSpeakers(by_utterance.enrol, by_utterance.test, (), "utterances", warning)
+
+
+def _numbered(enrol: Sequence[str], test: Sequence[str], source: str) -> TrialSpeakers:
+    both = pl.concat([pl.Series("name", enrol, dtype=pl.String), pl.Series("name", test, dtype=pl.String)])
+    names = both.unique().sort()
+    codes = names.search_sorted(both).to_numpy().astype(np.int64)
+    return TrialSpeakers(codes[: len(enrol)], codes[len(enrol) :], tuple(names.to_list()), source)
+
+
+def _contradictions(trials: Trials, speakers: TrialSpeakers) -> NDArray[np.int64]:
+    same = speakers.enrol == speakers.test
+    return np.flatnonzero(same != trials.frame["target"].to_numpy().astype(np.bool_))
