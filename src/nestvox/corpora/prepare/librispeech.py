@@ -1,0 +1,196 @@
+"""LibriSpeech dev-clean: read audiobooks, English, 40 speakers (20 women, 20 men), 2703 utterances, 5.4 hours.
+
+Corpus: Panayotov, Chen, Povey and Khudanpur, "Librispeech: an ASR corpus based on public domain audio books", ICASSP
+2015; OpenSLR resource 12, CC BY 4.0. flac, mono, 16 kHz; a chapter of a book is a session. The publisher has no
+splits within dev-clean; here half of the speakers of either sex are `train`, a quarter `dev`, a quarter `test`,
+by the hash of their number, so that every machine has the same 20, 10 and 10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+
+from nestvox.audio.read import probe
+from nestvox.corpora.generate import generate_trials
+from nestvox.corpora.trials import write_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
+from nestvox.download import Announce, announce_on_stderr, download
+from nestvox.errors import DownloadError, TableError
+from nestvox.progress import Progress, silent
+
+__all__ = ["prepare_librispeech_dev_clean", "read_speakers"]
+
+URL = "https://www.openslr.org/resources/12/dev-clean.tar.gz"
+SIZE = 337_926_286
+# The publisher gives an MD5 (42e2234ba48799c1f50f24a7926300a1); this is the SHA-256 of the same archive.
+SHA256 = "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"
+LICENCE = "CC-BY-4.0"
+_TOP = "LibriSpeech"
+_SUBSET = "dev-clean"
+
+
+def prepare_librispeech_dev_clean(
+    folder: str | Path,
+    *,
+    offline: bool = False,
+    announce: Announce = announce_on_stderr,
+    progress: Progress = silent,
+    url: str = URL,
+    n_target: int = 2000,
+    n_nontarget: int = 6000,
+    seed: int = 42,
+) -> UtteranceTable:
+    """Download, unpack and describe dev-clean in `folder`; what is there already is used.
+
+    Writes ``utterances.tsv``, ``trials_dev.txt`` and ``trials_test.txt`` beside the audio. The download resumes, the
+    unpacked folder and the table appear whole or not at all, and the archive is removed once it is unpacked.
+
+    Args:
+        folder: where the corpus goes (about 700 MB while it is unpacked, 350 MB then); made if absent.
+        offline: do not touch the network; an error if it were needed.
+        announce: told what is downloaded, from where, how large, and under which licence, before it begins.
+        progress: called with bytes during the download and with utterances while the table is made.
+        url: a mirror of the archive; its hash must be the same.
+        n_target: target trials of dev and of test, at most.
+        n_nontarget: non-target trials of dev and of test, at most.
+        seed: of the trials.
+
+    Returns:
+        The table: speaker, session (chapter), sex, language, licence, split.
+
+    Raises:
+        DownloadError: the archive cannot be had, or is not the one published, or holds what it should not.
+        TableError: the unpacked corpus lacks files.
+    """
+    folder = Path(folder)
+    table_path = folder / "utterances.tsv"
+    if table_path.is_file():
+        return read_utterances(table_path)
+    if not (folder / _TOP).is_dir():
+        archive = folder / "dev-clean.tar.gz"
+        folder.mkdir(parents=True, exist_ok=True)
+        download(
+            url,
+            archive,
+            sha256=SHA256,
+            size=SIZE,
+            what="LibriSpeech dev-clean",
+            licence=LICENCE,
+            offline=offline,
+            announce=announce,
+            progress=progress,
+        )
+        _unpack(archive, folder)
+    (folder / "dev-clean.tar.gz").unlink(missing_ok=True)
+    table = UtteranceTable(_frame(folder, progress), source=str(table_path), root=folder)
+    for split in ("dev", "test"):
+        trials = generate_trials(table.where(split=split), n_target=n_target, n_nontarget=n_nontarget, seed=seed)
+        write_trials(trials, folder / f"trials_{split}.txt", "voxceleb")
+    # The table is written last: where it is, everything is.
+    write_utterances(table, table_path)
+    return read_utterances(table_path)
+
+
+def read_speakers(path: str | Path) -> dict[str, str]:
+    """Read the sex (``f`` or ``m``) of every speaker from the corpus's ``SPEAKERS.TXT``.
+
+    Raises:
+        TableError: the file is missing, or a line is not ``number | F or M | subset | minutes | name``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError("is missing; remove the folder around it and prepare again", source=path)
+    speakers: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith(";") or not line.strip():
+            continue
+        fields = [field.strip() for field in line.split("|", maxsplit=4)]
+        if len(fields) != 5 or not fields[0].isdigit() or fields[1] not in {"F", "M"}:
+            raise TableError("expected: number | F or M | subset | minutes | name", source=path, line=number)
+        speakers[fields[0]] = fields[1].lower()
+    return speakers
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack into a temporary folder and rename that.
+
+    Stricter than the data filter of `tarfile`, and not in need of it (Python 3.11.0 to 3.11.3 have none): only
+    folders and plain files below ``LibriSpeech/`` are written, without owner or mode; anything else is an error.
+    """
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as name:
+        root = Path(name)
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                for member in tar:
+                    parts = PurePosixPath(member.name).parts
+                    safe = member.isfile() or member.isdir()
+                    if not safe or parts[:1] != (_TOP,) or ".." in parts or "\\" in member.name:
+                        raise DownloadError(f"{archive}: refuses to unpack {member.name!r}; nothing was kept")
+                    target = root.joinpath(*parts)
+                    if member.isdir():
+                        target.mkdir(parents=True, exist_ok=True)
+                        continue
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source = tar.extractfile(member)
+                    assert source is not None  # only for what is no file
+                    with source, target.open("wb") as handle:
+                        shutil.copyfileobj(source, handle)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not the archive
+            raise DownloadError(f"{archive}: is no readable archive ({error}); remove it and try again") from error
+        if not (root / _TOP / _SUBSET).is_dir():
+            raise DownloadError(f"{archive}: holds no {_TOP}/{_SUBSET}; remove it and try again")
+        (root / _TOP).replace(folder / _TOP)
+
+
+def _frame(folder: Path, progress: Progress) -> pl.DataFrame:
+    top = folder / _TOP
+    sexes = read_speakers(top / "SPEAKERS.TXT")
+    files = sorted((top / _SUBSET).glob("*/*/*.flac"))
+    if not files:
+        raise TableError("holds no flac files; remove it and prepare again", source=top / _SUBSET)
+    present = {file.parts[-3] for file in files}
+    if unknown := sorted(present - set(sexes)):
+        raise TableError(f"lacks speaker {', '.join(unknown[:5])}", source=top / "SPEAKERS.TXT")
+    splits = _splits({speaker: sexes[speaker] for speaker in present})
+    rows = []
+    for done, file in enumerate(files, start=1):
+        speaker, chapter = file.parts[-3:-1]
+        rows.append(
+            {
+                "utt_id": file.stem,
+                "path": file.relative_to(folder).as_posix(),
+                "speaker": f"libri_{speaker}",
+                "session": f"libri_{speaker}-{chapter}",
+                "split": splits[speaker],
+                "duration_s": round(probe(file).duration_s, 3),
+                "sex": sexes[speaker],
+                "language": "en",
+                "corpus": "librispeech-dev-clean",
+                "licence": LICENCE,
+            }
+        )
+        progress(done, len(files))
+    return pl.DataFrame(rows).sort("utt_id")
+
+
+def _splits(sexes: Mapping[str, str]) -> dict[str, str]:
+    """Half of each sex to train, a quarter to dev, the rest to test, in the order of a hash of their number."""
+    by_sex: dict[str, list[str]] = defaultdict(list)
+    for speaker in sorted(sexes, key=lambda name: hashlib.sha256(f"librispeech/{name}".encode()).hexdigest()):
+        by_sex[sexes[speaker]].append(speaker)
+    splits = {}
+    for speakers in by_sex.values():
+        for position, speaker in enumerate(speakers):
+            quarter = 4 * position // len(speakers)
+            splits[speaker] = ("train", "train", "dev", "test")[quarter]
+    return splits
