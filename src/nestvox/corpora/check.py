@@ -1,0 +1,383 @@
+"""Is a corpus fit to train on and to measure with? Everything that can be said before a network runs.
+
+An error is something that makes a number wrong or a run fail; a warning is something to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from nestvox.audio import read
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import AudioError
+from nestvox.progress import Progress, silent
+
+__all__ = ["CheckReport", "Finding", "check_corpus"]
+
+_EXAMPLES = 5
+_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem, with how often and where it occurs.
+
+    Attributes:
+        kind: short name, e.g. ``speaker-in-two-splits``.
+        severity: ``error`` or ``warning``.
+        message: what is wrong, and what to do.
+        count: how many items have it.
+        examples: the first few of them.
+    """
+
+    kind: str
+    severity: Literal["error", "warning"]
+    message: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check looked at and what it found.
+
+    Attributes:
+        n_tables, n_utterances, n_speakers, n_trials: amounts looked at.
+        n_decoded: audio files or parts that were decoded; 0 where audio was left out.
+        audio_s: seconds that they hold.
+        findings: errors first.
+    """
+
+    n_tables: int
+    n_utterances: int
+    n_speakers: int
+    n_trials: int
+    n_decoded: int
+    audio_s: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings do not count."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        numbers = ("n_tables", "n_utterances", "n_speakers", "n_trials", "n_decoded", "audio_s")
+        return {
+            "ok": self.ok,
+            **{name: getattr(self, name) for name in numbers},
+            "findings": [{**vars(finding), "examples": list(finding.examples)} for finding in self.findings],
+        }
+
+
+def check_corpus(
+    tables: Sequence[UtteranceTable],
+    trials: Sequence[Trials] = (),
+    *,
+    training: Sequence[UtteranceTable] = (),
+    audio: bool = True,
+    min_duration_s: float = 0.5,
+    duration_tolerance_s: float = 0.1,
+    workers: int = 4,
+    progress: Progress = silent,
+) -> CheckReport:
+    """Check tables and trial lists against each other, and against their audio.
+
+    Args:
+        tables: utterance tables, together one corpus.
+        trials: trial lists over these tables.
+        training: tables to train on, whole; of the others, rows whose `split` begins with ``train`` are training
+            material as well.
+        audio: decode every utterance: duplicates by the SHA-256 of the decoded samples (so a wav and its flac are
+            the same), durations, damage. Without it only the presence of files is checked.
+        min_duration_s: shorter utterances are a warning.
+        duration_tolerance_s: by how much the stated and the decoded duration may differ.
+        workers: threads that decode.
+        progress: called with the number of utterances decoded.
+    """
+    everything = [*tables, *training]
+    rows = pl.concat([_plain(table, training=number >= len(tables)) for number, table in enumerate(everything)])
+    findings: list[Finding] = []
+    findings += _labels(rows)
+    findings += _splits(rows)
+    findings += _sessions(rows)
+    for one in trials:
+        findings += _trials(one, rows)
+    decoded = 0
+    audio_s = 0.0
+    if audio:
+        measured = _decode(rows, workers, progress)
+        rows = rows.with_columns(measured)
+        findings += _audio(rows, min_duration_s, duration_tolerance_s)
+        decoded, audio_s = rows["decoded_s"].count(), float(rows["decoded_s"].sum())
+    else:
+        missing = [path for path in rows["file"].unique(maintain_order=True) if not Path(path).is_file()]
+        findings += _found("missing-file", "error", "audio files are missing", missing)
+    findings.sort(key=lambda finding: finding.severity != "error")
+    return CheckReport(
+        n_tables=len(everything),
+        n_utterances=rows.height,
+        n_speakers=rows["speaker"].n_unique(),
+        n_trials=sum(len(one) for one in trials),
+        n_decoded=decoded,
+        audio_s=audio_s,
+        findings=tuple(findings),
+    )
+
+
+def _found(kind: str, severity: Literal["error", "warning"], message: str, items: Iterable[str]) -> Iterator[Finding]:
+    """Yield the finding if there are items that have it."""
+    listed = list(items)
+    if listed:
+        yield Finding(kind, severity, message, len(listed), tuple(listed[:_EXAMPLES]))
+
+
+def _plain(table: UtteranceTable, *, training: bool) -> pl.DataFrame:
+    """Bring a table to the columns that the checks use."""
+    frame = table.frame
+    optional = [
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in (
+            ("split", pl.String()),
+            ("session", pl.String()),
+            ("start_s", pl.Float64()),
+            ("duration_s", pl.Float64()),
+        )
+    ]
+    plain = frame.select("utt_id", "path", "speaker", *optional)
+    in_training = pl.lit(value=True) if training else pl.col("split").str.to_lowercase().str.starts_with("train")
+    return plain.with_columns(
+        pl.Series("file", [str(path) for path in table.audio_paths], pl.String),
+        in_training.fill_null(value=False).alias("training"),
+        pl.lit(table.source).alias("table"),
+    )
+
+
+def _labels(rows: pl.DataFrame) -> Iterator[Finding]:
+    per_id = rows.group_by("utt_id", maintain_order=True).agg(pl.col("speaker").unique().sort(), pl.len())
+    two = per_id.filter(pl.col("speaker").list.len() > 1)
+    yield from _found(
+        "utterance-of-two-speakers",
+        "error",
+        "utterance ids have one speaker in one table and another in the next",
+        (f"{name}: {', '.join(speakers)}" for name, speakers, _ in two.rows()),
+    )
+    twice = per_id.filter((pl.col("speaker").list.len() == 1) & (pl.col("len") > 1))
+    yield from _found("utterance-in-two-tables", "error", "utterance ids stand in several tables", twice["utt_id"])
+    for column in ("speaker", "utt_id"):
+        names = rows[column].unique(maintain_order=True)
+        folded = pl.DataFrame({"name": names, "folded": [" ".join(name.casefold().split()) for name in names]})
+        alike = folded.group_by("folded", maintain_order=True).agg("name").filter(pl.col("name").list.len() > 1)
+        yield from _found(
+            f"{column.replace('_', '-')}-spelt-twice",
+            "error",
+            f"values of {column} differ only in case or blanks: one of each group is most likely a slip",
+            (" / ".join(repr(name) for name in group) for group in alike["name"]),
+        )
+    per_speaker = rows.group_by("speaker", maintain_order=True).len()
+    yield from _found(
+        "speaker-with-one-utterance",
+        "warning",
+        "speakers have a single utterance: they give no target trials and no within-speaker variation",
+        per_speaker.filter(pl.col("len") == 1)["speaker"],
+    )
+
+
+def _splits(rows: pl.DataFrame) -> Iterator[Finding]:
+    """Speakers and files on both sides of a border that they must not cross."""
+    side = pl.when("training").then(pl.lit("train")).otherwise(pl.col("split")).alias("side")
+    for column, kind, what in (
+        ("speaker", "speaker-in-two-splits", "speakers stand in two splits: move all their utterances to one"),
+        ("file", "file-in-two-splits", "audio files stand in two splits"),
+    ):
+        sides = (
+            rows.select(column, side).drop_nulls().group_by(column, maintain_order=True).agg(pl.col("side").unique())
+        )
+        crossing = sides.filter(pl.col("side").list.len() > 1)
+        yield from _found(
+            kind, "error", what, (f"{name}: {', '.join(sorted(names))}" for name, names in crossing.rows())
+        )
+    alike = rows.group_by("file", maintain_order=True).agg(pl.col("speaker").unique().sort(), pl.col("start_s").count())
+    several = alike.filter((pl.col("speaker").list.len() > 1) & (pl.col("start_s") == 0))
+    yield from _found(
+        "file-of-two-speakers",
+        "error",
+        "whole audio files have two speakers; parts of a file need start_s and duration_s",
+        (f"{name}: {', '.join(speakers)}" for name, speakers, _ in several.rows()),
+    )
+
+
+def _sessions(rows: pl.DataFrame) -> Iterator[Finding]:
+    per_speaker = rows.group_by("speaker", maintain_order=True).agg(
+        pl.col("session").drop_nulls().n_unique().alias("sessions"),
+        pl.col("session").null_count().alias("without"),
+        pl.len().alias("utterances"),
+    )
+    partly = per_speaker.filter((pl.col("without") > 0) & (pl.col("sessions") > 0))
+    yield from _found(
+        "session-partly-missing",
+        "warning",
+        "speakers have a session on some utterances and none on others",
+        partly["speaker"],
+    )
+    one = per_speaker.filter((pl.col("sessions") == 1) & (pl.col("without") == 0) & (pl.col("utterances") > 1))
+    yield from _found(
+        "speaker-with-one-session",
+        "warning",
+        "speakers have one session only: their target trials are easier than trials across sessions",
+        one["speaker"],
+    )
+
+
+def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
+    """Check a trial list against the tables and against itself."""
+    source = trials.source
+    by_id = rows.unique("utt_id", keep="first", maintain_order=True).select(
+        pl.col("utt_id").alias("name"), "speaker", "training"
+    )
+    by_path = rows.unique("path", keep="first", maintain_order=True).select(
+        pl.col("path").alias("name"), "speaker", "training"
+    )
+    known = pl.concat([by_id, by_path]).unique("name", keep="first", maintain_order=True)
+    frame = trials.frame
+    for side in ("enrol", "test"):
+        frame = frame.join(
+            known.rename({"name": side, "speaker": f"{side}_speaker", "training": f"{side}_training"}),
+            on=side,
+            how="left",
+            maintain_order="left",
+        )
+    missing = pl.concat(
+        [frame.filter(pl.col(f"{side}_speaker").is_null())[side].alias("name") for side in ("enrol", "test")]
+    )
+    yield from _found(
+        "trial-name-unknown",
+        "error",
+        f"{source} names utterances that no table has",
+        missing.unique(maintain_order=True),
+    )
+    trained = pl.concat(
+        [frame.filter(pl.col(f"{side}_training"))[f"{side}_speaker"].alias("name") for side in ("enrol", "test")]
+    )
+    yield from _found(
+        "speaker-trained-and-tested",
+        "error",
+        f"{source} has speakers of the training material: every number measured on it would be too good",
+        trained.unique(maintain_order=True),
+    )
+    same = pl.col("enrol_speaker") == pl.col("test_speaker")
+    wrong = frame.filter((same != pl.col("target")).fill_null(value=False))
+    yield from _found(
+        "trial-label-wrong",
+        "error",
+        f"{source} contradicts the speakers in the table",
+        (
+            f"{row['enrol']} {row['test']}: {'target' if row['target'] else 'nontarget'}, "
+            f"but {row['enrol_speaker']} and {row['test_speaker']}"
+            for row in wrong.iter_rows(named=True)
+        ),
+    )
+    itself = frame.filter(pl.col("enrol") == pl.col("test"))["enrol"]
+    yield from _found("trial-with-itself", "error", f"{source} compares utterances with themselves", itself)
+    pair = pl.concat_list(pl.min_horizontal("enrol", "test"), pl.max_horizontal("enrol", "test"))
+    doubled = frame.filter(pair.is_duplicated() & (pl.col("enrol") != pl.col("test")))
+    pairs = doubled.select(
+        pl.concat_str(pl.min_horizontal("enrol", "test"), pl.max_horizontal("enrol", "test"), separator=" ")
+    )
+    yield from _found(
+        "trial-doubled",
+        "error",
+        f"{source} has pairs more than once, in this or the other order",
+        pairs.to_series().unique(maintain_order=True),
+    )
+
+
+def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> list[pl.Series]:
+    """Decode every row: `decoded_s`, `content` (hash of samples and rate) and `problem`, null where there is none."""
+
+    def measure(
+        file: str, start_s: float | None, duration_s: float | None
+    ) -> tuple[float | None, str | None, str | None]:
+        # A stated duration limits what is read only where a part of a file is meant; otherwise it is compared.
+        try:
+            samples, rate = read(
+                file,
+                sample_rate=None,
+                start_s=start_s or 0.0,
+                duration_s=None if start_s is None else duration_s,
+            )
+        except AudioError as error:
+            return None, None, error.problem
+        return len(samples) / rate, hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest(), None
+
+    columns = (rows["file"].to_list(), rows["start_s"].to_list(), rows["duration_s"].to_list())
+    found: list[tuple[float | None, str | None, str | None]] = []
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for start in range(0, rows.height, _AT_ONCE):
+            for result in pool.map(measure, *(column[start : start + _AT_ONCE] for column in columns)):
+                found.append(result)
+                progress(len(found), rows.height)
+    seconds, contents, problems = zip(*found, strict=True) if found else ((), (), ())
+    return [
+        pl.Series("decoded_s", seconds, pl.Float64),
+        pl.Series("content", contents, pl.String),
+        pl.Series("problem", problems, pl.String),
+    ]
+
+
+def _audio(rows: pl.DataFrame, min_duration_s: float, tolerance_s: float) -> Iterator[Finding]:
+    broken = rows.filter(pl.col("problem").is_not_null())
+    missing = broken["problem"] == "no such file"
+    yield from _found("missing-file", "error", "audio files are missing", broken.filter(missing)["file"])
+    yield from _found(
+        "unusable-audio",
+        "error",
+        "audio cannot be used",
+        (f"{file}: {problem}" for file, problem in broken.filter(~missing).select("file", "problem").rows()),
+    )
+    alike = (
+        rows.filter(pl.col("content").is_not_null())
+        .with_columns(pl.when("training").then(pl.lit("train")).otherwise(pl.col("split")).fill_null("").alias("side"))
+        .group_by("content", maintain_order=True)
+        .agg("utt_id", pl.col("speaker").n_unique(), pl.col("side").n_unique())
+        .filter(pl.col("utt_id").list.len() > 1)
+    )
+    harmful = (pl.col("speaker") > 1) | (pl.col("side") > 1)
+    yield from _found(
+        "duplicate-audio-across",
+        "error",
+        "utterances of different speakers or splits have the same audio",
+        (" = ".join(names) for names in alike.filter(harmful)["utt_id"]),
+    )
+    yield from _found(
+        "duplicate-audio",
+        "warning",
+        "utterances of one speaker have the same audio: a target trial of them is no test",
+        (" = ".join(names) for names in alike.filter(~harmful)["utt_id"]),
+    )
+    off = rows.filter((pl.col("decoded_s") - pl.col("duration_s")).abs() > tolerance_s)
+    yield from _found(
+        "duration-differs",
+        "error",
+        f"stated and decoded duration differ by more than {tolerance_s:g} s",
+        (
+            f"{name}: {stated:.3f} s stated, {decoded:.3f} s decoded"
+            for name, stated, decoded in off.select("utt_id", "duration_s", "decoded_s").rows()
+        ),
+    )
+    short = rows.filter(pl.col("decoded_s") < min_duration_s)
+    yield from _found(
+        "short-audio",
+        "warning",
+        f"utterances are shorter than {min_duration_s:g} s",
+        (f"{name}: {decoded:.3f} s" for name, decoded in short.select("utt_id", "decoded_s").rows()),
+    )
