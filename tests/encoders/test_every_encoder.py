@@ -1,0 +1,205 @@
+"""The contract of every encoder: each architecture with random weights, each catalogue entry with its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nestvox.encoders import CatalogueEntry, Encoder, architectures, build, entries
+from nestvox.errors import DownloadError, ModelError
+
+Pretrained = Callable[[str], Encoder | DownloadError]
+
+
+def random_encoder(config: Mapping[str, Any]) -> Encoder:
+    torch.manual_seed(11)
+    encoder = build(config).eval()
+    # As initialised, networks hardly hear their input: far enough from linear, every frame leaves its trace.
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(4.0)
+    return encoder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*architectures(), *entries()],
+    ids=[*architectures(), *(f"{e.name}-weights" for e in entries())],
+)
+def encoder(request: pytest.FixtureRequest, pretrained: Pretrained) -> Encoder:
+    if not isinstance(request.param, CatalogueEntry):
+        return random_encoder({"architecture": request.param})
+    loaded = pretrained(request.param.name)
+    if isinstance(loaded, Encoder):
+        return loaded
+    # Where the weights cannot be had, the configuration of the entry is still tested.
+    return random_encoder({"architecture": request.param.architecture, **request.param.config})
+
+
+def clips(encoder: Encoder) -> list[torch.Tensor]:
+    """Noise of several lengths and levels, the shortest allowed among them."""
+    rng = np.random.default_rng(3)
+    rate = encoder.sample_rate
+    lengths = (encoder.min_samples, rate, round(1.9 * rate) + 1, round(3.2 * rate) - 7, round(1.6 * rate))
+    levels = (0.1, 0.001, 0.3, 0.02, 0.05)
+    noise = [rng.standard_normal(n) * level for n, level in zip(lengths, levels, strict=True)]
+    return [torch.from_numpy(wave.astype(np.float32)) for wave in noise]
+
+
+def batch_of(waves: list[torch.Tensor], padding: float, extra: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([len(wave) for wave in waves])
+    audio = torch.full((len(waves), int(lengths.max()) + extra), padding)
+    for row, wave in zip(audio, waves, strict=True):
+        row[: len(wave)] = wave
+    return audio, lengths
+
+
+def test_the_registry_holds_every_architecture_of_the_catalogue() -> None:
+    assert {entry.architecture for entry in entries()} <= set(architectures())
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_a_catalogue_entry_describes_its_network(entry: CatalogueEntry) -> None:
+    built = build({"architecture": entry.architecture, **entry.config})
+    assert built.sample_rate == entry.sample_rate
+    assert built.embedding_dim == entry.embedding_dim
+
+
+def test_config_round_trips_through_json(encoder: Encoder) -> None:
+    config = json.loads(json.dumps({"architecture": encoder.architecture, **encoder.config()}))
+    again = build(config)
+    assert type(again) is type(encoder)
+    assert again.config() == encoder.config()
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in encoder.state_dict().items()}
+
+
+def test_an_unknown_argument_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(ModelError, match="bananas"):
+        build({"architecture": encoder.architecture, **encoder.config(), "bananas": 3})
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'nonesuch'.*ge2e"):
+        build({"architecture": "nonesuch"})
+    with pytest.raises(ModelError, match="None"):
+        build({})
+
+
+def test_shapes_and_masks_of_the_taps(encoder: Encoder) -> None:
+    audio, lengths = batch_of(clips(encoder), 0.0)
+    with torch.inference_mode():
+        taps = encoder(audio, lengths)
+    size, frames = taps.frame_mask.shape
+    assert size == len(lengths)
+    assert taps.frames.shape == (size, encoder.frames_dim, frames)
+    assert taps.pooled.shape == (size, encoder.pooled_dim)
+    assert taps.embedding.shape == (size, encoder.embedding_dim)
+    assert taps.frame_mask.dtype == torch.bool
+    assert taps.frame_mask.any(dim=1).all()
+    assert not taps.frames.transpose(1, 2)[~taps.frame_mask].any()
+    # The mask is a run of true from the start, longer for longer clips, at the rate that the encoder states.
+    counts = taps.frame_mask.sum(dim=1)
+    assert torch.equal(taps.frame_mask, torch.arange(frames) < counts[:, None])
+    assert counts[lengths.argsort()].diff().min() >= 0
+    long = torch.zeros(1, 20 * encoder.sample_rate)
+    with torch.inference_mode():
+        assert int(encoder(long).frame_mask.sum()) == pytest.approx(20 * encoder.frame_rate_hz, abs=3)
+
+
+def test_a_batch_gives_what_each_clip_gives_alone(encoder: Encoder) -> None:
+    waves = clips(encoder)
+    audio, lengths = batch_of(waves, 0.0)
+    with torch.inference_mode():
+        together = encoder(audio, lengths)
+        for row, wave in enumerate(waves):
+            alone = encoder(wave[None])
+            real = together.frames[row][:, together.frame_mask[row]]
+            torch.testing.assert_close(real, alone.frames[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(together.pooled[row], alone.pooled[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(together.embedding[row], alone.embedding[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("garbage", [0.9, -1.0, float("nan"), float("inf")])
+def test_what_stands_in_the_padding_does_not_matter(encoder: Encoder, garbage: float) -> None:
+    waves = clips(encoder)
+    with torch.inference_mode():
+        clean = encoder(*batch_of(waves, 0.0))
+        spoilt = encoder(*batch_of(waves, garbage, extra=12_345))
+    torch.testing.assert_close(spoilt.pooled, clean.pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(spoilt.embedding, clean.embedding, rtol=0, atol=1e-6)
+
+
+def test_the_order_of_a_batch_does_not_matter(encoder: Encoder) -> None:
+    audio, lengths = batch_of(clips(encoder), 0.0)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    with torch.inference_mode():
+        straight = encoder(audio, lengths).embedding
+        shuffled = encoder(audio[order], lengths[order]).embedding
+    torch.testing.assert_close(shuffled, straight[order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-30, 1e-6, 1.0])
+def test_the_shortest_clip_is_finite(encoder: Encoder, level: float) -> None:
+    wave = clips(encoder)[0] * level
+    assert len(wave) == encoder.min_samples
+    taps = encoder(wave[None])
+    assert taps.frames.isfinite().all()
+    assert taps.pooled.isfinite().all()
+    assert taps.embedding.isfinite().all()
+
+
+def test_a_shorter_clip_is_refused(encoder: Encoder) -> None:
+    audio = torch.zeros(2, encoder.min_samples)
+    with pytest.raises(ModelError, match="needs at least"):
+        encoder(audio[:, 1:])
+    with pytest.raises(ModelError, match="needs at least"):
+        encoder(audio, torch.tensor([encoder.min_samples, encoder.min_samples - 1]))
+
+
+@pytest.mark.parametrize(
+    ("audio", "lengths"),
+    [
+        (torch.zeros(16_000), None),
+        (torch.zeros(1, 1, 16_000), None),
+        (torch.zeros(1, 16_000, dtype=torch.int16), None),
+        (torch.zeros(0, 16_000), None),
+        (torch.zeros(1, 16_000), torch.tensor([16_001])),
+        (torch.zeros(1, 16_000), torch.tensor([16_000, 16_000])),
+    ],
+    ids=["1-D", "3-D", "integers", "empty batch", "too long", "too many lengths"],
+)
+def test_malformed_batches_are_refused(encoder: Encoder, audio: torch.Tensor, lengths: torch.Tensor | None) -> None:
+    with pytest.raises(ModelError):
+        encoder(audio, lengths)
+
+
+def test_gradients_reach_every_parameter_and_the_audio(encoder: Encoder) -> None:
+    audio, lengths = batch_of(clips(encoder), 0.0)
+    audio.requires_grad_()
+    embedding = encoder(audio, lengths).embedding
+    weights = torch.linspace(-1, 1, embedding.numel()).view_as(embedding)
+    parameters = dict(encoder.named_parameters())
+    gradients = torch.autograd.grad((embedding * weights).sum(), [*parameters.values(), audio])
+    for name, gradient in zip([*parameters, "audio"], gradients, strict=True):
+        assert gradient.isfinite().all(), name
+        assert gradient.any(), name
+    beyond = torch.arange(audio.shape[1]) >= lengths[:, None]
+    assert not gradients[-1][beyond].any()
+
+
+def test_evaluation_is_deterministic(encoder: Encoder) -> None:
+    audio, lengths = batch_of(clips(encoder), 0.0)
+    with torch.inference_mode():
+        assert torch.equal(encoder(audio, lengths).embedding, encoder(audio, lengths).embedding)
+
+
+def test_different_clips_have_different_embeddings(encoder: Encoder) -> None:
+    with torch.inference_mode():
+        embedding = encoder(*batch_of(clips(encoder), 0.0)).embedding
+    distances = torch.cdist(embedding, embedding) + torch.eye(len(embedding))
+    assert distances.min() > 1e-4
