@@ -1,0 +1,174 @@
+"""`nestvox evaluate` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from nestvox.cli.evaluate import evaluate
+from nestvox.corpora.overlap import speaker_key
+from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
+from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(evaluate)
+
+NAMES = [f"id{10000 + speaker}/v/{take}.wav" for speaker in range(8) for take in range(4)]
+FEW = ["--bootstrap", "60"]
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """trials.txt, scores.txt, table.tsv and two stores over eight speakers."""
+    generator = np.random.default_rng(2)
+    centres = np.repeat(generator.normal(size=(8, 16)), 4, axis=0)
+    vectors = (centres + generator.normal(size=(32, 16))).astype(np.float32)
+    pairs = [(a, b) for a in range(32) for b in range(a + 1, 32)]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    trials = [f"{int(a // 4 == b // 4)} {NAMES[a]} {NAMES[b]}\n" for a, b in pairs]
+    scores = [f"{unit[a] @ unit[b]:.9f} {NAMES[a]} {NAMES[b]}\n" for a, b in pairs]
+    (tmp_path / "trials.txt").write_text("".join(trials))
+    (tmp_path / "scores.txt").write_text("".join(scores))
+    rows = [f"u{row}\t{name}\t{name[:7]}\t{'a' if row < 16 else 'b'}\n" for row, name in enumerate(NAMES)]
+    (tmp_path / "table.tsv").write_text("utt_id\tpath\tspeaker\tcorpus\n" + "".join(rows))
+    for name, keys in (("store", ()), ("leaky", (speaker_key("id10003"),))):
+        metadata = StoreMetadata("ab" * 8, "tiny", "nested", (4, 16), 16, "float32", 32, 32, training_speakers=keys)
+        writer = StoreWriter(tmp_path / name, metadata)
+        writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
+        writer.finish()
+    return tmp_path
+
+
+def test_scores_store_and_json_agree(files):
+    first = run("--trials", files / "trials.txt", "--scores", files / "scores.txt", "--json", files / "a.json", *FEW)
+    second = run(
+        "--trials", files / "trials.txt", "--store", files / "store", "--json", files / "b.json", "--dims", "4,16", *FEW
+    )
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    a, b = (json.loads((files / name).read_text()) for name in ("a.json", "b.json"))
+    for key in ("eer", "eer_low", "min_dcf", "n_target", "n_nontarget", "trials_sha256"):
+        assert a[key] == pytest.approx(b[key], abs=1e-9) if isinstance(a[key], float) else a[key] == b[key]
+    assert (a["n_target"], a["n_nontarget"]) == (48, 448)
+    assert [row["dim"] for row in b["results"]] == [4, 16]
+    for text in ("48 target and 448 non-target trials", a["trials_sha256"], "Headline: EER", f"{100 * a['eer']:.2f}"):
+        assert text in first.output
+
+
+def test_conditions_baseline_and_page(files):
+    result = run(
+        *("--trials", files / "trials.txt", "--store", files / "store", "--table", files / "table.tsv"),
+        *("--condition", "corpus", "--baseline", f"same={files / 'store'}", "--html", files / "r.html", *FEW),
+    )
+    assert result.exit_code == 0, result.output
+    for text in ("corpus=a", "corpus=b", "corpus=mixed", "not computable", "no target trials"):
+        assert text in result.output
+    page = (files / "r.html").read_text()
+    assert "corpus=mixed" in page
+    assert "<td>same</td>" in page
+
+
+def test_overlap_is_refused_or_labelled(files):
+    arguments = ["--trials", files / "trials.txt", "--store", files / "leaky", "--json", files / "a.json", *FEW]
+    refused = run(*arguments)
+    assert isinstance(refused.exception, OverlapError)
+    assert "id10003" in str(refused.exception)
+    assert not (files / "a.json").exists()
+    allowed = run(*arguments, "--allow-overlap")
+    assert allowed.exit_code == 0
+    assert "LEAKY" in allowed.output
+    assert json.loads((files / "a.json").read_text())["labels"] == ["leaky"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "exactly one of --scores, --store and --model, got none"),
+        (["--scores", "scores.txt", "--store", "store"], "got --scores and --store"),
+        (["--model", "ge2e"], "--model needs --table"),
+        (["--scores", "scores.txt", "--dims", "16"], "--dims means nothing"),
+        (["--scores", "scores.txt", "--baseline", "a=store"], "--baseline means nothing"),
+        (["--store", "store", "--dims", "16;32"], "--dims must be"),
+        (["--store", "store", "--baseline", "store"], "NAME=STORE"),
+    ],
+)
+def test_calls_that_mean_nothing(files, monkeypatch, arguments, words):
+    monkeypatch.chdir(files)
+    result = run("--trials", "trials.txt", *arguments)
+    assert isinstance(result.exception, NestvoxError)
+    assert words in str(result.exception)
+
+
+def test_trials_without_scores_are_listed(files):
+    lines = (files / "scores.txt").read_text().splitlines(keepends=True)
+    (files / "scores.txt").write_text("".join(lines[3:]))
+    result = run("--trials", files / "trials.txt", "--scores", files / "scores.txt")
+    assert isinstance(result.exception, ScoresError)
+    assert "3 of 496 trials" in str(result.exception)
+    assert f"{NAMES[0]} {NAMES[1]}" in str(result.exception)
+
+
+def test_a_baseline_may_be_another_model(files):
+    # Two systems side by side are two models; only one score must never come of two.
+    metadata = StoreMetadata("cd" * 8, "other", "nested", (16,), 16, "float32", 32, 32)
+    writer = StoreWriter(files / "other", metadata)
+    vectors = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+    writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
+    with pytest.raises(FingerprintError):
+        StoreWriter(files / "store", metadata)
+    writer.finish()
+    result = run(
+        *("--trials", files / "trials.txt", "--store", files / "store", "--dims", "16"),
+        *("--baseline", f"other={files / 'other'}", *FEW),
+    )
+    assert result.exit_code == 0, result.output
+
+
+def nestvox(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from nestvox.cli.main import main; main()", "evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"}, check=False)
+
+
+def test_published_figures_from_the_command_line(lists_dir: Path, tmp_path: Path):
+    trials, scores = lists_dir / "voxsrc2021_val_trials.txt", lists_dir / "voxsrc2021_val_scores.txt"
+    done = nestvox(
+        "--scores", scores, "--trials", trials, "--json", tmp_path / "out.json", "--html", tmp_path / "o.html"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "EER 5.177 %, minDCF(0.05) 0.2928" in done.stdout
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert 100 * content["eer"] == pytest.approx(5.1765, abs=5e-5)
+    assert content["min_dcf"] == pytest.approx(0.292829, abs=5e-7)
+    assert (content["n_target"], content["n_nontarget"]) == (29_969, 30_031)
+    assert content["eer_low"] < content["eer"] < content["eer_high"]
+    assert "1251 speakers" in content["interval"]
+
+
+def test_errors_are_one_line_and_exit_code_two(files):
+    done = nestvox("--trials", files / "trials.txt", "--scores", files / "nothing.txt")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nothing.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_torch_is_imported(files):
+    code = (
+        "import sys; from nestvox.cli.evaluate import evaluate; from pathlib import Path\n"
+        f"root = Path({str(files)!r})\n"
+        "evaluate(trials=root / 'trials.txt', store=root / 'store', table=root / 'table.tsv', bootstrap=60, "
+        "html_out=root / 'r.html')\n"
+        "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

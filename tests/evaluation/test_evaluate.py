@@ -1,0 +1,337 @@
+"""Rows, conditions, refusals and labels of the three roads, against figures computed the long way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import (
+    FingerprintError,
+    NestvoxError,
+    OverlapError,
+    ScoresError,
+    StoreError,
+    TableError,
+    TrialsError,
+)
+from nestvox.evaluation import evaluate_model, evaluate_scores, evaluate_store
+from nestvox.metrics import eer, error_curve, min_dcf
+
+FEW = {"n_bootstrap": 60}
+
+
+def trials_of(rows: list[tuple[str, str, bool | None]]) -> Trials:
+    return Trials(
+        pl.DataFrame(rows, schema={"enrol": pl.String, "test": pl.String, "target": pl.Boolean}, orient="row"), "t"
+    )
+
+
+def scored(world, scores) -> pl.DataFrame:
+    return world.trials.frame.select("enrol", "test").with_columns(score=pl.Series(scores, dtype=pl.Float64))
+
+
+def test_store_scores_are_cosines_of_renormalised_prefixes(world):
+    evaluation = evaluate_store(world.store(), world.trials, **FEW)
+    targets = world.trials.frame["target"].to_numpy()
+    assert evaluation.dims == (8, 16, 32)
+    for dim in (8, 16, 32):
+        curve = error_curve(world.cosines(dim), targets)
+        row = evaluation.rates(dim)
+        assert row.eer == pytest.approx(eer(curve).rate, abs=1e-12)
+        assert row.min_dcf == pytest.approx(min_dcf(curve).value, abs=1e-12)
+        assert row.eer_threshold == pytest.approx(eer(curve).threshold, abs=1e-9)
+        assert row.eer_low <= row.eer <= row.eer_high
+    assert evaluation.headline.dim == 32
+    assert evaluation.fingerprint == evaluation.headline.fingerprint == "0123456789abcdef"
+    worst = evaluation.highest_nontargets[0]
+    assert worst.score == pytest.approx(world.cosines(32)[~targets].max())
+    assert not worst.target
+    assert evaluation.lowest_targets[0].score == pytest.approx(world.cosines(32)[targets].min())
+
+
+def test_all_three_roads_agree(world):
+    by_store = evaluate_store(world.store(), world.trials, dims=[16], **FEW)
+    by_scores = evaluate_scores(
+        world.trials,
+        scored(world, world.cosines(16)).sample(fraction=1, shuffle=True, seed=3),
+        table=world.table,
+        dim=16,
+        **FEW,
+    )
+
+    class Model:
+        name, fingerprint, dims, training_speakers = "tiny", "0123456789abcdef", (8, 16, 32), ()
+
+        def embed(self, audio, /):
+            rows = world.table.resolve([str(path.relative_to(world.folder)) for path in audio])
+            return world.vectors[rows]
+
+    by_model = evaluate_model(Model(), world.trials, world.table, dims=[16], **FEW)
+
+    def embed(table, folder):
+        part = replace(world, table=table, vectors=world.vectors[world.table.resolve(table.frame["utt_id"])])
+        return part.store(str(folder))
+
+    by_embedding = evaluate_model(Model(), world.trials, world.table, embed=embed, dims=[16], **FEW)
+    for other in (by_scores, by_model, by_embedding):
+        assert other.headline.eer == pytest.approx(by_store.headline.eer, abs=1e-12)
+        assert other.headline.eer_high == pytest.approx(by_store.headline.eer_high, abs=1e-12)
+        assert other.headline.trials_sha256 == by_store.headline.trials_sha256
+
+
+def test_only_the_utterances_of_the_trials_are_embedded(world):
+    seen = []
+
+    class Model:
+        name, fingerprint, dims, training_speakers = "tiny", "f" * 16, (32,), ()
+
+        def embed(self, audio, /):
+            seen.extend(path.name for path in audio)
+            return world.vectors[world.table.resolve([f"audio/{path.name}" for path in audio])]
+
+    few = Trials(
+        world.trials.frame.filter(pl.col("enrol").str.contains("u0[0-3]") & pl.col("test").str.contains("u0[0-3]")),
+        "few",
+    )
+    evaluate_model(Model(), few, world.table, **FEW)
+    assert sorted(seen) == sorted({f"{name}.wav" for side in ("enrol", "test") for name in few.frame[side]})
+
+
+def test_conditions_partition_the_trials(world):
+    evaluation = evaluate_store(
+        world.store(), world.trials, table=world.table, conditions=["corpus", "sex"], dims=[32], **FEW
+    )
+    rows = {row.condition: row for row in (*evaluation.results, *evaluation.not_computable)}
+    assert set(rows) == {"all", "corpus=a", "corpus=b", "corpus=mixed", "sex=f", "sex=(none)", "sex=mixed"}
+    for column in ("corpus", "sex"):
+        parts = [row for name, row in rows.items() if name.startswith(column)]
+        assert sum(row.n_target for row in parts) == world.trials.n_target
+        assert sum(row.n_nontarget for row in parts) == world.trials.n_nontarget
+    frame = world.trials.frame
+    in_a = pl.col("enrol").str.slice(1, 2).cast(pl.Int8) < 6
+    part = Trials(frame.filter(in_a & (pl.col("test").str.slice(1, 2).cast(pl.Int8) < 6)), "a")
+    alone = evaluate_store(world.store(), part, dims=[32], **FEW).headline
+    assert rows["corpus=a"].trials_sha256 == part.sha256 == alone.trials_sha256
+    assert rows["corpus=a"].n_clusters == 6
+    assert (rows["corpus=a"].eer, rows["corpus=a"].eer_low) == (alone.eer, alone.eer_low)
+    # Two speakers of different corpora are never one speaker.
+    assert [(row.condition, row.reason) for row in evaluation.not_computable] == [
+        ("corpus=mixed", "no target trials"),
+        ("sex=mixed", "no target trials"),
+    ]
+
+
+def test_a_condition_of_one_speaker_is_shown_with_its_reason(world):
+    sides = [
+        ["x" if name.startswith("u00") else "y" for name in world.trials.frame[side]] for side in ("enrol", "test")
+    ]
+    evaluation = evaluate_store(world.store(), world.trials, conditions={"who": tuple(sides)}, dims=[32], **FEW)
+    assert {row.condition: row.reason for row in evaluation.not_computable} == {
+        "who=x": "no non-target trials",
+        "who=mixed": "no target trials",
+    }
+
+
+def test_a_column_of_names_is_no_condition(world):
+    many = [[f"v{row}" for row in range(len(world.trials))]] * 2
+    with pytest.raises(TrialsError, match="values in these trials"):
+        evaluate_store(world.store(), world.trials, conditions={"id": tuple(many)}, **FEW)
+    with pytest.raises(TableError, match="no column 'nothing'"):
+        evaluate_store(world.store(), world.trials, table=world.table, conditions=["nothing"], **FEW)
+    with pytest.raises(TableError, match="needs the utterance table"):
+        evaluate_store(world.store(), world.trials, conditions=["corpus"], **FEW)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no trials"),
+        ([("a", "b", True), ("a", "c", True)], "2 target and 0 non-target"),
+        ([("a", "b", True), ("a", "c", None), ("d", "c", None)], "2 of 3 trials have no label"),
+        ([("a", "b", True), ("a", "c", False), ("a", "b", True)], r"1 trials are listed more than once .* a b"),
+    ],
+)
+def test_trials_that_cannot_be_measured(rows, words):
+    with pytest.raises(TrialsError, match=words):
+        evaluate_scores(trials_of(rows), np.zeros(len(rows)), **FEW)
+
+
+def test_missing_scores_are_listed_ten_at_a_time(world):
+    scores = scored(world, world.cosines(32))
+    first = [f"{enrol} {test}" for enrol, test in scores.select("enrol", "test").head(12).iter_rows()]
+    with pytest.raises(ScoresError) as caught:
+        evaluate_scores(world.trials, scores[12:], **FEW)
+    message = str(caught.value)
+    assert f"12 of {len(world.trials)} trials" in message
+    assert all(name in message for name in first[:10])
+    assert first[10] not in message
+    assert "and 2 more" in message
+
+
+def test_non_finite_scores_are_counted_and_placed(world):
+    values = world.cosines(32)
+    values[[4, 9]] = np.nan, np.inf
+    with pytest.raises(ScoresError, match=r"2 of \d+ scores are not finite.*row 5"):
+        evaluate_scores(world.trials, scored(world, values), **FEW)
+    with pytest.raises(ScoresError, match=r"2 of \d+ scores are not finite.*number 5"):
+        evaluate_scores(world.trials, values, **FEW)
+
+
+def test_two_scores_for_one_trial_are_refused_unless_equal(world):
+    scores = scored(world, world.cosines(32))
+    evaluate_scores(world.trials, pl.concat([scores, scores[:3]]), **FEW)
+    again = scores[:1].with_columns(pl.col("score") + 1)
+    with pytest.raises(ScoresError, match="1 trials have two different scores"):
+        evaluate_scores(world.trials, pl.concat([scores, again]), **FEW)
+
+
+def test_scores_without_a_trial_are_counted(world):
+    more = pl.DataFrame({"enrol": ["x", "y"], "test": ["y", "z"], "score": [0.0, 1.0]})
+    evaluation = evaluate_scores(
+        world.trials, pl.concat([scored(world, world.cosines(32)), more]), table=world.table, **FEW
+    )
+    assert evaluation.n_ignored_scores == 2
+    assert any("2 scores that no trial names" in note for note in evaluation.notes)
+    assert evaluation.headline.eer == evaluate_store(world.store(), world.trials, **FEW).headline.eer
+
+
+def test_fingerprints_must_agree(world):
+    mixed = scored(world, world.cosines(32)).with_columns(
+        fingerprint=pl.Series(["a" * 16] + ["b" * 16] * (len(world.trials) - 1))
+    )
+    with pytest.raises(FingerprintError, match="2 models"):
+        evaluate_scores(world.trials, mixed, **FEW)
+    with pytest.raises(FingerprintError, match="fedcba9876543210"):
+        evaluate_store(
+            world.store(), world.trials, test_store=world.store("other", fingerprint="fedcba9876543210"), **FEW
+        )
+    one = evaluate_store(world.store(), world.trials, test_store=world.store("same"), **FEW)
+    assert one.headline.eer == pytest.approx(evaluate_store(world.store(), world.trials, **FEW).headline.eer)
+
+
+def test_training_speakers_are_refused_by_name_or_labelled_on_every_row(world):
+    store = world.store(training_speakers=(speaker_key("s03"), speaker_key("s07"), speaker_key("elsewhere")))
+    with pytest.raises(OverlapError, match="s03, s07"):
+        evaluate_store(store, world.trials, **FEW)
+    evaluation = evaluate_store(
+        store, world.trials, allow_overlap=True, table=world.table, conditions=["corpus"], **FEW
+    )
+    assert {row.labels for row in evaluation.results} == {("leaky",)}
+    assert evaluation.to_json()["labels"] == ("leaky",)
+    others = world.store("others", training_speakers=(speaker_key("elsewhere"),))
+    assert evaluate_store(others, world.trials, **FEW).labels == ()
+
+
+def test_synthetic_speech_is_labelled_where_it_is_in_the_trials(world):
+    def table(flag) -> UtteranceTable:
+        return replace(world.table, frame=world.table.frame.with_columns(synthetic=flag))
+
+    only_u00 = table(pl.col("utt_id").str.starts_with("u00"))
+    assert evaluate_store(world.store(), world.trials, table=only_u00, **FEW).headline.labels == ("synthetic",)
+    without = Trials(world.trials.frame.filter(~pl.col("enrol").str.starts_with("u00")), "rest")
+    assert evaluate_store(world.store(), without, table=only_u00, **FEW).labels == ()
+    assert evaluate_store(world.store("made", labels=("synthetic",)), world.trials, **FEW).labels == ("synthetic",)
+
+
+def test_labels_that_contradict_the_table_are_refused(world):
+    frame = world.trials.frame.with_columns(target=pl.when(pl.int_range(pl.len()) == 0).then(False).otherwise("target"))
+    with pytest.raises(TrialsError, match=r"1 of \d+ labels contradict the speakers: u00-0 u00-1"):
+        evaluate_store(world.store(), Trials(frame, "wrong"), table=world.table, **FEW)
+
+
+def voxceleb(contradiction: bool) -> tuple[Trials, np.ndarray]:
+    generator = np.random.default_rng(5)
+    rows = [
+        (f"id{10000 + a}/x/{i}.wav", f"id{10000 + (a if same else (a + i + 1) % 8)}/y/{i}.wav", bool(same))
+        for a in range(8)
+        for i in range(6)
+        for same in (1, 0)
+    ]
+    if contradiction:
+        rows[0] = (*rows[0][:2], False)
+    return trials_of(rows), generator.normal(size=len(rows)) + [row[2] for row in rows]
+
+
+def test_speakers_come_from_voxceleb_names_unless_labels_contradict_them():
+    evaluation = evaluate_scores(*voxceleb(contradiction=False), **FEW)
+    assert "8 speakers (VoxCeleb ids" in evaluation.headline.interval
+    assert evaluation.headline.n_clusters == 8
+    assert evaluation.notes == ()
+    doubtful = evaluate_scores(*voxceleb(contradiction=True), **FEW)
+    assert "CLUSTERED BY UTTERANCE" in doubtful.headline.interval
+    assert "1 labels contradict the ids" in doubtful.headline.interval
+    assert any("CLUSTERED BY UTTERANCE" in note for note in doubtful.notes)
+
+
+def test_unknown_speakers_are_said_loudly_and_overlap_is_not_claimed_checked(world):
+    evaluation = evaluate_scores(world.trials, world.cosines(32), training_speakers=[speaker_key("s03")], **FEW)
+    assert "CLUSTERED BY UTTERANCE because the trials do not say who speaks" in evaluation.headline.interval
+    assert any("not checked" in note for note in evaluation.notes)
+    assert evaluation.headline.n_clusters == len(set(world.trials.frame["enrol"]) | set(world.trials.frame["test"]))
+
+
+def test_speakers_of_the_caller_are_used(world):
+    speakers = tuple([name[:3] for name in world.trials.frame[side]] for side in ("enrol", "test"))
+    given = evaluate_scores(world.trials, world.cosines(32), speakers=speakers, **FEW).headline
+    table = evaluate_scores(world.trials, world.cosines(32), table=world.table, **FEW).headline
+    assert (given.eer_low, given.eer_high) == (table.eer_low, table.eer_high)
+    with pytest.raises(TrialsError, match="for each side"):
+        evaluate_scores(world.trials, world.cosines(32), speakers=([1], [2]), **FEW)
+
+
+def test_same_seed_same_result_whatever_the_order(world):
+    once = evaluate_store(world.store(), world.trials, **FEW)
+    assert evaluate_store(world.store(), world.trials, **FEW) == once
+    shuffled = Trials(world.trials.frame.sample(fraction=1, shuffle=True, seed=1), "shuffled")
+    again = evaluate_store(world.store(), shuffled, **FEW)
+    assert [(r.eer, r.eer_low, r.min_dcf_high, r.trials_sha256) for r in again.results] == [
+        (r.eer, r.eer_low, r.min_dcf_high, r.trials_sha256) for r in once.results
+    ]
+
+
+def test_no_errors_at_all_is_said_to_have_no_interval():
+    trials, _ = voxceleb(contradiction=False)
+    perfect = evaluate_scores(trials, trials.frame["target"].cast(float).to_numpy(), **FEW)
+    assert perfect.headline.eer == perfect.headline.eer_high == 0
+    assert any("resampling cannot say" in note for note in perfect.notes)
+
+
+def test_dimensions_and_vectors_that_have_no_cosine(world):
+    store = world.store()
+    with pytest.raises(ScoresError, match="1 to 32, got 16, 64"):
+        evaluate_store(store, world.trials, dims=[16, 64], **FEW)
+    world.vectors[7, :8] = 0
+    with pytest.raises(ScoresError, match=r"first 8 dimensions of 1 embeddings.*u01-1"):
+        evaluate_store(world.store("zero"), world.trials, **FEW)
+    assert evaluate_store(world.store("zero"), world.trials, dims=[16], **FEW).dims == (16,)
+
+
+def test_names_that_the_store_lacks(world):
+    frame = world.trials.frame.with_columns(pl.col("test").replace("u00-1", "stranger"))
+    with pytest.raises(StoreError, match="stranger"):
+        evaluate_store(world.store(), Trials(frame, "t"), **FEW)
+
+
+def test_impossible_settings_are_refused_before_any_work(world):
+    with pytest.raises(NestvoxError, match="p_target"):
+        evaluate_store(world.store(), world.trials, p_target=1.5)
+    with pytest.raises(NestvoxError, match="it takes 40"):
+        evaluate_store(world.store(), world.trials, n_bootstrap=5)
+
+
+def test_the_operating_point_reaches_every_row(world):
+    evaluation = evaluate_store(world.store(), world.trials, p_target=0.01, c_miss=10, c_fa=2, **FEW)
+    curve = error_curve(world.cosines(32), world.trials.frame["target"].to_numpy())
+    assert evaluation.headline.min_dcf == pytest.approx(min_dcf(curve, 0.01, 10, 2).value, abs=1e-12)
+    assert {(row.p_target, row.c_miss, row.c_fa) for row in evaluation.results} == {(0.01, 10, 2)}
+
+
+def test_asking_for_a_row_that_is_not_there_names_those_that_are(world):
+    with pytest.raises(TrialsError, match="all at 8"):
+        evaluate_store(world.store(), world.trials, **FEW).rates(7)
