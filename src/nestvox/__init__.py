@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nestvox.errors import NestvoxError
     from nestvox.heads.estimator import NestedRotation
-    from nestvox.model import SpeakerModel, Verification, load
+    from nestvox.model import SpeakerModel, load
+    from nestvox.verdict import Threshold, Verification
 
 __version__ = "0.1.0"
 
-__all__ = ["NestedRotation", "NestvoxError", "SpeakerModel", "Verification", "__version__", "load"]
+__all__ = ["NestedRotation", "NestvoxError", "SpeakerModel", "Threshold", "Verification", "__version__", "load"]
 
 _HOME = {
     "NestedRotation": "nestvox.heads.estimator",
     "NestvoxError": "nestvox.errors",
     "SpeakerModel": "nestvox.model",
-    "Verification": "nestvox.model",
+    "Threshold": "nestvox.verdict",
+    "Verification": "nestvox.verdict",
     "load": "nestvox.model",
 }
 

@@ -1,1 +1,1 @@
-
+"""Heads: maps from an encoder's output to a nested embedding."""

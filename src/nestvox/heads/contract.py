@@ -27,10 +27,17 @@ class Head(Protocol):
         dims: ascending prefix lengths that it was made for; the last is the full size.
     """
 
-    kind: str
-    tap: Literal["pooled", "embedding"]
-    input_dim: int
-    dims: tuple[int, ...]
+    @property
+    def kind(self) -> str: ...  # noqa: D102  described above
+
+    @property
+    def tap(self) -> Literal["pooled", "embedding"]: ...  # noqa: D102
+
+    @property
+    def input_dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...  # noqa: D102
 
     def transform(self, vectors: FloatArray, /) -> FloatArray:
         """Map (N, input_dim) to (N, dims[-1]), unnormalised, in the dtype given."""
@@ -45,7 +52,8 @@ class Head(Protocol):
 def normalise(vectors: FloatArray) -> FloatArray:
     """Scale the rows of (N, D) to unit length; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    unit: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return unit
 
 
 def truncate(vectors: FloatArray, dim: int | None) -> FloatArray:

@@ -1,0 +1,96 @@
+"""Choosing a rotation on pairs of speakers that no candidate was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nestvox.errors import ModelError
+from nestvox.heads.contract import FloatArray
+from nestvox.heads.pairs import LabelledPairs
+from nestvox.heads.refine import Refinement, refinements
+from nestvox.heads.rotation import Rotation, Scatter, default_dims, discriminant, pca, truncation
+from nestvox.progress import Progress, silent
+
+__all__ = ["WEIGHTS", "Candidate", "Method", "choose_rotation"]
+
+Method = Literal["auto", "pca", "discriminant", "refined"]
+
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted rotation and what it reached on the pairs that it was chosen on.
+
+    Attributes:
+        rotation: the candidate.
+        eers: equal error rate per prefix length, fractions; optimistic for the candidate that was chosen by them.
+        criterion: their mean over `chosen_dims`, the number that is minimised.
+    """
+
+    rotation: Rotation
+    eers: dict[int, float]
+    criterion: float
+
+
+def choose_rotation(
+    vectors: FloatArray,
+    speakers: Sequence[str],
+    pairs: LabelledPairs,
+    *,
+    dims: Sequence[int] | None = None,
+    method: Method = "auto",
+    weights: Sequence[float] = WEIGHTS,
+    refinement: Refinement | None = None,
+    progress: Progress = silent,
+) -> dict[str, Candidate]:
+    """Fit candidates on labelled vectors and keep, for each method, the best on `pairs`.
+
+    Args:
+        vectors: (N, D) to fit on.
+        speakers: N names.
+        pairs: of other speakers; what a weight, a stopping step and a method are chosen on.
+        dims: prefix lengths; the criterion is the mean EER over those below D.
+        method: the richest method to try: ``pca``, then ``discriminant``, then ``refined``; ``auto`` is ``refined``.
+        weights: of the spread within a speaker, for the discriminant order.
+        refinement: settings of the gradient steps.
+        progress: candidates done of all.
+
+    Returns:
+        The best candidate of each method by name, ``truncation`` first, and ``best`` last.
+
+    Raises:
+        ModelError: too few speakers, or vectors of another size than the pairs'.
+    """
+    size = vectors.shape[1]
+    if pairs.vectors.shape[1] != size:
+        raise ModelError(f"vectors have {size} dimensions, the pairs' vectors {pairs.vectors.shape[1]}")
+    lengths = tuple(dims or default_dims(size))
+    refinement = refinement or Refinement()
+    depth = {"pca": 1, "discriminant": 2, "refined": 3, "auto": 3}[method]
+    total = 2 + len(weights) * (depth - 1) + (len(refinement.checkpoints) if depth > 2 else 0)
+    done = 0
+
+    def measured(rotation: Rotation) -> Candidate:
+        nonlocal done
+        done += 1
+        progress(done, total)
+        eers = {dim: pairs.eer(rotation, dim) for dim in rotation.dims}
+        short = [rate for dim, rate in eers.items() if dim < size] or list(eers.values())
+        return Candidate(rotation, eers, sum(short) / len(short))
+
+    def best(candidates: Sequence[Candidate]) -> Candidate:
+        return min(candidates, key=lambda candidate: candidate.criterion)
+
+    scatter = Scatter(size)
+    scatter.add(vectors, speakers)
+    found = {"truncation": measured(truncation(size, lengths)), "pca": measured(pca(scatter, lengths))}
+    if depth > 1:
+        found["discriminant"] = best([measured(discriminant(scatter, weight, lengths)) for weight in weights])
+    if depth > 2:
+        starts = [measured(discriminant(scatter, weight, lengths, every_speaker=True)) for weight in weights]
+        steps = refinements(best(starts).rotation, vectors, speakers, refinement)
+        found["refined"] = best([measured(rotation) for rotation in steps])
+    return found | {"best": best([candidate for name, candidate in found.items() if name != "truncation"])}

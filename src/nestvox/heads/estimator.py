@@ -1,0 +1,104 @@
+"""`NestedRotation`: the rotation head behind scikit-learn's estimator contract (extra ``[sklearn]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.errors import MissingExtraError
+from nestvox.heads.contract import normalise
+from nestvox.heads.refine import refine
+from nestvox.heads.rotation import Scatter, default_dims, discriminant, pca
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise MissingExtraError("sklearn", "NestedRotation") from error
+
+__all__ = ["NestedRotation"]
+
+
+class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Rotate vectors so that every prefix is as good as it can be and the full length loses nothing.
+
+    Args:
+        dims: prefix lengths to serve; None: powers of two from 16 up, and the full size.
+        method: ``auto`` is ``discriminant`` where `y` names two speakers with two rows each or more, else ``pca``;
+            ``refined`` continues the discriminant order by gradient steps (see `heads.refine`).
+        weight: of the spread within a speaker, see `heads.rotation.discriminant`.
+        dim: prefix length that `transform` returns; None: all.
+        normalize: scale the returned rows to unit length.
+        random_state: seed of ``refined``.
+
+    Attributes:
+        matrix_: (n_features, n_features) orthogonal.
+        rotation_: the fitted `Rotation`, which can be saved and put into a `SpeakerModel`.
+        n_features_in_: size of the vectors.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int] | None = None,
+        method: Literal["auto", "pca", "discriminant", "refined"] = "auto",
+        weight: float = 1.0,
+        dim: int | None = None,
+        normalize: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.dims = dims
+        self.method = method
+        self.weight = weight
+        self.dim = dim
+        self.normalize = normalize
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Fit on (N, n_features) vectors; `y` (N,) names each row's speaker.
+
+        Raises:
+            ValueError: bad shapes or values, or a method that needs speakers without them.
+        """
+        if self.method not in ("auto", "pca", "discriminant", "refined"):
+            raise ValueError(f"method must be auto, pca, discriminant or refined, got {self.method!r}")
+        vectors = np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2), np.float64)
+        size = vectors.shape[1]
+        dims = tuple(self.dims or default_dims(size))
+        speakers = None if y is None else [str(s) for s in np.asarray(y).ravel()]
+        if speakers is not None and len(speakers) != len(vectors):
+            raise ValueError(f"{len(vectors)} vectors but {len(speakers)} speakers")
+        scatter = Scatter(size)
+        scatter.add(vectors, speakers)
+        labelled = scatter.n_speakers >= 2
+        if self.method in ("discriminant", "refined") and not labelled:
+            raise ValueError(f"method={self.method!r} needs y with two speakers of two vectors each, or more")
+        if self.method == "pca" or not labelled:
+            self.rotation_ = pca(scatter, dims)
+        else:
+            self.rotation_ = discriminant(scatter, self.weight, dims)
+        if self.method == "refined" and speakers is not None:
+            self.rotation_ = refine(self.rotation_, vectors, speakers, seed=self.random_state)
+        self.matrix_ = self.rotation_.matrix
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Return the first `dim` coordinates of the rotated (N, n_features) vectors."""
+        check_is_fitted(self)
+        vectors = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        nested = vectors @ self.matrix_[:, : self._n_features_out].astype(vectors.dtype)
+        return normalise(nested) if self.normalize else nested
+
+    def inverse_transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Rotate back; from a prefix this is the closest vector in the prefix's subspace."""
+        check_is_fitted(self)
+        vectors = np.asarray(X)
+        original: NDArray[np.floating[Any]] = vectors @ self.matrix_[:, : vectors.shape[1]].T.astype(vectors.dtype)
+        return original
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many columns `transform` gives; scikit-learn reads it to name them."""
+        return self.dim or len(self.matrix_)

@@ -1,0 +1,207 @@
+"""Gradient refinement of a rotation: better prefixes on the same sphere, full dimension still exact.
+
+Every step draws two vectors of each speaker and asks each prefix to find the second among all seconds: softmax
+cross-entropy of the cosines over a temperature (the in-batch contrastive loss of Oord, Li & Vinyals, arXiv 1807.03748),
+summed over prefix lengths. The matrix moves along the orthogonal group: the gradient is taken in its tangent space
+(skew matrices), scaled as Adam does (Kingma & Ba, arXiv 1412.6980), and applied by a Cayley transform (Wen & Yin,
+Mathematical Programming 142, 2013), so that it never leaves the group.
+
+A few thousand speakers cannot pin down D * (D - 1) / 2 angles, and a short prefix overfits first. Two measures that
+need no more data hold that back: differences between vectors of one speaker are added to vectors of others, and
+speakers with one vector get a second one in the same way, so that they serve as well. The rest is stopping early: see
+`heads.choose`.
+
+Notation: N rows, D dimensions, B rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.errors import ModelError
+from nestvox.heads.contract import FloatArray, normalise
+from nestvox.heads.rotation import Rotation
+
+Rows = NDArray[np.float32]
+
+__all__ = ["Refinement", "contrastive_loss", "refine", "refinements"]
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Settings of the gradient steps.
+
+    Attributes:
+        checkpoints: steps after which a rotation is handed out; the last one ends the run.
+        learning_rate: radians or so that an entry of the tangent moves in a step.
+        temperature: of the softmax over cosines.
+        spread: upper end of the random factor on the differences that are added; 0 adds none.
+        speakers_per_step: batch size B; more of both kinds of speakers are sampled anew in each step.
+        shortest: the shortest prefix in the loss; prefix lengths are its doublings below D.
+        seed: of every draw.
+    """
+
+    checkpoints: tuple[int, ...] = (10, 15, 20, 25, 30, 40, 50)
+    learning_rate: float = 2e-3
+    temperature: float = 0.05
+    spread: float = 1.0
+    speakers_per_step: int = 2048
+    shortest: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints or sorted(set(self.checkpoints)) != list(self.checkpoints) or self.checkpoints[0] < 1:
+            raise ModelError(f"checkpoints must be ascending and positive, got {self.checkpoints}")
+        if min(self.learning_rate, self.temperature) <= 0 or self.spread < 0 or self.speakers_per_step < 2:
+            raise ModelError(f"settings of the refinement are out of range: {self}")
+
+
+def refine(
+    start: Rotation, vectors: FloatArray, speakers: Sequence[str], *, steps: int = 20, seed: int = 0
+) -> Rotation:
+    """Return `start` after a fixed number of steps; to choose the number on other speakers see `heads.choose`."""
+    settings = Refinement(checkpoints=(steps,), seed=seed)
+    return next(refinements(start, vectors, speakers, settings))
+
+
+def refinements(
+    start: Rotation, vectors: FloatArray, speakers: Sequence[str], settings: Refinement
+) -> Iterator[Rotation]:
+    """Yield a rotation at each of the checkpoints of one run.
+
+    Args:
+        start: where to begin, e.g. the discriminant order.
+        vectors: (N, D).
+        speakers: N names.
+        settings: of the run.
+
+    Raises:
+        ModelError: fewer than two speakers with two vectors.
+    """
+    draw = _Draw(vectors, speakers, settings)
+    size = start.input_dim
+    dims = tuple(d for d in (settings.shortest * 2**k for k in range(31)) if d < size) or (size,)
+    matrix = start.matrix.copy()
+    first = np.zeros_like(matrix)
+    second = np.zeros_like(matrix)
+    identity = np.eye(size)
+    for step in range(1, settings.checkpoints[-1] + 1):
+        a, b = draw.batch()
+        _, gradient = contrastive_loss(a, b, matrix.astype(np.float32), dims, settings.temperature)
+        tangent = matrix.T @ gradient
+        tangent = tangent - tangent.T
+        first = _BETA_1 * first + (1 - _BETA_1) * tangent
+        second = _BETA_2 * second + (1 - _BETA_2) * tangent**2
+        corrected = np.sqrt(second / (1 - _BETA_2**step)) + _EPSILON
+        move = settings.learning_rate * first / (1 - _BETA_1**step) / corrected
+        matrix = matrix @ np.linalg.solve(identity + move / 2, identity - move / 2)
+        if step in settings.checkpoints:
+            # Products of thousands of orthogonal matrices drift by rounding; the nearest one is taken back.
+            left, _, right = np.linalg.svd(matrix)
+            details = {**start.details, "start": start.method, "steps": step, "seed": settings.seed}
+            yield replace(start, matrix=left @ right, method="refined", details=details)
+
+
+def contrastive_loss(
+    a: Rows,
+    b: Rows,
+    matrix: Rows,
+    dims: Sequence[int],
+    temperature: float,
+) -> tuple[float, NDArray[np.float64]]:
+    """Mean cross-entropy of finding row i of `b` with row i of `a`, summed over prefixes, and its gradient.
+
+    Args:
+        a: (B, D).
+        b: (B, D).
+        matrix: (D, D).
+        dims: prefix lengths.
+        temperature: of the softmax.
+
+    Returns:
+        The loss and its (D, D) gradient with respect to `matrix`.
+    """
+    n = len(a)
+    rotated_a, rotated_b = a @ matrix, b @ matrix
+    d_a, d_b = np.zeros_like(rotated_a), np.zeros_like(rotated_b)
+    loss = 0.0
+    diagonal = np.arange(n)
+    for dim in dims:
+        unit_a, norm_a = _unit(rotated_a[:, :dim])
+        unit_b, norm_b = _unit(rotated_b[:, :dim])
+        logits: Rows = np.asarray(unit_a @ unit_b.T, np.float32)  # (B, B)
+        logits /= temperature
+        logits -= logits.max(axis=1, keepdims=True)
+        right = logits[diagonal, diagonal].copy()
+        np.exp(logits, out=logits)
+        total = logits.sum(axis=1, keepdims=True)
+        loss += float(np.mean(np.log(total[:, 0]) - right))
+        logits /= total
+        logits[diagonal, diagonal] -= 1
+        logits /= n * temperature  # now the gradient with respect to the cosines
+        d_a[:, :dim] += _through_norm(np.asarray(logits @ unit_b), unit_a, norm_a)
+        d_b[:, :dim] += _through_norm(np.asarray(logits.T @ unit_a), unit_b, norm_b)
+    return loss, (a.T @ d_a + b.T @ d_b).astype(np.float64)
+
+
+def _unit(rows: Rows) -> tuple[Rows, Rows]:
+    # A prefix of a unit vector can be zero only where the whole prefix is empty of it; the floor keeps 0/0 away.
+    norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return np.asarray(rows / norms, np.float32), norms
+
+
+def _through_norm(gradient: Rows, unit: Rows, norms: Rows) -> Rows:
+    return np.asarray((gradient - np.sum(gradient * unit, axis=1, keepdims=True) * unit) / norms, np.float32)
+
+
+class _Draw:
+    """Seeded batches: two vectors of each of many speakers, spread by differences within other speakers."""
+
+    def __init__(self, vectors: FloatArray, speakers: Sequence[str], settings: Refinement) -> None:
+        self._settings = settings
+        self._random = np.random.default_rng(settings.seed)
+        self._rows: Rows = np.asarray(normalise(np.asarray(vectors, np.float32)), np.float32)
+        _, codes, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
+        if len(codes) != len(self._rows):
+            raise ModelError(f"{len(codes)} speakers for {len(self._rows)} vectors")
+        if (counts >= 2).sum() < 2:
+            raise ModelError("refinement needs two speakers with two vectors each, or more")
+        order = np.argsort(codes, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._order, self._starts, self._counts = order, starts, counts
+        self._several = np.flatnonzero(counts >= 2)
+        self._single = order[starts[counts == 1]]
+
+    def batch(self) -> tuple[Rows, Rows]:
+        """Return two (B, D) arrays of unit rows; row i of both is of one speaker."""
+        several = self._pick(self._several, self._settings.speakers_per_step)
+        i, j = self._two_rows(several)
+        first, second = self._rows[i], self._rows[j]
+        if self._settings.spread == 0:
+            return first, second
+        scale = np.float32(self._settings.spread)
+        first = first + scale * self._random.random((len(i), 1), np.float32) * self._differences(len(i))
+        second = second + scale * self._random.random((len(i), 1), np.float32) * self._differences(len(i))
+        single = self._rows[self._pick(self._single, len(several))]
+        virtual = single + self._differences(len(single))
+        return normalise(np.vstack([first, single])), normalise(np.vstack([second, virtual]))
+
+    def _pick(self, candidates: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        return self._random.permutation(candidates)[:most]
+
+    def _two_rows(self, speakers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counts = self._counts[speakers]
+        i = self._random.integers(0, counts)
+        j = (i + self._random.integers(1, counts)) % counts  # any other row of the speaker
+        start = self._starts[speakers]
+        return self._order[start + i], self._order[start + j]
+
+    def _differences(self, n: int) -> Rows:
+        i, j = self._two_rows(self._random.choice(self._several, n))
+        return np.asarray(self._rows[i] - self._rows[j], np.float32)

@@ -1,0 +1,279 @@
+"""Orthogonal heads: every prefix gains, the full dimension loses nothing.
+
+A rotation keeps all angles, so the full-dimension cosine of two embeddings is the same before and after; what changes
+is which directions come first. Two closed forms are here (no deep-learning library is needed):
+
+- PCA: eigenvectors of the covariance, by falling variance; needs no labels.
+- discriminant order: eigenvectors of ``S_b - weight * S_w`` by falling eigenvalue (the maximum margin criterion of
+  Li, Jiang & Zhang, NIPS 2003). Unlike LDA's generalised eigenvectors these are orthogonal.
+
+Rows are normalised before anything is fitted, because a cosine only sees directions. No mean is subtracted, since that
+would change the angles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nestvox.atomic import atomic_path
+from nestvox.errors import ModelError
+from nestvox.heads.contract import FloatArray, normalise
+
+__all__ = ["Rotation", "Scatter", "default_dims", "discriminant", "pca", "truncation"]
+
+_FORMAT = "nestvox-rotation-1"
+_ORTHOGONAL_TOLERANCE = 1e-8
+
+
+def default_dims(size: int) -> tuple[int, ...]:
+    """Powers of two from 16 (or the first below `size`) up, and `size` itself: 192 gives 16, 32, 64, 128, 192."""
+    powers = [2**k for k in range(4, 31) if 2**k < size]
+    return (*powers, size)
+
+
+def check_dims(dims: Sequence[int], size: int) -> tuple[int, ...]:
+    """Return `dims` ascending with `size` last.
+
+    Raises:
+        ModelError: empty, repeated, not positive, or larger than `size`.
+    """
+    ordered = tuple(sorted(int(d) for d in dims))
+    if not ordered or len(set(ordered)) != len(ordered) or ordered[0] < 1 or ordered[-1] > size:
+        raise ModelError(f"dims must be distinct and between 1 and {size}, got {tuple(dims)}")
+    return ordered if ordered[-1] == size else (*ordered, size)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """An orthogonal matrix as a head: nested = vectors @ matrix.
+
+    Attributes:
+        matrix: (D, D) float64; column k is the direction that becomes coordinate k.
+        dims: ascending prefix lengths, the last is D.
+        method: how it was fitted: ``truncation``, ``pca``, ``discriminant`` or ``refined``.
+        details: what the fit chose and saw (weights, counts), JSON-serialisable.
+
+    Raises:
+        ModelError: not square, not finite, or not orthogonal to 1e-8.
+    """
+
+    matrix: NDArray[np.float64]
+    dims: tuple[int, ...]
+    method: str
+    details: dict[str, Any] = field(default_factory=dict)
+    kind: ClassVar[Literal["rotation"]] = "rotation"
+    tap: ClassVar[Literal["embedding"]] = "embedding"
+
+    def __post_init__(self) -> None:
+        matrix = self.matrix
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != np.float64:
+            raise ModelError(f"a rotation is a square float64 matrix, got {matrix.dtype} {matrix.shape}")
+        off = np.abs(matrix.T @ matrix - np.eye(len(matrix))).max()
+        if not off <= _ORTHOGONAL_TOLERANCE:  # also catches NaN
+            raise ModelError(f"the matrix is not orthogonal: largest entry of M'M - I is {off:.2e}")
+        object.__setattr__(self, "dims", check_dims(self.dims, len(matrix)))
+
+    @property
+    def input_dim(self) -> int:
+        """D, the size of the vectors it takes and gives."""
+        return len(self.matrix)
+
+    def transform(self, vectors: FloatArray, /) -> FloatArray:
+        """Rotate (N, D) vectors; dtype and norms are kept."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.input_dim:
+            raise ModelError(f"this rotation takes (N, {self.input_dim}) vectors, got {vectors.shape}")
+        return vectors @ self.matrix.astype(vectors.dtype)
+
+    def config(self) -> dict[str, Any]:
+        """What stands beside the matrix in a saved model."""
+        return {"kind": self.kind, "method": self.method, "dims": list(self.dims), "details": self.details}
+
+    def tensors(self) -> dict[str, FloatArray]:
+        """The matrix, under the name it is saved with."""
+        return {"matrix": self.matrix}
+
+    @classmethod
+    def from_saved(cls, config: dict[str, Any], tensors: dict[str, FloatArray]) -> Self:
+        """Rebuild from `config()` and `tensors()`.
+
+        Raises:
+            ModelError: a key is missing, or the matrix is no rotation.
+        """
+        try:
+            return cls(
+                matrix=np.asarray(tensors["matrix"], np.float64),
+                dims=tuple(config["dims"]),
+                method=str(config["method"]),
+                details=dict(config.get("details", {})),
+            )
+        except KeyError as missing:
+            raise ModelError(f"the saved rotation lacks {missing}") from missing
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file that carries its own description."""
+        with atomic_path(path) as temporary:
+            save_file(
+                {"matrix": np.ascontiguousarray(self.matrix)},
+                temporary,
+                metadata={"format": _FORMAT, "config": json.dumps(self.config(), sort_keys=True)},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: no such file, not safetensors, or not a rotation.
+        """
+        if not Path(path).is_file():
+            raise ModelError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ModelError(f"{path}: not a rotation file; `nestvox rotate` writes one")
+                return cls.from_saved(
+                    json.loads(metadata["config"]), {key: file.get_tensor(key) for key in file.keys()}
+                )
+        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+            raise ModelError(f"{path}: not a readable rotation file: {error}") from error
+
+
+class Scatter:
+    """Second moments of unit vectors, added up batch by batch, so that any number of rows fits in memory.
+
+    Without speakers it serves PCA. With speakers it also keeps one sum per speaker (8 * D bytes each) for the
+    discriminant order.
+
+    Args:
+        size: D.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.n = 0
+        self._sum = np.zeros(size)
+        self._moment = np.zeros((size, size))
+        self._codes: dict[str, int] = {}
+        self._sums = np.zeros((0, size))
+        self._labelled_moment = np.zeros((size, size))
+        self._counts = np.zeros(0, np.int64)
+
+    def add(self, vectors: FloatArray, speakers: Sequence[str] | None = None) -> None:
+        """Add (N, D) rows; `speakers` names each row's speaker, if known.
+
+        Raises:
+            ModelError: wrong width, or a row that is not finite or all zero.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise ModelError(f"expected (N, {self.size}) vectors, got {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise ModelError(f"row {self.n + row} is not finite")
+        unit = normalise(vectors.astype(np.float64))
+        moment = unit.T @ unit
+        self.n += len(unit)
+        self._sum += unit.sum(axis=0)
+        self._moment += moment
+        if speakers is None:
+            return
+        if len(speakers) != len(unit):
+            raise ModelError(f"{len(speakers)} speakers for {len(unit)} vectors")
+        codes = np.fromiter((self._codes.setdefault(s, len(self._codes)) for s in speakers), np.int64, len(unit))
+        grow = len(self._codes) - len(self._counts)
+        if grow:
+            self._sums = np.vstack([self._sums, np.zeros((grow, self.size))])
+            self._counts = np.concatenate([self._counts, np.zeros(grow, np.int64)])
+        np.add.at(self._sums, codes, unit)
+        self._counts += np.bincount(codes, minlength=len(self._counts))
+        self._labelled_moment += moment
+
+    @property
+    def n_speakers(self) -> int:
+        """Speakers seen with two rows or more."""
+        return int((self._counts >= 2).sum())
+
+    def covariance(self) -> NDArray[np.float64]:
+        """(D, D) covariance of all rows."""
+        if self.n < 2:
+            raise ModelError(f"a covariance needs at least two vectors, got {self.n}")
+        mean = self._sum / self.n
+        return self._moment / self.n - np.outer(mean, mean)
+
+    def between_within(self, *, every_speaker: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return S_b and S_w, each (D, D).
+
+        S_w is the pooled covariance of the rows around their speaker's mean, over the speakers with two rows or more.
+        S_b is the covariance of the speaker means, every speaker counting once, over the same speakers; or, with
+        `every_speaker`, over all of them, less the S_w / n_s that a mean of n_s rows carries by chance: where most
+        speakers have one row, that is the better estimate. Both are unbiased.
+
+        Raises:
+            ModelError: fewer than two speakers with two rows.
+        """
+        often = self._counts >= 2
+        if often.sum() < 2:
+            raise ModelError(
+                f"the discriminant order needs two speakers with two vectors each, got {int(often.sum())}; "
+                "without labels use PCA"
+            )
+        # A speaker with one row adds the same to both terms of the difference, so S_w needs no exception for it.
+        scaled = self._sums / np.sqrt(self._counts)[:, None]
+        degrees = self._counts[often].sum() - often.sum()
+        within = (self._labelled_moment - scaled.T @ scaled) / degrees
+        means = self._sums / self._counts[:, None]
+        if not every_speaker:
+            return np.cov(means[often], rowvar=False), within
+        return np.cov(means, rowvar=False) - within * np.mean(1 / self._counts), within
+
+
+def _descending(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvalues and eigenvectors by falling eigenvalue, signs fixed so that every machine gives the same matrix."""
+    values, vectors = np.linalg.eigh(symmetric)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
+    return values, np.ascontiguousarray(vectors * signs)
+
+
+def truncation(size: int, dims: Sequence[int] | None = None) -> Rotation:
+    """Return the identity: plain truncation, the baseline of every table."""
+    return Rotation(np.eye(size), tuple(dims or default_dims(size)), "truncation")
+
+
+def pca(scatter: Scatter, dims: Sequence[int] | None = None) -> Rotation:
+    """Order the directions by variance; needs no labels."""
+    values, vectors = _descending(scatter.covariance())
+    details = {"n_vectors": scatter.n, "variance": [float(v) for v in values]}
+    return Rotation(vectors, tuple(dims or default_dims(scatter.size)), "pca", details)
+
+
+def discriminant(
+    scatter: Scatter, weight: float = 1.0, dims: Sequence[int] | None = None, *, every_speaker: bool = False
+) -> Rotation:
+    """Order the directions by S_b - weight * S_w.
+
+    Args:
+        scatter: moments with speakers.
+        weight: how much spread within a speaker counts against spread between speakers; 0 is PCA of the means.
+        dims: prefix lengths.
+        every_speaker: whether speakers with one row count in S_b, see `Scatter.between_within`.
+    """
+    between, within = scatter.between_within(every_speaker=every_speaker)
+    _, vectors = _descending(between - weight * within)
+    details = {
+        "n_vectors": scatter.n,
+        "n_speakers": scatter.n_speakers,
+        "weight": float(weight),
+        "every_speaker": every_speaker,
+    }
+    return Rotation(vectors, tuple(dims or default_dims(scatter.size)), "discriminant", details)

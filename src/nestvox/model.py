@@ -1,0 +1,377 @@
+"""`SpeakerModel`: an encoder, a head and its thresholds, as one thing that is loaded, saved and used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from nestvox.atomic import atomic_path, write_text
+from nestvox.audio.condition import condition
+from nestvox.audio.read import read
+from nestvox.card import render_card
+from nestvox.encoders.catalogue import find
+from nestvox.errors import ModelError
+from nestvox.extras import require
+from nestvox.heads.contract import FloatArray, Head, truncate
+from nestvox.heads.rotation import Rotation
+from nestvox.verdict import Threshold, Verification
+
+if TYPE_CHECKING:
+    import torch
+
+    from nestvox.encoders.contract import Encoder
+
+__all__ = ["Audio", "ModelTap", "SpeakerModel", "load"]
+
+Audio = str | Path | NDArray[np.floating[Any]]
+ModelTap = Literal["frames", "pooled", "embedding", "nested"]
+
+_FORMAT = "nestvox-model-1"
+_HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {"rotation": Rotation.from_saved}
+
+
+@dataclass
+class SpeakerModel:
+    """An encoder, a head and a calibration per dimension.
+
+    Attributes:
+        encoder: the network, in evaluation mode.
+        head: maps a tap of the encoder to the nested embedding; None: the encoder's own embedding.
+        name: for people; the fingerprint is what identifies.
+        truncate_dim: prefix length that `embed` and `verify` use when none is given; None: all.
+        thresholds: decision thresholds, per dimension and operating point.
+        training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
+        card: further lines for the model card: ``licence``, ``language``, ``results``...
+    """
+
+    encoder: Encoder
+    head: Head | None = None
+    name: str = "unnamed"
+    truncate_dim: int | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    training_speakers: tuple[str, ...] = ()
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.encoder.eval()
+        if self.head is not None:
+            size = self.encoder.pooled_dim if self.head.tap == "pooled" else self.encoder.embedding_dim
+            if size != self.head.input_dim:
+                raise ModelError(
+                    f"the head takes {self.head.input_dim}-dimensional vectors, the {self.head.tap} of "
+                    f"{self.encoder.architecture} has {size}"
+                )
+        if self.truncate_dim is not None:
+            self.check_dim(self.truncate_dim)
+        self._fingerprint: str | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the input, in Hz."""
+        return self.encoder.sample_rate
+
+    @property
+    def min_duration_s(self) -> float:
+        """Shortest clip that the encoder takes, in seconds."""
+        return self.encoder.min_samples / self.encoder.sample_rate
+
+    @property
+    def embedding_dim(self) -> int:
+        """Full size of the nested embedding."""
+        return self.encoder.embedding_dim if self.head is None else self.head.dims[-1]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Prefix lengths that the model was made for; an encoder without a head promises its full size only."""
+        return (self.encoder.embedding_dim,) if self.head is None else self.head.dims
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            digest.update(json.dumps(self._config_of_parts(), sort_keys=True).encode())
+            for key, array in sorted(self._arrays().items()):
+                digest.update(f"{key} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def check_dim(self, dim: int | None) -> int:
+        """Return the prefix length that `dim` means (None: `truncate_dim`, else the full size).
+
+        Raises:
+            ModelError: below 1 or above the full size.
+        """
+        chosen = dim if dim is not None else self.truncate_dim or self.embedding_dim
+        if not 1 <= chosen <= self.embedding_dim:
+            raise ModelError(f"dim must be between 1 and {self.embedding_dim}, got {chosen}; made for {self.dims}")
+        return chosen
+
+    def forward(
+        self, waveforms: Sequence[NDArray[np.floating[Any]]], *, tap: ModelTap = "nested"
+    ) -> FloatArray | list[FloatArray]:
+        """Run one batch through the network, once.
+
+        Args:
+            waveforms: B arrays (S_i,), mono, at `sample_rate`, in [-1, 1].
+            tap: ``nested`` is the head's output at full size (every prefix is in it), else an encoder tap.
+
+        Returns:
+            (B, D) float32; for ``frames`` a list of (T_i, C) arrays.
+
+        Raises:
+            ModelError: a waveform is shorter than `min_duration_s`.
+        """
+        torch = require("torch", extra="torch", purpose="running an encoder")
+        device = next(self.encoder.parameters()).device
+        lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
+        audio = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in zip(audio, waveforms, strict=True):
+            row[: len(waveform)] = torch.as_tensor(waveform, dtype=torch.float32)
+        with torch.inference_mode():
+            taps = self.encoder(audio.to(device), lengths)
+        if tap == "frames":
+            return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
+        if tap == "nested" and self.head is not None:
+            return self.head.transform(_numpy(getattr(taps, self.head.tap)))
+        return _numpy(taps.pooled if tap == "pooled" else taps.embedding)
+
+    def embed(
+        self, audio: Audio | Sequence[Audio], *, dim: int | None = None, normalize: bool = True
+    ) -> NDArray[np.float32]:
+        """Embed one recording, or a list of them, each on its own.
+
+        For many files use ``nestvox embed``, which batches, resumes and bounds memory.
+
+        Args:
+            audio: a path, a float array (S,) at `sample_rate` in [-1, 1], or a list of these.
+            dim: prefix length; None: `truncate_dim`, else the full size.
+            normalize: scale to unit length after truncation, as a cosine needs it.
+
+        Returns:
+            (dim,) float32 for one recording, (N, dim) for a list.
+
+        Raises:
+            AudioError: a file cannot be used.
+            ModelError: `dim` is out of range, or a clip is too short.
+        """
+        single = isinstance(audio, str | Path | np.ndarray)
+        items: Sequence[Audio] = [audio] if single else audio  # type: ignore[list-item, assignment]
+        size = self.check_dim(dim)
+        full = np.zeros((len(items), self.embedding_dim), np.float32)
+        for row, item in zip(full, items, strict=True):
+            row[:] = self.forward([self._waveform(item)])[0]
+        vectors = truncate(full, size) if normalize else full[:, :size]
+        return np.asarray(vectors[0] if single else vectors, np.float32)
+
+    def verify(self, a: Audio, b: Audio, *, dim: int | None = None, operating_point: str = "eer") -> Verification:
+        """Score two recordings and compare with the stored threshold for this dimension and operating point."""
+        size = self.check_dim(dim)
+        waveforms = [self._waveform(a), self._waveform(b)]
+        warnings = tuple(
+            f"{label}: {warning}"
+            for label, waveform in zip(("first recording", "second recording"), waveforms, strict=True)
+            for warning in condition(waveform, self.sample_rate).warnings()
+        )
+        first, second = self.embed(waveforms, dim=size)
+        score = float(np.clip(np.dot(first.astype(np.float64), second.astype(np.float64)), -1.0, 1.0))
+        threshold = next(
+            (t for t in self.thresholds if t.dim == size and t.operating_point.split()[0] == operating_point), None
+        )
+        same = None if threshold is None else score >= threshold.value
+        return Verification(score, size, same, threshold, warnings, self.name, self.fingerprint)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors, calibration.json and the model card README.md.
+
+        Each file is written atomically, config.json last: a folder without it is not a model.
+        """
+        folder = Path(folder)
+        (folder / "config.json").unlink(missing_ok=True)
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file({k: np.ascontiguousarray(a) for k, a in self._arrays().items()}, temporary)
+        calibration = {"fingerprint": self.fingerprint, "thresholds": [asdict(t) for t in self.thresholds]}
+        write_text(folder / "calibration.json", json.dumps(calibration, indent=2) + "\n")
+        write_text(folder / "README.md", self.model_card())
+        config = {
+            "format": _FORMAT,
+            "library_name": "nestvox",
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            **self._config_of_parts(),
+            "truncate_dim": self.truncate_dim,
+            "training_speakers": list(self.training_speakers),
+            "card": self.card,
+        }
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises:
+            ModelError: not a model folder, or its weights are not those that it was saved with.
+            WeightsError: tensors are missing, unexpected or mis-shaped.
+        """
+        folder = Path(folder)
+        config = _read_json(folder / "config.json")
+        if config.get("format") != _FORMAT:
+            raise ModelError(f"{folder / 'config.json'}: format {config.get('format')!r}, expected {_FORMAT!r}")
+        require("torch", extra="torch", purpose="running an encoder")
+        from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch
+        from nestvox.encoders.weights import load_strict  # noqa: PLC0415
+
+        path = folder / "model.safetensors"
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+        try:
+            encoder = build(config["encoder"])
+            load_strict(encoder, _section(arrays, "encoder."), str(path))
+            saved_head = config["head"]
+            head = None
+            if saved_head is not None:
+                if saved_head["kind"] not in _HEADS:
+                    raise ModelError(f"{folder}: unknown head {saved_head['kind']!r}; known: {sorted(_HEADS)}")
+                head = _HEADS[saved_head["kind"]](saved_head, _section(arrays, "head."))
+            calibration = _read_json(folder / "calibration.json")
+            if calibration["fingerprint"] != config["fingerprint"]:
+                raise ModelError(
+                    f"{folder / 'calibration.json'}: thresholds of model {calibration['fingerprint']}, "
+                    f"but this is {config['fingerprint']}"
+                )
+            model = cls(
+                encoder,
+                head,
+                config["name"],
+                config["truncate_dim"],
+                tuple(Threshold(**{**t, "labels": tuple(t["labels"])}) for t in calibration["thresholds"]),
+                tuple(config["training_speakers"]),
+                config["card"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder}: incomplete or malformed model folder: {error}") from error
+        if model.fingerprint != config["fingerprint"]:
+            raise ModelError(
+                f"{folder}: the weights give fingerprint {model.fingerprint}, config.json says "
+                f"{config['fingerprint']}; a file was changed after saving"
+            )
+        return model
+
+    def model_card(self) -> str:
+        """README.md in the form that Hugging Face reads: YAML front matter, then Markdown."""
+        return render_card(
+            name=self.name,
+            fingerprint=self.fingerprint,
+            encoder=self.encoder.architecture,
+            sample_rate=self.sample_rate,
+            head=None if self.head is None else self.head.config(),
+            dims=self.dims,
+            thresholds=self.thresholds,
+            card=self.card,
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the encoder to a device; returns self."""
+        self.encoder.to(device)
+        return self
+
+    def _waveform(self, item: Audio) -> NDArray[np.floating[Any]]:
+        if isinstance(item, str | Path):
+            return read(item, sample_rate=self.sample_rate, min_duration_s=self.min_duration_s)[0]
+        if item.ndim != 1 or not np.issubdtype(item.dtype, np.floating):
+            raise ModelError(f"an audio array must be float and (samples,), got {item.dtype} {item.shape}")
+        if not np.isfinite(item).all():
+            raise ModelError("the audio array holds values that are not finite")
+        return item
+
+    def _config_of_parts(self) -> dict[str, Any]:
+        return {
+            "encoder": {"architecture": self.encoder.architecture, **self.encoder.config()},
+            "head": None if self.head is None else {**self.head.config(), "kind": self.head.kind},
+        }
+
+    def _arrays(self) -> dict[str, FloatArray]:
+        arrays = {f"encoder.{key}": _numpy(value) for key, value in self.encoder.state_dict().items()}
+        if self.head is not None:
+            arrays |= {f"head.{key}": value for key, value in self.head.tensors().items()}
+        return arrays
+
+
+def load(
+    name_or_folder: str | Path,
+    *,
+    truncate_dim: int | None = None,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    device: str = "auto",
+    announce: Callable[[str], None] | None = None,
+) -> SpeakerModel:
+    """Load a model folder, or an encoder of the catalogue by name.
+
+    Args:
+        name_or_folder: a folder written by `SpeakerModel.save`, or a name that ``nestvox models list`` shows.
+        truncate_dim: prefix length that `embed` and `verify` use by default.
+        weights: a local weights file for a catalogue name, instead of its source.
+        offline: never fetch; what is not in the cache is an error.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda[:n]``.
+        announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
+
+    Raises:
+        CatalogueError: neither a folder nor a known name.
+        DownloadError: the weights could not be had.
+        ModelError: the folder is not a model.
+        MissingExtraError: torch is not installed.
+    """
+    torch = require("torch", extra="torch", purpose="running an encoder")
+    path = Path(name_or_folder)
+    if path.is_dir():
+        if weights is not None:
+            raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
+        model = SpeakerModel.from_folder(path)
+    else:
+        from nestvox.encoders import load_encoder  # noqa: PLC0415  imports torch
+
+        entry = find(str(name_or_folder))
+        encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
+        card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
+        model = SpeakerModel(encoder, name=entry.name, card=card)
+    if truncate_dim is not None:
+        model.truncate_dim = model.check_dim(truncate_dim)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device)
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().to("cpu").float().numpy()
+    return array
+
+
+def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path}: not there; a model folder holds config.json, model.safetensors and calibration.json"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return content
