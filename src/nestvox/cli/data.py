@@ -1,0 +1,294 @@
+"""`nestvox data`: tables from what lies on the disk, checks of a corpus, trial lists."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestvox.errors import TableError, TrialsError
+
+if TYPE_CHECKING:
+    from nestvox.corpora.prepare.folder import Prepared
+    from nestvox.corpora.trials import Trials
+    from nestvox.corpora.utterances import UtteranceTable
+
+__all__ = ["app", "check", "csv", "describe", "folder", "prepare", "trials"]
+
+app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
+prepare = typer.Typer(help="Make an utterance table of a folder or a list.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+_SHOWN_SKIPPED = 5
+
+_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
+_Out = Annotated[Path, typer.Option(help="Table to write: .tsv, .csv or .parquet.")]
+_Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
+_Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
+
+
+class _Format(StrEnum):
+    csv = "csv"
+    kaldi = "kaldi"
+    parquet = "parquet"
+    voxceleb = "voxceleb"
+    voxsrc = "voxsrc"
+
+
+class _NameBy(StrEnum):
+    utt_id = "utt_id"
+    path = "path"
+
+
+@prepare.command()
+def folder(
+    root: Annotated[Path, typer.Argument(help="Folder with speaker/file or speaker/session/file.")],
+    out: _Out,
+    *,
+    corpus: _Corpus = None,
+    workers: _Workers = 4,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a tree of speaker folders; what cannot be read is skipped and listed."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.folder import prepare_folder
+
+    with progress_bar("opening", "files") as progress:
+        prepared = prepare_folder(root, corpus=corpus, workers=workers, progress=progress)
+    _finish(prepared, out, json_file)
+
+
+@prepare.command()
+def csv(
+    path: Annotated[Path, typer.Argument(metavar="LIST", help="List with a header line: .csv, or .tsv with tabs.")],
+    out: _Out,
+    *,
+    path_column: Annotated[str, typer.Option(help="Header of the column with the audio files.")] = "path",
+    speaker_column: Annotated[str, typer.Option(help="Header of the column with the speakers.")] = "speaker",
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="NEW=OLD", help="Name another column, e.g. session=video; repeatable.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the list.")] = None,
+    corpus: _Corpus = None,
+    workers: _Workers = 4,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a list of files and speakers; what cannot be read is skipped and listed."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.csv_list import prepare_csv
+
+    names: dict[str, str] = {}
+    for pair in rename or []:
+        new, equals, old = pair.partition("=")
+        if not (equals and new and old):
+            raise TableError(f"--rename takes NEW=OLD, e.g. session=video, not {pair!r}")
+        names[new] = old
+    with progress_bar("opening", "files") as progress:
+        prepared = prepare_csv(
+            path,
+            path_column=path_column,
+            speaker_column=speaker_column,
+            rename=names,
+            root=root,
+            corpus=corpus,
+            workers=workers,
+            progress=progress,
+        )
+    _finish(prepared, out, json_file)
+
+
+def _finish(prepared: Prepared, out: Path, json_file: Path | None) -> None:
+    from nestvox.corpora.utterances import write_utterances
+
+    write_utterances(prepared.table, out)
+    counts = _table_counts(prepared.table)
+    _print_rows({**counts, "skipped": len(prepared.skipped), "table": str(out)})
+    for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
+        typer.echo(f"skipped {skipped.path}: {skipped.reason}")
+    if len(prepared.skipped) > _SHOWN_SKIPPED:
+        typer.echo(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
+    listed = [{"path": skipped.path, "reason": skipped.reason} for skipped in prepared.skipped]
+    _write_json(json_file, {**counts, "skipped": listed, "table": str(out)})
+
+
+@app.command()
+def check(
+    tables: Annotated[list[Path], typer.Argument(help="Utterance tables, together one corpus.")],
+    *,
+    trials: Annotated[list[Path] | None, typer.Option(help="Trial list over these tables; repeatable.")] = None,
+    training: Annotated[list[Path] | None, typer.Option(help="Table to train on; repeatable.")] = None,
+    audio: Annotated[bool, typer.Option(help="Decode everything: duplicates, durations, damage.")] = True,
+    min_duration_s: Annotated[float, typer.Option(help="Shorter utterances are a warning.")] = 0.5,
+    duration_tolerance_s: Annotated[float, typer.Option(help="Between stated and decoded duration.")] = 0.1,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
+    json_file: _Json = None,
+) -> None:
+    """Check a corpus: speakers across splits or trained and tested, duplicates, labels, durations, missing files.
+
+    Exits 1 when there is an error; warnings alone exit 0.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.check import check_corpus
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+
+    with progress_bar("decoding", "utterances") as progress:
+        report = check_corpus(
+            [read_utterances(path) for path in tables],
+            [read_trials(path) for path in trials or []],
+            training=[read_utterances(path) for path in training or []],
+            audio=audio,
+            min_duration_s=min_duration_s,
+            duration_tolerance_s=duration_tolerance_s,
+            workers=workers,
+            progress=progress,
+        )
+    _print_rows(
+        {
+            "utterances": report.n_utterances,
+            "speakers": report.n_speakers,
+            "trials": report.n_trials,
+            "audio": f"{report.n_decoded} decoded, {report.audio_s / 3600:.2f} h" if audio else "not decoded",
+        }
+    )
+    if report.findings:
+        shown = Table("", Column("finding", overflow="fold"), "count", "what", Column("examples", overflow="fold"))
+        for finding in report.findings:
+            shown.add_row(
+                finding.severity, finding.kind, f"{finding.count:,}", finding.message, "\n".join(finding.examples[:3])
+            )
+        Console().print(shown)
+    _write_json(json_file, report.as_dict())
+    errors = sum(finding.severity == "error" for finding in report.findings)
+    warnings = len(report.findings) - errors
+    typer.echo(
+        f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}"
+    )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def trials(
+    table: Annotated[Path, typer.Argument(help="Utterance table to draw from.")],
+    out: Annotated[Path, typer.Option(help="Trial list to write.")],
+    *,
+    preset: Annotated[str | None, typer.Option(help="pairs-250-seed42 or pairs-250-seed43.")] = None,
+    n_target: Annotated[int | None, typer.Option("--targets", min=0, help="Number of target trials.")] = None,
+    n_nontarget: Annotated[int | None, typer.Option("--nontargets", min=0, help="Number of non-target trials.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; 0 by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    name_by: Annotated[_NameBy, typer.Option(help="What stands for an utterance in the list.")] = _NameBy.utt_id,
+    fmt: Annotated[_Format, typer.Option("--format", help="Of the list.")] = _Format.voxceleb,
+    json_file: _Json = None,
+) -> None:
+    """Generate a balanced trial list: the same table and seed give the same list on every machine."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.generate import PRESETS, Preset, generate_trials
+    from nestvox.corpora.trials import write_trials
+    from nestvox.corpora.utterances import read_utterances
+
+    given = n_target is not None or n_nontarget is not None or seed is not None
+    if preset is not None:
+        if given:
+            raise TrialsError("a preset has its own numbers and seed: leave out --targets, --nontargets and --seed")
+        if preset not in PRESETS:
+            raise TrialsError(f"no preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
+        chosen = PRESETS[preset]
+    elif n_target is None or n_nontarget is None:
+        raise TrialsError("name a --preset, or give --targets and --nontargets")
+    else:
+        chosen = Preset(n_target, n_nontarget, seed or 0)
+    utterances = read_utterances(table)
+    if split is not None:
+        utterances = utterances.where(split=split)
+    with progress_bar("drawing", "trials") as progress:
+        drawn = generate_trials(
+            utterances,
+            n_target=chosen.n_target,
+            n_nontarget=chosen.n_nontarget,
+            seed=chosen.seed,
+            name_by=name_by.value,
+            progress=progress,
+        )
+    write_trials(drawn, out, fmt.value)
+    summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
+    _print_rows(summary)
+    _write_json(json_file, summary)
+
+
+@app.command()
+def describe(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Trial lists.")],
+    fmt: Annotated[_Format | None, typer.Option("--format", help="Where it cannot be found out.")] = None,
+    json_file: _Json = None,
+) -> None:
+    """Count the trials of lists in any format, and show the hash that names their content."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from nestvox.corpora.trials import read_trials
+
+    described = {str(path): _trial_counts(read_trials(path, fmt.value if fmt else None)) for path in paths}
+    shown = Table(
+        Column("list", overflow="fold"),
+        "trials",
+        "targets",
+        "non-targets",
+        "unknown",
+        "names",
+        Column("sha256", no_wrap=True),
+    )
+    for path, counts in described.items():
+        numbers = [f"{counts[name]:,}" for name in ("n_trials", "n_target", "n_nontarget", "n_unknown", "n_names")]
+        shown.add_row(path, *numbers, counts["trials_sha256"][:16])
+    Console().print(shown)
+    _write_json(json_file, described)
+
+
+def _table_counts(table: UtteranceTable) -> dict[str, Any]:
+    frame = table.frame
+    hours = float(frame["duration_s"].sum()) / 3600 if "duration_s" in frame.columns else None
+    return {
+        "n_utterances": len(table),
+        "n_speakers": frame["speaker"].n_unique(),
+        "hours": None if hours is None else round(hours, 3),
+    }
+
+
+def _trial_counts(trials: Trials) -> dict[str, Any]:
+    import polars as pl
+
+    return {
+        "n_trials": len(trials),
+        "n_target": trials.n_target,
+        "n_nontarget": trials.n_nontarget,
+        "n_unknown": trials.n_unknown,
+        "n_names": pl.concat([trials.frame["enrol"].alias("name"), trials.frame["test"].alias("name")]).n_unique(),
+        "trials_sha256": trials.sha256,
+    }
+
+
+def _print_rows(rows: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("", "", show_header=False)
+    shown.columns[1].overflow = "fold"
+    for name, value in rows.items():
+        shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(shown)
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    import json
+
+    from nestvox.atomic import write_text
+
+    if path is not None:
+        write_text(path, json.dumps(content, indent=2) + "\n")
