@@ -133,7 +133,7 @@ class _Broken(Exception):  # noqa: N818  not an error of the user's: the transfe
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but neither from https to http nor to another scheme."""
 
-    def redirect_request(  # noqa: PLR0917  the signature is urllib's
+    def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         target = urlsplit(newurl).scheme
