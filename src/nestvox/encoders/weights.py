@@ -135,12 +135,14 @@ def _tensors_of_checkpoint(content: bytes, state_key: str, source: str) -> dict[
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # PyTorch's own message tells people to switch the protection off.
         raise WeightsError(
-            f"{source}: holds more than tensors and plain values, so it is not opened; convert it to safetensors "
-            f"where you trust it ({str(error).splitlines()[0]})"
+            f"{source}: not a readable checkpoint: it is damaged, or holds more than tensors and plain values, which "
+            "may run code when it is opened; convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        raise WeightsError(f"{source}: not a readable PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged pickle fails in every way there is
+        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+        raise WeightsError(f"{source}: not a readable checkpoint: {reason}") from error
     if state_key and isinstance(checkpoint, dict) and state_key in checkpoint:
         checkpoint = checkpoint[state_key]
     if not isinstance(checkpoint, dict) or not all(isinstance(value, Tensor) for value in checkpoint.values()):

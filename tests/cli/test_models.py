@@ -1,0 +1,111 @@
+"""`nestvox models` as the user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nestvox.cli.models import app
+from nestvox.encoders.cache import cached_weights
+from nestvox.encoders.catalogue import CatalogueEntry, entries, find
+from nestvox.errors import CatalogueError, DownloadError, WeightsError
+
+run = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "cache"
+
+
+def put_in_cache(name: str) -> Path:
+    path = cached_weights(find(name))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_list_shows_name_licence_and_size(tmp_path: Path) -> None:
+    result = run.invoke(app, ["list", "--json", str(tmp_path / "models.json")])
+    assert result.exit_code == 0
+    for part in ("ge2e", "256", "Apache-2.0", "15.7 MB", "no"):
+        assert part in result.output
+    listed = json.loads((tmp_path / "models.json").read_text())
+    assert [row["name"] for row in listed] == [entry.name for entry in entries()]
+    assert listed[0]["cached"] is False
+    assert listed[0]["sha256"] == entries()[0].sha256
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_show_tells_everything(entry: CatalogueEntry, tmp_path: Path) -> None:
+    result = run.invoke(app, ["show", entry.name, "--json", str(tmp_path / "x.json")])
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    for part in (entry.licence_url, entry.sha256, entry.training_data, entry.published, entry.paper, entry.project):
+        assert part in said
+    assert f"nestvox models fetch {entry.name}" in said
+    assert json.loads((tmp_path / "x.json").read_text())["licence"] == entry.licence
+    path = put_in_cache(entry.name)
+    assert str(path) in run.invoke(app, ["show", entry.name]).output.replace("\n", "")
+
+
+def test_path_prints_the_path_and_nothing_else() -> None:
+    path = put_in_cache("ge2e")
+    result = run.invoke(app, ["path", "ge2e"])
+    assert (result.exit_code, result.output) == (0, f"{path}\n")
+
+
+def test_path_of_what_is_not_here_is_an_error() -> None:
+    result = run.invoke(app, ["path", "ge2e"])
+    assert isinstance(result.exception, DownloadError)
+    assert "nestvox models fetch ge2e" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["show", "path", "fetch"])
+def test_unknown_names(command: str) -> None:
+    result = run.invoke(app, [command, "ge2"])
+    assert isinstance(result.exception, CatalogueError)
+    assert "did you mean ge2e" in str(result.exception)
+
+
+def test_fetch_offline_names_the_place(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run.invoke(app, ["fetch", "ge2e", "--offline"])
+    assert isinstance(result.exception, DownloadError)
+    assert str(empty_cache) in str(result.exception)
+
+
+def test_fetch_from_a_file_that_is_not_there() -> None:
+    result = run.invoke(app, ["fetch", "ge2e", "--weights", "nothing.whl"])
+    assert isinstance(result.exception, DownloadError | WeightsError)
+    assert "nothing.whl" in str(result.exception)
+
+
+@pytest.mark.network
+def test_fetch_says_the_licence_and_prints_only_the_path_on_stdout() -> None:
+    result = run.invoke(app, ["fetch", "ge2e"])
+    if isinstance(result.exception, DownloadError):
+        pytest.skip(f"the weights of ge2e cannot be had here: {result.exception}")
+    assert result.exit_code == 0
+    assert "Apache-2.0" in result.stderr
+    assert "resemblyzer 0.1.4" in result.stderr
+    assert result.stdout == f"{cached_weights(find('ge2e'))}\n"
+    assert run.invoke(app, ["path", "ge2e"]).output == result.stdout
+    again = run.invoke(app, ["fetch", "ge2e", "--offline"])
+    assert (again.exit_code, again.stderr) == (0, "")
+
+
+def test_the_catalogue_works_without_torch_and_numpy() -> None:
+    code = "import sys\nsys.modules['torch'] = sys.modules['numpy'] = None\nfrom nestvox.cli.models import app\napp()"
+    for arguments in (["list"], ["show", "ge2e"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Apache-2.0" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code, "fetch", "ge2e"], capture_output=True, text=True, check=False)
+    assert "nestvox[torch]" in done.stderr
