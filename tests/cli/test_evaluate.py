@@ -172,3 +172,38 @@ def test_no_torch_is_imported(files):
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(files, monkeypatch):
+    pytest.importorskip("torch")
+    from nestvox.extraction.store import EmbeddingStore
+
+    class Model:
+        name, fingerprint, dims, training_speakers = "tiny", "ab" * 8, (4, 16), ()
+
+    whole = EmbeddingStore(files / "store")
+    asked = []
+
+    def load(name, *, weights, offline):
+        asked.append((name, weights, offline))
+        return Model()
+
+    def embed_table(model, table, out, *, progress):
+        ids = table.frame["utt_id"].to_list()
+        writer = StoreWriter(
+            out, StoreMetadata(model.fingerprint, "tiny", "nested", (4, 16), 16, "float32", len(ids), 8)
+        )
+        for shard in writer.pending:
+            rows = [ids[row] for row in writer.metadata.planned(shard)]
+            writer.write_shard(shard, ShardRows(rows, whole.take(whole.index_of(rows))))
+        progress(len(ids), len(ids))
+        return writer.finish()
+
+    monkeypatch.setattr("nestvox.model.load", load)
+    monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
+    common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
+    by_model = run(*common, "--model", "tiny", "--offline", "--json", files / "a.json")
+    by_store = run(*common, "--store", files / "store", "--json", files / "b.json")
+    assert (by_model.exit_code, by_store.exit_code) == (0, 0), by_model.output + by_store.output
+    assert asked == [("tiny", None, True)]
+    assert json.loads((files / "a.json").read_text()) == json.loads((files / "b.json").read_text())

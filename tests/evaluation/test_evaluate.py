@@ -68,7 +68,7 @@ def test_all_three_roads_agree(world):
     class Model:
         name, fingerprint, dims, training_speakers = "tiny", "0123456789abcdef", (8, 16, 32), ()
 
-        def embed(self, audio, /):
+        def embed(self, audio, /, *, dim=None):
             rows = world.table.resolve([str(path.relative_to(world.folder)) for path in audio])
             return world.vectors[rows]
 
@@ -91,7 +91,7 @@ def test_only_the_utterances_of_the_trials_are_embedded(world):
     class Model:
         name, fingerprint, dims, training_speakers = "tiny", "f" * 16, (32,), ()
 
-        def embed(self, audio, /):
+        def embed(self, audio, /, *, dim=None):
             seen.extend(path.name for path in audio)
             return world.vectors[world.table.resolve([f"audio/{path.name}" for path in audio])]
 

@@ -51,8 +51,8 @@ class Embedder(Protocol):
     def training_speakers(self) -> tuple[str, ...]:
         """Keys of the speakers it was trained on."""
 
-    def embed(self, audio: Any, /) -> NDArray[np.float32]:
-        """(n, D) embeddings of n audio files."""
+    def embed(self, audio: Any, /, *, dim: int | None = None) -> NDArray[np.float32]:
+        """(n, dim) embeddings of n audio files."""
 
 
 def evaluate_scores(
@@ -315,7 +315,7 @@ def _embed_files(model: Embedder, table: UtteranceTable, progress: Progress) -> 
     files = [table.audio_path(row) for row in range(len(table))]
     parts = []
     for start in range(0, len(files), _EMBED_BATCH):
-        parts.append(np.asarray(model.embed(files[start : start + _EMBED_BATCH]), dtype=np.float32))
+        parts.append(np.asarray(model.embed(files[start : start + _EMBED_BATCH], dim=model.dims[-1]), dtype=np.float32))
         progress(min(start + _EMBED_BATCH, len(files)), len(files))
     return np.concatenate(parts)
 
