@@ -6,9 +6,16 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
 
 from nestvox.encoders import Encoder, load_encoder
 from nestvox.errors import DownloadError
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that wait for each other at every step of an LSTM stand still on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
