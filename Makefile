@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+# The demo takes a speech corpus beside the clone where there is one.
+DATA ?= $(wildcard ../shared/speech)
 CONSTRAINTS := constraints/pinned.txt
 
 # Inside an activated environment the development targets use that one and install nothing.

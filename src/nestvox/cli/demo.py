@@ -1,0 +1,265 @@
+"""`nestvox demo`: a frozen encoder becomes a nested model on real speech, measured, saved and used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestvox.errors import DownloadError, TableError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nestvox.corpora.trials import Trials
+    from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation import Evaluation
+    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.model import SpeakerModel
+    from nestvox.training.rotation import NestedFit
+
+__all__ = ["demo"]
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with utterances.tsv (with a column split), trials_dev.txt and trials_test.txt."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Encoder: a name that `nestvox models list` shows, or a folder.")] = "ge2e",
+    out: Annotated[Path, typer.Option(help="Where model, stores and report go.")] = Path("demo-output"),
+    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the refinement and the replicates.")] = 0,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+) -> None:
+    """Turn a pretrained encoder into a nested one and show what every dimension is worth.
+
+    Without --data it takes LibriSpeech dev-clean (downloaded, 338 MB) and, where that cannot be had, speech synthesised
+    by espeak-ng, with every number labelled synthetic. Run again, it reuses what is there.
+    """
+    from rich.console import Console
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.progress import progress_bar
+    from nestvox.evaluation.report import write_html, write_json
+    from nestvox.extraction.embed import run_embedding
+    from nestvox.model import load
+    from nestvox.training.rotation import nest_encoder
+
+    console = Console(soft_wrap=True, highlight=False)
+    began = time.perf_counter()
+    table, trials = _speech(data, out, console, offline=offline)
+    parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
+    for split, part in parts.items():
+        console.print(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
+    encoder = load(model, offline=offline)
+    console.print(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
+
+    with _stage(console, "embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
+        store, run = run_embedding(encoder, table, out / "store", tap="embedding", progress=bar)
+    if run.rows:
+        console.print(f"  {run.rows} utterances, {run.utterances_per_s:.1f}/s, {run.real_time_factor:.4f} x real time")
+    else:
+        console.print(f"  reused {len(store)} embeddings from {out / 'store'}")
+    with _stage(console, "fit on train, choose on dev"), progress_bar("fit", "candidates") as bar:
+        fit = nest_encoder(encoder, store, parts["train"], parts["dev"], trials["dev"], seed=seed, progress=bar)
+    _show_dev(fit, console)
+    with _stage(console, "evaluate on test"), progress_bar("evaluate", "rows") as bar:
+        found = _evaluate(fit, store, trials["test"], table, out, bootstrap=bootstrap, seed=seed, progress=bar)
+    nested = found["nested"]
+    _show_test(found, console)
+    for name, evaluation in found.items():
+        write_json(evaluation, out / "results" / f"{name}.json")
+    baselines = {name: evaluation for name, evaluation in found.items() if name != "nested"}
+    write_html(nested, out / "report.html", baselines=baselines, name="nested")
+    fit.model.card["results"] = [_card_row(row, nested) for row in nested.overall]
+    fit.model.save(out / "model")
+    write_text(out / "results" / "table.md", _markdown(found))
+    _verify_two(fit.model, table, trials["test"], out, console)
+    console.print(
+        f"\nmodel    {out / 'model'}\nreport   {out / 'report.html'}\nresults  {out / 'results'}\n"
+        f"store    {out / 'store'}\ndone in {time.perf_counter() - began:.0f} s"
+    )
+
+
+@contextmanager
+def _stage(console: Console, title: str) -> Iterator[None]:
+    console.print(f"[bold]{title}[/bold]")
+    began = time.perf_counter()
+    yield
+    console.print(f"  {time.perf_counter() - began:.1f} s")
+
+
+def _speech(
+    data: Path | None, out: Path, console: Console, *, offline: bool
+) -> tuple[UtteranceTable, dict[str, Trials]]:
+    """The corpus of the demo and its trials: the user's, LibriSpeech dev-clean, or synthesised speech."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.generate import generate_trials
+    from nestvox.corpora.prepare.librispeech import prepare_librispeech_dev_clean
+    from nestvox.corpora.prepare.synthetic import prepare_synthetic
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+
+    if data is not None:
+        if not (data / "utterances.tsv").is_file():
+            raise TableError(
+                "not there; make it with `nestvox data prepare folder` and give every speaker a split", source=data
+            )
+        table = read_utterances(data / "utterances.tsv")
+        folder = data
+    else:
+        folder = out / "librispeech-dev-clean"
+        try:
+            with progress_bar("LibriSpeech dev-clean", "bytes") as bar:
+                table = prepare_librispeech_dev_clean(folder, offline=offline, progress=bar)
+        except DownloadError as error:
+            console.print(f"[yellow]LibriSpeech dev-clean cannot be had:[/yellow] {error}")
+            console.print("[bold yellow]Speaking with espeak-ng instead: every number below is SYNTHETIC[/bold yellow]")
+            folder = out / "synthetic-speech"
+            with progress_bar("espeak-ng", "speakers") as bar:
+                table = prepare_synthetic(folder, progress=bar)
+    label = f" [bold red]{', '.join(table.labels).upper()}[/bold red]" if table.labels else ""
+    console.print(f"[bold]speech[/bold] {table.source}{label}")
+    trials = {}
+    for split in ("dev", "test"):
+        path = folder / f"trials_{split}.txt"
+        if path.is_file():
+            trials[split] = read_trials(path)
+        else:
+            trials[split] = generate_trials(table.where(split=split), n_target=250, n_nontarget=250, seed=42)
+    return table, trials
+
+
+def _evaluate(
+    fit: NestedFit,
+    store: EmbeddingStore,
+    trials: Trials,
+    table: UtteranceTable,
+    out: Path,
+    *,
+    bootstrap: int,
+    seed: int,
+    progress: Any,
+) -> dict[str, Evaluation]:
+    """Every method on the same trials; ``nested`` is the model that is kept."""
+    import shutil
+
+    from nestvox.evaluation.evaluate import evaluate_store
+    from nestvox.extraction.rotate import rotate_store
+
+    found = {}
+    conditions = tuple(column for column in ("corpus", "sex", "language") if column in table.frame.columns)
+    for name, candidate in fit.candidates.items():
+        kept = name == "best"
+        title = "nested" if kept else name
+        if not kept and candidate.rotation is fit.candidates["best"].rotation:
+            continue  # it is the kept one, under its own name
+        folder = out / "rotated" / title
+        shutil.rmtree(folder, ignore_errors=True)  # made in a second; another run may have chosen otherwise
+        fingerprint = fit.model.fingerprint if kept else f"{title}-{store.metadata.fingerprint}"
+        rotated = rotate_store(
+            candidate.rotation,
+            store,
+            folder,
+            fingerprint=fingerprint,
+            model=fit.model.name if kept else f"{store.metadata.model} {title}",
+            training_speakers=() if name == "truncation" else fit.speakers,
+        )
+        found[title] = evaluate_store(
+            rotated,
+            trials,
+            table=table,
+            conditions=conditions[:1] if kept else (),
+            n_bootstrap=bootstrap,
+            seed=seed,
+            progress=progress,
+        )
+    return found
+
+
+def _show_dev(fit: NestedFit, console: Console) -> None:
+    from rich.table import Table
+
+    dims = fit.model.dims
+    shown = Table(title="EER % on the development trials (chosen on them: optimistic)", title_justify="left")
+    shown.add_column("head")
+    for dim in dims:
+        shown.add_column(str(dim), justify="right")
+    for name, candidate in fit.candidates.items():
+        if name != "best":
+            shown.add_row(name, *(f"{100 * candidate.eers[dim]:.2f}" for dim in dims))
+    console.print(shown)
+    console.print(f"kept: {fit.candidates['best'].rotation.method} {fit.candidates['best'].rotation.details}")
+
+
+def _show_test(found: dict[str, Evaluation], console: Console) -> None:
+    from rich.table import Table
+
+    from nestvox.evaluation.report import percent_interval
+
+    nested = found["nested"]
+    labels = f" [bold red]{', '.join(nested.labels).upper()}[/bold red]" if nested.labels else ""
+    shown = Table(title=f"EER % on the test trials, reported once{labels}", title_justify="left")
+    shown.add_column("dim", justify="right")
+    for name in found:
+        shown.add_column(name, justify="right")
+    for row in nested.overall:
+        rates = [evaluation.rates(row.dim) for evaluation in found.values()]
+        shown.add_row(str(row.dim), *(percent_interval(rate) for rate in rates))
+    console.print(shown)
+    head = nested.headline
+    console.print(
+        f"{head.n_target} target and {head.n_nontarget} non-target trials, sha256 {nested.trials_sha256[:16]}; "
+        f"in brackets: {head.interval}"
+    )
+
+
+def _markdown(found: dict[str, Evaluation]) -> str:
+    from nestvox.evaluation.report import percent_interval
+
+    nested = found["nested"]
+    head = nested.headline
+    labels = f" ({', '.join(nested.labels)})" if nested.labels else ""
+    lines = [f"| dim | {' | '.join(found)} |", f"|---:|{'---:|' * len(found)}"]
+    for row in nested.overall:
+        cells = " | ".join(percent_interval(evaluation.rates(row.dim)) for evaluation in found.values())
+        lines.append(f"| {row.dim} | {cells} |")
+    lines += [
+        "",
+        f"EER in per cent{labels}, {head.n_target} target and {head.n_nontarget} non-target trials "
+        f"(sha256 `{nested.trials_sha256[:16]}`); in brackets: {head.interval}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _card_row(row: Any, evaluation: Evaluation) -> dict[str, Any]:
+    fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "n_target", "n_nontarget")
+    return {
+        **{name: getattr(row, name) for name in fields},
+        "labels": list(row.labels),
+        "trials_sha256": evaluation.trials_sha256,
+        "trials_source": Path(evaluation.trials_source).name,
+    }
+
+
+def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out: Path, console: Console) -> None:
+    """Two files of one speaker and two of different ones, at a quarter of the size, with the commands for it."""
+    dim = next(d for d in model.dims if 4 * d >= model.embedding_dim)
+    console.print(f"[bold]verify two files by name, {dim} of {model.embedding_dim} dimensions[/bold]")
+    paths = table.audio_paths()
+    for target in (True, False):
+        pair = trials.frame.filter(trials.frame["target"] == target).row(0, named=True)
+        a, b = (paths[i] for i in table.resolve([pair["enrol"], pair["test"]]))
+        answer = model.verify(a, b, dim=dim)
+        verdict = {True: "same speaker", False: "different speakers", None: "no threshold"}[answer.same]
+        console.print(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}")
+        console.print(
+            f"    {verdict} (truth: {'same' if target else 'different'}): score {answer.score:+.4f}, "
+            + (f"threshold {answer.threshold.value:+.4f}" if answer.threshold else "")
+        )
