@@ -92,8 +92,7 @@ def _opened(path: Path) -> Iterator[_Stream]:
     try:
         stream = _Stream(honest_mp3(path) or str(path))
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        reason = str(error).split(": ", 1)[-1]
-        raise UnreadableAudioError(path, f"cannot be opened as audio: {reason}") from error
+        raise UnreadableAudioError(path, f"cannot be opened as audio: {_reason(error)}") from error
     with stream:
         if stream.format not in _CONTAINERS:
             known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph"
@@ -107,6 +106,13 @@ def _opened(path: Path) -> Iterator[_Stream]:
         yield stream
 
 
+def _reason(error: Exception) -> str:
+    """What libsndfile or the system says, without the path, which the caller puts first."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return str(error.error_string)
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
 def _blocks(stream: _Stream, path: Path) -> Iterator[NDArray[np.float32]]:
     """Yield (n, channels) blocks from the current position to where decoding ends."""
     size = max(1, _BLOCK_SAMPLES // stream.channels)
@@ -117,10 +123,8 @@ def _blocks(stream: _Stream, path: Path) -> Iterator[NDArray[np.float32]]:
         try:
             block = stream.read(size, out=buffer)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            reason = str(error).split(": ", 1)[-1]
-            raise UnreadableAudioError(
-                path, f"breaks after {decoded / stream.samplerate:.3f} s of decoding: {reason}"
-            ) from error
+            place = f"breaks after {decoded / stream.samplerate:.3f} s of decoding"
+            raise UnreadableAudioError(path, f"{place}: {_reason(error)}") from error
         if not len(block):
             return
         decoded += len(block)
