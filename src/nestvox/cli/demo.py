@@ -252,7 +252,7 @@ def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out:
     """Two files of one speaker and two of different ones, at a quarter of the size, with the commands for it."""
     dim = next(d for d in model.dims if 4 * d >= model.embedding_dim)
     console.print(f"[bold]verify two files by name, {dim} of {model.embedding_dim} dimensions[/bold]")
-    paths = table.audio_paths()
+    paths = table.audio_paths
     for target in (True, False):
         pair = trials.frame.filter(trials.frame["target"] == target).row(0, named=True)
         a, b = (paths[i] for i in table.resolve([pair["enrol"], pair["test"]]))
