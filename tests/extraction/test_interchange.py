@@ -145,9 +145,7 @@ def test_pickled_kaldi_entries_and_npy_objects_are_refused(tmp_path: Path) -> No
     batch_rows=st.integers(1, 21),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_round_trip(  # noqa: PLR0917 - hypothesis gives them by name
-    tmp_path: Path, suffix: str, rows: int, dim: int, step: int, batch_rows: int, seed: int
-) -> None:
+def test_round_trip(tmp_path: Path, suffix: str, rows: int, dim: int, step: int, batch_rows: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     ids = [f"u{row}" for row in range(rows)]
     path = write(tmp_path / f"v{suffix}", vectors, ids, step)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -32,7 +34,7 @@ from nestvox.extraction.store import (
     is_store,
     read_metadata,
 )
-from nestvox.extraction.tuning import choose
+from nestvox.extraction.tuning import SIZES, choose
 from nestvox.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class EmbeddingRun:
         audio_s: seconds of audio that it put through the network.
         trial_s: of `wall_s`, spent on choosing batch size and threads.
         wall_s: the whole run.
-        batch_size, workers: as used.
+        batch_size, threads, workers: as used; 0 threads: the model is none of torch's.
     """
 
     rows: int
@@ -97,6 +99,7 @@ class EmbeddingRun:
     trial_s: float
     wall_s: float
     batch_size: int
+    threads: int
     workers: int
 
     @property
@@ -117,6 +120,7 @@ def embed_table(
     *,
     tap: StoreTap = "nested",
     batch_size: int | None = None,
+    threads: int | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
     dtype: str = "float32",
@@ -137,6 +141,7 @@ def embed_table(
         tap: ``nested`` (every prefix is in it), or an encoder's ``embedding``, ``pooled`` or ``frames``.
         batch_size: most utterances in one forward pass; None: a trial of about two seconds on the first utterances
             decides, and a resumed run keeps what was decided. It changes vectors by rounding only.
+        threads: of the network on a CPU; None: by the same trial. Set back afterwards.
         workers: decoding threads; None: by the same trial.
         shard_rows: utterances of a file of the store; None: by the size of the table.
         dtype: ``float32``, or ``float16`` for half the space (about three significant digits).
@@ -160,6 +165,7 @@ def embed_table(
         out,
         tap=tap,
         batch_size=batch_size,
+        threads=threads,
         workers=workers,
         shard_rows=shard_rows,
         dtype=dtype,
@@ -176,6 +182,7 @@ def run_embedding(
     *,
     tap: StoreTap = "nested",
     batch_size: int | None = None,
+    threads: int | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
     dtype: str = "float32",
@@ -185,29 +192,32 @@ def run_embedding(
 ) -> tuple[EmbeddingStore, EmbeddingRun]:
     """Do what `embed_table` does, and also say what it took."""
     began = time.perf_counter()
-    _check_options(batch_size, workers, max_duration_s, model)
+    _check_options(model, max_duration_s, batch_size=batch_size, threads=threads, workers=workers)
     sources = _sources(table)
     before = read_metadata(out) if is_store(out) else None
     recorded = dict(before.run) if before is not None else {}
-    batch_size = batch_size or recorded.get("batch_size")
-    workers = workers or recorded.get("workers")
+    asked = _Choice(
+        batch_size or recorded.get("batch_size"), threads or recorded.get("threads"), workers or recorded.get("workers")
+    )
     decoder = Decoder(
         sources,
         sample_rate=model.sample_rate,
         min_duration_s=model.min_duration_s,
         max_duration_s=max_duration_s,
-        workers=workers or 2,
+        workers=asked.workers or 2,
         ahead_s=2 * _MAX_BATCH_S,
     )
     network = _Network(model, tap)
-    try:
+    with _torch_threads() as set_threads, closing(decoder):
         # What was begun for another model or tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         trial_s = 0.0
-        if dim is None or batch_size is None or workers is None:
-            trial = _try_out(network, decoder, few=batch_size is not None and workers is not None)
-            dim, trial_s = trial.dim, time.perf_counter() - began
-            batch_size, workers = batch_size or trial.batch_size, workers or trial.workers
+        if dim is None or None in (asked.batch_size, asked.threads, asked.workers):
+            dim, asked = _try_out(network, decoder, asked, set_threads)
+            trial_s = time.perf_counter() - began
+        batch_size, threads, workers = asked.batch_size or 1, asked.threads or 0, asked.workers or 1
+        if threads:
+            set_threads(threads)
         metadata = StoreMetadata(
             fingerprint=model.fingerprint,
             model=model.name,
@@ -219,7 +229,7 @@ def run_embedding(
             shard_rows=shard_rows or (before.shard_rows if before else default_shard_rows(len(sources), tap)),
             table_sha256=_table_sha256(table.frame),
             plan={"max_duration_s": max_duration_s},
-            run={"batch_size": batch_size, "workers": workers},
+            run={"batch_size": batch_size, "threads": threads, "workers": workers},
             labels=table.labels,
             training_speakers=tuple(model.training_speakers),
         )
@@ -227,8 +237,6 @@ def run_embedding(
         resumed = writer.done_rows
         job = _Job(network, decoder, writer, table.frame, batch_size, skip_bad=skip_bad, progress=progress)
         job.run()
-    finally:
-        decoder.close()
     store = writer.finish()
     failed = len(store.metadata.failed)
     run = EmbeddingRun(
@@ -239,6 +247,7 @@ def run_embedding(
         trial_s=trial_s,
         wall_s=time.perf_counter() - began,
         batch_size=batch_size,
+        threads=threads,
         workers=workers,
     )
     return store, run
@@ -253,15 +262,12 @@ class _Network:
         self.audio_s = 0.0
         self._fits_s = float("inf")
 
-    def plain(self, waveforms: Sequence[Vector]) -> Any:
-        return self.model.forward(waveforms, tap=self.tap)
-
     def __call__(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]]]:
         """Return (D,) vectors, or (T_i, C) frames."""
         padded_s = len(waveforms) * max(len(waveform) for waveform in waveforms) / self.model.sample_rate
         if padded_s < self._fits_s or len(waveforms) == 1:
             try:
-                result = list(self.plain(waveforms))
+                result = list(self.model.forward(waveforms, tap=self.tap))
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -278,15 +284,20 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    dim: int
-    batch_size: int
-    workers: int
+class _Choice:
+    """Batch size, network threads and decoding threads; None: not chosen yet."""
+
+    batch_size: int | None
+    threads: int | None
+    workers: int | None
 
 
-def _try_out(network: _Network, decoder: Decoder, *, few: bool) -> _Trial:
-    """Learn the vector size, and choose batch size and threads, from the first utterances that can be read."""
-    wanted = 1 if few or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
+def _try_out(
+    network: _Network, decoder: Decoder, asked: _Choice, set_threads: Callable[[int], None]
+) -> tuple[int, _Choice]:
+    """Learn the vector size, and choose what was not asked for, from the first utterances that can be read."""
+    settled = None not in (asked.batch_size, asked.threads, asked.workers)
+    wanted = 1 if settled or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
     clips: list[Vector] = []
     problem: AudioError | None = None
     began = time.perf_counter()
@@ -305,12 +316,43 @@ def _try_out(network: _Network, decoder: Decoder, *, few: bool) -> _Trial:
         assert problem is not None
         raise AudioError(problem.path, f"{problem.problem}; nor can any other of the table's files be used")
     decode_rate = sum(len(clip) for clip in clips) / network.model.sample_rate / (time.perf_counter() - began)
-    dim = int(np.shape(network.plain(clips[:1])[0])[-1])
+    dim = int(network(clips[:1])[0].shape[-1])
     if wanted == 1:
-        return _Trial(dim, 1, 1)
-    choice = choose(network, clips, sample_rate=network.model.sample_rate, decode_rate=decode_rate)
-    network.audio_s = 0.0  # the trial is no work done
-    return _Trial(dim, choice.batch_size, choice.workers)
+        network.audio_s = 0.0  # a trial is no work done
+        return dim, asked
+    found = choose(
+        network,
+        clips,
+        sample_rate=network.model.sample_rate,
+        decode_rate=decode_rate,
+        set_threads=set_threads,
+        thread_counts=_thread_counts() if asked.threads is None else (asked.threads,),
+        sizes=SIZES if asked.batch_size is None else (asked.batch_size,),
+    )
+    network.audio_s = 0.0
+    return dim, _Choice(found.batch_size, found.threads, asked.workers or found.workers)
+
+
+def _thread_counts() -> tuple[int, ...]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return (0,)
+    usual: int = torch.get_num_threads()
+    return tuple(dict.fromkeys((usual, max(1, usual // 2), 1)))
+
+
+@contextmanager
+def _torch_threads() -> Iterator[Callable[[int], None]]:
+    """Yield what sets torch's threads, and set them back afterwards; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield lambda count: None  # noqa: ARG005 - a model that is none of torch's has nothing to set
+        return
+    before: int = torch.get_num_threads()
+    try:
+        yield torch.set_num_threads
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Job:
@@ -440,8 +482,8 @@ class _Shard:
         return np.average(np.stack([vector for _, vector in parts]).astype(np.float64), axis=0, weights=weights)
 
 
-def _check_options(batch_size: int | None, workers: int | None, max_duration_s: float, model: EmbeddingModel) -> None:
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
+def _check_options(model: EmbeddingModel, max_duration_s: float, **counts: int | None) -> None:
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise StoreError(f"{name} must be at least 1, got {value}")
     if max_duration_s < 2 * model.min_duration_s or max_duration_s <= 0:

@@ -551,9 +551,11 @@ def _brief(value: Any) -> str:
 
 
 def _vector_column(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
-    vectors = np.asarray(rows.vectors, np.float32).reshape(len(rows.utt_ids), -1)
-    if len(vectors) and vectors.shape[1] != metadata.dim:
-        raise StoreError(f"the store holds vectors of {metadata.dim} numbers, got {vectors.shape[1]}")
+    vectors = np.asarray(rows.vectors, np.float32) if len(rows.utt_ids) else np.empty((0, metadata.dim), np.float32)
+    if vectors.shape != (len(rows.utt_ids), metadata.dim):
+        raise StoreError(
+            f"the store holds vectors of {metadata.dim} numbers, got {vectors.shape} for {len(rows.utt_ids)} rows"
+        )
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(vectors, metadata.dtype)
     _refuse_non_finite(np.isfinite(stored).all(axis=1), rows.utt_ids, metadata)

@@ -1,4 +1,8 @@
-"""Batch size and decoding threads, chosen by running the first utterances: on a CPU batching can hurt."""
+"""Batch size and threads, chosen by running the first utterances.
+
+Neither is a matter of course: on a CPU batching can hurt, and on one that others use too, several threads of one
+network wait for each other longer than they compute.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Choice", "choose"]
+__all__ = ["SIZES", "Choice", "choose"]
 
 # A step up must pay by this factor: larger batches need more memory, and a tie is noise.
 _WORTH_IT = 1.1
-_SIZES = (1, 4, 16, 64)
+SIZES = (1, 4, 16, 64)
+"""Batch sizes that are tried."""
 _LONGEST_CLIP_S = 20.0
 
 Waveform = NDArray[np.float32]
@@ -25,9 +30,17 @@ Waveform = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen batch size and threads, and the seconds of audio per second that the network alone reached."""
+    """What was chosen.
+
+    Attributes:
+        batch_size: utterances in one forward pass.
+        threads: of the network on a CPU.
+        workers: decoding threads.
+        forward_rate: seconds of audio per second that the network alone reached.
+    """
 
     batch_size: int
+    threads: int
     workers: int
     forward_rate: float
 
@@ -38,40 +51,58 @@ def choose(
     *,
     sample_rate: int,
     decode_rate: float,
+    set_threads: Callable[[int], None],
+    thread_counts: Sequence[int] = (1,),
+    sizes: Sequence[int] = SIZES,
     budget_s: float = 1.5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
-    """Try growing batches on real clips until one is no longer faster, or the time is used up.
+    """Try numbers of threads, then growing batches, on real clips until one is no longer faster or the time is up.
 
     Args:
         forward: the network.
-        clips: decoded utterances (S_i,), of typical length; at most as many as the largest batch are used.
+        clips: decoded utterances (S_i,), of typical length.
         sample_rate: of the clips, in Hz.
         decode_rate: seconds of audio that one thread decodes in a second.
-        budget_s: about how long the trial may take.
+        set_threads: sets the network's number of threads; it is left at the choice.
+        thread_counts: what to try, the preferred one first.
+        sizes: of batches, ascending from the preferred one.
+        budget_s: about how long the trial may take; what is tried last is then not tried.
         clock: gives the time in seconds.
 
     Returns:
-        The choice. Fewer than two clips leave nothing to compare: one at a time.
+        The choice.
     """
     # Like a batch of a bucketed plan: neighbours in length. What is long already is bound by the network.
     ordered = sorted((clip for clip in clips if len(clip) <= _LONGEST_CLIP_S * sample_rate), key=len)
     if not ordered:
         ordered = sorted(clips, key=len)[:1]
+    tries = len(thread_counts) + len(sizes) - 1
     began = clock()
-    forward(ordered[:1])  # the first call allocates and compiles, and would count against batch size 1
-    best_size, best_rate = 1, 0.0
-    for size in _SIZES:
-        if size > len(ordered):
-            break
-        rate = _rate(forward, ordered, size, budget_s=budget_s / len(_SIZES), sample_rate=sample_rate, clock=clock)
-        if rate < best_rate * _WORTH_IT:
-            break
-        best_size, best_rate = size, rate
+    best_rate, best_threads, best_size = 0.0, thread_counts[0], sizes[0]
+
+    def rate(threads: int, size: int) -> float:
+        set_threads(threads)
+        forward(ordered[:1])  # the first call allocates and starts threads, which later ones need not do
+        return _rate(forward, ordered, size, budget_s=budget_s / tries, sample_rate=sample_rate, clock=clock)
+
+    for threads in thread_counts:
+        found = rate(threads, best_size)
+        if found > best_rate * _WORTH_IT:
+            best_rate, best_threads = found, threads
         if clock() - began > budget_s:
             break
+    for size in sizes[1:]:
+        if size > len(ordered) or clock() - began > budget_s:
+            break
+        found = rate(best_threads, size)
+        if found < best_rate * _WORTH_IT:
+            break
+        best_rate, best_size = found, size
+    set_threads(best_threads)
     cores = os.cpu_count() or 1
-    return Choice(best_size, max(1, min(cores, math.ceil(best_rate / decode_rate))), best_rate)
+    workers = max(1, min(cores, math.ceil(best_rate / decode_rate)))
+    return Choice(best_size, best_threads, workers, best_rate)
 
 
 def _rate(
