@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+# Speech for the demo; a clone may have some beside it, else the demo finds its own.
+DATA ?= $(wildcard ../shared/speech)
 # The demo takes a speech corpus beside the clone where there is one.
 DATA ?= $(wildcard ../shared/speech)
 CONSTRAINTS := constraints/pinned.txt
