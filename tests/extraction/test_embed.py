@@ -289,7 +289,7 @@ def kill(tmp_path: Path, kills: int, *options: str) -> dict[str, int]:
 
 
 def test_killed_runs_make_the_same_store(tmp_path: Path) -> None:
-    report = kill(tmp_path, 3, "--limit", "120")
+    report = kill(tmp_path, 3, "--limit", "60", "--shard-rows", "4")
     assert report["kills -9"] == 3
     assert report["stores_different"] == 0
 

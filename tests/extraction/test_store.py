@@ -255,7 +255,7 @@ def test_full_disk_leaves_no_partial_shard(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_write_table", half_a_shard)
+        patch.setattr(store_module, "write_table", half_a_shard)
         with pytest.raises(StoreError, match=r"s: cannot write \(No space left on device\).*make room.*resumes"):
             writer.write_shard(1, shard_rows(METADATA, 1))
     assert sorted(file.name for file in (tmp_path / "s").iterdir()) == before

@@ -10,12 +10,11 @@ Notation: N rows, D vector size, T frames of one utterance, C frame channels.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,32 @@ from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.errors import FingerprintError, StoreError
+from nestvox.extraction.shards import (
+    ShardRows,
+    check_count,
+    check_identity,
+    check_size,
+    corrupt,
+    count_rows,
+    open_shard,
+    read_all,
+    record_of,
+    sha256_of,
+    shard_name,
+    shard_table,
+    skipped_in,
+    write_table,
+)
+from nestvox.extraction.store_metadata import (
+    FORMAT_VERSION,
+    STORE_FILE,
+    FailedUtterance,
+    ShardRecord,
+    StoreMetadata,
+    default_shard_rows,
+    is_store,
+    read_metadata,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -42,11 +67,7 @@ __all__ = [
     "read_metadata",
 ]
 
-FORMAT_VERSION = 1
-STORE_FILE = "store.json"
 _PARTIAL = ".*.partial*"
-_FAILED_KEY = b"nestvox.failed"
-_IDENTITY_KEY = b"nestvox.identity"
 _SHARED = -1  # a path of several utterances names none of them
 
 FloatVectors = NDArray[np.float32]
@@ -58,160 +79,6 @@ class VectorBatch:
 
     ids: list[str] | None
     vectors: FloatVectors
-
-
-@dataclass(frozen=True)
-class FailedUtterance:
-    """An utterance of the table that has no row, and why."""
-
-    utt_id: str
-    path: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """A finished shard as `store.json` lists it; `sha256` is of the file."""
-
-    name: str
-    rows: int
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class StoreMetadata:
-    """What a store is for, and what stands in it.
-
-    Attributes:
-        fingerprint: of the model that made the vectors; rows of two fingerprints never meet.
-        model: its name.
-        tap: ``nested``, ``embedding``, ``pooled`` or ``frames``.
-        dims: prefix lengths that are embeddings by themselves; empty for taps that are not nested.
-        dim: D (C for ``frames``).
-        dtype: ``float32`` or ``float16``, on disk; reading gives float32.
-        planned_rows: rows of the table.
-        shard_rows: planned rows of a shard (the last may have fewer).
-        table_sha256: of the rows that were planned (ids, paths, segments).
-        plan: other options that decide what a row holds; a resumed run must have the same.
-        run: choices that do not (batch size, threads), kept so that a resumed run makes the same batches.
-        labels: what every number from this store must carry, e.g. ``synthetic``.
-        training_speakers: keys of the speakers that the model was trained on.
-        failed: utterances that were skipped, with reasons.
-        shards: the shards that are there, in order.
-        complete: every planned row is a row or listed in `failed`.
-    """
-
-    fingerprint: str
-    model: str
-    tap: str
-    dims: tuple[int, ...]
-    dim: int
-    dtype: str
-    planned_rows: int
-    shard_rows: int
-    table_sha256: str = ""
-    plan: Mapping[str, Any] = field(default_factory=dict)
-    run: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    training_speakers: tuple[str, ...] = ()
-    failed: tuple[FailedUtterance, ...] = ()
-    shards: tuple[ShardRecord, ...] = ()
-    complete: bool = False
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float16"):
-            raise StoreError(f"dtype must be float32 or float16, got {self.dtype!r}")
-        if self.dim < 1 or self.shard_rows < 1 or self.planned_rows < 0:
-            raise StoreError(
-                f"a store needs dim >= 1, shard_rows >= 1 and planned_rows >= 0, got dim={self.dim}, "
-                f"shard_rows={self.shard_rows}, planned_rows={self.planned_rows}"
-            )
-        if any(not 0 < dim <= self.dim for dim in self.dims):
-            raise StoreError(f"dims {self.dims} must lie in 1 to {self.dim}")
-
-    @property
-    def rows(self) -> int:
-        """Rows that are in the shards."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def n_shards(self) -> int:
-        """Shards that the complete store has."""
-        return -(-self.planned_rows // self.shard_rows)
-
-    def planned(self, shard: int) -> range:
-        """Planned rows (indices into the table) of one shard."""
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.planned_rows))
-
-
-@dataclass(frozen=True)
-class ShardRows:
-    """The content of one shard, in table order.
-
-    Attributes:
-        utt_ids: n names.
-        vectors: (n, D); for the tap ``frames`` a sequence of n arrays (T_i, C).
-        paths, speakers: n values or None where the table has none.
-        failed: planned rows of this shard that have no vector.
-    """
-
-    utt_ids: Sequence[str]
-    vectors: NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]]]
-    paths: Sequence[str | None] | None = None
-    speakers: Sequence[str | None] | None = None
-    failed: Sequence[FailedUtterance] = ()
-
-
-def default_shard_rows(rows: int, tap: str = "nested") -> int:
-    """Rows of a shard for a table of `rows`: about 64 shards, so that a kill costs a sixty-fourth of the work.
-
-    It depends on the table alone, never on a measurement: the same table always makes the same files.
-    """
-    smallest, largest = (16, 128) if tap == "frames" else (64, 8192)
-    return max(smallest, min(largest, -(-rows // 64)))
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether `path` is a folder with a `store.json`, complete or not."""
-    return (Path(path) / STORE_FILE).is_file()
-
-
-def read_metadata(path: str | Path) -> StoreMetadata:
-    """Read `store.json` of a store folder, complete or not.
-
-    Raises:
-        StoreError: no store there, malformed, or written by a newer nestvox.
-    """
-    file = Path(path) / STORE_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is no embedding store: it has no {STORE_FILE}") from error
-    except NotADirectoryError as error:
-        raise StoreError(f"{path} is a file, not the folder of an embedding store") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{file}: not JSON ({error}); embed again into a new folder") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            f"{file}: format version {version!r}, this nestvox reads {FORMAT_VERSION}; "
-            "use the nestvox that wrote it, or embed again"
-        )
-    try:
-        return StoreMetadata(
-            **{
-                **content,
-                "dims": tuple(content["dims"]),
-                "labels": tuple(content["labels"]),
-                "training_speakers": tuple(content["training_speakers"]),
-                "failed": tuple(FailedUtterance(**entry) for entry in content["failed"]),
-                "shards": tuple(ShardRecord(**entry) for entry in content["shards"]),
-            }
-        )
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{file}: malformed ({error}); embed again into a new folder") from error
 
 
 class StoreWriter:
@@ -265,14 +132,14 @@ class StoreWriter:
             write_text(self.path / STORE_FILE, text)
 
     def _file(self, shard: int) -> Path:
-        return self.path / _shard_name(shard)
+        return self.path / shard_name(shard)
 
     def _adopt(self, shard: int) -> None:
-        reader = _open_shard(self._file(shard))
-        _check_identity(self._file(shard), reader.schema, self.metadata)
-        self._failed[shard] = _failures(self._file(shard), reader.schema)
-        self._rows[shard] = _count_rows(reader)
-        _check_shard_count(self._file(shard), self.metadata, shard, self._rows[shard], len(self._failed[shard]))
+        reader = open_shard(self._file(shard))
+        check_identity(self._file(shard), reader.schema, self.metadata)
+        self._failed[shard] = skipped_in(self._file(shard), reader.schema)
+        self._rows[shard] = count_rows(reader)
+        check_count(self._file(shard), self.metadata, shard, self._rows[shard], len(self._failed[shard]))
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -292,23 +159,10 @@ class StoreWriter:
         """
         file = self._file(shard)
         metadata = self.metadata
-        _check_shard_count(file, metadata, shard, len(rows.utt_ids), len(rows.failed))
-        vectors = _frames_columns(rows, metadata) if metadata.tap == "frames" else _vector_column(rows, metadata)
-        nothing = [None] * len(rows.utt_ids)
-        columns = {
-            "utt_id": pa.array(rows.utt_ids, pa.string()),
-            "path": pa.array(nothing if rows.paths is None else rows.paths, pa.string()),
-            "speaker": pa.array(nothing if rows.speakers is None else rows.speakers, pa.string()),
-            **vectors,
-        }
-        table = pa.table(columns).replace_schema_metadata(
-            {
-                _IDENTITY_KEY: _identity(metadata),
-                _FAILED_KEY: json.dumps([asdict(failure) for failure in rows.failed], ensure_ascii=False).encode(),
-            }
-        )
+        check_count(file, metadata, shard, len(rows.utt_ids), len(rows.failed))
+        table = shard_table(rows, metadata)
         with _saying_what_is_safe(self.path), atomic_path(file) as temporary:
-            _write_table(temporary, table)
+            write_table(temporary, table)
         self._failed[shard] = tuple(rows.failed)
         self._rows[shard] = len(rows.utt_ids)
 
@@ -325,7 +179,7 @@ class StoreWriter:
             self.metadata = replace(
                 self.metadata,
                 failed=tuple(failure for shard in order for failure in self._failed[shard]),
-                shards=tuple(_record(self._file(shard), self._rows[shard]) for shard in order),
+                shards=tuple(record_of(self._file(shard), self._rows[shard]) for shard in order),
                 complete=True,
             )
             self._write_metadata(self.metadata)
@@ -366,14 +220,14 @@ class EmbeddingStore:
         records: list[ShardRecord] = []
         for file, record in files:
             if record is not None:
-                _check_size(file, record)
-            reader = _open_shard(file)
-            _check_identity(file, reader.schema, metadata)
-            table = _read_all(file, reader)
+                check_size(file, record)
+            reader = open_shard(file)
+            check_identity(file, reader.schema, metadata)
+            table = read_all(file, reader)
             if record is not None and table.num_rows != record.rows:
-                raise _corrupt(file, f"{table.num_rows} rows, {STORE_FILE} says {record.rows}")
+                raise corrupt(file, f"{table.num_rows} rows, {STORE_FILE} says {record.rows}")
             self._tables.append(table)
-            failed.extend(_failures(file, reader.schema))
+            failed.extend(skipped_in(file, reader.schema))
             if record is None:
                 record = ShardRecord(file.name, table.num_rows, file.stat().st_size, "")  # noqa: PLW2901
             records.append(record)
@@ -419,6 +273,8 @@ class EmbeddingStore:
     def _matrix(self, table: pa.Table) -> FloatVectors:
         if self.metadata.tap == "frames":
             raise StoreError(f"{self.path} holds frames, whose rows differ in length: read them with iter_frames()")
+        if not table.num_rows:  # every utterance of the shard was skipped
+            return np.empty((0, self.metadata.dim), np.float32)
         chunks = [
             chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.metadata.dim)
             for chunk in table["vector"].chunks
@@ -447,7 +303,7 @@ class EmbeddingStore:
         for shard in self.metadata.shards:
             # Opened anew and let go: pages that were read count as memory as long as they are mapped.
             file = self.path / shard.name
-            table = _read_all(file, _open_shard(file))
+            table = read_all(file, open_shard(file))
             for start in range(0, table.num_rows, rows):
                 part = table.slice(start, rows)
                 yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part))
@@ -511,18 +367,8 @@ class EmbeddingStore:
         """
         for record in self.metadata.shards:
             file = self.path / record.name
-            if record.sha256 and _sha256(file) != record.sha256:
-                raise _corrupt(file, "its sha256 is not the one it had when the store was completed")
-
-
-def _shard_name(shard: int) -> str:
-    return f"shard-{shard:06d}.arrow"
-
-
-def _identity(metadata: StoreMetadata) -> bytes:
-    """Return what ties a shard to its store, so that a file copied from another store is noticed."""
-    same = (metadata.fingerprint, metadata.tap, metadata.dim, metadata.dtype, metadata.table_sha256)
-    return json.dumps(same).encode()
+            if record.sha256 and sha256_of(file) != record.sha256:
+                raise corrupt(file, "its sha256 is not the one it had when the store was completed")
 
 
 def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> None:
@@ -550,50 +396,6 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _vector_column(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
-    vectors = np.asarray(rows.vectors, np.float32) if len(rows.utt_ids) else np.empty((0, metadata.dim), np.float32)
-    if vectors.shape != (len(rows.utt_ids), metadata.dim):
-        raise StoreError(
-            f"the store holds vectors of {metadata.dim} numbers, got {vectors.shape} for {len(rows.utt_ids)} rows"
-        )
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(vectors, metadata.dtype)
-    _refuse_non_finite(np.isfinite(stored).all(axis=1), rows.utt_ids, metadata)
-    flat = pa.array(stored.reshape(-1))
-    return {"vector": pa.FixedSizeListArray.from_arrays(flat, metadata.dim)}
-
-
-def _frames_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
-    with np.errstate(over="ignore"):
-        stored = [np.ascontiguousarray(frames, metadata.dtype) for frames in rows.vectors]
-    for utt_id, frames in zip(rows.utt_ids, stored, strict=True):
-        if frames.ndim != 2 or frames.shape[1] != metadata.dim:
-            raise StoreError(f"{utt_id}: frames must be (T, {metadata.dim}), got {frames.shape}")
-    _refuse_non_finite(np.array([np.isfinite(frames).all() for frames in stored], bool), rows.utt_ids, metadata)
-    offsets = np.cumsum([0, *(frames.size for frames in stored)], dtype=np.int64)
-    flat = np.concatenate([frames.reshape(-1) for frames in stored]) if stored else np.empty(0, metadata.dtype)
-    return {
-        "frames": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat)),
-        "n_frames": pa.array([len(frames) for frames in stored], pa.int32()),
-    }
-
-
-def _refuse_non_finite(finite: NDArray[np.bool_], utt_ids: Sequence[str], metadata: StoreMetadata) -> None:
-    if not finite.all():
-        first = utt_ids[int(np.argmin(finite))]
-        hint = ", or too large for float16: use --dtype float32" if metadata.dtype == "float16" else ""
-        raise StoreError(
-            f"{first}: its vector is not finite{hint} ({int((~finite).sum())} such rows); "
-            "check the audio and the model before these are stored"
-        )
-
-
-def _write_table(file: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        # One record batch, so that a column of the shard is one piece of memory.
-        writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
-
-
 @contextmanager
 def _saying_what_is_safe(path: Path) -> Iterator[None]:
     try:
@@ -603,68 +405,3 @@ def _saying_what_is_safe(path: Path) -> Iterator[None]:
             f"{path}: cannot write ({error.strerror or error}); what is written so far is whole: "
             "make room and run the same command again, it resumes"
         ) from error
-
-
-def _corrupt(file: Path, problem: str) -> StoreError:
-    return StoreError(
-        f"{file}: corrupt shard ({problem}); delete this file and run the same `nestvox embed` again: "
-        "it makes only this shard"
-    )
-
-
-def _open_shard(file: Path) -> pa.ipc.RecordBatchFileReader:
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(file), "r"))
-    except FileNotFoundError as error:
-        raise StoreError(f"{file}: the shard is missing; embed again into a new folder") from error
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupt(file, str(error).splitlines()[0]) from error
-
-
-def _read_all(file: Path, reader: pa.ipc.RecordBatchFileReader) -> pa.Table:
-    try:
-        table = reader.read_all()
-        table.validate()
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupt(file, str(error).splitlines()[0]) from error
-    return table
-
-
-def _count_rows(reader: pa.ipc.RecordBatchFileReader) -> int:
-    return sum(reader.get_batch(batch).num_rows for batch in range(reader.num_record_batches))
-
-
-def _failures(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
-    try:
-        return tuple(FailedUtterance(**entry) for entry in json.loads((schema.metadata or {})[_FAILED_KEY]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _corrupt(file, f"no record of skipped utterances: {error}") from error
-
-
-def _check_identity(file: Path, schema: pa.Schema, metadata: StoreMetadata) -> None:
-    if (schema.metadata or {}).get(_IDENTITY_KEY) != _identity(metadata):
-        raise _corrupt(file, "it belongs to another store")
-
-
-def _check_shard_count(file: Path, metadata: StoreMetadata, shard: int, rows: int, failed: int) -> None:
-    planned = len(metadata.planned(shard))
-    if rows + failed != planned:
-        raise StoreError(f"{file}: {rows} rows and {failed} skipped, the plan has {planned}")
-
-
-def _check_size(file: Path, record: ShardRecord) -> None:
-    try:
-        size = file.stat().st_size
-    except FileNotFoundError as error:
-        raise StoreError(f"{file}: the shard is missing; embed again into a new folder") from error
-    if size != record.size_bytes:
-        raise _corrupt(file, f"{size} bytes, {STORE_FILE} says {record.size_bytes}")
-
-
-def _record(file: Path, rows: int) -> ShardRecord:
-    return ShardRecord(file.name, rows, file.stat().st_size, _sha256(file))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

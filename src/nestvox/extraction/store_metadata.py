@@ -1,0 +1,161 @@
+"""What an embedding store says of itself, in `store.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nestvox.errors import StoreError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "STORE_FILE",
+    "FailedUtterance",
+    "ShardRecord",
+    "StoreMetadata",
+    "default_shard_rows",
+    "is_store",
+    "read_metadata",
+]
+
+FORMAT_VERSION = 1
+STORE_FILE = "store.json"
+
+
+@dataclass(frozen=True)
+class FailedUtterance:
+    """An utterance of the table that has no row, and why."""
+
+    utt_id: str
+    path: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A finished shard as `store.json` lists it; `sha256` is of the file."""
+
+    name: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoreMetadata:
+    """What a store is for, and what stands in it.
+
+    Attributes:
+        fingerprint: of the model that made the vectors; rows of two fingerprints never meet.
+        model: its name.
+        tap: ``nested``, ``embedding``, ``pooled`` or ``frames``.
+        dims: prefix lengths that are embeddings by themselves; empty for taps that are not nested.
+        dim: D (C for ``frames``).
+        dtype: ``float32`` or ``float16``, on disk; reading gives float32.
+        planned_rows: rows of the table.
+        shard_rows: planned rows of a shard (the last may have fewer).
+        table_sha256: of the rows that were planned (ids, paths, segments).
+        plan: other options that decide what a row holds; a resumed run must have the same.
+        run: choices that do not (batch size, threads), kept so that a resumed run makes the same batches.
+        labels: what every number from this store must carry, e.g. ``synthetic``.
+        training_speakers: keys of the speakers that the model was trained on.
+        failed: utterances that were skipped, with reasons.
+        shards: the shards that are there, in order.
+        complete: every planned row is a row or listed in `failed`.
+    """
+
+    fingerprint: str
+    model: str
+    tap: str
+    dims: tuple[int, ...]
+    dim: int
+    dtype: str
+    planned_rows: int
+    shard_rows: int
+    table_sha256: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    training_speakers: tuple[str, ...] = ()
+    failed: tuple[FailedUtterance, ...] = ()
+    shards: tuple[ShardRecord, ...] = ()
+    complete: bool = False
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise StoreError(f"dtype must be float32 or float16, got {self.dtype!r}")
+        if self.dim < 1 or self.shard_rows < 1 or self.planned_rows < 0:
+            raise StoreError(
+                f"a store needs dim >= 1, shard_rows >= 1 and planned_rows >= 0, got dim={self.dim}, "
+                f"shard_rows={self.shard_rows}, planned_rows={self.planned_rows}"
+            )
+        if any(not 0 < dim <= self.dim for dim in self.dims):
+            raise StoreError(f"dims {self.dims} must lie in 1 to {self.dim}")
+
+    @property
+    def rows(self) -> int:
+        """Rows that are in the shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def n_shards(self) -> int:
+        """Shards that the complete store has."""
+        return -(-self.planned_rows // self.shard_rows)
+
+    def planned(self, shard: int) -> range:
+        """Planned rows (indices into the table) of one shard."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.planned_rows))
+
+
+def default_shard_rows(rows: int, tap: str = "nested") -> int:
+    """Rows of a shard for a table of `rows`: about 64 shards, so that a kill costs a sixty-fourth of the work.
+
+    It depends on the table alone, never on a measurement: the same table always makes the same files.
+    """
+    smallest, largest = (16, 128) if tap == "frames" else (64, 8192)
+    return max(smallest, min(largest, -(-rows // 64)))
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether `path` is a folder with a `store.json`, complete or not."""
+    return (Path(path) / STORE_FILE).is_file()
+
+
+def read_metadata(path: str | Path) -> StoreMetadata:
+    """Read `store.json` of a store folder, complete or not.
+
+    Raises:
+        StoreError: no store there, malformed, or written by a newer nestvox.
+    """
+    file = Path(path) / STORE_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is no embedding store: it has no {STORE_FILE}") from error
+    except NotADirectoryError as error:
+        raise StoreError(f"{path} is a file, not the folder of an embedding store") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file}: not JSON ({error}); embed again into a new folder") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{file}: format version {version!r}, this nestvox reads {FORMAT_VERSION}; "
+            "use the nestvox that wrote it, or embed again"
+        )
+    try:
+        return StoreMetadata(
+            **{
+                **content,
+                "dims": tuple(content["dims"]),
+                "labels": tuple(content["labels"]),
+                "training_speakers": tuple(content["training_speakers"]),
+                "failed": tuple(FailedUtterance(**entry) for entry in content["failed"]),
+                "shards": tuple(ShardRecord(**entry) for entry in content["shards"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{file}: malformed ({error}); embed again into a new folder") from error
