@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
-from nestvox.extraction.tuning import Choice, choose
+from nestvox.extraction.tuning import Choice, Streams, choose
 
 CLIPS = [np.zeros(16_000, np.float32)] * 64
 
@@ -84,3 +86,44 @@ def test_long_clips_only_are_tried_one_at_a_time() -> None:
 
     long = [np.zeros(16_000 * 60, np.float32)] * 5
     assert choose(forward, long, sample_rate=16_000, decode_rate=1.0, set_threads=lambda n: None).batch_size == 1
+
+
+def test_streams_are_taken_where_they_are_faster() -> None:
+    # Real time: a stand-in network that waits as a busy core would, and slows down with threads of its own.
+    threads = {"count": 2}
+
+    def forward(batch: Sequence[np.ndarray]) -> None:
+        time.sleep(0.002 * len(batch))
+
+    choice = choose(
+        forward,
+        CLIPS,
+        sample_rate=16_000,
+        decode_rate=1e6,
+        set_threads=lambda count: threads.update(count=count),
+        thread_counts=(2, 1),
+        streams=4,
+        budget_s=0.5,
+    )
+    assert (choice.streams, choice.threads) == (4, 1)
+
+
+def test_streams_are_left_where_calls_exclude_each_other() -> None:
+    lock = threading.Lock()
+
+    def forward(batch: Sequence[np.ndarray]) -> None:
+        with lock:
+            time.sleep(0.002 * len(batch))
+
+    choice = choose(
+        forward, CLIPS, sample_rate=16_000, decode_rate=1e6, set_threads=lambda n: None, streams=4, budget_s=0.5
+    )
+    assert choice.streams == 1
+
+
+def test_a_failure_in_a_stream_is_raised() -> None:
+    def forward(batch: Sequence[np.ndarray]) -> None:
+        raise ValueError("broken")
+
+    with Streams(forward, 2, lambda: None) as streams, pytest.raises(ValueError, match="broken"):
+        streams.submit(CLIPS[:1]).result()

@@ -30,7 +30,12 @@ def embed(
     tap: Annotated[_Tap, typer.Option(help="What is stored.")] = _Tap.nested,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances at once; measured by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the network on a CPU; measured by default.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Forward passes side by side; measured by default.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each forward pass on a CPU; measured by default.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; measured by default.")] = None,
     shard_rows: Annotated[int | None, typer.Option(min=1, help="Utterances of a file of the store.")] = None,
     dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float32,
@@ -64,6 +69,7 @@ def embed(
             out,
             tap=tap.value,
             batch_size=batch_size,
+            streams=streams,
             threads=threads,
             workers=workers,
             shard_rows=shard_rows,
@@ -92,7 +98,7 @@ def embed(
     if run.rows:
         typer.echo(
             f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to choose "
-            f"batches of {run.batch_size}, {run.threads} threads for the network and {run.workers} for decoding"
+            f"batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, {run.workers} for decoding"
         )
         typer.echo(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
     if metadata.failed:

@@ -11,11 +11,13 @@ import hashlib
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -34,7 +36,7 @@ from nestvox.extraction.store import (
     is_store,
     read_metadata,
 )
-from nestvox.extraction.tuning import SIZES, choose
+from nestvox.extraction.tuning import SIZES, Streams, choose
 from nestvox.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class EmbeddingRun:
         audio_s: seconds of audio that it put through the network.
         trial_s: of `wall_s`, spent on choosing batch size and threads.
         wall_s: the whole run.
-        batch_size, threads, workers: as used; 0 threads: the model is none of torch's.
+        batch_size, streams, threads, workers: as used; 0 threads: the model is none of torch's.
     """
 
     rows: int
@@ -99,6 +101,7 @@ class EmbeddingRun:
     trial_s: float
     wall_s: float
     batch_size: int
+    streams: int
     threads: int
     workers: int
 
@@ -120,6 +123,7 @@ def embed_table(
     *,
     tap: StoreTap = "nested",
     batch_size: int | None = None,
+    streams: int | None = None,
     threads: int | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
@@ -141,7 +145,9 @@ def embed_table(
         tap: ``nested`` (every prefix is in it), or an encoder's ``embedding``, ``pooled`` or ``frames``.
         batch_size: most utterances in one forward pass; None: a trial of about two seconds on the first utterances
             decides, and a resumed run keeps what was decided. It changes vectors by rounding only.
-        threads: of the network on a CPU; None: by the same trial. Set back afterwards.
+        streams: forward passes side by side, for which the model must be free of state; None: by the same trial,
+            and 1 where `threads` is given or the model runs on a GPU.
+        threads: of each forward pass on a CPU; None: by the same trial. Set back afterwards.
         workers: decoding threads; None: by the same trial.
         shard_rows: utterances of a file of the store; None: by the size of the table.
         dtype: ``float32``, or ``float16`` for half the space (about three significant digits).
@@ -165,6 +171,7 @@ def embed_table(
         out,
         tap=tap,
         batch_size=batch_size,
+        streams=streams,
         threads=threads,
         workers=workers,
         shard_rows=shard_rows,
@@ -182,6 +189,7 @@ def run_embedding(
     *,
     tap: StoreTap = "nested",
     batch_size: int | None = None,
+    streams: int | None = None,
     threads: int | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
@@ -192,12 +200,15 @@ def run_embedding(
 ) -> tuple[EmbeddingStore, EmbeddingRun]:
     """Do what `embed_table` does, and also say what it took."""
     began = time.perf_counter()
-    _check_options(model, max_duration_s, batch_size=batch_size, threads=threads, workers=workers)
+    _check_options(model, max_duration_s, batch_size=batch_size, streams=streams, threads=threads, workers=workers)
     sources = _sources(table)
     before = read_metadata(out) if is_store(out) else None
     recorded = dict(before.run) if before is not None else {}
     asked = _Choice(
-        batch_size or recorded.get("batch_size"), threads or recorded.get("threads"), workers or recorded.get("workers")
+        batch_size or recorded.get("batch_size"),
+        streams or recorded.get("streams") or (1 if threads else None),
+        threads or recorded.get("threads", 1 if streams else None),
+        workers or recorded.get("workers"),
     )
     decoder = Decoder(
         sources,
@@ -212,12 +223,11 @@ def run_embedding(
         # What was begun for another model or tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         trial_s = 0.0
-        if dim is None or None in (asked.batch_size, asked.threads, asked.workers):
+        if dim is None or not asked.settled:
             dim, asked = _try_out(network, decoder, asked, set_threads)
             trial_s = time.perf_counter() - began
-        batch_size, threads, workers = asked.batch_size or 1, asked.threads or 0, asked.workers or 1
-        if threads:
-            set_threads(threads)
+        batch_size, workers = asked.batch_size or 1, asked.workers or 1
+        streams, threads = asked.streams or 1, asked.threads or 0
         metadata = StoreMetadata(
             fingerprint=model.fingerprint,
             model=model.name,
@@ -229,24 +239,26 @@ def run_embedding(
             shard_rows=shard_rows or (before.shard_rows if before else default_shard_rows(len(sources), tap)),
             table_sha256=_table_sha256(table.frame),
             plan={"max_duration_s": max_duration_s},
-            run={"batch_size": batch_size, "threads": threads, "workers": workers},
+            run={"batch_size": batch_size, "streams": streams, "threads": threads, "workers": workers},
             labels=table.labels,
             training_speakers=tuple(model.training_speakers),
         )
         writer = StoreWriter(out, metadata)
         resumed = writer.done_rows
         job = _Job(network, decoder, writer, table.frame, batch_size, skip_bad=skip_bad, progress=progress)
-        job.run()
+        with Streams(network, streams, lambda: set_threads(threads)) as running:
+            job.run(running, streams)
     store = writer.finish()
     failed = len(store.metadata.failed)
     run = EmbeddingRun(
         rows=job.stored_rows,
         resumed_rows=resumed,
         failed=failed,
-        audio_s=network.audio_s,
+        audio_s=job.audio_s,
         trial_s=trial_s,
         wall_s=time.perf_counter() - began,
         batch_size=batch_size,
+        streams=streams,
         threads=threads,
         workers=workers,
     )
@@ -259,7 +271,6 @@ class _Network:
     def __init__(self, model: EmbeddingModel, tap: StoreTap) -> None:
         self.model = model
         self.tap = tap
-        self.audio_s = 0.0
         self._fits_s = float("inf")
 
     def __call__(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]]]:
@@ -277,7 +288,6 @@ class _Network:
                     ) from error
                 self._fits_s = padded_s
             else:
-                self.audio_s += sum(len(waveform) for waveform in waveforms) / self.model.sample_rate
                 return result
         half = len(waveforms) // 2
         return self(waveforms[:half]) + self(waveforms[half:])
@@ -285,19 +295,23 @@ class _Network:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Batch size, network threads and decoding threads; None: not chosen yet."""
+    """Batch size, streams, threads of each and decoding threads; None: not chosen yet."""
 
     batch_size: int | None
+    streams: int | None
     threads: int | None
     workers: int | None
+
+    @property
+    def settled(self) -> bool:
+        return None not in (self.batch_size, self.streams, self.threads, self.workers)
 
 
 def _try_out(
     network: _Network, decoder: Decoder, asked: _Choice, set_threads: Callable[[int], None]
 ) -> tuple[int, _Choice]:
     """Learn the vector size, and choose what was not asked for, from the first utterances that can be read."""
-    settled = None not in (asked.batch_size, asked.threads, asked.workers)
-    wanted = 1 if settled or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
+    wanted = 1 if asked.settled or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
     clips: list[Vector] = []
     problem: AudioError | None = None
     began = time.perf_counter()
@@ -318,7 +332,6 @@ def _try_out(
     decode_rate = sum(len(clip) for clip in clips) / network.model.sample_rate / (time.perf_counter() - began)
     dim = int(network(clips[:1])[0].shape[-1])
     if wanted == 1:
-        network.audio_s = 0.0  # a trial is no work done
         return dim, asked
     found = choose(
         network,
@@ -327,10 +340,20 @@ def _try_out(
         decode_rate=decode_rate,
         set_threads=set_threads,
         thread_counts=_thread_counts() if asked.threads is None else (asked.threads,),
+        streams=_stream_count(network.model) if asked.streams is None else 1,
         sizes=SIZES if asked.batch_size is None else (asked.batch_size,),
     )
-    network.audio_s = 0.0
-    return dim, _Choice(found.batch_size, found.threads, asked.workers or found.workers)
+    return dim, _Choice(found.batch_size, asked.streams or found.streams, found.threads, asked.workers or found.workers)
+
+
+def _stream_count(model: EmbeddingModel) -> int:
+    """Streams that are worth a try: one for each core, on a CPU."""
+    torch = sys.modules.get("torch")
+    parameters = getattr(getattr(model, "encoder", None), "parameters", None)
+    if torch is None or parameters is None or any(parameter.device.type != "cpu" for parameter in parameters()):
+        return 1
+    usual: int = torch.get_num_threads()
+    return usual
 
 
 def _thread_counts() -> tuple[int, ...]:
@@ -350,9 +373,16 @@ def _torch_threads() -> Iterator[Callable[[int], None]]:
         return
     before: int = torch.get_num_threads()
     try:
-        yield torch.set_num_threads
+        yield lambda count: torch.set_num_threads(count) if count else None
     finally:
         torch.set_num_threads(before)
+
+
+class _Begun(NamedTuple):
+    """A batch that a stream works on; None: nothing of it could be decoded."""
+
+    good: list[tuple[Piece, Vector]]
+    future: Future[list[NDArray[np.floating[Any]]]] | None
 
 
 class _Job:
@@ -377,20 +407,34 @@ class _Job:
         self.skip_bad = skip_bad
         self.progress = progress
         self.stored_rows = 0
+        self.audio_s = 0.0
         self._open: dict[int, _Shard] = {}
 
-    def run(self) -> None:
+    def run(self, running: Streams, streams: int) -> None:
         total = self.writer.metadata.planned_rows
         self.progress(self.writer.done_rows, total)
+        # One batch more than streams is under way, so that none waits for the next.
+        begun: deque[_Begun] = deque()
         for batch in self.decoder.batches(self._planned()):
-            self._add(batch)
-            for shard in [number for number, state in self._open.items() if state.complete]:
-                self._write(shard, self._open.pop(shard))
-            self.progress(self.writer.done_rows + sum(state.done for state in self._open.values()), total)
+            good = self._good(batch)
+            begun.append(_Begun(good, running.submit([audio for _, audio in good]) if good else None))
+            if len(begun) > streams:
+                self._settle(begun.popleft(), total)
+        while begun:
+            self._settle(begun.popleft(), total)
         # A shard without a single readable file has no batch that would complete it.
         for shard in list(self._open):
             self._write(shard, self._open.pop(shard))
         self.progress(self.writer.done_rows, total)
+
+    def _settle(self, begun: _Begun, total: int) -> None:
+        if begun.future is not None:
+            for (piece, audio), result in zip(begun.good, begun.future.result(), strict=True):
+                self._shard_of(piece).add(piece, len(audio), result)
+                self.audio_s += len(audio) / self.network.model.sample_rate
+        for shard in [number for number, state in self._open.items() if state.complete]:
+            self._write(shard, self._open.pop(shard))
+        self.progress(self.writer.done_rows + sum(state.done for state in self._open.values()), total)
 
     def _planned(self) -> Iterator[tuple[Piece, ...]]:
         # Batches never cross shards: what is in a shard does not depend on where a run was stopped.
@@ -402,18 +446,18 @@ class _Job:
                 self._fail(self._open[shard], row, error, had_piece=False)
             yield from plan_batches(pieces, batch_size=self.batch_size, max_batch_s=_MAX_BATCH_S)
 
-    def _add(self, batch: DecodedBatch) -> None:
-        state = self._open[batch.pieces[0].row // self.writer.metadata.shard_rows]
+    def _shard_of(self, piece: Piece) -> _Shard:
+        return self._open[piece.row // self.writer.metadata.shard_rows]
+
+    def _good(self, batch: DecodedBatch) -> list[tuple[Piece, Vector]]:
+        """What of a batch could be decoded; the rest is recorded, or raised."""
         good: list[tuple[Piece, Vector]] = []
         for piece, audio in zip(batch.pieces, batch.audio, strict=True):
             if isinstance(audio, AudioError):
-                self._fail(state, piece.row, audio, had_piece=True)
+                self._fail(self._shard_of(piece), piece.row, audio, had_piece=True)
             else:
                 good.append((piece, audio))
-        if good:
-            results = self.network([audio for _, audio in good])
-            for (piece, audio), result in zip(good, results, strict=True):
-                state.add(piece, len(audio), result)
+        return good
 
     def _fail(self, state: _Shard, row: int, error: AudioError, *, had_piece: bool) -> None:
         utt_id = self.decoder.sources[row].utt_id

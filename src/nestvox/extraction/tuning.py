@@ -1,7 +1,7 @@
-"""Batch size and threads, chosen by running the first utterances.
+"""Batch size, threads and streams, chosen by running the first utterances.
 
-Neither is a matter of course: on a CPU batching can hurt, and on one that others use too, several threads of one
-network wait for each other longer than they compute.
+None is a matter of course: on a CPU batching can hurt, and several threads of one network may wait for each other
+longer than they compute, where as many streams (forward passes side by side, of one thread each) keep every core busy.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SIZES", "Choice", "choose"]
+__all__ = ["SIZES", "Choice", "Streams", "choose"]
 
 # A step up must pay by this factor: larger batches need more memory, and a tie is noise.
 _WORTH_IT = 1.1
@@ -34,12 +35,14 @@ class Choice:
 
     Attributes:
         batch_size: utterances in one forward pass.
-        threads: of the network on a CPU.
+        streams: forward passes side by side.
+        threads: of each forward pass on a CPU.
         workers: decoding threads.
         forward_rate: seconds of audio per second that the network alone reached.
     """
 
     batch_size: int
+    streams: int
     threads: int
     workers: int
     forward_rate: float
@@ -53,6 +56,7 @@ def choose(
     decode_rate: float,
     set_threads: Callable[[int], None],
     thread_counts: Sequence[int] = (1,),
+    streams: int = 1,
     sizes: Sequence[int] = SIZES,
     budget_s: float = 1.5,
     clock: Callable[[], float] = time.perf_counter,
@@ -65,7 +69,8 @@ def choose(
         sample_rate: of the clips, in Hz.
         decode_rate: seconds of audio that one thread decodes in a second.
         set_threads: sets the network's number of threads; it is left at the choice.
-        thread_counts: what to try, the preferred one first.
+        thread_counts: what to try in a single stream, the preferred one first.
+        streams: this many streams of one thread each are tried as well; 1: they are not.
         sizes: of batches, ascending from the preferred one.
         budget_s: about how long the trial may take; what is tried last is then not tried.
         clock: gives the time in seconds.
@@ -77,14 +82,22 @@ def choose(
     ordered = sorted((clip for clip in clips if len(clip) <= _LONGEST_CLIP_S * sample_rate), key=len)
     if not ordered:
         ordered = sorted(clips, key=len)[:1]
-    tries = len(thread_counts) + len(sizes) - 1
+    tries = len(thread_counts) + len(sizes) - 1 + (len(sizes) if streams > 1 else 0)
     began = clock()
-    best_rate, best_threads, best_size = 0.0, thread_counts[0], sizes[0]
+    best_rate, best_threads, best_size, best_streams = 0.0, thread_counts[0], sizes[0], 1
 
     def rate(threads: int, size: int) -> float:
         set_threads(threads)
         forward(ordered[:1])  # the first call allocates and starts threads, which later ones need not do
-        return _rate(forward, ordered, size, budget_s=budget_s / tries, sample_rate=sample_rate, clock=clock)
+        return _rate(
+            lambda batches: [forward(batch) for batch in batches],
+            ordered,
+            size,
+            1,
+            budget_s / tries,
+            sample_rate,
+            clock,
+        )
 
     for threads in thread_counts:
         found = rate(threads, best_size)
@@ -99,30 +112,71 @@ def choose(
         if found < best_rate * _WORTH_IT:
             break
         best_rate, best_size = found, size
+    if streams > 1:
+        with Streams(forward, streams, lambda: set_threads(1)) as together:
+            together.run([ordered[:1]] * streams)
+            for size in sizes:
+                if size * streams > len(ordered) or (clock() - began > 2 * budget_s and best_streams > 1):
+                    break
+                share = budget_s / tries
+                found = _rate(together.run, ordered, size, streams, share, sample_rate, clock)
+                if found < best_rate * _WORTH_IT:
+                    if best_streams > 1:
+                        break
+                    continue
+                best_rate, best_size, best_streams, best_threads = found, size, streams, 1
     set_threads(best_threads)
     cores = os.cpu_count() or 1
     workers = max(1, min(cores, math.ceil(best_rate / decode_rate)))
-    return Choice(best_size, best_threads, workers, best_rate)
+    return Choice(best_size, best_streams, best_threads, workers, best_rate)
+
+
+class Streams:
+    """Forward passes side by side, each in a thread of its own; use it as a context manager.
+
+    Args:
+        forward: the network; called from several threads at once.
+        count: how many side by side.
+        prepare: called once in each thread: a library may keep its number of threads by thread.
+    """
+
+    def __init__(self, forward: Callable[[Sequence[Waveform]], Any], count: int, prepare: Callable[[], None]) -> None:
+        self._forward = forward
+        self._pool = ThreadPoolExecutor(count, "forward", initializer=prepare)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, batch: Sequence[Waveform]) -> Future[Any]:
+        """Begin a forward pass as soon as a stream is free."""
+        return self._pool.submit(self._forward, batch)
+
+    def run(self, batches: Sequence[Sequence[Waveform]]) -> list[Any]:
+        """Run all and wait for them."""
+        return [future.result() for future in [self.submit(batch) for batch in batches]]
 
 
 def _rate(
-    forward: Callable[[Sequence[Waveform]], Any],
+    run: Callable[[Sequence[Sequence[Waveform]]], Any],
     ordered: Sequence[Waveform],
     size: int,
-    *,
+    streams: int,
     budget_s: float,
     sample_rate: int,
     clock: Callable[[], float],
 ) -> float:
-    """Seconds of audio per second with batches of `size`, over batches spread over the lengths."""
+    """Seconds of audio per second with `streams` batches of `size` at a time, spread over the lengths."""
     starts = range(0, len(ordered) - size + 1, size)
     # From both ends to the middle, so that a trial that is cut short has seen short and long clips.
     order = list(itertools.chain.from_iterable(zip(starts, reversed(starts), strict=True)))[: len(starts)]
     done_s, began = 0.0, clock()
-    for start in order:
-        batch = ordered[start : start + size]
-        forward(batch)
-        done_s += sum(len(clip) for clip in batch) / sample_rate
+    for round_ in range(0, len(order) - streams + 1, streams):
+        batches = [ordered[start : start + size] for start in order[round_ : round_ + streams]]
+        run(batches)
+        done_s += sum(len(clip) for batch in batches for clip in batch) / sample_rate
         if clock() - began > budget_s:
             break
     return done_s / max(clock() - began, 1e-9)
