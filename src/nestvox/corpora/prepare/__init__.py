@@ -1,1 +1,1 @@
-
+"""Known corpora and known layouts to utterance tables, one file each."""
