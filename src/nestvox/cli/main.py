@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.command()(embed.embed)
+app.command()(embed.export)
 app.command()(rotate.rotate)
 app.command()(evaluate.evaluate)
 app.command()(verify.verify)
