@@ -1,26 +1,46 @@
-"""Error curves, equal error rate, detection cost and their intervals; numpy only.
+"""Error curves, what is read off them, their intervals, comparison, calibration and planning; numpy only.
 
 One function, `error_curve`, sorts the scores; every figure is read off its result.
 """
 
 from __future__ import annotations
 
+from nestvox.metrics.auc import auc
+from nestvox.metrics.bayes_error import BayesErrorCurve, bayes_error_curve
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, Replicates, SpeakerBootstrap, speaker_bootstrap
+from nestvox.metrics.cllr import cllr, min_cllr
 from nestvox.metrics.curves import ErrorCurve, error_curve
-from nestvox.metrics.dcf import MinDcf, min_dcf
+from nestvox.metrics.dcf import ActDcf, MinDcf, act_dcf, bayes_threshold, dcf_at, min_dcf
 from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
+from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
+from nestvox.metrics.pav import IsotonicBins, pav
 
 __all__ = [
+    "ActDcf",
+    "BayesErrorCurve",
     "BootstrapIntervals",
     "EqualErrorRate",
     "ErrorCurve",
     "Interval",
+    "IsotonicBins",
     "MinDcf",
+    "OperatingPoint",
     "Replicates",
     "SpeakerBootstrap",
+    "act_dcf",
+    "auc",
+    "bayes_error_curve",
+    "bayes_threshold",
+    "cllr",
+    "dcf_at",
     "eer",
     "eer_rocch",
     "error_curve",
+    "far_at_frr",
+    "frr_at_far",
+    "min_cllr",
     "min_dcf",
+    "pav",
+    "rates_at",
     "speaker_bootstrap",
 ]

@@ -1,11 +1,17 @@
 """The two error counts at every threshold that a set of scores can tell apart.
 
+The scores of each class are sorted once, by themselves: sorting plain numbers is several times faster than finding the
+order of labelled ones, and takes no memory beside them. Whatever is asked afterwards is a search in two sorted lists;
+the curve as arrays is made only where somebody wants all of it.
+
 Notation: N trials, K thresholds (one more than there are distinct scores).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,9 +19,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import ScoresError, TrialsError
 
-__all__ = ["ErrorCurve", "check_scores", "error_curve"]
+__all__ = ["ErrorCurve", "SortedScores", "check_scores", "error_curve"]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SortedScores:
+    """The scores of one class.
+
+    Attributes:
+        values: (n,) ascending, finite, ties included.
+        cumulative: (n + 1,) weight of the i lowest trials; None where every trial counts once.
+    """
+
+    values: Floats
+    cumulative: Floats | None = None
+
+    @property
+    def total(self) -> float:
+        """Weight of all trials."""
+        return float(len(self.values)) if self.cumulative is None else float(self.cumulative[-1])
+
+    @property
+    def weights(self) -> Floats:
+        """(n,) weight of each trial."""
+        return np.ones(len(self.values)) if self.cumulative is None else np.diff(self.cumulative)
+
+    def weight_of(self, positions: ArrayLike) -> Floats:
+        """Weight of the i lowest trials, i any of the positions 0 to n."""
+        at = np.asarray(positions)
+        return at.astype(np.float64) if self.cumulative is None else np.asarray(self.cumulative[at])
+
+    def below(self, thresholds: ArrayLike) -> Floats:
+        """Weight of the trials with a score below each threshold, in the shape of `thresholds`."""
+        return self.weight_of(np.searchsorted(self.values, np.asarray(thresholds, dtype=np.float64), side="left"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +64,40 @@ class ErrorCurve:
     depend on the order of the trials.
 
     Attributes:
-        thresholds: (K,) ascending; every distinct score, then infinity (nothing is accepted).
-        n_miss: (K,) rejected targets (their weight), from 0 to `n_target`.
-        n_false_alarm: (K,) accepted non-targets (their weight), from `n_nontarget` to 0.
-        n_target: number (weight) of target trials.
-        n_nontarget: number (weight) of non-target trials.
+        target: scores of the target trials.
+        nontarget: scores of the non-target trials.
     """
 
-    thresholds: Floats
-    n_miss: Floats
-    n_false_alarm: Floats
-    n_target: float
-    n_nontarget: float
+    target: SortedScores
+    nontarget: SortedScores
+
+    @property
+    def n_target(self) -> float:
+        """Number (weight) of target trials."""
+        return self.target.total
+
+    @property
+    def n_nontarget(self) -> float:
+        """Number (weight) of non-target trials."""
+        return self.nontarget.total
+
+    @cached_property
+    def thresholds(self) -> Floats:
+        """(K,) ascending; every distinct score, then infinity (nothing is accepted)."""
+        merged = np.concatenate([self.target.values, self.nontarget.values])
+        merged.sort(kind="stable")  # two ascending runs: merged in linear time
+        distinct = np.concatenate(([True], merged[1:] > merged[:-1]))
+        return np.append(merged[distinct], np.inf)
+
+    @cached_property
+    def n_miss(self) -> Floats:
+        """(K,) rejected targets (their weight), from 0 to `n_target`."""
+        return self.target.below(self.thresholds)
+
+    @cached_property
+    def n_false_alarm(self) -> Floats:
+        """(K,) accepted non-targets (their weight), from `n_nontarget` to 0."""
+        return self.n_nontarget - self.nontarget.below(self.thresholds)
 
     @property
     def p_miss(self) -> Floats:
@@ -48,6 +108,69 @@ class ErrorCurve:
     def p_fa(self) -> Floats:
         """(K,) false-alarm rate, a fraction, descending from 1 to 0."""
         return self.n_false_alarm / self.n_nontarget
+
+    def rates(self, thresholds: ArrayLike) -> tuple[Floats, Floats]:
+        """Miss and false-alarm rates at any thresholds, in their shape; no curve is made."""
+        fa = self.n_nontarget - self.nontarget.below(thresholds)
+        return self.target.below(thresholds) / self.n_target, fa / self.n_nontarget
+
+    def first(self, reached: Callable[[float, float], bool]) -> tuple[float, float]:
+        """Lowest of the K thresholds at which a condition holds, and the threshold before it.
+
+        Args:
+            reached: of the miss and the false-alarm rate; once true it must stay true as the threshold rises, and it
+                must hold where nothing is accepted.
+
+        Returns:
+            The threshold (infinity: only where nothing is accepted) and the highest score below it (minus infinity:
+            there is none).
+        """
+        found, before = np.inf, -np.inf
+        sides = (self.target.values, self.nontarget.values)
+        for values in sides:
+            low, high = 0, len(values)
+            while low < high:
+                middle = (low + high) // 2
+                miss, fa = self.rates(values[middle])
+                if reached(float(miss), float(fa)):
+                    high = middle
+                else:
+                    low = middle + 1
+            if low < len(values):
+                found = min(found, float(values[low]))
+        for values in sides:
+            position = int(np.searchsorted(values, found, side="left"))
+            if position:
+                before = max(before, float(values[position - 1]))
+        return found, before
+
+    def cheapest(self, miss_cost: float, fa_cost: float) -> tuple[float, float]:
+        """Lowest ``miss_cost p_miss + fa_cost p_fa`` over all thresholds, and the lowest threshold that has it.
+
+        Both costs are at least 0. Passing a non-target on the way up only lowers the cost, so the minimum lies at the
+        score of a target, or at infinity. Blocks of targets whose bound is above the best block are not looked into.
+        """
+        values, n_values = self.target.values, len(self.target.values)
+
+        def cost_of(misses: Floats, thresholds: Floats) -> Floats:
+            fa = (self.n_nontarget - self.nontarget.below(thresholds)) / self.n_nontarget
+            return miss_cost * (misses / self.n_target) + fa_cost * fa
+
+        step = max(1, int(np.sqrt(n_values)))
+        first = np.arange(0, n_values, step)
+        last = np.minimum(first + step, n_values) - 1
+        misses = self.target.weight_of(first)
+        # Within a block misses only rise and false alarms only fall: the first misses and the last false alarms bound
+        # it. Of equal targets the first has the true miss count and the others a higher one, so no tie is favoured.
+        bound = cost_of(misses, values[last])
+        worthwhile = np.flatnonzero(bound <= cost_of(misses, values[first]).min())
+        positions = (first[worthwhile, None] + np.arange(step)).ravel()
+        positions = positions[positions < n_values]
+        cost = cost_of(self.target.weight_of(positions), values[positions])
+        best = int(np.argmin(cost))
+        if miss_cost < cost[best]:
+            return miss_cost, np.inf
+        return float(cost[best]), float(values[positions[best]])
 
     def p_miss_at(self, p_fa: ArrayLike) -> Floats:
         """Miss rate where the curve, its points joined by straight lines, has these false-alarm rates.
@@ -98,12 +221,12 @@ def check_scores(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray
 
 
 def error_curve(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> ErrorCurve:
-    """Sort once and count both errors at every distinct threshold.
+    """Sort once; both errors at every threshold can be read off the result.
 
     Args:
         scores: (N,) finite; higher means "more likely the same speaker".
         targets: (N,) bool, true for trials of one speaker.
-        weights: (N,) how often each trial counts; at least 0. None: once each.
+        weights: (N,) how often each trial counts; at least 0, and a trial of weight 0 is not there. None: once each.
 
     Raises:
         ScoresError: lengths differ, a score is not finite, or a weight is negative or not finite.
@@ -111,26 +234,21 @@ def error_curve(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None
     """
     values, labels = check_scores(scores, targets)
     if weights is None:
-        counts = np.ones(len(values))
-    else:
-        counts = np.asarray(weights, dtype=np.float64)
-        if counts.shape != values.shape or not np.isfinite(counts).all() or (counts < 0).any():
-            raise ScoresError(f"weights must be {len(values)} finite numbers of at least 0")
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] > ordered[:-1])))
-    of_target = np.where(labels, counts, 0.0)[order]
-    of_nontarget = np.where(labels, 0.0, counts)[order]
-    # Weight below each distinct score; the last entry is everything.
-    below_target = np.concatenate(([0.0], np.cumsum(of_target)))[np.append(starts, len(values))]
-    below_nontarget = np.concatenate(([0.0], np.cumsum(of_nontarget)))[np.append(starts, len(values))]
-    n_target, n_nontarget = float(below_target[-1]), float(below_nontarget[-1])
-    if n_target == 0 or n_nontarget == 0:
-        raise TrialsError(f"a class has no weight: target {n_target:g}, non-target {n_nontarget:g}")
-    return ErrorCurve(
-        thresholds=np.append(ordered[starts], np.inf),
-        n_miss=below_target,
-        n_false_alarm=n_nontarget - below_nontarget,
-        n_target=n_target,
-        n_nontarget=n_nontarget,
-    )
+        return ErrorCurve(_sorted(values[labels]), _sorted(values[~labels]))
+    counts = np.asarray(weights, dtype=np.float64)
+    if counts.shape != values.shape or not np.isfinite(counts).all() or (counts < 0).any():
+        raise ScoresError(f"weights must be {len(values)} finite numbers of at least 0")
+    sides = []
+    for side in (labels, ~labels):
+        there = side & (counts > 0)
+        order = np.argsort(values[there], kind="stable")
+        sides.append(SortedScores(values[there][order], np.concatenate(([0.0], np.cumsum(counts[there][order])))))
+    target, nontarget = sides
+    if target.total == 0 or nontarget.total == 0:
+        raise TrialsError(f"a class has no weight: target {target.total:g}, non-target {nontarget.total:g}")
+    return ErrorCurve(target, nontarget)
+
+
+def _sorted(values: Floats) -> SortedScores:
+    values.sort()  # a copy of one class: the caller's scores stay as they are
+    return SortedScores(values)

@@ -1,16 +1,44 @@
-"""The detection cost function of the NIST speaker recognition evaluations, at its minimum."""
+"""The detection cost function of the NIST speaker recognition evaluations: at its minimum, and as decided.
+
+The cost is ``c_miss p_target p_miss + c_fa (1 - p_target) p_fa``, divided by that of the cheaper of always accepting
+and always rejecting. Its minimum over all thresholds says how well the scores rank; its value at the threshold that
+follows from the prior and the costs (scores being log likelihood ratios) says what a user gets who cannot look at the
+labels.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["MinDcf", "check_operating_point", "min_dcf"]
+__all__ = [
+    "P_TARGETS",
+    "ActDcf",
+    "MinDcf",
+    "act_dcf",
+    "bayes_threshold",
+    "check_operating_point",
+    "dcf_at",
+    "min_dcf",
+]
+
+P_TARGETS = (0.01, 0.05)
+"""Priors at which the field reports the cost, both costs being 1."""
+
+
+class ActDcf(NamedTuple):
+    """The detection cost at the Bayes threshold.
+
+    Attributes:
+        value: normalised cost, at least that of `min_dcf`; above 1 it is worse than not looking at the score.
+        threshold: the log likelihood ratio that decides, in nats.
+    """
+
+    value: float
+    threshold: float
 
 
 class MinDcf(NamedTuple):
@@ -54,6 +82,43 @@ def min_dcf(curve: ErrorCurve, p_target: float = 0.05, c_miss: float = 1.0, c_fa
         NestvoxError: the operating point is not one.
     """
     check_operating_point(p_target, c_miss, c_fa)
-    cost = c_miss * p_target * curve.p_miss + c_fa * (1 - p_target) * curve.p_fa
-    best = int(np.argmin(cost))
-    return MinDcf(float(cost[best] / min(c_miss * p_target, c_fa * (1 - p_target))), float(curve.thresholds[best]))
+    cost, threshold = curve.cheapest(c_miss * p_target, c_fa * (1 - p_target))
+    return MinDcf(cost / min(c_miss * p_target, c_fa * (1 - p_target)), threshold)
+
+
+def bayes_threshold(p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+    """The log likelihood ratio (nats) at which accepting and rejecting cost the same on average.
+
+    Raises:
+        NestvoxError: the operating point is not one.
+    """
+    check_operating_point(p_target, c_miss, c_fa)
+    return math.log(c_fa) + math.log1p(-p_target) - math.log(c_miss) - math.log(p_target)
+
+
+def dcf_at(
+    curve: ErrorCurve, threshold: float, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Normalised cost of deciding at a given threshold, e.g. one that was stored.
+
+    Raises:
+        NestvoxError: the operating point is not one, or the threshold is not a number.
+    """
+    check_operating_point(p_target, c_miss, c_fa)
+    if math.isnan(threshold):
+        raise NestvoxError("the threshold is not a number")
+    miss, fa = map(float, curve.rates(threshold))
+    cost = c_miss * p_target * miss + c_fa * (1 - p_target) * fa
+    return cost / min(c_miss * p_target, c_fa * (1 - p_target))
+
+
+def act_dcf(curve: ErrorCurve, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> ActDcf:
+    """Normalised cost at the Bayes threshold of scores that are log likelihood ratios in nats.
+
+    For scores that are not calibrated, e.g. cosines, the figure means nothing: fit `metrics.calibration` first.
+
+    Raises:
+        NestvoxError: the operating point is not one.
+    """
+    threshold = bayes_threshold(p_target, c_miss, c_fa)
+    return ActDcf(dcf_at(curve, threshold, p_target, c_miss, c_fa), threshold)

@@ -30,18 +30,17 @@ def eer(curve: ErrorCurve) -> EqualErrorRate:
     ``p_miss - p_fa`` changes its sign are joined by a straight line, and the line is cut with ``p_miss = p_fa``.
     With ties merged in the curve the result does not depend on the order of the trials.
     """
-    difference = curve.p_miss - curve.p_fa  # ascends from -1 to 1
-    after = int(np.searchsorted(difference, 0.0, side="left"))
-    miss, threshold = curve.p_miss, curve.thresholds
-    if difference[after] == 0:
-        return EqualErrorRate(float(miss[after]), float(threshold[after]))
-    before = after - 1
-    share = -difference[before] / (difference[after] - difference[before])
-    rate = miss[before] + share * (miss[after] - miss[before])
-    if np.isinf(threshold[after]):  # the step that rejects everything has no score to interpolate towards
-        return EqualErrorRate(float(rate), float(threshold[before]))
-    between = threshold[before] + share * (threshold[after] - threshold[before])
-    return EqualErrorRate(float(rate), float(between))
+    after, before = curve.first(lambda miss, fa: miss >= fa)
+    miss_after, fa_after = map(float, curve.rates(after))
+    if miss_after == fa_after:
+        return EqualErrorRate(miss_after, after)
+    miss_before, fa_before = map(float, curve.rates(before))
+    share = (fa_before - miss_before) / ((fa_before - miss_before) + (miss_after - fa_after))
+    rate = miss_before + share * (miss_after - miss_before)
+    if np.isinf(after):  # the step that rejects everything has no score to interpolate towards
+        return EqualErrorRate(rate, before)
+    # Not before + share * (after - before): the difference of two huge scores overflows.
+    return EqualErrorRate(rate, (1 - share) * before + share * after)
 
 
 def eer_rocch(curve: ErrorCurve) -> float:
@@ -54,18 +53,18 @@ def eer_rocch(curve: ErrorCurve) -> float:
     Only the hull edge that crosses ``p_miss = p_fa`` is looked for: starting from the chord between both ends, the
     point furthest below it replaces the end on its own side of the diagonal until none lies below.
     """
-    fa, miss = curve.p_fa, curve.p_miss
-    left, right = 0, len(fa) - 1  # left: p_fa >= p_miss; right: p_fa <= p_miss
+    left, right = (0.0, 1.0), (1.0, 0.0)  # (p_miss, p_fa); left: p_fa >= p_miss, right: p_fa <= p_miss
     while True:
-        below = (miss[right] - miss[left]) * fa + (fa[left] - fa[right]) * miss
-        lowest = int(np.argmin(below))
+        miss_cost, fa_cost = left[1] - right[1], right[0] - left[0]
+        cost, threshold = curve.cheapest(miss_cost, fa_cost)
         # Points on the edge itself differ from its ends by rounding only.
-        if below[lowest] >= min(below[left], below[right]) * (1 - 1e-14):
+        ends = min(miss_cost * miss + fa_cost * fa for miss, fa in (left, right))
+        if cost >= ends * (1 - 1e-14):
             break
-        if miss[lowest] <= fa[lowest]:
-            left = lowest
+        miss, fa = map(float, curve.rates(threshold))
+        if miss <= fa:
+            left = miss, fa
         else:
-            right = lowest
-    gap_left, gap_right = fa[left] - miss[left], miss[right] - fa[right]
-    share = gap_left / (gap_left + gap_right)
-    return float(miss[left] + share * (miss[right] - miss[left]))
+            right = miss, fa
+    gap_left, gap_right = left[1] - left[0], right[0] - right[1]
+    return left[0] + gap_left / (gap_left + gap_right) * (right[0] - left[0])
