@@ -114,13 +114,16 @@ def _speech(
         folder = data
     else:
         folder = out / "librispeech-dev-clean"
+        spoken = out / "synthetic-speech"
         try:
+            if (spoken / "utterances.tsv").is_file():
+                raise DownloadError(f"an earlier run used {spoken}; delete it to try again")
             with progress_bar("LibriSpeech dev-clean", "bytes") as bar:
                 table = prepare_librispeech_dev_clean(folder, offline=offline, progress=bar)
         except DownloadError as error:
             console.print(f"[yellow]LibriSpeech dev-clean cannot be had:[/yellow] {error}")
             console.print("[bold yellow]Speaking with espeak-ng instead: every number below is SYNTHETIC[/bold yellow]")
-            folder = out / "synthetic-speech"
+            folder = spoken
             with progress_bar("espeak-ng", "speakers") as bar:
                 table = prepare_synthetic(folder, progress=bar)
     label = f" [bold red]{', '.join(table.labels).upper()}[/bold red]" if table.labels else ""

@@ -28,7 +28,7 @@ from nestvox.atomic import atomic_path
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, normalise
 
-__all__ = ["Rotation", "Scatter", "default_dims", "discriminant", "pca", "truncation"]
+__all__ = ["Rotation", "Scatter", "check_dims", "default_dims", "discriminant", "pca", "truncation"]
 
 _FORMAT = "nestvox-rotation-1"
 _ORTHOGONAL_TOLERANCE = 1e-8
@@ -52,7 +52,7 @@ def check_dims(dims: Sequence[int], size: int) -> tuple[int, ...]:
     return ordered if ordered[-1] == size else (*ordered, size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rotation:
     """An orthogonal matrix as a head: nested = vectors @ matrix.
 
@@ -75,10 +75,13 @@ class Rotation:
 
     def __post_init__(self) -> None:
         matrix = self.matrix
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != np.float64:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size or matrix.dtype != np.float64:
             raise ModelError(f"a rotation is a square float64 matrix, got {matrix.dtype} {matrix.shape}")
+        # Entries of an orthogonal matrix are at most 1; looking first keeps infinities out of the product.
+        if not (np.abs(matrix) <= 1 + _ORTHOGONAL_TOLERANCE).all():
+            raise ModelError("the matrix is not orthogonal: an entry is above 1 or not finite")
         off = np.abs(matrix.T @ matrix - np.eye(len(matrix))).max()
-        if not off <= _ORTHOGONAL_TOLERANCE:  # also catches NaN
+        if off > _ORTHOGONAL_TOLERANCE:
             raise ModelError(f"the matrix is not orthogonal: largest entry of M'M - I is {off:.2e}")
         object.__setattr__(self, "dims", check_dims(self.dims, len(matrix)))
 
@@ -88,10 +91,20 @@ class Rotation:
         return len(self.matrix)
 
     def transform(self, vectors: FloatArray, /) -> FloatArray:
-        """Rotate (N, D) vectors; dtype and norms are kept."""
-        if vectors.ndim != 2 or vectors.shape[1] != self.input_dim:
-            raise ModelError(f"this rotation takes (N, {self.input_dim}) vectors, got {vectors.shape}")
-        return vectors @ self.matrix.astype(vectors.dtype)
+        """Rotate (N, D) floating-point vectors; dtype and norms are kept.
+
+        Half precision is rotated in single precision and rounded once.
+
+        Raises:
+            ModelError: another shape, or whole numbers.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.input_dim or not np.issubdtype(vectors.dtype, np.floating):
+            raise ModelError(
+                f"this rotation takes floating-point (N, {self.input_dim}) vectors, got {vectors.dtype} {vectors.shape}"
+            )
+        working = np.result_type(vectors.dtype, np.float32)
+        rotated: FloatArray = vectors.astype(working, copy=False) @ self.matrix.astype(working)
+        return rotated.astype(vectors.dtype, copy=False)
 
     def config(self) -> dict[str, Any]:
         """What stands beside the matrix in a saved model."""
@@ -117,6 +130,8 @@ class Rotation:
             )
         except KeyError as missing:
             raise ModelError(f"the saved rotation lacks {missing}") from missing
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"the saved rotation is malformed: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that carries its own description."""
@@ -135,17 +150,19 @@ class Rotation:
             ModelError: no such file, not safetensors, or not a rotation.
         """
         if not Path(path).is_file():
-            raise ModelError(f"{path}: no such file")
+            raise ModelError(f"{path}: no such file; `nestvox rotate` writes one")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise ModelError(f"{path}: not a rotation file; `nestvox rotate` writes one")
+                    raise ModelError(f"format {metadata.get('format')!r}, expected {_FORMAT!r}")
                 return cls.from_saved(
                     json.loads(metadata["config"]), {key: file.get_tensor(key) for key in file.keys()}
                 )
-        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-            raise ModelError(f"{path}: not a readable rotation file: {error}") from error
+        except (SafetensorError, OSError, json.JSONDecodeError, KeyError, ModelError) as error:
+            raise ModelError(
+                f"{path}: not a rotation file, or damaged ({error}); `nestvox rotate` writes one"
+            ) from error
 
 
 class Scatter:
@@ -156,11 +173,16 @@ class Scatter:
 
     Args:
         size: D.
+
+    Attributes:
+        size: D.
+        n: rows that count; a row of zeros has no direction and is left out.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.n = 0
+        self._rows = 0
         self._sum = np.zeros(size)
         self._moment = np.zeros((size, size))
         self._codes: dict[str, int] = {}
@@ -172,22 +194,27 @@ class Scatter:
         """Add (N, D) rows; `speakers` names each row's speaker, if known.
 
         Raises:
-            ModelError: wrong width, or a row that is not finite or all zero.
+            ModelError: wrong width, a row that is not finite, or not as many speakers as rows.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.size:
             raise ModelError(f"expected (N, {self.size}) vectors, got {vectors.shape}")
         if not np.isfinite(vectors).all():
             row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise ModelError(f"row {self.n + row} is not finite")
+            raise ModelError(f"row {self._rows + row} is not finite")
+        if speakers is not None and len(speakers) != len(vectors):
+            raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
+        self._rows += len(vectors)
         unit = normalise(vectors.astype(np.float64))
+        there = unit.any(axis=1)
+        if not there.all():
+            unit = unit[there]
+            speakers = None if speakers is None else [s for s, kept in zip(speakers, there, strict=True) if kept]
         moment = unit.T @ unit
         self.n += len(unit)
         self._sum += unit.sum(axis=0)
         self._moment += moment
         if speakers is None:
             return
-        if len(speakers) != len(unit):
-            raise ModelError(f"{len(speakers)} speakers for {len(unit)} vectors")
         codes = np.fromiter((self._codes.setdefault(s, len(self._codes)) for s in speakers), np.int64, len(unit))
         grow = len(self._codes) - len(self._counts)
         if grow:
@@ -205,17 +232,17 @@ class Scatter:
     def covariance(self) -> NDArray[np.float64]:
         """(D, D) covariance of all rows."""
         if self.n < 2:
-            raise ModelError(f"a covariance needs at least two vectors, got {self.n}")
+            raise ModelError(f"a covariance needs at least two vectors that are not zero, got {self.n}")
         mean = self._sum / self.n
         return self._moment / self.n - np.outer(mean, mean)
 
     def between_within(self, *, every_speaker: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return S_b and S_w, each (D, D).
 
-        S_w is the pooled covariance of the rows around their speaker's mean, over the speakers with two rows or more.
-        S_b is the covariance of the speaker means, every speaker counting once, over the same speakers; or, with
-        `every_speaker`, over all of them, less the S_w / n_s that a mean of n_s rows carries by chance: where most
-        speakers have one row, that is the better estimate. Both are unbiased.
+        S_w is the pooled covariance of the rows around their speaker's mean, over the speakers with two rows or more;
+        it is unbiased. S_b is the covariance of the speaker means, every speaker counting once, over the same speakers.
+        With `every_speaker` it is over all of them, less the S_w / n_s that a mean of n_s rows carries by chance, which
+        makes it unbiased too: the better estimate where most speakers have one row.
 
         Raises:
             ModelError: fewer than two speakers with two rows.
@@ -237,7 +264,7 @@ class Scatter:
 
 
 def _descending(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues and eigenvectors by falling eigenvalue, signs fixed so that every machine gives the same matrix."""
+    """Eigenvalues and eigenvectors by falling eigenvalue; the largest entry of each is positive, whatever LAPACK gave."""
     values, vectors = np.linalg.eigh(symmetric)
     values, vectors = values[::-1], vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
@@ -245,16 +272,20 @@ def _descending(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return values, np.ascontiguousarray(vectors * signs)
 
 
+def _dims(dims: Sequence[int] | None, size: int) -> tuple[int, ...]:
+    return default_dims(size) if dims is None else tuple(dims)
+
+
 def truncation(size: int, dims: Sequence[int] | None = None) -> Rotation:
     """Return the identity: plain truncation, the baseline of every table."""
-    return Rotation(np.eye(size), tuple(dims or default_dims(size)), "truncation")
+    return Rotation(np.eye(size), _dims(dims, size), "truncation")
 
 
 def pca(scatter: Scatter, dims: Sequence[int] | None = None) -> Rotation:
     """Order the directions by variance; needs no labels."""
     values, vectors = _descending(scatter.covariance())
     details = {"n_vectors": scatter.n, "variance": [float(v) for v in values]}
-    return Rotation(vectors, tuple(dims or default_dims(scatter.size)), "pca", details)
+    return Rotation(vectors, _dims(dims, scatter.size), "pca", details)
 
 
 def discriminant(
@@ -276,4 +307,4 @@ def discriminant(
         "weight": float(weight),
         "every_speaker": every_speaker,
     }
-    return Rotation(vectors, tuple(dims or default_dims(scatter.size)), "discriminant", details)
+    return Rotation(vectors, _dims(dims, scatter.size), "discriminant", details)
