@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nestvox.errors import DownloadError, TableError
+from nestvox.errors import DownloadError, ModelError, TableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,12 +51,15 @@ def demo(
     from nestvox.training.rotation import nest_encoder
 
     console = Console(soft_wrap=True, highlight=False)
+    console.width = max(console.width, 110)  # intervals stay on their line also in a log file
     began = time.perf_counter()
     table, trials = _speech(data, out, console, offline=offline)
     parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
     for split, part in parts.items():
         console.print(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
     encoder = load(model, offline=offline)
+    if encoder.head is not None:
+        raise ModelError(f"{model} has a head already; the demo starts from an encoder")
     console.print(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
 
     with _stage(console, "embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
