@@ -20,7 +20,7 @@ Method = Literal["auto", "pca", "discriminant", "refined"]
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A fitted rotation and what it reached on the pairs that it was chosen on.
 
@@ -67,7 +67,7 @@ def choose_rotation(
     size = vectors.shape[1]
     if pairs.vectors.shape[1] != size:
         raise ModelError(f"vectors have {size} dimensions, the pairs' vectors {pairs.vectors.shape[1]}")
-    lengths = tuple(dims or default_dims(size))
+    lengths = default_dims(size) if dims is None else tuple(dims)
     refinement = refinement or Refinement()
     depth = {"pca": 1, "discriminant": 2, "refined": 3, "auto": 3}[method]
     total = 2 + len(weights) * (depth - 1) + (len(refinement.checkpoints) if depth > 2 else 0)
@@ -77,7 +77,7 @@ def choose_rotation(
         nonlocal done
         done += 1
         progress(done, total)
-        eers = {dim: pairs.eer(rotation, dim) for dim in rotation.dims}
+        eers = pairs.eers(rotation)
         short = [rate for dim, rate in eers.items() if dim < size] or list(eers.values())
         return Candidate(rotation, eers, sum(short) / len(short))
 

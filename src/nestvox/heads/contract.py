@@ -40,7 +40,7 @@ class Head(Protocol):
     def dims(self) -> tuple[int, ...]: ...  # noqa: D102
 
     def transform(self, vectors: FloatArray, /) -> FloatArray:
-        """Map (N, input_dim) to (N, dims[-1]), unnormalised, in the dtype given."""
+        """Map floating-point (N, input_dim) to (N, dims[-1]), unnormalised, in the dtype given."""
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the head beside its tensors, JSON-serialisable."""

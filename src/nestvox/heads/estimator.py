@@ -8,16 +8,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.errors import MissingExtraError
+from nestvox.extras import require
 from nestvox.heads.contract import normalise
 from nestvox.heads.refine import refine
 from nestvox.heads.rotation import Scatter, default_dims, discriminant, pca
 
-try:
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ModuleNotFoundError as error:
-    raise MissingExtraError("sklearn", "NestedRotation") from error
+require("sklearn", extra="sklearn", purpose="NestedRotation")
+
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin  # noqa: E402
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
 __all__ = ["NestedRotation"]
 
@@ -66,7 +65,9 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise ValueError(f"method must be auto, pca, discriminant or refined, got {self.method!r}")
         vectors = np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2), np.float64)
         size = vectors.shape[1]
-        dims = tuple(self.dims or default_dims(size))
+        dims = default_dims(size) if self.dims is None else tuple(self.dims)
+        if self.dim is not None and not 1 <= self.dim <= size:
+            raise ValueError(f"dim must be None or between 1 and n_features={size}, got {self.dim}")
         speakers = None if y is None else [str(s) for s in np.asarray(y).ravel()]
         if speakers is not None and len(speakers) != len(vectors):
             raise ValueError(f"{len(vectors)} vectors but {len(speakers)} speakers")
@@ -92,13 +93,15 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return normalise(nested) if self.normalize else nested
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Rotate back; from a prefix this is the closest vector in the prefix's subspace."""
+        """Rotate (N, k) back; from a prefix, k < n_features, this is the closest vector in the prefix's subspace."""
         check_is_fitted(self)
-        vectors = np.asarray(X)
+        vectors = check_array(X, dtype=[np.float64, np.float32])
+        if vectors.shape[1] > self.n_features_in_:
+            raise ValueError(f"X has {vectors.shape[1]} features, at most {self.n_features_in_} can be rotated back")
         original: NDArray[np.floating[Any]] = vectors @ self.matrix_[:, : vectors.shape[1]].T.astype(vectors.dtype)
         return original
 
     @property
     def _n_features_out(self) -> int:
         """How many columns `transform` gives; scikit-learn reads it to name them."""
-        return self.dim or len(self.matrix_)
+        return len(self.matrix_) if self.dim is None else self.dim

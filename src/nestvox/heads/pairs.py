@@ -18,17 +18,21 @@ from nestvox.metrics.eer import eer
 __all__ = ["LabelledPairs"]
 
 _BLOCK = 262_144
+_DENSE = 4  # from one pair in so many of all (i, j), one matrix product is cheaper than gathering both sides
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledPairs:
     """Pairs of rows of `vectors`, with the answer.
 
     Attributes:
-        vectors: (N, D).
+        vectors: (N, D), finite.
         first: (P,) row numbers.
         second: (P,) row numbers.
         target: (P,) bool, true where both rows are of one speaker.
+
+    Raises:
+        ModelError: a vector is not finite, or there is no target pair or no non-target pair.
     """
 
     vectors: FloatArray
@@ -36,29 +40,74 @@ class LabelledPairs:
     second: NDArray[np.int64]
     target: NDArray[np.bool_]
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.vectors).all():
+            raise ModelError("a vector of the pairs is not finite")
+        if self.target.all() or not self.target.any():
+            raise ModelError(
+                "choosing a head needs pairs of one speaker and of two: two speakers or more, one of them with two "
+                f"vectors; got {int(self.target.sum())} target and {int((~self.target).sum())} non-target pairs"
+            )
+
     @classmethod
     def all_of(cls, vectors: FloatArray, speakers: Sequence[str]) -> Self:
         """Every pair of different rows.
 
+        Args:
+            vectors: (N, D).
+            speakers: N names.
+
         Raises:
-            ModelError: there is no target pair or no non-target pair.
+            ModelError: not one name a row, or as above.
         """
+        if len(speakers) != len(vectors):
+            raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
         _, codes = np.unique(np.asarray(speakers), return_inverse=True)
         first, second = np.triu_indices(len(vectors), k=1)
-        target = codes[first] == codes[second]
-        if target.all() or not target.any():
-            raise ModelError("choosing a head needs two speakers or more, and one of them with two vectors")
-        return cls(vectors, first.astype(np.int64), second.astype(np.int64), target)
+        return cls(vectors, first.astype(np.int64), second.astype(np.int64), codes[first] == codes[second])
 
     def scores(self, rotation: Rotation, dim: int) -> NDArray[np.float64]:
         """Cosine of the first `dim` rotated coordinates, (P,)."""
-        prefix = truncate(rotation.transform(self.vectors), dim)
+        return self._cosines(rotation.transform(self.vectors), dim)
+
+    def eers(self, rotation: Rotation) -> dict[int, float]:
+        """Equal error rate of that cosine at each of the rotation's dims, fractions."""
+        rotated = rotation.transform(self.vectors)
+        return {dim: _eer(self._cosines(rotated, dim), self.target) for dim in rotation.dims}
+
+    def _cosines(self, rotated: FloatArray, dim: int) -> NDArray[np.float64]:
+        prefix = truncate(rotated, dim)
+        if len(prefix) ** 2 <= _DENSE * len(self.first):
+            return np.asarray((prefix @ prefix.T)[self.first, self.second], np.float64)
         scores = np.empty(len(self.first))
         for start in range(0, len(scores), _BLOCK):
             part = slice(start, start + _BLOCK)
             scores[part] = np.einsum("nd,nd->n", prefix[self.first[part]], prefix[self.second[part]])
         return scores
 
-    def eer(self, rotation: Rotation, dim: int) -> float:
-        """Equal error rate of that cosine, a fraction."""
-        return float(eer(error_curve(self.scores(rotation, dim), self.target)).rate)
+
+def _eer(scores: NDArray[np.float64], target: NDArray[np.bool_]) -> float:
+    """Return the rate of `metrics.eer.eer`, without sorting millions of non-target scores for each candidate.
+
+    Only the scores between the two neighbouring targets where misses and false alarms cross decide; those outside
+    enter as two weighted points.
+    """
+    targets, nontargets = np.sort(scores[target]), scores[~target]
+    low, high = 0, len(targets)  # the first target at which misses are not fewer than false alarms
+    while low < high:
+        middle = (low + high) // 2
+        misses = np.searchsorted(targets, targets[middle], side="left") / len(targets)
+        if misses >= np.count_nonzero(nontargets >= targets[middle]) / len(nontargets):
+            high = middle
+        else:
+            low = middle + 1
+    floor = targets[low - 1] if low > 0 else scores.min()
+    ceiling = targets[low] if low < len(targets) else scores.max()
+    values, labels, weights = [], [], []
+    for part, label in ((targets, True), (nontargets, False)):
+        inside = part[(part >= floor) & (part <= ceiling)]
+        below, above = np.count_nonzero(part < floor), np.count_nonzero(part > ceiling)
+        values.append(np.concatenate([inside, [floor - 1, ceiling + 1]]))
+        weights.append(np.concatenate([np.ones(len(inside)), [below, above]]))
+        labels.append(np.full(len(inside) + 2, label))
+    return float(eer(error_curve(np.concatenate(values), np.concatenate(labels), np.concatenate(weights))).rate)

@@ -26,9 +26,9 @@ from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, normalise
 from nestvox.heads.rotation import Rotation
 
-Rows = NDArray[np.float32]
-
 __all__ = ["Refinement", "contrastive_loss", "refine", "refinements"]
+
+Rows = NDArray[np.float32]
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -58,7 +58,8 @@ class Refinement:
     def __post_init__(self) -> None:
         if not self.checkpoints or sorted(set(self.checkpoints)) != list(self.checkpoints) or self.checkpoints[0] < 1:
             raise ModelError(f"checkpoints must be ascending and positive, got {self.checkpoints}")
-        if min(self.learning_rate, self.temperature) <= 0 or self.spread < 0 or self.speakers_per_step < 2:
+        positive = min(self.learning_rate, self.temperature) > 0 and self.spread >= 0
+        if not positive or self.speakers_per_step < 2 or self.shortest < 1:
             raise ModelError(f"settings of the refinement are out of range: {self}")
 
 
@@ -82,8 +83,10 @@ def refinements(
         settings: of the run.
 
     Raises:
-        ModelError: fewer than two speakers with two vectors.
+        ModelError: fewer than two speakers with two vectors, or vectors of another size than the rotation's.
     """
+    if vectors.ndim != 2 or vectors.shape[1] != start.input_dim:
+        raise ModelError(f"the rotation takes (N, {start.input_dim}) vectors, got {vectors.shape}")
     draw = _Draw(vectors, speakers, settings)
     size = start.input_dim
     dims = tuple(d for d in (settings.shortest * 2**k for k in range(31)) if d < size) or (size,)
@@ -109,16 +112,12 @@ def refinements(
 
 
 def contrastive_loss(
-    a: Rows,
-    b: Rows,
-    matrix: Rows,
-    dims: Sequence[int],
-    temperature: float,
+    a: FloatArray, b: FloatArray, matrix: FloatArray, dims: Sequence[int], temperature: float
 ) -> tuple[float, NDArray[np.float64]]:
     """Mean cross-entropy of finding row i of `b` with row i of `a`, summed over prefixes, and its gradient.
 
     Args:
-        a: (B, D).
+        a: (B, D); everything is calculated in the precision of these three.
         b: (B, D).
         matrix: (D, D).
         dims: prefix lengths.
@@ -135,7 +134,7 @@ def contrastive_loss(
     for dim in dims:
         unit_a, norm_a = _unit(rotated_a[:, :dim])
         unit_b, norm_b = _unit(rotated_b[:, :dim])
-        logits: Rows = np.asarray(unit_a @ unit_b.T, np.float32)  # (B, B)
+        logits = unit_a @ unit_b.T  # (B, B)
         logits /= temperature
         logits -= logits.max(axis=1, keepdims=True)
         right = logits[diagonal, diagonal].copy()
@@ -145,19 +144,20 @@ def contrastive_loss(
         logits /= total
         logits[diagonal, diagonal] -= 1
         logits /= n * temperature  # now the gradient with respect to the cosines
-        d_a[:, :dim] += _through_norm(np.asarray(logits @ unit_b), unit_a, norm_a)
-        d_b[:, :dim] += _through_norm(np.asarray(logits.T @ unit_a), unit_b, norm_b)
+        d_a[:, :dim] += _through_norm(logits @ unit_b, unit_a, norm_a)
+        d_b[:, :dim] += _through_norm(logits.T @ unit_a, unit_b, norm_b)
     return loss, (a.T @ d_a + b.T @ d_b).astype(np.float64)
 
 
-def _unit(rows: Rows) -> tuple[Rows, Rows]:
+def _unit(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     # A prefix of a unit vector can be zero only where the whole prefix is empty of it; the floor keeps 0/0 away.
-    norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-    return np.asarray(rows / norms, np.float32), norms
+    norms: FloatArray = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), rows.dtype.type(1e-12))
+    return rows / norms, norms
 
 
-def _through_norm(gradient: Rows, unit: Rows, norms: Rows) -> Rows:
-    return np.asarray((gradient - np.sum(gradient * unit, axis=1, keepdims=True) * unit) / norms, np.float32)
+def _through_norm(gradient: FloatArray, unit: FloatArray, norms: FloatArray) -> FloatArray:
+    through: FloatArray = (gradient - np.sum(gradient * unit, axis=1, keepdims=True) * unit) / norms
+    return through
 
 
 class _Draw:

@@ -139,7 +139,8 @@ class Rotation:
             save_file(
                 {"matrix": np.ascontiguousarray(self.matrix)},
                 temporary,
-                metadata={"format": _FORMAT, "config": json.dumps(self.config(), sort_keys=True)},
+                # One entry: safetensors writes several in no fixed order, and the same rotation is the same file.
+                metadata={"rotation": json.dumps({"format": _FORMAT, **self.config()}, sort_keys=True)},
             )
 
     @classmethod
@@ -153,13 +154,12 @@ class Rotation:
             raise ModelError(f"{path}: no such file; `nestvox rotate` writes one")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ModelError(f"format {metadata.get('format')!r}, expected {_FORMAT!r}")
-                return cls.from_saved(
-                    json.loads(metadata["config"]), {key: file.get_tensor(key) for key in file.keys()}
-                )
-        except (SafetensorError, OSError, json.JSONDecodeError, KeyError, ModelError) as error:
+                config = json.loads((file.metadata() or {}).get("rotation", "{}"))
+                found = config.get("format") if isinstance(config, dict) else None
+                if found != _FORMAT:
+                    raise ModelError(f"format {found!r}, expected {_FORMAT!r}")
+                return cls.from_saved(config, {key: file.get_tensor(key) for key in file.keys()})
+        except (SafetensorError, OSError, json.JSONDecodeError, ModelError) as error:
             raise ModelError(
                 f"{path}: not a rotation file, or damaged ({error}); `nestvox rotate` writes one"
             ) from error
@@ -205,10 +205,10 @@ class Scatter:
             raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
         self._rows += len(vectors)
         unit = normalise(vectors.astype(np.float64))
-        there = unit.any(axis=1)
-        if not there.all():
+        there = np.flatnonzero(unit.any(axis=1))
+        if len(there) < len(unit):
             unit = unit[there]
-            speakers = None if speakers is None else [s for s, kept in zip(speakers, there, strict=True) if kept]
+            speakers = None if speakers is None else [speakers[int(row)] for row in there]
         moment = unit.T @ unit
         self.n += len(unit)
         self._sum += unit.sum(axis=0)
@@ -264,7 +264,7 @@ class Scatter:
 
 
 def _descending(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues and eigenvectors by falling eigenvalue; the largest entry of each is positive, whatever LAPACK gave."""
+    """Eigenvalues, falling, and eigenvectors with a positive largest entry, whatever sign LAPACK gave them."""
     values, vectors = np.linalg.eigh(symmetric)
     values, vectors = values[::-1], vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
