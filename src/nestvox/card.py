@@ -116,6 +116,17 @@ def _hub_result(row: Mapping[str, Any]) -> dict[str, Any]:
     labels = f" ({', '.join(row['labels'])})" if row["labels"] else ""
     return {
         "task": {"type": "audio-classification", "name": "Speaker verification"},
-        "dataset": {"type": "custom", "name": f"{row['trials_source']}{labels}"},
-        "metrics": [{"type": "eer", "name": f"EER at {row['dim']} dimensions", "value": float(row["eer"])}],
+        "dataset": {
+            "type": "custom",
+            "name": f"{row['trials_source']}{labels}",
+            "args": {name: row[name] for name in ("n_target", "n_nontarget", "trials_sha256")},
+        },
+        "metrics": [
+            {
+                "type": "eer",
+                "name": f"EER at {row['dim']} dimensions",
+                "value": float(row["eer"]),
+                "args": {"interval": [float(row["eer_low"]), float(row["eer_high"])]},
+            }
+        ],
     }

@@ -72,7 +72,7 @@ class SpeakerModel:
                 )
         if self.truncate_dim is not None:
             self.check_dim(self.truncate_dim)
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[tuple[object, ...], str] | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -97,14 +97,17 @@ class SpeakerModel:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
-        if self._fingerprint is None:
+        # torch counts the changes of a tensor: one that was trained on since is hashed again.
+        state = self.encoder.state_dict().values()
+        version = (id(self.head), *((tensor.data_ptr(), tensor._version) for tensor in state))
+        if self._fingerprint is None or self._fingerprint[0] != version:
             digest = hashlib.sha256()
             digest.update(json.dumps(self._config_of_parts(), sort_keys=True).encode())
             for key, array in sorted(self._arrays().items()):
                 digest.update(f"{key} {array.dtype} {array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
-            self._fingerprint = digest.hexdigest()[:16]
-        return self._fingerprint
+            self._fingerprint = version, digest.hexdigest()[:16]
+        return self._fingerprint[1]
 
     def check_dim(self, dim: int | None) -> int:
         """Return the prefix length that `dim` means (None: `truncate_dim`, else the full size).
@@ -130,8 +133,10 @@ class SpeakerModel:
             (B, D) float32; for ``frames`` a list of (T_i, C) arrays.
 
         Raises:
-            ModelError: a waveform is shorter than `min_duration_s`.
+            ModelError: no waveform, or one that is shorter than `min_duration_s`.
         """
+        if not len(waveforms):
+            raise ModelError("forward needs at least one waveform")
         torch = require("torch", extra="torch", purpose="running an encoder")
         device = next(self.encoder.parameters()).device
         lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
@@ -175,7 +180,18 @@ class SpeakerModel:
         return np.asarray(vectors[0] if single else vectors, np.float32)
 
     def verify(self, a: Audio, b: Audio, *, dim: int | None = None, operating_point: str = "eer") -> Verification:
-        """Score two recordings and compare with the stored threshold for this dimension and operating point."""
+        """Score two recordings and compare the score with a stored threshold.
+
+        Args:
+            a: a path, or a float array (S,) at `sample_rate` in [-1, 1].
+            b: likewise.
+            dim: prefix length; None: `truncate_dim`, else the full size.
+            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``) or in full.
+
+        Raises:
+            AudioError: a file cannot be used.
+            ModelError: `dim` is out of range, or a clip is too short.
+        """
         size = self.check_dim(dim)
         waveforms = [self._waveform(a), self._waveform(b)]
         warnings = tuple(
@@ -186,7 +202,12 @@ class SpeakerModel:
         first, second = self.embed(waveforms, dim=size)
         score = float(np.clip(np.dot(first.astype(np.float64), second.astype(np.float64)), -1.0, 1.0))
         threshold = next(
-            (t for t in self.thresholds if t.dim == size and t.operating_point.split()[0] == operating_point), None
+            (
+                t
+                for t in self.thresholds
+                if t.dim == size and operating_point in (t.operating_point, t.operating_point.split()[0])
+            ),
+            None,
         )
         same = None if threshold is None else score >= threshold.value
         return Verification(score, size, same, threshold, warnings, self.name, self.fingerprint)
@@ -194,9 +215,15 @@ class SpeakerModel:
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
 
-        Each file is written atomically, config.json last: a folder without it is not a model.
+        Each file is written atomically, config.json last: a folder without it is not a model. A model that stands
+        there already is replaced.
+
+        Raises:
+            ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
+            OSError: it cannot be written.
         """
         folder = Path(folder)
+        _refuse_foreign(folder)
         (folder / "config.json").unlink(missing_ok=True)
         with atomic_path(folder / "model.safetensors") as temporary:
             save_file({k: np.ascontiguousarray(a) for k, a in self._arrays().items()}, temporary)
@@ -243,12 +270,12 @@ class SpeakerModel:
             head = None
             if saved_head is not None:
                 if saved_head["kind"] not in _HEADS:
-                    raise ModelError(f"{folder}: unknown head {saved_head['kind']!r}; known: {sorted(_HEADS)}")
+                    raise ModelError(f"unknown head {saved_head['kind']!r}; this version knows {', '.join(_HEADS)}")
                 head = _HEADS[saved_head["kind"]](saved_head, _section(arrays, "head."))
             calibration = _read_json(folder / "calibration.json")
             if calibration["fingerprint"] != config["fingerprint"]:
                 raise ModelError(
-                    f"{folder / 'calibration.json'}: thresholds of model {calibration['fingerprint']}, "
+                    f"calibration.json holds thresholds of model {calibration['fingerprint']}, "
                     f"but this is {config['fingerprint']}"
                 )
             model = cls(
@@ -260,7 +287,9 @@ class SpeakerModel:
                 tuple(config["training_speakers"]),
                 config["card"],
             )
-        except (KeyError, TypeError) as error:
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"{folder}: incomplete or malformed model folder: {error}") from error
         if model.fingerprint != config["fingerprint"]:
             raise ModelError(
@@ -290,8 +319,13 @@ class SpeakerModel:
     def _waveform(self, item: Audio) -> NDArray[np.floating[Any]]:
         if isinstance(item, str | Path):
             return read(item, sample_rate=self.sample_rate, min_duration_s=self.min_duration_s)[0]
-        if item.ndim != 1 or not np.issubdtype(item.dtype, np.floating):
-            raise ModelError(f"an audio array must be float and (samples,), got {item.dtype} {item.shape}")
+        given: Any = item  # who has no type checker may pass a list or a tensor
+        if not isinstance(given, np.ndarray) or given.ndim != 1 or not np.issubdtype(given.dtype, np.floating):
+            what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+            raise ModelError(
+                f"audio is a path or a float array (samples,) at {self.sample_rate} Hz in [-1, 1], got {what}; "
+                "divide 16-bit samples by 32768, average channels"
+            )
         if not np.isfinite(item).all():
             raise ModelError("the audio array holds values that are not finite")
         return item
@@ -303,7 +337,7 @@ class SpeakerModel:
         }
 
     def _arrays(self) -> dict[str, FloatArray]:
-        arrays = {f"encoder.{key}": _numpy(value) for key, value in self.encoder.state_dict().items()}
+        arrays = {f"encoder.{key}": _saved(value) for key, value in self.encoder.state_dict().items()}
         if self.head is not None:
             arrays |= {f"head.{key}": value for key, value in self.head.tensors().items()}
         return arrays
@@ -357,6 +391,20 @@ def load(
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.detach().to("cpu").float().numpy()
     return array
+
+
+def _saved(tensor: torch.Tensor) -> NDArray[Any]:
+    # Counters and masks stay whole numbers; weights are float32 wherever and in whatever precision they run.
+    return _numpy(tensor) if tensor.is_floating_point() else tensor.detach().cpu().numpy()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to overwrite what `save` did not write; half a model that a killed save left is ours."""
+    if (folder / "config.json").is_file():
+        if _read_json(folder / "config.json").get("format") != _FORMAT:
+            raise ModelError(f"{folder / 'config.json'} is not of a nestvox model; give another folder")
+    elif (folder / "README.md").exists() and not (folder / "model.safetensors").exists():
+        raise ModelError(f"{folder} holds a README.md but no model; give another folder, so that it is not overwritten")
 
 
 def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:

@@ -11,6 +11,7 @@ from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.extraction.rotate import RotationReport
+    from nestvox.progress import Progress
 
 __all__ = ["rotate"]
 
@@ -38,34 +39,63 @@ def rotate(
     labels, the equal error rate on speakers that nothing was fitted or chosen on.
     """
     import json
+    from contextlib import ExitStack
 
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.rotate import apply_rotation, read_labels, rotate_vectors
 
+    _refuse_same({"EMBEDDINGS": embeddings, "--labels": labels, "--out": out, "--rotated": rotated, "--json": json_out})
     if method not in ("auto", "pca", "discriminant", "refined"):
         raise NestvoxError(f"--method {method}: expected auto, pca, discriminant or refined")
     wanted = None if dims is None else _dims(dims)
     speakers = None if labels is None else read_labels(labels, embeddings)
-    with progress_bar("fit", "rows") as progress:
+    with ExitStack() as bars:
+        reading = bars.enter_context(progress_bar("read", "rows"))
+        second: list[Progress] = []
+
+        def choosing(done: int, total: int | None, /) -> None:
+            if not second:  # a terminal shows one bar at a time
+                bars.close()
+                second.append(bars.enter_context(progress_bar("fit", "candidates")))
+            second[0](done, total)
+
         report = rotate_vectors(
             embeddings,
             labels=speakers,
             method=method,  # type: ignore[arg-type]
             dims=wanted,
             seed=seed,
-            progress=progress,
+            progress=reading,
+            choosing=choosing,
         )
     report.rotation.save(out)
     if rotated is not None:
         with progress_bar("rotate", "rows") as progress:
-            apply_rotation(report.rotation, embeddings, rotated, progress=progress)
+            apply_rotation(
+                report.rotation,
+                embeddings,
+                rotated,
+                training_speakers=report.training_speakers,
+                progress=progress,
+            )
     if json_out is not None:
         write_text(json_out, json.dumps(report.to_json(), indent=2) + "\n")
     _show(report)
     print(f"rotation  {out}")
     if rotated is not None:
         print(f"vectors   {rotated}")
+
+
+def _refuse_same(paths: dict[str, Path | None]) -> None:
+    """No output may land on an input or on another output."""
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        first = seen.setdefault(path.resolve(), name)
+        if first != name:
+            raise NestvoxError(f"{first} and {name} are the same path {path}; give another one")
 
 
 def _dims(text: str) -> tuple[int, ...]:

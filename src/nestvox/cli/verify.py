@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nestvox.verdict import Threshold
 
 __all__ = ["verify"]
 
@@ -32,7 +36,8 @@ def verify(
     from nestvox.atomic import write_text
     from nestvox.model import load
 
-    answer = load(model, weights=weights, offline=offline).verify(a, b, dim=dim, operating_point=operating_point)
+    loaded = load(model, weights=weights, offline=offline)
+    answer = loaded.verify(a, b, dim=dim, operating_point=operating_point)
     if json_out is not None:
         write_text(json_out, json.dumps(asdict(answer), indent=2) + "\n")
     console = Console(soft_wrap=True, highlight=False)
@@ -41,7 +46,7 @@ def verify(
     console.print(f"  score      {answer.score:+.4f} {answer.score_name} ({answer.direction}; not a probability)")
     if answer.threshold is None:
         console.print(
-            f"  threshold  none stored for {answer.dim} dimensions at {operating_point!r}; "
+            f"  threshold  {_why_none(loaded.thresholds, answer.dim, operating_point)}; "
             "set one on pairs of your own domain"
         )
     else:
@@ -51,3 +56,12 @@ def verify(
         console.print(f"  [yellow]warning[/yellow]    {warning}")
     if answer.same is False:
         raise typer.Exit(1)
+
+
+def _why_none(thresholds: Sequence[Threshold], dim: int, operating_point: str) -> str:
+    """Say what there is instead."""
+    if not thresholds:
+        return "none: the model holds no thresholds"
+    dims = ", ".join(str(d) for d in sorted({t.dim for t in thresholds}))
+    points = ", ".join(sorted({t.operating_point.split()[0] for t in thresholds}))
+    return f"none for {dim} dimensions at {operating_point!r}; the model has some for {dims} at {points}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.corpora.delimited import read_delimited
+from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import ModelError, StoreError, TableError
 from nestvox.extraction.interchange import VectorWriter, iter_vectors, vector_shape
-from nestvox.extraction.store import (
-    EmbeddingStore,
-    ShardRows,
-    StoreWriter,
-    VectorBatch,
-    default_shard_rows,
-    is_store,
-)
+from nestvox.extraction.store import EmbeddingStore, StoreWriter, VectorBatch, is_store
 from nestvox.heads.choose import Method, choose_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs
@@ -38,13 +34,26 @@ from nestvox.progress import Progress, silent
 
 __all__ = ["PrefixQuality", "RotationReport", "apply_rotation", "read_labels", "rotate_store", "rotate_vectors"]
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 16_384
 _SAMPLE_ROWS = 2_000  # rows whose pairs measure how well prefixes keep the scores
-_MOST_PER_SPEAKER = 20
-_PARTS = {"fit": (0.7, 200_000), "choose": (0.15, 3_000), "report": (0.15, 3_000)}  # share of speakers, most rows
+_FEWEST_PER_SPEAKER = 5  # where there are more speakers than room, fewer speakers are taken rather than fewer rows
+_LEAST_SPEAKERS = 10
+_KALDI = (".ark", ".scp")
 _TABLES = (".tsv", ".csv", ".parquet")
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A share of the speakers, and how many of its rows are kept in memory."""
+
+    share: float
+    rows: int
+    per_speaker: int
+
+
+_PARTS = {"fit": _Part(0.7, 200_000, 200), "choose": _Part(0.15, 3_000, 20), "report": _Part(0.15, 3_000, 20)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class RotationReport:
         prefixes: one entry per prefix length.
         speakers: speakers and rows of each part: ``fit``, ``choose``, ``report``; empty without labels.
         chosen: criterion (mean EER of the short prefixes on the choosing speakers) of each method.
+        training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers of ``fit`` and ``choose``.
     """
 
     rotation: Rotation
@@ -85,9 +95,10 @@ class RotationReport:
     prefixes: tuple[PrefixQuality, ...]
     speakers: Mapping[str, Mapping[str, int]]
     chosen: Mapping[str, float]
+    training_speakers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the matrix, as plain values."""
+        """Everything but the matrix and the keys of the speakers, as plain values."""
         return {
             "rows": self.rows,
             **self.rotation.config(),
@@ -106,6 +117,7 @@ def rotate_vectors(
     dims: Sequence[int] | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    choosing: Progress = silent,
 ) -> RotationReport:
     """Fit a rotation on the vectors of a file or store, and measure it.
 
@@ -116,12 +128,14 @@ def rotate_vectors(
         dims: prefix lengths.
         seed: of the division of speakers and of all sampling.
         progress: rows read of all.
+        choosing: after that, candidates measured of all; never without labels.
 
     Raises:
         StoreError: the source cannot be read.
         ModelError: labels that do not fit, or too few speakers.
     """
     known, size = vector_shape(source)
+    truncation(size, dims)  # dims that do not fit are refused before ten million rows are read
     total = known if known is not None or labels is None else len(labels)
     batches = _counted(source, total, progress)
     sample = _Sample(size, seed)
@@ -133,7 +147,7 @@ def rotate_vectors(
             scatter.add(batch.vectors)
             sample.add(batch.vectors)
         rotation = pca(scatter, dims)
-        return _report(rotation, sample, None, {}, {})
+        return _report(rotation, sample, None)
     if total != len(labels):
         raise ModelError(f"{len(labels)} labels for the {total} rows of {source}")
     division = _divide(labels, seed)
@@ -148,32 +162,55 @@ def rotate_vectors(
         dims=dims,
         method=method,
         refinement=Refinement(seed=seed),
+        progress=choosing,
     )
-    return _report(
-        candidates["best"].rotation,
-        sample,
-        LabelledPairs.all_of(taken["report"], speakers["report"]),
-        {part: {"speakers": len(set(names)), "rows": len(names)} for part, names in speakers.items()},
-        {name: candidate.criterion for name, candidate in candidates.items() if name != "best"},
+    report = _report(candidates["best"].rotation, sample, LabelledPairs.all_of(taken["report"], speakers["report"]))
+    return replace(
+        report,
+        speakers={part: {"speakers": len(set(names)), "rows": len(names)} for part, names in speakers.items()},
+        chosen={name: candidate.criterion for name, candidate in candidates.items() if name != "best"},
+        training_speakers=tuple(sorted({speaker_key(s) for s in (*speakers["fit"], *speakers["choose"])})),
     )
 
 
-def apply_rotation(rotation: Rotation, source: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
+def apply_rotation(
+    rotation: Rotation,
+    source: str | Path,
+    out: str | Path,
+    *,
+    training_speakers: Sequence[str] = (),
+    progress: Progress = silent,
+) -> int:
     """Write the rotated rows of `source` to `out` in bounded memory, and return their number.
 
     The suffix of `out` names the format; a store becomes a store where there is none. The new store's fingerprint is
     that of the old one and the rotation together, so that rotated and unrotated vectors never meet in a score.
 
+    Args:
+        rotation: made for the vectors.
+        source: as `rotate_vectors` takes it.
+        out: another path than `source`.
+        training_speakers: speaker keys that a new store remembers, so that it is not evaluated on them.
+        progress: rows written of all.
+
     Raises:
-        StoreError: the source cannot be read, or `out` not written.
+        StoreError: the source cannot be read, or `out` not written, or it would replace the source.
         ModelError: vectors of another size than the rotation's.
     """
-    known, _ = vector_shape(source)
+    written_too = {Path(out), *(Path(out).with_suffix(s) for s in (".ark", ".scp") if Path(out).suffix in _KALDI)}
+    if Path(source).resolve() in {path.resolve() for path in written_too}:
+        raise StoreError(f"{out}: the rotated vectors cannot replace those that they are made from; give another name")
+    known, size = vector_shape(source)
+    if size != rotation.input_dim:
+        raise ModelError(f"{source} has vectors of {size} numbers, the rotation is made for {rotation.input_dim}")
     batches = _counted(source, known, progress)
     if is_store(source) and not Path(out).suffix:
         store = EmbeddingStore(source)
         digest = hashlib.sha256(store.metadata.fingerprint.encode() + rotation.matrix.tobytes()).hexdigest()[:16]
-        return len(rotate_store(rotation, store, out, fingerprint=digest, progress=progress))
+        rotated = rotate_store(
+            rotation, store, out, fingerprint=digest, training_speakers=training_speakers, progress=progress
+        )
+        return len(rotated)
     written = 0
     with VectorWriter(out, dim=rotation.input_dim) as writer:
         for batch in batches:
@@ -200,30 +237,54 @@ def read_labels(path: str | Path, source: str | Path) -> pl.Series:
     if not path.is_file():
         raise TableError("no such file", source=path)
     if path.suffix.lower() not in _TABLES:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return pl.Series("speaker", [line.strip() or None for line in lines], pl.String)
-    if path.suffix.lower() == ".parquet":
-        frame = pl.read_parquet(path)
-    else:
-        frame = pl.read_csv(path, separator="\t" if path.suffix.lower() == ".tsv" else ",", infer_schema=False)
-    missing = [column for column in ("utt_id", "speaker") if column not in frame.columns]
-    if missing:
-        raise TableError(f"no column {' and '.join(missing)}; labels are utt_id and speaker", source=path, line=1)
-    names: list[str] = []
+        return _read_lines(path)
+    frame = _read_speakers(path)
+    names = pl.Series("utt_id", [], pl.String)
     for batch in iter_vectors(source, _BATCH_ROWS):
         if batch.ids is None:
             raise TableError(
                 f"{source} has no names for its rows; give one speaker a line in a .txt file, in the order of the rows",
                 source=path,
             )
-        names.extend(batch.ids)
-    wanted = frame.select(pl.col("utt_id", "speaker").cast(pl.String)).unique("utt_id", keep="first")
-    joined = pl.DataFrame({"utt_id": names}, {"utt_id": pl.String}).join(
-        wanted, on="utt_id", how="left", maintain_order="left"
-    )
-    if joined["speaker"].is_null().all():
-        raise TableError(f"no utt_id of the table names a row of {source}", source=path)
-    return joined["speaker"]
+        names.append(pl.Series("utt_id", batch.ids, pl.String))
+    speakers = names.to_frame().join(frame, on="utt_id", how="left", maintain_order="left")["speaker"]
+    if speakers.is_null().all():
+        raise TableError(f"no utt_id of the table names a row of {source}, e.g. {names.first()!r}", source=path)
+    return speakers
+
+
+def _read_lines(path: Path) -> pl.Series:
+    """One speaker a line, read in blocks: ten million Python strings would need a gigabyte."""
+    speakers = pl.Series("speaker", [], pl.String)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while block := [line.strip() or None for line in islice(file, _BATCH_ROWS)]:
+                speakers.append(pl.Series("speaker", block, pl.String))
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"not a text file in UTF-8; labels are one speaker a line, or a table {', '.join(_TABLES)}", source=path
+        ) from error
+    return speakers
+
+
+def _read_speakers(path: Path) -> pl.DataFrame:
+    """Columns utt_id (each once) and speaker of a table."""
+    if path.suffix.lower() == ".parquet":
+        try:
+            frame = pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise TableError(f"not a Parquet file: {error}", source=path) from error
+    else:
+        frame, _ = read_delimited(path, "\t" if path.suffix.lower() == ".tsv" else ",", TableError)
+    missing = [column for column in ("utt_id", "speaker") if column not in frame.columns]
+    if missing:
+        raise TableError(f"no column {' and '.join(missing)}; labels are utt_id and speaker", source=path, line=1)
+    wanted = frame.select(pl.col("utt_id", "speaker").cast(pl.String).replace("", None)).unique()
+    doubled = wanted.filter(pl.col("utt_id").is_duplicated() & pl.col("utt_id").is_not_null()).sort("utt_id")
+    if len(doubled):
+        name, *others = doubled["utt_id"][0], *doubled.filter(pl.col("utt_id") == doubled["utt_id"][0])["speaker"]
+        raise TableError(f"utt_id {name!r} has several speakers: {', '.join(map(str, others))}", source=path)
+    return wanted
 
 
 def _counted(source: str | Path, total: int | None, progress: Progress) -> Iterator[VectorBatch]:
@@ -259,32 +320,34 @@ class _Sample:
 
 def _divide(labels: pl.Series, seed: int) -> dict[str, Rows]:
     """Rows of each part, ascending; speakers never cross parts, whatever the order of the rows."""
-    frame = (
-        pl.DataFrame({"speaker": labels})
-        .with_row_index("row")
-        .drop_nulls()
-        .sample(fraction=1.0, shuffle=True, seed=seed)
-        .with_columns(rank=pl.int_range(pl.len()).over("speaker"), n=pl.len().over("speaker"))
-        .filter(pl.col("rank") < _MOST_PER_SPEAKER)
-    )
-    names = frame.filter(pl.col("n") >= 2)["speaker"].unique().to_list()
-    if len(names) < 10:
+    frame = labels.rename("speaker").to_frame().with_row_index("row").drop_nulls()
+    counts = frame.group_by("speaker").len("n")
+    size = dict(counts.filter(pl.col("n") >= 2).iter_rows())
+    if len(size) < _LEAST_SPEAKERS:
         raise ModelError(
-            f"{len(names)} speakers have two vectors or more; fitting, choosing and reporting on different speakers "
-            "needs ten at least. Without labels the rotation is PCA's"
+            f"{len(size)} speakers have two vectors or more; fitting, choosing and reporting on different speakers "
+            f"needs {_LEAST_SPEAKERS} at least. Without labels the rotation is PCA's"
         )
-    ordered = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    ordered = sorted(size, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    random = np.random.default_rng(seed)
     parts: dict[str, Rows] = {}
-    start = 0.0
-    for part, (share, most) in _PARTS.items():
-        chosen = ordered[round(start * len(ordered)) : round((start + share) * len(ordered))]
-        start += share
-        inside = pl.col("speaker").is_in(chosen)
-        if part == "fit":
-            inside |= pl.col("n") == 1  # they help the gradient steps, and can be in no target pair
-        rows = frame.filter(inside).head(most)["row"].to_numpy().astype(np.int64)
-        parts[part] = np.sort(rows)
-    return parts
+    taken = 0
+    for name, part in reversed(_PARTS.items()):  # pairs of two speakers need two of them: fitting has what is left
+        there = ordered[taken:] if name == "fit" else ordered[taken:][: max(2, round(part.share * len(ordered)))]
+        taken += len(there)
+        most = min(part.per_speaker, max(_FEWEST_PER_SPEAKER, part.rows // len(there)))
+        room = np.cumsum([min(most, size[speaker]) for speaker in there]) <= part.rows
+        kept = pl.Series("speaker", [speaker for speaker, fits in zip(there, room, strict=True) if fits], pl.String)
+        # The join is inner: rows of all other speakers are gone before anything is shuffled.
+        rows = frame.join(kept.to_frame(), on="speaker", maintain_order="left")
+        rows = rows[random.permutation(len(rows))].filter(pl.int_range(pl.len()).over("speaker") < most)
+        parts[name] = np.sort(rows["row"].to_numpy().astype(np.int64))
+    # Speakers with one row help the gradient steps, and can be in no target pair.
+    single = frame.join(counts.filter(pl.col("n") == 1), on="speaker", maintain_order="left")["row"].to_numpy()
+    room_left = max(0, _PARTS["fit"].rows - len(parts["fit"]))
+    single = random.permutation(single)[:room_left].astype(np.int64)
+    parts["fit"] = np.sort(np.concatenate([parts["fit"], single]))
+    return {name: parts[name] for name in _PARTS}
 
 
 def _take(
@@ -302,13 +365,7 @@ def _take(
     return dict(taken)
 
 
-def _report(
-    rotation: Rotation,
-    sample: _Sample,
-    pairs: LabelledPairs | None,
-    speakers: Mapping[str, Mapping[str, int]],
-    criterion: Mapping[str, float],
-) -> RotationReport:
+def _report(rotation: Rotation, sample: _Sample, pairs: LabelledPairs | None) -> RotationReport:
     before, after = sample.rows(), rotation.transform(sample.rows())
     upper = np.triu_indices(len(before), k=1)
 
@@ -317,19 +374,20 @@ def _report(
         return np.asarray((unit @ unit.T)[upper])
 
     full = cosines(before, None)
-    plain = truncation(rotation.input_dim, rotation.dims)
+    eers_before = None if pairs is None else pairs.eers(truncation(rotation.input_dim, rotation.dims))
+    eers_after = None if pairs is None else pairs.eers(rotation)
     prefixes = tuple(
         PrefixQuality(
             dim,
             _correlation(cosines(before, dim), full),
             _correlation(cosines(after, dim), full),
-            None if pairs is None else pairs.eer(plain, dim),
-            None if pairs is None else pairs.eer(rotation, dim),
+            None if eers_before is None else eers_before[dim],
+            None if eers_after is None else eers_after[dim],
         )
         for dim in rotation.dims
     )
     difference = float(np.abs(cosines(after, None) - full).max(initial=0.0))
-    return RotationReport(rotation, sample.seen, difference, prefixes, speakers, criterion)
+    return RotationReport(rotation, sample.seen, difference, prefixes, {}, {})
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -348,7 +406,9 @@ def rotate_store(
     training_speakers: Sequence[str] = (),
     progress: Progress = silent,
 ) -> EmbeddingStore:
-    """Write the rotated rows of a store as another store, names and speakers included.
+    """Write the rotated rows of a store as another store, names, speakers and skipped utterances included.
+
+    It is written in float32 whatever the old one is, since rounding to half precision would change the scores.
 
     Args:
         rotation: made for the store's vectors.
@@ -360,7 +420,7 @@ def rotate_store(
         progress: rows written of all.
 
     Raises:
-        StoreError: another tap, or `out` is the store itself.
+        StoreError: the store is not complete or of another tap, or `out` is the store itself.
     """
     out = Path(out)
     old = store.metadata
@@ -368,24 +428,23 @@ def rotate_store(
         raise StoreError(f"{out}: the rotated store cannot replace the one that it is made from; give another name")
     if old.tap not in ("embedding", "nested"):
         raise StoreError(f"{store.path} holds the tap {old.tap}; a rotation is made for embeddings")
+    if not old.complete:
+        raise StoreError(f"{store.path} is not complete; finish the run that makes it first")
     metadata = replace(
         old,
         fingerprint=fingerprint,
         model=model or old.model,
         tap="nested",
         dims=rotation.dims,
-        planned_rows=len(store),
-        shard_rows=default_shard_rows(len(store)),
+        dtype="float32",
         training_speakers=tuple(sorted({*old.training_speakers, *training_speakers})),
-        plan={"rotated_from": old.fingerprint},
+        plan={**old.plan, "rotated_from": old.fingerprint},
         run={},
     )
     writer = StoreWriter(out, metadata)
-    names, paths, speakers = store.utt_ids, store.paths, store.speakers
     for shard in writer.pending:
-        rows = metadata.planned(shard)
-        part = slice(rows.start, rows.stop)
-        vectors = rotation.transform(store.take(np.arange(rows.start, rows.stop)))
-        writer.write_shard(shard, ShardRows(names[part], vectors, paths[part], speakers[part]))
-        progress(rows.stop, len(store))
+        rows = store.read_shard(shard)
+        vectors = np.asarray(rows.vectors)
+        writer.write_shard(shard, replace(rows, vectors=rotation.transform(vectors)))
+        progress(writer.done_rows, old.planned_rows)
     return writer.finish()

@@ -308,6 +308,19 @@ class EmbeddingStore:
                 part = table.slice(start, rows)
                 yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part))
 
+    def read_shard(self, shard: int) -> ShardRows:
+        """Return one shard of a complete store, names and skipped utterances included, in bounded memory."""
+        file = self.path / self.metadata.shards[shard].name
+        reader = open_shard(file)
+        table = read_all(file, reader)
+        return ShardRows(
+            table["utt_id"].to_pylist(),
+            self._matrix(table),
+            table["path"].to_pylist(),
+            table["speaker"].to_pylist(),
+            skipped_in(file, reader.schema),
+        )
+
     def iter_frames(self) -> Iterator[tuple[str, FloatVectors]]:
         """Yield (utt_id, frames (T, C) float32) in row order.
 

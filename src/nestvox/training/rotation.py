@@ -32,7 +32,7 @@ from nestvox.verdict import Threshold
 __all__ = ["NestedFit", "nest_encoder", "thresholds_on", "trial_pairs"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NestedFit:
     """What came of it.
 
@@ -40,7 +40,8 @@ class NestedFit:
         model: the encoder with the best rotation and its thresholds.
         candidates: the best rotation of each method, ``truncation`` first and ``best`` last, with their EERs on the
             development trials.
-        speakers: keys of the training and development speakers: what the model must not be reported on.
+        speakers: keys of the training and development speakers, and of those that the encoder was trained on as far
+            as it says: what the model must not be reported on.
     """
 
     model: SpeakerModel
@@ -79,6 +80,7 @@ def nest_encoder(
         ModelError: the encoder has a head, or the store is of another model.
         OverlapError: training and development share speakers.
         StoreError: an utterance is not in the store.
+        TableError: a trial names an utterance that is not in `dev`.
     """
     if encoder.head is not None:
         raise ModelError(f"{encoder.name} has a head already; start from its encoder")
@@ -89,7 +91,10 @@ def nest_encoder(
         )
     train_speakers = train.frame["speaker"].to_list()
     keys = {speaker_key(speaker) for speaker in train_speakers}
-    refuse_overlap(keys, dev.frame["speaker"].unique().to_list())
+    dev_speakers = dev.frame["speaker"].unique().to_list()
+    refuse_overlap(keys, dev_speakers)
+    # Trials that name other utterances than those of `dev` would slip past the line above.
+    dev.resolve([*dev_trials.frame["enrol"], *dev_trials.frame["test"]])
     pairs = trial_pairs(store, dev_trials)
     candidates = choose_rotation(
         store.take(store.index_of(train.frame["utt_id"].to_list())),
@@ -102,7 +107,7 @@ def nest_encoder(
     )
     rotation = candidates["best"].rotation
     labels = tuple(sorted({*store.metadata.labels, *dev.labels}))
-    speakers = tuple(sorted(keys | {speaker_key(s) for s in dev.frame["speaker"].unique().to_list()}))
+    speakers = tuple(sorted({*keys, *map(speaker_key, dev_speakers), *encoder.training_speakers}))
     card: dict[str, Any] = {
         **encoder.card,
         "head_data": f"{len(train)} utterances of {len(keys)} speakers ({train.source}), chosen on {dev_trials.source}",
@@ -146,7 +151,20 @@ def thresholds_on(
     c_miss: float = 1.0,
     c_fa: float = 1.0,
 ) -> tuple[Threshold, ...]:
-    """Set a threshold per prefix length at the equal error rate and at the minimum detection cost."""
+    """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
+
+    Args:
+        rotation: the head.
+        pairs: the trials as pairs of rows, see `trial_pairs`.
+        trials: where the pairs come from; hash and name travel with each threshold.
+        labels: what every rate must be shown with, e.g. ``synthetic``.
+        p_target: prior of the detection cost.
+        c_miss: cost of a miss.
+        c_fa: cost of a false alarm.
+
+    Returns:
+        Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected.
+    """
     found = []
     for dim in rotation.dims:
         scores = pairs.scores(rotation, dim)
