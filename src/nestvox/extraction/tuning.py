@@ -61,7 +61,7 @@ def choose(
     budget_s: float = 1.5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
-    """Try numbers of threads, then growing batches, on real clips until one is no longer faster or the time is up.
+    """Try streams (or numbers of threads), then growing batches, on real clips; the fastest within the time is taken.
 
     Args:
         forward: the network.
@@ -70,7 +70,7 @@ def choose(
         decode_rate: seconds of audio that one thread decodes in a second.
         set_threads: sets the network's number of threads; it is left at the choice.
         thread_counts: what to try in a single stream, the preferred one first.
-        streams: this many streams of one thread each are tried as well; 1: they are not.
+        streams: above 1, this many streams of one thread each are tried against one instead of `thread_counts`.
         sizes: of batches, ascending from the preferred one.
         budget_s: about how long the trial may take; what is tried last is then not tried.
         clock: gives the time in seconds.
@@ -82,49 +82,30 @@ def choose(
     ordered = sorted((clip for clip in clips if len(clip) <= _LONGEST_CLIP_S * sample_rate), key=len)
     if not ordered:
         ordered = sorted(clips, key=len)[:1]
-    tries = len(thread_counts) + len(sizes) - 1 + (len(sizes) if streams > 1 else 0)
+    modes = [(1, threads) for threads in thread_counts] if streams == 1 else [(1, 1), (streams, 1)]
+    share = budget_s / (len(modes) + len(sizes) - 1)
     began = clock()
-    best_rate, best_threads, best_size, best_streams = 0.0, thread_counts[0], sizes[0], 1
+    best_rate, best_size, (best_streams, best_threads) = 0.0, sizes[0], modes[0]
 
-    def rate(threads: int, size: int) -> float:
+    def rate(size: int, streams: int, threads: int) -> float:
         set_threads(threads)
-        forward(ordered[:1])  # the first call allocates and starts threads, which later ones need not do
-        return _rate(
-            lambda batches: [forward(batch) for batch in batches],
-            ordered,
-            size,
-            1,
-            budget_s / tries,
-            sample_rate,
-            clock,
-        )
+        with Streams(forward, streams, lambda: set_threads(threads)) as running:
+            run = running.run if streams > 1 else lambda batches: [forward(batch) for batch in batches]
+            run([ordered[:1]] * streams)  # first calls allocate and start threads, which later ones need not do
+            return _rate(run, ordered, size, streams, share, sample_rate, clock)
 
-    for threads in thread_counts:
-        found = rate(threads, best_size)
+    for mode in modes:
+        found = rate(best_size, *mode)
         if found > best_rate * _WORTH_IT:
-            best_rate, best_threads = found, threads
+            best_rate, (best_streams, best_threads) = found, mode
         if clock() - began > budget_s:
             break
     for size in sizes[1:]:
-        if size > len(ordered) or clock() - began > budget_s:
+        if size * best_streams > len(ordered) or clock() - began > budget_s:
             break
-        found = rate(best_threads, size)
-        if found < best_rate * _WORTH_IT:
-            break
-        best_rate, best_size = found, size
-    if streams > 1:
-        with Streams(forward, streams, lambda: set_threads(1)) as together:
-            together.run([ordered[:1]] * streams)
-            for size in sizes:
-                if size * streams > len(ordered) or (clock() - began > 2 * budget_s and best_streams > 1):
-                    break
-                share = budget_s / tries
-                found = _rate(together.run, ordered, size, streams, share, sample_rate, clock)
-                if found < best_rate * _WORTH_IT:
-                    if best_streams > 1:
-                        break
-                    continue
-                best_rate, best_size, best_streams, best_threads = found, size, streams, 1
+        found = rate(size, best_streams, best_threads)
+        if found > best_rate * _WORTH_IT:
+            best_rate, best_size = found, size
     set_threads(best_threads)
     cores = os.cpu_count() or 1
     workers = max(1, min(cores, math.ceil(best_rate / decode_rate)))
