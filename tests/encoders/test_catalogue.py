@@ -72,7 +72,7 @@ def test_a_whole_entry_is_read() -> None:
         ({"size_bytes": '"1"'}, "size_bytes: must be int"),
         ({"sample_rate": "true"}, "sample_rate: must be int"),
         ({"drop": '"a"'}, "drop: must be list"),
-        ({"source": '"ftp"'}, "source: must be one of wheel, file"),
+        ({"source": '"ftp"'}, "source: must be one of wheel, url, file"),
         ({"sha256": '"ABC"'}, "sha256: must be 64"),
         ({"version": "1.4."}, "not TOML"),
     ],

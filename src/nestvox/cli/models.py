@@ -17,6 +17,13 @@ app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_i
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
 
+_NO_HASH = "nobody published one; that of the first use will be recorded and must agree ever after"
+_CONFIG_STATUS = {
+    "confirmed": "confirmed to be that of the weights",
+    "consistent": "agrees with all published counts; what the file itself says counts",
+    "unconfirmed": "a guess, which may not be the released network; what the file itself says counts",
+}
+
 
 @app.command("list")
 def list_models(json_file: _Json = None) -> None:
@@ -48,10 +55,12 @@ def show(name: _Name, json_file: _Json = None) -> None:
 
     from nestvox.atomic import write_text
     from nestvox.download import readable_size
-    from nestvox.encoders.cache import cached_weights
+    from nestvox.encoders.cache import cached_weights, expected_sha256, first_use_record
     from nestvox.encoders.catalogue import find
 
     entry = find(name)
+    recorded = expected_sha256(entry)
+    hash_of_first_use = f"{recorded} (of the first use, {first_use_record(entry)})" if recorded else _NO_HASH
     target = cached_weights(entry)
     cached = target.is_file()
     rows = {
@@ -59,17 +68,21 @@ def show(name: _Name, json_file: _Json = None) -> None:
         "description": entry.description,
         "architecture": f"{entry.architecture}, {entry.embedding_dim} dimensions, {entry.sample_rate} Hz",
         "licence": f"{entry.licence} ({entry.licence_url})",
+        "restriction": entry.restriction,
         "weights": f"{entry.origin}, download {readable_size(entry.download_bytes)}",
-        "sha256": entry.sha256,
+        "sha256": entry.sha256 or hash_of_first_use,
+        "configuration": _CONFIG_STATUS[entry.config_status],
         "made by": entry.project,
         "paper": entry.paper,
         "trained on": entry.training_data,
         "error rates": entry.published,
+        "notes": entry.notes,
         "here": str(target) if cached else f"not yet; 'nestvox models fetch {entry.name}' puts it at {target}",
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in rows.items():
-        table.add_row(key, value)
+        if value:
+            table.add_row(key, value)
     Console().print(table, soft_wrap=False)
     if json_file is not None:
         write_text(json_file, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")

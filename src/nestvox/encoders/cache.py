@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from nestvox.atomic import write_text
 from nestvox.encoders.catalogue import CatalogueEntry
 
-__all__ = ["cache_dir", "cached_weights"]
+__all__ = ["cache_dir", "cached_weights", "expected_sha256", "first_use_record", "record_first_use"]
 
 
 def cache_dir() -> Path:
@@ -29,6 +30,28 @@ def cache_dir() -> Path:
 def cached_weights(entry: CatalogueEntry) -> Path:
     """Path of the converted weights of `entry`, whether they are there or not.
 
-    The name holds the hash of the original, so that a new catalogue never takes old weights for its own.
+    The name holds the hash of the original, so that a new catalogue never takes old weights for its own; or
+    ``first-use`` where the catalogue knows none.
     """
-    return cache_dir() / "weights" / f"{entry.name}-{entry.sha256[:12]}.safetensors"
+    return cache_dir() / "weights" / f"{entry.name}-{entry.sha256[:12] or 'first-use'}.safetensors"
+
+
+def first_use_record(entry: CatalogueEntry) -> Path:
+    """Path of the note of the hash that the original had when it was first fetched, beside the converted weights."""
+    return cached_weights(entry).with_suffix(".sha256")
+
+
+def expected_sha256(entry: CatalogueEntry) -> str:
+    """Hash that the original must have: the catalogue's, else the one recorded at first use, else empty."""
+    if entry.sha256:
+        return entry.sha256
+    try:
+        noted = first_use_record(entry).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return ""
+    return noted[0] if noted else ""
+
+
+def record_first_use(entry: CatalogueEntry, sha256: str) -> None:
+    """Note the hash of an original whose hash the catalogue does not know, in the form of ``sha256sum``."""
+    write_text(first_use_record(entry), f"{sha256}  {entry.member}\n")

@@ -6,6 +6,7 @@ Notation: B utterances, S samples, T frames, C frame channels, P pooled size, D 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from nestvox.errors import ModelError
 
-__all__ = ["Encoder", "Tap", "Taps"]
+__all__ = ["Encoder", "Tap", "Taps", "Translation"]
 
 Tap = Literal["frames", "pooled", "embedding"]
 
@@ -34,6 +35,23 @@ class Taps:
     frame_mask: Tensor
     pooled: Tensor
     embedding: Tensor
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The tensors of a checkpoint under the names of the network that they are for.
+
+    Attributes:
+        tensors: by the names of the network's state.
+        layout: of the checkpoint's names: ``current``, or the name of an older or foreign one.
+        recomputed: names that the checkpoint lacks and the configuration determines.
+        left_out: names that the checkpoint has and an encoder does not need.
+    """
+
+    tensors: Mapping[str, Tensor]
+    layout: str = "current"
+    recomputed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Encoder(nn.Module, ABC):
@@ -72,6 +90,18 @@ class Encoder(nn.Module, ABC):
         Raises:
             ModelError: no utterance, wrong shape or dtype, or an utterance shorter than `min_samples`.
         """
+
+    def translate(self, tensors: Mapping[str, Tensor], source: str) -> Translation:  # noqa: ARG002  for subclasses
+        """Rename the tensors of a checkpoint to the names of this network, where they were published under others.
+
+        Args:
+            tensors: as the checkpoint has them.
+            source: name of the checkpoint, for messages.
+
+        Raises:
+            WeightsError: the checkpoint is of another network.
+        """
+        return Translation(tensors)
 
     def check_input(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it."""

