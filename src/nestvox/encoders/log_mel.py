@@ -6,6 +6,8 @@ Notation: B utterances, S samples, T frames, F frequency bins, M mel bands.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,10 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MelSpectrogram", "mel_filters", "power_frames", "slaney_edges_hz"]
+__all__ = [
+    "Float32Module",
+    "MelSpectrogram",
+    "htk_edges_hz",
+    "mel_filters",
+    "mel_filters_in_mels",
+    "mel_frames",
+    "power_frames",
+    "slaney_edges_hz",
+]
 
 # 4,096 frames of a 400-point spectrum are 6.6 MB of float32, and the same again for each step of the chain.
 _FRAMES_PER_CHUNK = 4096
+
+
+class Float32Module(nn.Module):
+    """A module whose tensors follow it to another device, but never to another precision."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            # Cast back would not do: what a shorter mantissa has lost does not return.
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def slaney_edges_hz(n_mels: int, f_min_hz: float, f_max_hz: float) -> NDArray[np.float64]:
@@ -49,6 +73,32 @@ def slaney_edges_hz(n_mels: int, f_min_hz: float, f_max_hz: float) -> NDArray[np
     return edges
 
 
+def htk_edges_hz(n_mels: int, f_min_hz: float, f_max_hz: float) -> NDArray[np.float64]:
+    """Corner frequencies of `n_mels` triangles that are equally spaced on HTK's mel scale.
+
+    Args:
+        n_mels: M.
+        f_min_hz: lower corner of the first triangle.
+        f_max_hz: upper corner of the last triangle.
+
+    Returns:
+        (M + 2,) ascending, in Hz, as `slaney_edges_hz` gives them.
+
+    Source: mel = 2595 log10(1 + f / 700); S. Young et al., The HTK Book, section 5.4.
+    """
+    edges: NDArray[np.float64] = 700.0 * (10.0 ** (_htk_edges(n_mels, f_min_hz, f_max_hz) / 2595.0) - 1.0)
+    return edges
+
+
+def _htk_edges(n_mels: int, f_min_hz: float, f_max_hz: float) -> NDArray[np.float64]:
+    first, last = _htk_mels(np.array([f_min_hz, f_max_hz]))
+    return np.linspace(first, last, n_mels + 2)
+
+
+def _htk_mels(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 2595.0 * np.log10(1.0 + hz / 700.0)
+
+
 def mel_filters(edges_hz: NDArray[np.float64], *, sample_rate: int, n_fft: int, area_norm: bool) -> Tensor:
     """Triangular filters over the bins of a real FFT.
 
@@ -61,34 +111,82 @@ def mel_filters(edges_hz: NDArray[np.float64], *, sample_rate: int, n_fft: int, 
     Returns:
         (M, F) float32.
     """
-    bins_hz = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
-    lower, centre, upper = (edges_hz[k : len(edges_hz) - 2 + k, None] for k in range(3))
-    rising = (bins_hz - lower) / (centre - lower)
-    falling = (upper - bins_hz) / (upper - centre)
-    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters = _triangles(edges_hz, np.fft.rfftfreq(n_fft, 1.0 / sample_rate).astype(np.float64))
     if area_norm:
-        filters *= 2.0 / (upper - lower)
+        filters *= 2.0 / (edges_hz[2:, None] - edges_hz[:-2, None])
     return torch.from_numpy(filters.astype(np.float32))
 
 
-def power_frames(audio: Tensor, window: Tensor, *, hop: int) -> Tensor:
+def mel_filters_in_mels(n_mels: int, f_min_hz: float, f_max_hz: float, *, bins_hz: NDArray[np.float64]) -> Tensor:
+    """Triangular filters whose flanks are straight over mels instead of Hz, on HTK's scale; peaks are 1.
+
+    Args:
+        n_mels: M.
+        f_min_hz: lower corner of the first triangle.
+        f_max_hz: upper corner of the last triangle.
+        bins_hz: (F,) frequency that each bin of the spectrum counts as.
+
+    Returns:
+        (M, F) float32, zero at bins of 0 Hz.
+    """
+    filters = _triangles(_htk_edges(n_mels, f_min_hz, f_max_hz), _htk_mels(bins_hz))
+    filters[:, bins_hz == 0] = 0.0
+    return torch.from_numpy(filters.astype(np.float32))
+
+
+def _triangles(edges: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height of each of M triangles with corners at `edges` (M + 2,) over each of `bins` (F,): (M, F)."""
+    lower, centre, upper = (edges[k : len(edges) - 2 + k, None] for k in range(3))
+    rising = (bins - lower) / (centre - lower)
+    falling = (upper - bins) / (upper - centre)
+    heights: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
+    return heights
+
+
+def power_frames(audio: Tensor, window: Tensor, *, hop: int, n_fft: int | None = None) -> Tensor:
     """Power spectra of the whole windows that fit in `audio`, without padding.
 
     Args:
         audio: (B, S) float32.
-        window: (W,) float32; the transform has length W.
+        window: (W,) float32.
         hop: samples from one frame to the next.
+        n_fft: length of the transform, at least W; None: W. Zeros fill it up: where does not matter to the power.
 
     Returns:
-        (B, T, F) with T = (S - W) // hop + 1 and F = W // 2 + 1.
+        (B, T, F) with T = (S - W) // hop + 1 and F = n_fft // 2 + 1.
     """
     frames = audio.unfold(1, window.numel(), hop) * window  # (B, T, W)
-    spectrum = torch.fft.rfft(frames)  # (B, T, F)
+    spectrum = torch.fft.rfft(frames, n=n_fft)  # (B, T, F)
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
     return power
 
 
-class MelSpectrogram(nn.Module):
+def mel_frames(
+    audio: Tensor, window: Tensor, bands: Callable[[Tensor], Tensor], *, hop: int, n_fft: int | None = None
+) -> Tensor:
+    """Mel bands of the whole windows that fit in `audio`, a few thousand frames at a time.
+
+    Args:
+        audio: (B, S) float32, padded as the front end wants it.
+        window: (W,) float32.
+        bands: maps the power of some frames (B, t, F) to their bands (B, t, M).
+        hop: samples from one frame to the next.
+        n_fft: as in `power_frames`.
+
+    Returns:
+        (B, T, M).
+    """
+    n_frames = (audio.shape[1] - window.numel()) // hop + 1
+    chunk = max(1, _FRAMES_PER_CHUNK // max(1, audio.shape[0]))
+    parts = []
+    for first in range(0, n_frames, chunk):
+        last = min(first + chunk, n_frames)
+        piece = audio[:, first * hop : (last - 1) * hop + window.numel()]
+        parts.append(bands(power_frames(piece, window, hop=hop, n_fft=n_fft)))  # (B, t, M)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class MelSpectrogram(Float32Module):
     """Mel power spectrogram with centred frames: frame t looks at the samples around t * hop, zeros beyond the ends.
 
     Nothing here is learnt, and its tensors do not stand in a checkpoint.
@@ -123,11 +221,5 @@ class MelSpectrogram(nn.Module):
             audio = audio.float()
             left = self.n_fft // 2
             covered = (n_frames - 1) * self.hop + self.n_fft
-            audio = functional.pad(audio, (left, max(0, covered - left - audio.shape[1])))
-            chunk = max(1, _FRAMES_PER_CHUNK // max(1, audio.shape[0]))
-            parts = []
-            for first in range(0, n_frames, chunk):
-                last = min(first + chunk, n_frames)
-                piece = audio[:, first * self.hop : (last - 1) * self.hop + self.n_fft]
-                parts.append(power_frames(piece, self.window, hop=self.hop) @ self.filters.T)  # (B, t, M)
-            return torch.cat(parts, dim=1)
+            audio = functional.pad(audio, (left, max(0, covered - left - audio.shape[1])))[:, :covered]
+            return mel_frames(audio, self.window, lambda power: power @ self.filters.T, hop=self.hop)

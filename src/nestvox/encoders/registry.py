@@ -11,7 +11,11 @@ from nestvox.errors import ModelError
 
 __all__ = ["architectures", "build"]
 
-_CLASSES = {"ge2e": "nestvox.encoders.ge2e:GE2E"}
+_CLASSES = {
+    "ge2e": "nestvox.encoders.ge2e:GE2E",
+    "redimnet": "nestvox.encoders.redimnet:ReDimNet",
+    "redimnet2": "nestvox.encoders.redimnet2:ReDimNet2",
+}
 
 
 def architectures() -> tuple[str, ...]:
