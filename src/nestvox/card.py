@@ -43,8 +43,8 @@ def render_card(
         dims: prefix lengths.
         thresholds: as stored with the model.
         card: ``licence``, ``base_model``, ``training_data``, ``head_data`` (what the head was fitted on),
-            ``language`` (list), ``results`` (list of dicts with dim, eer, eer_low, eer_high, min_dcf, n_target,
-            n_nontarget, trials_sha256, trials_source, labels).
+            ``language`` (list), ``results`` (list of dicts with dim, eer, eer_low, eer_high, min_dcf, p_target,
+            n_target, n_nontarget, trials_sha256, trials_source, labels).
     """
     licence = str(card.get("licence", "unknown"))
     front: dict[str, Any] = {
@@ -83,13 +83,13 @@ def render_card(
         lines += [
             "## Error rates",
             "",
-            "| dim | EER % (95 % interval) | minDCF | targets / non-targets | trials | labels |",
+            "| dim | EER % (95 % interval) | minDCF (p_target) | targets / non-targets | trials | labels |",
             "|---|---|---|---|---|---|",
         ]
         lines += [
             f"| {row['dim']} | {100 * row['eer']:.2f} ({100 * row['eer_low']:.2f} to {100 * row['eer_high']:.2f}) "
-            f"| {row['min_dcf']:.3f} | {row['n_target']} / {row['n_nontarget']} "
-            f"| {row['trials_source']} `{row['trials_sha256'][:12]}` | {', '.join(row['labels']) or '-'} |"
+            f"| {row['min_dcf']:.3f} ({row['p_target']:g}) | {row['n_target']} / {row['n_nontarget']} "
+            f"| {_cell(row['trials_source'])} `{row['trials_sha256'][:12]}` | {', '.join(row['labels']) or '-'} |"
             for row in results
         ]
         lines.append("")
@@ -110,6 +110,10 @@ def render_card(
 def _listed(dims: Sequence[int]) -> str:
     *first, last = [str(d) for d in dims]
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _hub_result(row: Mapping[str, Any]) -> dict[str, Any]:

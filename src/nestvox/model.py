@@ -326,6 +326,11 @@ class SpeakerModel:
                 f"audio is a path or a float array (samples,) at {self.sample_rate} Hz in [-1, 1], got {what}; "
                 "divide 16-bit samples by 32768, average channels"
             )
+        if len(item) < self.encoder.min_samples:
+            raise ModelError(
+                f"the audio array is {len(item) / self.sample_rate:.3f} s long, the encoder needs "
+                f"{self.min_duration_s:.3f} s"
+            )
         if not np.isfinite(item).all():
             raise ModelError("the audio array holds values that are not finite")
         return item

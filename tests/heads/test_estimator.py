@@ -127,7 +127,8 @@ def test_other_faults() -> None:
 def test_without_scikit_learn_the_error_names_the_extra() -> None:
     code = (
         "import sys\nsys.modules['sklearn'] = None\nimport nestvox\n"
-        "try:\n    nestvox.NestedRotation\nexcept nestvox.NestvoxError as error:\n    print(type(error).__name__, error)"
+        "try:\n    nestvox.NestedRotation\n"
+        "except nestvox.NestvoxError as error:\n    print(type(error).__name__, error)"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.startswith("MissingExtraError NestedRotation needs the extra [sklearn]")

@@ -202,7 +202,7 @@ def test_speakers_with_one_row_take_part() -> None:
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, object]) -> None:
-    with pytest.raises(ModelError, match="checkpoints|out of range"):
+    with pytest.raises(ModelError, match=r"checkpoints|out of range"):
         Refinement(**wrong)
 
 

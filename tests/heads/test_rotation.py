@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_vectors_that_it_is_not_made_for(vectors: np.ndarray, what: str) -> None
     ids=["scaled", "nan", "infinite", "oblong", "single", "empty", "sheared"],
 )
 def test_what_is_no_rotation_is_refused(matrix: np.ndarray) -> None:
-    with pytest.raises(ModelError, match="orthogonal|square"):
+    with pytest.raises(ModelError, match=r"orthogonal|square"):
         Rotation(matrix, (max(1, len(matrix)),), "pca")
 
 
@@ -188,7 +189,7 @@ def test_moments_equal_their_definitions_in_any_batches(
     vectors = generator.standard_normal((len(speakers), size)) + 1
     scatter = Scatter(size)
     edges = [0, *sorted(round(cut * len(speakers)) for cut in cuts), len(speakers)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         scatter.add(vectors[start:stop], speakers[start:stop])
     assert scatter.n == len(speakers)
     assert scatter.n_speakers == sum(count >= 2 for count in counts)

@@ -245,7 +245,7 @@ def _markdown(found: dict[str, Evaluation]) -> str:
 
 
 def _card_row(row: Any, evaluation: Evaluation) -> dict[str, Any]:
-    fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "n_target", "n_nontarget")
+    fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "p_target", "n_target", "n_nontarget")
     return {
         **{name: getattr(row, name) for name in fields},
         "labels": list(row.labels),

@@ -1,0 +1,414 @@
+"""`SpeakerModel`: what is saved is what is loaded, what was tampered with is refused, and prefixes follow one rule."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import torch
+from safetensors.numpy import load_file, save_file
+
+import nestvox
+from nestvox.encoders.ge2e import GE2E
+from nestvox.errors import AudioError, CatalogueError, ModelError, NestvoxError
+from nestvox.heads.rotation import Rotation
+from nestvox.model import SpeakerModel
+from nestvox.verdict import Threshold
+
+RATE = 16_000
+FILES = ["README.md", "calibration.json", "config.json", "model.safetensors"]
+
+
+def orthogonal(seed: int, size: int = 256) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
+
+
+def threshold(dim: int, value: float, point: str = "eer") -> Threshold:
+    return Threshold(dim, value, point, 0.05, 0.06, 100, 200, "f" * 64, "dev.txt", ("synthetic",))
+
+
+def make(seed: int = 0, **changes: Any) -> SpeakerModel:
+    """GE2E with random weights and a random rotation."""
+    torch.manual_seed(seed)
+    parts: dict[str, Any] = {
+        "encoder": GE2E(),
+        "head": Rotation(orthogonal(seed), (16, 64), "pca", {"n_vectors": 3}),
+        "name": "random",
+        "thresholds": (threshold(64, 0.25), threshold(64, 0.9, "min_dcf p_target=0.05 c_miss=1 c_fa=1")),
+        "training_speakers": ("00000000000000aa",),
+        "card": {"licence": "Apache-2.0", "language": ["en"]},
+    }
+    return SpeakerModel(**parts | changes)
+
+
+@pytest.fixture(scope="module")
+def model() -> SpeakerModel:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def saved(model: SpeakerModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model.save(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def noise(seed: int, duration_s: float = 0.8, level: float = 0.1) -> np.ndarray:
+    return (level * np.random.default_rng(seed).standard_normal(round(duration_s * RATE))).astype(np.float32)
+
+
+# --- saving and loading
+
+
+def test_round_trip(model: SpeakerModel, saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == FILES
+    loaded = nestvox.load(saved, device="cpu")
+    for name in ("name", "thresholds", "training_speakers", "card", "dims", "fingerprint", "truncate_dim"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    assert (loaded.sample_rate, loaded.min_duration_s, loaded.embedding_dim) == (RATE, 0.1, 256)
+    assert loaded.dims == (16, 64, 256)
+    assert loaded.head is not None
+    assert loaded.head.tensors()["matrix"].tobytes() == model.head.tensors()["matrix"].tobytes()
+    np.testing.assert_array_equal(loaded.embed(noise(1)), model.embed(noise(1)))
+    assert not loaded.encoder.training
+
+
+def test_saved_again_is_the_same_files(saved: Path, tmp_path: Path) -> None:
+    nestvox.load(saved).save(tmp_path / "again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes(), name
+
+
+def test_encoder_without_a_head(tmp_path: Path) -> None:
+    bare = make(head=None, thresholds=())
+    bare.save(tmp_path / "bare")
+    loaded = nestvox.load(tmp_path / "bare", truncate_dim=32)
+    assert loaded.head is None
+    assert loaded.dims == (256,)
+    assert loaded.fingerprint == bare.fingerprint != make().fingerprint
+    expected = loaded.forward([noise(1)], tap="embedding")[0, :32]
+    np.testing.assert_allclose(loaded.embed(noise(1)), expected / np.linalg.norm(expected), atol=1e-7)
+
+
+def test_fingerprint_follows_every_weight_and_nothing_else(model: SpeakerModel) -> None:
+    same = make(name="other name", thresholds=(), training_speakers=(), card={}, truncate_dim=16)
+    assert same.fingerprint == model.fingerprint
+    assert len(model.fingerprint) == 16
+    assert int(model.fingerprint, 16) >= 0
+    seen = {model.fingerprint, make(1).fingerprint}
+    assert len(seen) == 2
+    changed = make()
+    assert changed.fingerprint == model.fingerprint
+    for parameter in changed.encoder.parameters():  # each alone, and after the fingerprint was asked for
+        with torch.no_grad():
+            old = parameter.view(-1)[0].item()
+            parameter.view(-1)[0] = old + 1e-3
+            seen.add(changed.fingerprint)
+            parameter.view(-1)[0] = old
+    assert len(seen) == 2 + len(list(changed.encoder.parameters()))
+    assert changed.fingerprint == model.fingerprint
+    matrix = orthogonal(0)
+    matrix[:, 0] *= -1
+    for head in (Rotation(matrix, (16, 64), "pca", {"n_vectors": 3}), Rotation(orthogonal(0), (32,), "pca"), None):
+        changed.head = head
+        seen.add(changed.fingerprint)
+    assert len(seen) == 2 + len(list(changed.encoder.parameters())) + 3
+
+
+def test_integer_buffers_stay_integers(tmp_path: Path) -> None:
+    bare = make(head=None)
+    bare.encoder.register_buffer("steps", torch.tensor([2**40 + 1]))
+    bare.save(tmp_path / "model")
+    assert load_file(tmp_path / "model" / "model.safetensors")["encoder.steps"].tolist() == [2**40 + 1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "calibration.json", "model.safetensors"])
+def test_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ModelError) as caught:
+        nestvox.load(copy)
+    assert str(copy / name) in str(caught.value)
+
+
+def test_card_is_not_needed(copy: Path, model: SpeakerModel) -> None:
+    (copy / "README.md").unlink()
+    assert nestvox.load(copy).fingerprint == model.fingerprint
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("config.json", lambda c: c.update(format="other"), "format 'other'"),
+        ("config.json", lambda c: c["head"].update(kind="tower"), "unknown head 'tower'.*rotation"),
+        ("config.json", lambda c: c["head"].pop("kind"), "malformed.*kind"),
+        ("config.json", lambda c: c["head"].pop("dims"), "lacks 'dims'"),
+        ("config.json", lambda c: c["encoder"].update(architecture="lstm9"), "unknown encoder architecture 'lstm9'"),
+        ("config.json", lambda c: c.update(encoder=7), "malformed"),
+        ("config.json", lambda c: c.pop("training_speakers"), "malformed.*training_speakers"),
+        ("config.json", lambda c: c.update(truncate_dim=512), "dim must be between 1 and 256"),
+        ("config.json", lambda c: c["head"].update(dims=[16, 512]), "dims must be"),
+        ("config.json", lambda c: c["encoder"].update(min_coverage=0.5), "changed after saving"),
+        ("calibration.json", lambda c: c.update(fingerprint="0" * 16), "thresholds of model 0000000000000000"),
+        ("calibration.json", lambda c: c["thresholds"][0].pop("trials_sha256"), "malformed.*trials_sha256"),
+        ("calibration.json", lambda c: c.update(thresholds=3), "malformed"),
+    ],
+)
+def test_tampered_json(copy: Path, name: str, change: Callable[[dict[str, Any]], object], what: str) -> None:
+    edit(copy / name, change)
+    with pytest.raises(ModelError, match=what) as caught:
+        nestvox.load(copy)
+    assert str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "calibration.json"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b""])
+def test_json_that_is_none(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(ModelError, match=r"not (JSON|a JSON object)"):
+        nestvox.load(copy)
+
+
+def test_thresholds_of_another_model(copy: Path, tmp_path: Path) -> None:
+    make(1).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "calibration.json", copy)
+    with pytest.raises(ModelError, match="thresholds of model"):
+        nestvox.load(copy)
+
+
+def test_tampered_weights(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    whole = path.read_bytes()
+    arrays = load_file(path)
+
+    def load_after(**changes: np.ndarray | None) -> None:
+        replaced = {key: value for key, value in (arrays | changes).items() if value is not None}
+        save_file(replaced, path)
+        nestvox.load(copy)
+
+    weight = arrays["encoder.linear.bias"].copy()
+    weight[3] += 1e-3
+    with pytest.raises(ModelError, match="a file was changed after saving"):
+        load_after(**{"encoder.linear.bias": weight})
+    with pytest.raises(ModelError, match="not orthogonal"):
+        load_after(**{"head.matrix": 2 * arrays["head.matrix"]})
+    with pytest.raises(ModelError, match="lacks 'matrix'"):
+        load_after(**{"head.matrix": None})
+    with pytest.raises(NestvoxError, match=r"linear\.bias"):
+        load_after(**{"encoder.linear.bias": None})
+    with pytest.raises(NestvoxError, match=r"linear\.bias"):
+        load_after(**{"encoder.linear.bias": weight[:-1]})
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        nestvox.load(copy)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        nestvox.load(copy)
+
+
+def test_save_that_breaks_off_leaves_no_model(copy: Path, model: SpeakerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """config.json goes first and comes last, whichever write it is that never happens."""
+    from nestvox import model as module
+
+    written: list[str] = []
+
+    def interrupt_at(stop: int) -> Callable[[Path, str], None]:
+        def write_text(path: Path, text: str) -> None:
+            if len(written) == stop:
+                raise KeyboardInterrupt
+            written.append(path.name)
+            path.write_text(text)
+
+        return write_text
+
+    for stop in range(3):
+        written.clear()
+        monkeypatch.setattr(module, "write_text", interrupt_at(stop))
+        with pytest.raises(KeyboardInterrupt):
+            model.save(copy)
+        assert not (copy / "config.json").exists()
+        with pytest.raises(ModelError, match=r"config\.json: not there"):
+            nestvox.load(copy)
+    monkeypatch.undo()
+    model.save(copy)
+    assert nestvox.load(copy).fingerprint == model.fingerprint
+
+
+def test_nothing_foreign_is_overwritten(model: SpeakerModel, tmp_path: Path) -> None:
+    project, other = tmp_path / "project", tmp_path / "other"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    with pytest.raises(ModelError, match=r"README\.md"):
+        model.save(project)
+    assert [path.name for path in project.iterdir()] == ["README.md"]
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match=r"config\.json is not of a nestvox model"):
+        model.save(other)
+
+
+def test_names_and_folders_that_are_none(tmp_path: Path, saved: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: not there"):
+        nestvox.load(tmp_path)
+    with pytest.raises(CatalogueError, match="no-such-model"):
+        nestvox.load("no-such-model")
+    with pytest.raises(ModelError, match="has its own weights"):
+        nestvox.load(saved, weights=saved / "model.safetensors")
+    with pytest.raises(ModelError, match="between 1 and 256, got 300"):
+        nestvox.load(saved, truncate_dim=300)
+
+
+def test_head_of_another_size() -> None:
+    with pytest.raises(ModelError, match=r"the head takes 8-dimensional vectors, the embedding of ge2e has 256"):
+        make(head=Rotation(np.eye(8), (8,), "pca"))
+
+
+# --- embedding
+
+
+def test_prefix_rule_and_shapes(model: SpeakerModel) -> None:
+    audio = noise(2)
+    raw = model.embed(audio, normalize=False)
+    assert raw.dtype == np.float32
+    assert raw.shape == (256,)
+    for dim in (1, 16, 50, 256):
+        expected = raw[:dim].astype(np.float64) / np.linalg.norm(raw[:dim].astype(np.float64))
+        np.testing.assert_allclose(model.embed(audio, dim=dim), expected, atol=1e-6)
+        np.testing.assert_array_equal(model.embed(audio, dim=dim, normalize=False), raw[:dim])
+    many = model.embed([audio, noise(3, 1.9)], dim=16)
+    assert many.shape == (2, 16)
+    np.testing.assert_array_equal(many[0], model.embed(audio, dim=16))
+    assert model.embed([]).shape == (0, 256)
+    for dim in (0, 257, -1):
+        with pytest.raises(ModelError, match="between 1 and 256"):
+            model.embed(audio, dim=dim)
+
+
+def test_truncate_dim_is_the_default_and_gives_way(model: SpeakerModel) -> None:
+    short = replace(model, truncate_dim=16)
+    np.testing.assert_array_equal(short.embed(noise(2)), model.embed(noise(2), dim=16))
+    np.testing.assert_array_equal(short.embed(noise(2), dim=64), model.embed(noise(2), dim=64))
+    assert short.verify(noise(2), noise(3)).dim == 16
+
+
+def test_the_head_is_a_rotation_of_the_encoders_embedding(model: SpeakerModel) -> None:
+    audio = [noise(4), noise(5, 2.5), noise(6, 0.3)]
+    embedding = np.asarray(model.forward(audio, tap="embedding"), np.float64)
+    nested = np.asarray(model.forward(audio), np.float64)
+    np.testing.assert_allclose(nested, embedding @ orthogonal(0), atol=1e-6)
+    np.testing.assert_allclose(nested @ nested.T, embedding @ embedding.T, atol=1e-6)
+    frames = model.forward(audio, tap="frames")
+    assert [frame.shape[1] for frame in frames] == [256] * 3
+    pooled = np.asarray(model.forward(audio, tap="pooled"))
+    np.testing.assert_allclose(pooled, np.stack([frame.mean(axis=0) for frame in frames]), atol=1e-6)
+    with pytest.raises(ModelError, match="at least one waveform"):
+        model.forward([])
+
+
+def test_paths_arrays_and_lists_are_the_same_recording(model: SpeakerModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(7), RATE, subtype="FLOAT")
+    expected = model.embed(noise(7))
+    np.testing.assert_allclose(model.embed(path), expected, atol=1e-6)
+    np.testing.assert_allclose(model.embed(str(path)), expected, atol=1e-6)
+    np.testing.assert_allclose(model.embed([path, noise(7).astype(np.float64)]), [expected, expected], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("audio", "what"),
+    [
+        (np.full(RATE, np.nan, np.float32), "not finite"),
+        (np.r_[noise(1), np.inf], "not finite"),
+        (np.zeros((2, RATE), np.float32), r"\(2, 16000\)"),
+        (np.zeros(RATE, np.int16), "int16.*32768"),
+        (np.zeros(0, np.float32), "0.000 s long"),
+        (np.zeros(RATE // 20, np.float32), "0.050 s long, the encoder needs 0.100 s"),
+        ([[0.1, 0.2]], "list"),
+    ],
+)
+def test_arrays_that_are_no_audio(model: SpeakerModel, audio: Any, what: str) -> None:
+    with pytest.raises(ModelError, match=what):
+        model.embed(audio)
+    if isinstance(audio, np.ndarray):
+        with pytest.raises(ModelError, match=what):
+            model.verify(noise(1), audio)
+
+
+def test_files_that_are_no_audio(model: SpeakerModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", noise(1, 0.05), RATE)
+    (tmp_path / "text.wav").write_text("no audio")
+    for name in ("short.wav", "text.wav", "missing.wav"):
+        with pytest.raises(AudioError, match=name):
+            model.embed([tmp_path / name])
+
+
+# --- verifying
+
+
+def test_answer_is_complete(model: SpeakerModel) -> None:
+    a, b = noise(8, 3.5), noise(9, 3.5)
+    answer = model.verify(a, b, dim=64)
+    x, y = (model.forward([audio])[0, :64].astype(np.float64) for audio in (a, b))
+    assert answer.score == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-6)
+    assert answer.same == (answer.score >= 0.25)
+    assert answer.threshold == model.thresholds[0]
+    assert (answer.dim, answer.model, answer.fingerprint) == (64, "random", model.fingerprint)
+    assert (answer.score_name, answer.direction) == ("cosine", "higher is more alike")
+    assert answer.warnings == ()
+    assert model.verify(a, a).score == pytest.approx(1.0, abs=1e-6)
+    assert model.verify(a, a).score <= 1.0
+
+
+@pytest.mark.parametrize(("offset", "same"), [(1e-6, False), (0.0, True), (-1e-6, True)])
+def test_accepts_at_or_above_the_threshold(model: SpeakerModel, offset: float, same: bool) -> None:
+    score = model.verify(noise(8), noise(9), dim=64).score
+    strict = replace(model, thresholds=(threshold(64, score + offset),))
+    assert strict.verify(noise(8), noise(9), dim=64).same is same
+
+
+def test_thresholds_belong_to_a_dimension_and_an_operating_point(model: SpeakerModel) -> None:
+    a, b = noise(8), noise(9)
+    for point in ("min_dcf", "min_dcf p_target=0.05 c_miss=1 c_fa=1"):
+        assert model.verify(a, b, dim=64, operating_point=point).threshold == model.thresholds[1]
+    for options in ({"dim": 16}, {"dim": 256}, {"dim": 64, "operating_point": "far"}):
+        answer = model.verify(a, b, **options)
+        assert (answer.same, answer.threshold) == (None, None)
+
+
+def test_warnings_name_the_recording(model: SpeakerModel) -> None:
+    clipped = np.clip(40 * noise(10, 4), -1, 1)
+    answer = model.verify(noise(11, 0.5), clipped)
+    assert any(w.startswith("first recording: ") and "short" in w for w in answer.warnings)
+    assert any(w.startswith("second recording: ") and "clipped" in w for w in answer.warnings)
+    quiet = model.verify(noise(12, 4), np.zeros(4 * RATE, np.float32))
+    assert any(w.startswith("second recording: ") and "silent" in w for w in quiet.warnings)
+
+
+def test_card_describes_the_model(model: SpeakerModel, saved: Path) -> None:
+    text = (saved / "README.md").read_text()
+    assert text == model.model_card()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["library_name"], front["license"], front["language"]) == ("nestvox", "apache-2.0", ["en"])
+    assert model.fingerprint in text
+    assert text.count("cosine 0.2500, set at eer on dev.txt (100 target and 200 non-target") == 1
