@@ -9,9 +9,11 @@ from nestvox.metrics.auc import auc
 from nestvox.metrics.bayes_error import BayesErrorCurve, bayes_error_curve
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, Replicates, SpeakerBootstrap, speaker_bootstrap
 from nestvox.metrics.cllr import cllr, min_cllr
+from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scores
 from nestvox.metrics.curves import ErrorCurve, error_curve
 from nestvox.metrics.dcf import ActDcf, MinDcf, act_dcf, bayes_threshold, dcf_at, min_dcf
 from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
+from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.pav import IsotonicBins, pav
 
@@ -23,8 +25,11 @@ __all__ = [
     "ErrorCurve",
     "Interval",
     "IsotonicBins",
+    "McNemar",
     "MinDcf",
     "OperatingPoint",
+    "PairedComparison",
+    "PairedFigure",
     "Replicates",
     "SpeakerBootstrap",
     "act_dcf",
@@ -32,12 +37,15 @@ __all__ = [
     "bayes_error_curve",
     "bayes_threshold",
     "cllr",
+    "compare_scores",
     "dcf_at",
     "eer",
     "eer_rocch",
     "error_curve",
     "far_at_frr",
     "frr_at_far",
+    "holm",
+    "mcnemar",
     "min_cllr",
     "min_dcf",
     "pav",

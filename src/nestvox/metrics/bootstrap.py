@@ -26,7 +26,14 @@ from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.curves import check_scores
 from nestvox.metrics.dcf import check_operating_point
 
-__all__ = ["BootstrapIntervals", "Interval", "Replicates", "SpeakerBootstrap", "speaker_bootstrap"]
+__all__ = [
+    "BootstrapIntervals",
+    "Interval",
+    "Replicates",
+    "SpeakerBootstrap",
+    "draw_speakers",
+    "speaker_bootstrap",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -211,7 +218,7 @@ def speaker_bootstrap(
     eers, costs, bands = [], [], []
     kept = n_redrawn = 0
     while kept < n_replicates:
-        drawn = _draw(generator, n_clusters, min(block, n_replicates - kept))
+        drawn = draw_speakers(generator, n_clusters, min(block, n_replicates - kept))
         counted = trials.replicates(drawn, p_target=p_target, c_miss=c_miss, c_fa=c_fa, p_fa=grid)
         eers.append(counted.eer[counted.valid])
         costs.append(counted.min_dcf[counted.valid])
@@ -275,7 +282,7 @@ def _codes(clusters: ArrayLike, length: int) -> Integers:
     return codes.astype(np.int64)
 
 
-def _draw(generator: np.random.Generator, n_clusters: int, n_replicates: int) -> Integers:
+def draw_speakers(generator: np.random.Generator, n_clusters: int, n_replicates: int) -> Integers:
     """(R, S) multinomial multiplicities; each row sums to S."""
     rows = [
         np.bincount(generator.integers(0, n_clusters, n_clusters), minlength=n_clusters) for _ in range(n_replicates)

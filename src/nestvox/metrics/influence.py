@@ -1,0 +1,198 @@
+"""What each speaker does to an error rate: standard errors without resampling, and the intervals made of them.
+
+The weight of every trial of speaker s is changed a little, and the change of the figure per change of weight is the
+influence of s. The variance of the figure over samples of speakers is the sum of the squared influences (the
+infinitesimal jackknife: B. Efron, "The jackknife, the bootstrap and other resampling plans", SIAM, 1982), here with
+trials weighted as in `metrics.bootstrap`: a trial within speaker s has the weight of s, one between a and b the product
+of their weights.
+
+Notation: N trials, S clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.errors import NestvoxError, TrialsError
+from nestvox.metrics.curves import ErrorCurve, error_curve
+from nestvox.metrics.dcf import min_dcf
+from nestvox.metrics.eer import eer
+
+__all__ = ["eer_influence", "logit_interval", "min_dcf_influence", "standard_error", "student_quantile"]
+
+Floats = NDArray[np.float64]
+
+_NORMAL_FROM = 2000  # degrees of freedom from which Student's t is the normal distribution to three digits
+
+
+def eer_influence(scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
+    """Influence of each cluster on the equal error rate.
+
+    Where the curve crosses the diagonal, ``d eer = w d p_miss + (1 - w) d p_fa`` with w the share of the false alarms
+    in the step from ``p_miss = p_fa - eer / 2`` to ``p_miss = p_fa + eer / 2``: the steeper rate moves the threshold,
+    the flatter one the figure.
+
+    Args:
+        scores: (N,) finite.
+        targets: (N,) bool.
+        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
+        test: (N,) cluster of the second side.
+
+    Returns:
+        (S,) summing to 0.
+
+    Raises:
+        ScoresError, TrialsError: as `error_curve`, or clusters that do not fit.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    curve = error_curve(values, targets)
+    rate = eer(curve).rate
+    crossing, _ = curve.first(lambda miss, fa: miss >= fa)
+    low, _ = curve.first(lambda miss, fa: miss - fa >= -rate / 2)
+    high, _ = curve.first(lambda miss, fa: miss - fa >= rate / 2)
+    (miss_low, fa_low), (miss_high, fa_high) = curve.rates(low), curve.rates(high)
+    moved = float(miss_high - miss_low + fa_low - fa_high)
+    share = float(fa_low - fa_high) / moved if moved > 0 else 0.5
+    of_miss, of_fa = _rate_influences(curve, values, targets, enrol, test, crossing)
+    return share * of_miss + (1 - share) * of_fa
+
+
+def min_dcf_influence(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    enrol: ArrayLike,
+    test: ArrayLike,
+    *,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> Floats:
+    """Influence of each cluster on the normalised minimum cost.
+
+    At a minimum the threshold does not matter in the first order, so it is the influence on the cost at the threshold
+    found.
+
+    Args:
+        scores: (N,) finite.
+        targets: (N,) bool.
+        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
+        test: (N,) cluster of the second side.
+        p_target: of the cost.
+        c_miss: of the cost.
+        c_fa: of the cost.
+
+    Returns:
+        (S,) summing to 0.
+
+    Raises:
+        ScoresError, TrialsError, NestvoxError: as `error_curve` and `min_dcf`, or clusters that do not fit.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    curve = error_curve(values, targets)
+    threshold = min_dcf(curve, p_target, c_miss, c_fa).threshold
+    of_miss, of_fa = _rate_influences(curve, values, targets, enrol, test, threshold)
+    worst = min(c_miss * p_target, c_fa * (1 - p_target))
+    return (c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst
+
+
+def standard_error(influence: ArrayLike) -> float:
+    """Standard error of a figure over samples of S clusters, from its influences (S,).
+
+    Raises:
+        TrialsError: fewer than two clusters.
+    """
+    values = np.asarray(influence, dtype=np.float64)
+    if len(values) < 2:
+        raise TrialsError("a standard error over speakers needs at least two speakers")
+    return float(np.sqrt(len(values) / (len(values) - 1) * (values @ values)))
+
+
+def logit_interval(rate: float, error: float, n_clusters: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a rate from its standard error: Student's t with S - 1 degrees of freedom, on the logit scale.
+
+    The logit keeps both ends within 0 and 1 and makes the interval longer upwards where errors are rare. A rate of
+    exactly 0 or 1 has no logit and comes back as both ends: no standard error says how rare errors are.
+
+    Args:
+        rate: in [0, 1].
+        error: its standard error, at least 0.
+        n_clusters: S, at least 2.
+        confidence: in (0, 1).
+    """
+    if not 0 < rate < 1:
+        return rate, rate
+    reach = student_quantile((1 + confidence) / 2, n_clusters - 1) * error / (rate * (1 - rate))
+    odds = math.log(rate) - math.log1p(-rate)
+    # An absurd reach (one speaker makes all errors) must not overflow.
+    low, high = (1 / (1 + math.exp(-min(max(odds + sign * reach, -700.0), 700.0))) for sign in (-1, 1))
+    return low, high
+
+
+def student_quantile(p: float, df: int) -> float:
+    """Quantile of Student's t distribution, by bisection of its closed form for whole degrees of freedom.
+
+    Args:
+        p: in (0, 1).
+        df: degrees of freedom, at least 1.
+
+    Raises:
+        NestvoxError: out of range.
+    """
+    if not 0 < p < 1 or df < 1:
+        raise NestvoxError(f"a quantile needs 0 < p < 1 and at least one degree of freedom, got {p} and {df}")
+    if p < 0.5:
+        return -student_quantile(1 - p, df)
+    if df >= _NORMAL_FROM:
+        return NormalDist().inv_cdf(p)
+    low, high = 0.0, 1.0
+    while _student_within(high, df) < 2 * p - 1:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_within(middle, df) < 2 * p - 1 else (low, middle)
+    return (low + high) / 2
+
+
+def _student_within(t: float, df: int) -> float:
+    """Probability of -t to t (M. Abramowitz and I. A. Stegun, "Handbook of mathematical functions", 26.7.3 and 4)."""
+    angle = math.atan(t / math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = df % 2
+    term = cosine if odd else 1.0
+    total = 0.0 if df == 1 else term
+    for k in range(3 if odd else 2, df - 1, 2):
+        term *= cosine * cosine * ((k - 1) / k)
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def _rate_influences(
+    curve: ErrorCurve, values: Floats, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike, threshold: float
+) -> tuple[Floats, Floats]:
+    """(S,) influences on the miss and on the false-alarm rate at one threshold."""
+    labels = np.asarray(targets, dtype=np.bool_)
+    sides = [np.asarray(side) for side in (enrol, test)]
+    if any(side.shape != values.shape or not np.issubdtype(side.dtype, np.integer) for side in sides):
+        raise TrialsError(f"clusters must be {len(values)} whole numbers a side")
+    if min(int(side.min()) for side in sides) < 0:
+        raise TrialsError("cluster numbers must be at least 0")
+    n_clusters = 1 + max(int(side.max()) for side in sides)
+    miss, fa = map(float, curve.rates(threshold))
+    accepted = values >= threshold
+    of_miss = np.where(labels, ~accepted - miss, 0.0) / curve.n_target
+    of_fa = np.where(labels, 0.0, accepted - fa) / curve.n_nontarget
+    return _by_cluster(of_miss, sides, n_clusters), _by_cluster(of_fa, sides, n_clusters)
+
+
+def _by_cluster(of_trial: Floats, sides: list[NDArray[Any]], n_clusters: int) -> Floats:
+    """Sum over the trials of each cluster; a trial within one cluster counts once."""
+    enrol, test = sides
+    between = enrol != test
+    sums = np.bincount(enrol, of_trial, n_clusters)
+    sums += np.bincount(test[between], of_trial[between], n_clusters)
+    return np.asarray(sums, dtype=np.float64)

@@ -1,0 +1,73 @@
+"""McNemar's test of two systems' decisions on the same trials, and Holm's correction of several tests.
+
+Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika
+12(2), 1947; the exact and the mid-p form: M. W. Fagerland, S. Lydersen and P. Laake, BMC Medical Research Methodology
+13:91, 2013. S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics
+6(2), 1979.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.errors import NestvoxError, ScoresError
+
+__all__ = ["McNemar", "holm", "mcnemar"]
+
+
+class McNemar(NamedTuple):
+    """Trials that one system decided rightly and the other wrongly.
+
+    Attributes:
+        only_a: trials that only the first decided rightly.
+        only_b: trials that only the second decided rightly.
+        p_exact: two-sided exact binomial p value: never too small for independent trials, often too large.
+        p_mid: the same with half the probability of what was seen: closer to its nominal size.
+    """
+
+    only_a: int
+    only_b: int
+    p_exact: float
+    p_mid: float
+
+
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
+    """Compare decisions, (N,) bool each: was the trial decided rightly?
+
+    The test takes trials as independent. Trials that share speakers are not, and then its p values are too small: it
+    says how many trials changed, and `metrics.compare` says whether that would hold for other speakers.
+
+    Raises:
+        ScoresError: not two lists of booleans of one length.
+    """
+    a, b = np.asarray(correct_a), np.asarray(correct_b)
+    if a.ndim != 1 or a.shape != b.shape or a.dtype != np.bool_ or b.dtype != np.bool_:
+        raise ScoresError(f"decisions must be two lists of booleans of one length, got {a.shape} and {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    # log of C(n, i) / 2^n for i = 0 to fewer, by its recurrence
+    i = np.arange(1, fewer + 1)
+    logs = np.concatenate(([0.0], np.cumsum(np.log(n - i + 1) - np.log(i)))) - n * np.log(2)
+    terms = np.exp(logs)
+    p_exact = min(1.0, float(2 * terms.sum()))
+    p_mid = 1.0 if only_a == only_b else float(2 * terms.sum() - terms[-1])
+    return McNemar(only_a, only_b, p_exact, p_mid)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjust p values (M,) so that rejecting those below a level errs in any of them at most that often.
+
+    Raises:
+        NestvoxError: a p value outside 0 to 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise NestvoxError("p values lie between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
