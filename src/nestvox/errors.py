@@ -37,7 +37,7 @@ class AudioError(NestvoxError):
         super().__init__(f"{self.path}: {problem}")
 
 
-class _Located(NestvoxError):
+class _LocatedError(NestvoxError):
     """An error in a text or table file, with the place as far as it is known."""
 
     def __init__(
@@ -59,15 +59,15 @@ class _Located(NestvoxError):
         super().__init__(f"{place}: {problem}" if place else problem)
 
 
-class TableError(_Located):
+class TableError(_LocatedError):
     """An utterance table that is malformed or inconsistent."""
 
 
-class TrialsError(_Located):
+class TrialsError(_LocatedError):
     """A trial list that is malformed, or cannot be used for what was asked."""
 
 
-class ScoresError(_Located):
+class ScoresError(_LocatedError):
     """Scores that are malformed, non-finite, or do not cover the trials."""
 
 
