@@ -264,6 +264,9 @@ def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out:
         a, b = (paths[i] for i in table.resolve([pair["enrol"], pair["test"]]))
         answer = model.verify(a, b, dim=dim)
         verdict = {True: "same speaker", False: "different speakers", None: "no threshold"}[answer.same]
+        if answer.threshold is not None and answer.same != target:
+            rate = answer.threshold.p_miss if target else answer.threshold.p_fa
+            verdict += f", which is wrong, as about {rate:.0%} of such verdicts are"
         console.print(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}")
         console.print(
             f"    {verdict} (truth: {'same' if target else 'different'}): score {answer.score:+.4f}, "
