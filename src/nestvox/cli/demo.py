@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nestvox.errors import DownloadError, ModelError, TableError
+from nestvox.errors import DownloadError, ModelError, TableError, TrialsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,8 +136,11 @@ def _speech(
         path = folder / f"trials_{split}.txt"
         if path.is_file():
             trials[split] = read_trials(path)
-        else:
+            continue
+        try:
             trials[split] = generate_trials(table.where(split=split), n_target=250, n_nontarget=250, seed=42)
+        except TrialsError as error:
+            raise TrialsError(f"{error}; list your own trials in {path}") from error
     return table, trials
 
 

@@ -370,7 +370,7 @@ def _report(rotation: Rotation, sample: _Sample, pairs: LabelledPairs | None) ->
     upper = np.triu_indices(len(before), k=1)
 
     def cosines(vectors: FloatArray, dim: int | None) -> NDArray[np.float64]:
-        unit = truncate(vectors, dim).astype(np.float64)
+        unit = truncate(vectors.astype(np.float64), dim)
         return np.asarray((unit @ unit.T)[upper])
 
     full = cosines(before, None)

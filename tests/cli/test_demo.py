@@ -1,0 +1,175 @@
+"""`nestvox demo` on a corpus of harmonic tones: everything that it promises is there, and it reuses what it finds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import torch
+
+import nestvox
+from nestvox.cli.main import main
+from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import read_trials
+from nestvox.encoders.ge2e import GE2E
+from nestvox.extraction.store import EmbeddingStore
+from nestvox.model import SpeakerModel
+
+RATE, TAKES = 16_000, 4
+SPEAKERS = {"train": range(8), "dev": range(8, 13), "test": range(13, 18)}
+
+
+def tone(speaker: int, take: int) -> np.ndarray:
+    """A 'voice' of its own pitch and timbre, each take a little off; 1.7 s."""
+    voice, moment = np.random.default_rng(speaker), np.random.default_rng(1000 + 10 * speaker + take)
+    pitch_hz = 90 * 2 ** (voice.uniform(0, 1.5) + 0.02 * moment.standard_normal())
+    levels = voice.uniform(0, 1, 12) ** 2
+    t = np.arange(round(1.7 * RATE)) / RATE
+    wave = sum(level * np.sin(2 * np.pi * pitch_hz * (k + 1) * t) for k, level in enumerate(levels))
+    wave = wave / np.abs(wave).max() + 0.05 * moment.standard_normal(len(t))
+    return 0.3 * wave
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    lines = ["utt_id\tpath\tspeaker\tsplit\tsex\tsynthetic"]
+    for split, speakers in SPEAKERS.items():
+        names = []
+        for speaker in speakers:
+            for take in range(TAKES):
+                name = f"s{speaker}-{take}"
+                soundfile.write(folder / f"{name}.wav", tone(speaker, take), RATE)
+                lines.append(f"{name}\t{name}.wav\ts{speaker}\t{split}\t{'mf'[speaker % 2]}\ttrue")
+                names.append((speaker, name))
+        if split != "train":
+            pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
+            text = "".join(f"{int(a[0] == b[0])} {a[1]} {b[1]}\n" for a, b in pairs)
+            (folder / f"trials_{split}.txt").write_text(text)
+    (folder / "utterances.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GE2E with random weights: nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    torch.manual_seed(0)
+    SpeakerModel(GE2E(), name="tiny", card={"licence": "MIT"}).save(folder)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def demo(capsys: pytest.CaptureFixture[str], data: Path, encoder: Path, out: Path, *more: object):
+    options = ["--data", data, "--model", encoder, "--out", out, "--bootstrap", 40, "--offline"]
+    return run(capsys, "demo", *options, *more)
+
+
+def test_from_speech_to_two_files_verified(
+    tmp_path: Path, data: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, text, error = demo(capsys, data, encoder, out)
+    assert code == 0, error
+    assert "72 utterances, " in text
+    assert re.search(r"train +8 speakers +32 utterances", text)
+    assert "SYNTHETIC" in text
+    assert "report   " in text
+
+    # The model is whole, and knows whom it must not be measured on.
+    model = nestvox.load(out / "model")
+    assert model.name == "tiny-nested"
+    fitted = {speaker_key(f"s{speaker}") for split in ("train", "dev") for speaker in SPEAKERS[split]}
+    assert set(model.training_speakers) == fitted
+    assert {t.labels for t in model.thresholds} == {("synthetic",)}
+    before, after = nestvox.load(encoder).encoder.state_dict(), model.encoder.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+    # The results are of the test trials, every row labelled, and the full dimension is where it was.
+    trials = read_trials(data / "trials_test.txt")
+    found = {path.stem: json.loads(path.read_text()) for path in (out / "results").glob("*.json")}
+    kept = model.head.method
+    assert set(found) == {"nested", "truncation", "pca", "discriminant", "refined"} - {kept}
+    for result in found.values():
+        assert result["trials_sha256"] == trials.sha256
+        assert (result["n_target"], result["n_nontarget"]) == (trials.n_target, trials.n_nontarget)
+        assert result["labels"] == ["synthetic"]
+    full = {name: next(r for r in result["results"] if r["dim"] == 256) for name, result in found.items()}
+    # Scores agree within 1e-6; an error rate of so few trials can move by one of them.
+    assert full["nested"]["eer"] == pytest.approx(full["truncation"]["eer"], abs=1 / trials.n_target)
+    front = yaml.safe_load((out / "model" / "README.md").read_text().split("---\n")[1])
+    rows = front["model-index"][0]["results"]
+    assert len(rows) == len(model.dims)
+    assert all("synthetic" in row["dataset"]["name"] for row in rows)
+    assert "synthetic" in (out / "results" / "table.md").read_text()
+    assert "<html" in (out / "report.html").read_text()
+
+    # The commands that it prints can be typed.
+    commands = re.findall(r"nestvox (verify .+)", text)
+    answers = re.findall(r"(same speaker|different speakers) \(truth: (same|different)\): score ([+-][\d.]+)", text)
+    assert [truth for _, truth, _ in answers] == ["same", "different"]
+    assert len(commands) == 2
+    for command, (verdict, _, score) in zip(commands, answers, strict=True):
+        code, said, _ = run(capsys, *command.split())
+        assert code == (0 if verdict == "same speaker" else 1)
+        assert said.startswith(verdict)
+        assert f"{score} cosine" in said
+
+    # Again: nothing is embedded, and everything comes out the same.
+    stamps = {file: file.stat().st_mtime_ns for file in (out / "store").iterdir()}
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    code, again, _ = demo(capsys, data, encoder, out)
+    assert code == 0
+    assert "reused 72 embeddings" in again
+    assert {file: file.stat().st_mtime_ns for file in (out / "store").iterdir()} == stamps
+    assert (out / "model" / "model.safetensors").read_bytes() == weights
+    assert len(EmbeddingStore(out / "store")) == 72
+
+
+def test_a_split_is_missing(tmp_path: Path, data: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = (data / "utterances.tsv").read_text()
+    folder = tmp_path / "data"
+    folder.mkdir()
+    faults = {
+        "no table": None,
+        "no column": "\n".join(line.replace("\tsplit", "\tpart") for line in table.splitlines()) + "\n",
+        "no dev": table.replace("\tdev\t", "\ttrain\t"),
+        "too few pairs": table,
+    }
+    for name, content in faults.items():
+        if content is not None:
+            (folder / "utterances.tsv").write_text(content)
+        code, text, error = demo(capsys, folder, encoder, tmp_path / "out")
+        assert code == 2, name
+        assert error.startswith("error: "), name
+        assert "Traceback" not in text + error
+        assert not (tmp_path / "out" / "model").exists()
+    assert f"30 pairs for them; list your own trials in {folder / 'trials_dev.txt'}" in error
+
+
+def test_model_with_a_head_is_refused_before_anything_is_embedded(
+    tmp_path: Path, data: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nestvox.heads.rotation import truncation
+
+    SpeakerModel(nestvox.load(encoder).encoder, truncation(256), "done").save(tmp_path / "nested")
+    code, _, error = demo(capsys, data, tmp_path / "nested", tmp_path / "out")
+    assert code == 2
+    assert "has a head already" in error
+    assert not (tmp_path / "out" / "store").exists()
