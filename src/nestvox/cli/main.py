@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nestvox import __version__
-from nestvox.cli import data, demo, embed, evaluate, models, rotate, verify
+from nestvox.cli import compare, data, demo, embed, evaluate, models, rotate, verify
 from nestvox.errors import NestvoxError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app.command()(embed.embed)
 app.command()(embed.export)
 app.command()(rotate.rotate)
 app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(verify.verify)
 app.command()(demo.demo)
 

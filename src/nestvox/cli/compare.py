@@ -1,0 +1,222 @@
+"""`nestvox compare`: score files, stores or models on the same trials, and what the difference is worth."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from nestvox.corpora.trials import Trials
+    from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation.compare import Comparison
+    from nestvox.evaluation.systems import System
+    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.progress import Progress
+
+__all__ = ["compare", "print_comparison"]
+
+
+def compare(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C ...]",
+            help="Two or more score files, stores, model folders or catalogue names; the others are held against A.",
+        ),
+    ],
+    *,
+    trials: Annotated[Path, typer.Option(help="Labelled trials: VoxCeleb, kaldi, VoxSRC, CSV or Parquet.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Utterance table: audio for models, speakers for the intervals.")
+    ] = None,
+    dims: Annotated[
+        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those that the systems share.")
+    ] = None,
+    p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
+    c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
+    c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
+    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, by speaker.")] = 1000,
+    permutations: Annotated[int, typer.Option(help="Rounds of the permutation, by speaker.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Of the intervals; p values are held against 1 minus it.")] = 0.95,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Compare on training speakers; every number is labelled leaky.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
+) -> None:
+    """Say whether one system is better than another on the same trials, or how many trials it would take to say.
+
+    Each system is compared with the first, at every dimension that both have, with paired intervals over speakers, a
+    permutation by speaker, McNemar's test at the thresholds, and a correction for the number of comparisons.
+    """
+    from rich.console import Console
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.compare import compare_systems
+    from nestvox.evaluation.refusals import check_trials
+
+    listed = read_trials(trials)
+    check_trials(listed)
+    utterances = None if table is None else read_utterances(table)
+    wanted = _dims(dims)
+    made = [
+        _system(name, text, listed, utterances, dims=wanted, offline=offline)
+        for name, text in zip(_names(systems), systems, strict=True)
+    ]
+    with progress_bar("comparing", "comparisons") as progress:
+        found = compare_systems(
+            listed,
+            made,
+            table=utterances,
+            allow_overlap=allow_overlap,
+            p_target=p_target,
+            c_miss=c_miss,
+            c_fa=c_fa,
+            n_bootstrap=bootstrap,
+            n_permutations=permutations,
+            seed=seed,
+            confidence=confidence,
+            progress=progress,
+        )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    print_comparison(found, console)
+    if json_out is not None:
+        write_text(json_out, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the systems, their differences and the verdicts; rates in per cent."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    labels = f" [bold red]{escape(', '.join(comparison.labels).upper())}[/]" if comparison.labels else ""
+    shown = Table(title="systems" + labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("system")
+    cost = f"minDCF({comparison.p_target:g})"
+    for name in ("dim", "EER %", "at threshold", "accuracy %", cost, "mean norm", "size"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.systems:
+        values = (
+            row.name,
+            "-" if row.dim is None else str(row.dim),
+            f"{100 * row.eer:.2f}",
+            f"{row.eer_threshold:.4f}",
+            f"{100 * row.accuracy:.2f}",
+            f"{row.min_dcf:.4f}",
+            "-" if row.mean_norm is None else f"{row.mean_norm:.3f}",
+            "-" if row.size_bytes is None else _size(row.size_bytes),
+        )
+        shown.add_row(*map(escape, values))
+    console.print(shown)
+    shown = Table(title="differences" + labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("system")
+    for name in ("dim", "EER points \\[interval]", "p", "minDCF \\[interval]", "p", "only A : B right", "McNemar p"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for pair in comparison.rows:
+        dim = "-" if pair.dim_b is None else str(pair.dim_b)
+        dim = dim if pair.dim_a == pair.dim_b else f"{'-' if pair.dim_a is None else pair.dim_a} : {dim}"
+        if pair.paired is None:
+            shown.add_row(escape(pair.b), dim, "identical order")
+            continue
+        equal, costs, changed = pair.paired.eer, pair.paired.min_dcf, pair.paired.at_eer
+        shown.add_row(
+            escape(pair.b),
+            dim,
+            escape(f"{100 * equal.difference:+.2f} [{100 * equal.low:.2f}, {100 * equal.high:.2f}]"),
+            f"{pair.p_eer:.4f}",
+            escape(f"{costs.difference:+.4f} [{costs.low:.4f}, {costs.high:.4f}]"),
+            f"{pair.p_min_dcf:.4f}",
+            f"{changed.only_a} : {changed.only_b}",
+            f"{changed.p_mid:.2g}",
+        )
+    console.print(shown)
+    for pair in comparison.rows:
+        at = "" if pair.dim_b is None else f" at {pair.dim_b} dimensions"
+        console.print(f"EER{at}: {escape(pair.verdict)}.", soft_wrap=True)
+        console.print(f"minDCF{at}: {escape(pair.verdict_min_dcf)}.", soft_wrap=True)
+    console.print(
+        f"{comparison.n_target} target and {comparison.n_nontarget} non-target trials of "
+        f"{escape(comparison.trials_source)}, sha256 {comparison.trials_sha256}",
+        soft_wrap=True,
+    )
+    console.print(f"Method: {escape(comparison.method)}", soft_wrap=True)
+    console.print("McNemar's test takes trials as independent, which trials that share speakers are not.")
+    for note in comparison.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """Short names: file or folder names, or all of the paths where two of those are the same."""
+    short = [Path(text).stem if Path(text).is_file() else Path(text).name or text for text in given]
+    return short if len(set(short)) == len(short) else list(given)
+
+
+def _dims(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise NestvoxError(f"--dims must be whole numbers with commas between, like 16,32,64; got {text!r}") from error
+
+
+def _system(
+    name: str,
+    text: str,
+    trials: Trials,
+    table: UtteranceTable | None,
+    *,
+    dims: tuple[int, ...] | None,
+    offline: bool,
+) -> System:
+    from nestvox.corpora.trials import read_scores
+    from nestvox.evaluation.systems import system_of_model, system_of_scores, system_of_store
+    from nestvox.extraction.store import EmbeddingStore, is_store
+
+    path = Path(text)
+    if is_store(path):
+        return system_of_store(name, trials, EmbeddingStore(path), dims=dims)
+    if path.is_file():
+        if dims:
+            raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
+        return system_of_scores(name, trials, read_scores(path), source=text, size_bytes=path.stat().st_size)
+    if table is None:
+        raise NestvoxError(
+            f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where the "
+            "audio of the trials is"
+        )
+    from nestvox.cli.progress import progress_bar
+    from nestvox.extraction.embed import embed_table
+    from nestvox.model import load
+
+    loaded = load(text, offline=offline)
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else None
+    with progress_bar(f"embedding with {name}", "utterances") as progress:
+
+        def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
+            return embed_table(loaded, part, folder, progress=report)
+
+        return system_of_model(name, trials, loaded, table, embed, dims=dims, size_bytes=size)
+
+
+def _size(size_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.1f} {unit}"
+    return f"{size_bytes} B"

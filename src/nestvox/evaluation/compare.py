@@ -1,0 +1,345 @@
+"""Compare systems on the same trials, dimension by dimension, with every p value corrected for their number.
+
+The first system is the one that the others are held against.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from nestvox.corpora.overlap import refuse_overlap
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import NestvoxError, ScoresError
+from nestvox.evaluation.conditions import values_of_sides
+from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.speakers import TrialSpeakers, given_speakers, guess_speakers, speakers_of_sides
+from nestvox.evaluation.systems import System, check_system
+from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
+from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
+from nestvox.metrics.wording import difference_in_words
+from nestvox.progress import Progress, silent
+
+__all__ = ["Comparison", "ComparisonRow", "SystemRow", "compare_systems"]
+
+IDENTICAL = "both put the trials in the same order: nothing to compare"
+
+
+@dataclass(frozen=True)
+class SystemRow:
+    """Figures of one system at one dimension.
+
+    Attributes:
+        name: of the system.
+        dim: prefix length; None for a score file.
+        eer: equal error rate.
+        eer_threshold: score at which it is reached.
+        accuracy: share of right decisions at that threshold.
+        min_dcf: normalised minimum cost.
+        min_dcf_threshold: score at which it is reached; infinity if accepting nothing is cheapest.
+        mean_norm: mean length of the embeddings' prefixes as stored, if there are embeddings.
+        size_bytes: of the score file, store or model folder, if known.
+        fingerprint: of the model, if known.
+    """
+
+    name: str
+    dim: int | None
+    eer: float
+    eer_threshold: float
+    accuracy: float
+    min_dcf: float
+    min_dcf_threshold: float
+    mean_norm: float | None
+    size_bytes: int | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A system against the first, at one dimension.
+
+    Attributes:
+        a: name of the first system.
+        b: name of the other.
+        dim_a: its prefix length; None for a score file.
+        dim_b: of the other; the same unless they have none in common.
+        paired: differences, intervals and tests; None where the systems rank identically.
+        p_eer: of the EER, permutation by speaker, after Holm's correction over all rows.
+        p_min_dcf: of the minDCF, likewise.
+        verdict: on the EER, in words.
+        verdict_min_dcf: on the minDCF.
+    """
+
+    a: str
+    b: str
+    dim_a: int | None
+    dim_b: int | None
+    paired: PairedComparison | None
+    p_eer: float
+    p_min_dcf: float
+    verdict: str
+    verdict_min_dcf: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems on one trial list.
+
+    Attributes:
+        systems: one row a system and dimension.
+        rows: each other system against the first, dimensions ascending.
+        n_target: target trials.
+        n_nontarget: non-target trials.
+        n_clusters: speakers (or what else was resampled).
+        trials_source: where the trials are from.
+        trials_sha256: of their canonical form.
+        p_target: prior of the detection cost.
+        c_miss: cost of a miss.
+        c_fa: cost of a false alarm.
+        confidence: of the intervals.
+        method: in words: what was resampled and exchanged, how often, and what p values were corrected for.
+        labels: what has to be said with every number.
+        notes: what a reader has to know, in sentences.
+    """
+
+    systems: tuple[SystemRow, ...]
+    rows: tuple[ComparisonRow, ...]
+    n_target: int
+    n_nontarget: int
+    n_clusters: int
+    trials_source: str
+    trials_sha256: str
+    p_target: float
+    c_miss: float
+    c_fa: float
+    confidence: float
+    method: str
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; rates are fractions, an infinite threshold is null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def compare_systems(
+    trials: Trials,
+    systems: Sequence[System],
+    *,
+    speakers: tuple[ArrayLike, ArrayLike] | None = None,
+    table: UtteranceTable | None = None,
+    allow_overlap: bool = False,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    n_bootstrap: int = 1000,
+    n_permutations: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    progress: Progress = silent,
+) -> Comparison:
+    """Hold every other system against the first.
+
+    Dimensions that both have are compared one by one; where they have none in common, the largest of each is.
+
+    Args:
+        trials: labelled, of both classes, none twice.
+        systems: two or more, on these trials.
+        speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then the
+            stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
+        table: utterances that the trials name: speakers and the label ``synthetic`` come from it.
+        allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
+        p_target: prior of the detection cost.
+        c_miss: its cost of a miss.
+        c_fa: its cost of a false alarm.
+        n_bootstrap: replicates of the intervals, by speaker, the same draws for both systems.
+        n_permutations: rounds of the permutation by speaker.
+        seed: of both.
+        confidence: of the intervals; p values are held against 1 minus it.
+        progress: told the comparisons made.
+
+    Raises:
+        NestvoxError: fewer than two systems, or two of one name.
+        ScoresError: scores of other trials, or a system that is a copy of the first at every dimension.
+        TrialsError, TableError: as `evaluate_scores`.
+        OverlapError: training speakers of a system stand in the trials.
+    """
+    targets = check_trials(trials)
+    names = [system.name for system in systems]
+    if len(systems) < 2 or len(set(names)) < len(names):
+        raise NestvoxError(
+            f"a comparison needs two or more systems of different names, got {', '.join(names) or 'none'}"
+        )
+    for system in systems:
+        check_system(system, trials)
+    known = _speakers(trials, systems, speakers, table)
+    labels, notes = _overlap(systems, known, allow=allow_overlap)
+    labels = tuple(sorted({*labels, *_synthetic(trials, table), *itertools.chain(*(s.labels for s in systems))}))
+    enrol, test, n_clusters = known.restricted(targets | True)
+    first, others = systems[0], systems[1:]
+    tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]
+    for other in others:
+        if all(rank_identically(first.scores[a], o.scores[b]) for o, a, b in tasks if o is other):
+            raise ScoresError(
+                f"{other.name} and {first.name} have the same scores, or order the trials alike, throughout: one is a "
+                "copy of the other"
+            )
+    paired: list[PairedComparison | None] = []
+    for done, (other, dim_a, dim_b) in enumerate(tasks, start=1):
+        a, b = first.scores[dim_a], other.scores[dim_b]
+        paired.append(
+            None
+            if rank_identically(a, b)
+            else compare_scores(
+                a,
+                b,
+                targets,
+                enrol,
+                test,
+                p_target=p_target,
+                c_miss=c_miss,
+                c_fa=c_fa,
+                n_replicates=n_bootstrap,
+                n_permutations=n_permutations,
+                seed=seed,
+                confidence=confidence,
+            )
+        )
+        progress(done, len(tasks))
+    made = [found for found in paired if found is not None]
+    p_eer, p_cost = (
+        iter(holm([found.eer.p_value for found in made])),
+        iter(holm([found.min_dcf.p_value for found in made])),
+    )
+    unit = "speakers" if known.known else "utterances"
+    rows: list[ComparisonRow] = []
+    for (other, dim_a, dim_b), found in zip(tasks, paired, strict=True):
+        pair = (first.name, other.name, dim_a, dim_b)
+        if found is None:
+            rows.append(ComparisonRow(*pair, None, 1.0, 1.0, IDENTICAL, IDENTICAL))
+            continue
+        p_values = float(next(p_eer)), float(next(p_cost))
+        words = [
+            difference_in_words(
+                first.name,
+                other.name,
+                figure,
+                n_trials=len(trials),
+                n_clusters=n_clusters,
+                percent=percent,
+                unit=unit,
+                p_value=p_value,
+                confidence=confidence,
+                level=1 - confidence,
+            )
+            for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
+        ]
+        rows.append(ComparisonRow(*pair, found, *p_values, *words))
+    notes += tuple(itertools.chain(*(system.notes for system in systems)))
+    if not known.known:
+        notes += (f"Intervals and p values are {known.warning}.",)
+    if len(systems) > 2:
+        notes += (
+            "Whoever picks the best of these systems by these figures has to measure it on other trials: the best of "
+            "several looks better than it is.",
+        )
+    corrected = f", p values corrected for {len(made)} comparisons (Holm)" if len(made) > 1 else ""
+    return Comparison(
+        systems=tuple(
+            _system_row(system, dim, targets, (p_target, c_miss, c_fa)) for system in systems for dim in system.scores
+        ),
+        rows=tuple(rows),
+        n_target=int(targets.sum()),
+        n_nontarget=int((~targets).sum()),
+        n_clusters=n_clusters,
+        trials_source=trials.source,
+        trials_sha256=trials.sha256,
+        p_target=p_target,
+        c_miss=c_miss,
+        c_fa=c_fa,
+        confidence=confidence,
+        method=(
+            f"{100 * confidence:g} % percentile interval of {n_bootstrap} paired bootstrap replicates: {n_clusters} "
+            f"{unit} ({known.source}) drawn with replacement on both sides of a trial, one draw for both systems; "
+            f"p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged or not"
+            f"{corrected}; seed {seed}"
+        ),
+        labels=labels,
+        notes=notes,
+    )
+
+
+def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]]:
+    common = [dim for dim in first.scores if dim is not None and dim in other.scores]
+    if common:
+        return [(dim, dim) for dim in common]
+    return [(list(first.scores)[-1], list(other.scores)[-1])]
+
+
+def _speakers(
+    trials: Trials,
+    systems: Sequence[System],
+    given: tuple[ArrayLike, ArrayLike] | None,
+    table: UtteranceTable | None,
+) -> TrialSpeakers:
+    if given is not None:
+        return given_speakers(trials, *given)
+    if table is not None:
+        column = values_of_sides(table, trials, ["speaker"])["speaker"]
+        return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
+    for system in systems:
+        if system.speakers is not None:
+            return speakers_of_sides(trials, *system.speakers, source=f"the speakers of {system.name}")
+    return guess_speakers(trials)
+
+
+def _overlap(
+    systems: Sequence[System], speakers: TrialSpeakers, *, allow: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    keys = {key for system in systems for key in system.training_speakers}
+    if not keys:
+        return (), ()
+    if not speakers.known:
+        return (), ("Whether the systems were trained on these speakers is not checked: they are unknown.",)
+    return refuse_overlap(keys, speakers.names, allow=allow), ()
+
+
+def _synthetic(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
+    if table is None or "synthetic" not in table.frame.columns:
+        return ()
+    flags = values_of_sides(table, trials, ["synthetic"])["synthetic"]
+    return ("synthetic",) if any(any(side) for side in flags) else ()
+
+
+def _system_row(system: System, dim: int | None, targets: Any, point: tuple[float, float, float]) -> SystemRow:
+    curve = error_curve(system.scores[dim], targets)
+    equal, cost = eer(curve), min_dcf(curve, *point)
+    at = rates_at(curve, equal.threshold)
+    return SystemRow(
+        name=system.name,
+        dim=dim,
+        eer=equal.rate,
+        eer_threshold=equal.threshold,
+        accuracy=1 - (at.n_miss + at.n_false_alarm) / len(targets),
+        min_dcf=cost.value,
+        min_dcf_threshold=cost.threshold,
+        mean_norm=None if dim is None else system.norms.get(dim),
+        size_bytes=system.size_bytes,
+        fingerprint=system.fingerprint,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
