@@ -1,13 +1,15 @@
-"""Pooling under masks."""
+"""Pooling against its formulas in numpy."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.pooling import length_mask, masked_mean
+from nestvox.encoders.pooling import ASTP, MHASTP, MQMHASTP, length_mask, masked_mean, pooling
+from nestvox.errors import ModelError
 
 
 def test_length_mask() -> None:
@@ -24,3 +26,112 @@ def test_masked_mean_is_the_mean_of_the_real_frames_whatever_stands_beside_them(
         frames[row, :, length:] = torch.nan
     expected = np.stack([values[row, :, :length].mean(axis=1) for row, length in enumerate(lengths)])
     np.testing.assert_allclose(masked_mean(frames, mask).numpy(), expected, atol=1e-6)
+
+
+def frames(batch: int = 3, channels: int = 16, length: int = 11) -> torch.Tensor:
+    values = np.random.default_rng(5).standard_normal((batch, channels, length)) + 0.7
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def conv(layer: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    """A convolution of width one, as the product that it is."""
+    weight = layer.weight.detach().double().numpy()[:, :, 0]
+    return np.einsum("oc,bct->bot", weight, x) + layer.bias.detach().double().numpy()[:, None]
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    risen = np.exp(x - x.max(axis=2, keepdims=True))
+    return risen / risen.sum(axis=2, keepdims=True)
+
+
+def weighted(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    mean = (weights * x).sum(axis=2)
+    variance = (weights * (x - mean[:, :, None]) ** 2).sum(axis=2)
+    return np.concatenate([mean, np.sqrt(np.maximum(variance, 1e-7))], axis=1)
+
+
+def attentive(head: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    return weighted(x, softmax(conv(head["att_1"], np.tanh(conv(head["att_0"], x)))))
+
+
+def test_plain_statistics() -> None:
+    x = frames()
+    values = x.double().numpy()
+    mean, deviation = values.mean(axis=2), np.sqrt(values.var(axis=2, ddof=1) + 1e-7)
+    expected = {
+        "TAP": mean,
+        "TSDP": deviation,
+        "TSTP": np.concatenate([mean, deviation], axis=1),
+        "TMAP": values.max(axis=2) + mean,
+    }
+    for name, vectors in expected.items():
+        made = pooling(name, 16)
+        np.testing.assert_allclose(made(x).numpy(), vectors, atol=1e-5)
+        assert made.out_dim == vectors.shape[1]
+        assert not made.state_dict()
+
+
+@pytest.mark.parametrize("global_context", [False, True])
+def test_attentive_statistics(global_context: bool) -> None:
+    torch.manual_seed(0)
+    layer = ASTP(16, global_context=global_context)
+    x = frames()
+    values = x.double().numpy()
+    seen = values
+    if global_context:
+        mean, deviation = values.mean(axis=2), np.sqrt(values.var(axis=2, ddof=1) + 1e-7)
+        context = np.concatenate([mean, deviation], axis=1)[:, :, None]
+        seen = np.concatenate([values, np.repeat(context, 11, axis=2)], axis=1)
+    weights = softmax(conv(layer.linear2, np.tanh(conv(layer.linear1, seen))))
+    found = layer(x).detach().numpy()
+    np.testing.assert_allclose(found, weighted(values, weights), atol=1e-5)
+    assert found.shape[1] == layer.out_dim == 32
+
+
+def test_heads_pool_their_share_of_the_channels() -> None:
+    torch.manual_seed(0)
+    layer = MHASTP(16)
+    x = frames()
+    shares = np.split(x.double().numpy(), 2, axis=1)
+    heads = zip(layer.heads_att_trans, shares, strict=True)
+    expected = np.concatenate([attentive(head, share) for head, share in heads], axis=1)
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-5)
+    assert layer.out_dim == 32
+
+
+def test_queries_pool_side_by_side() -> None:
+    torch.manual_seed(0)
+    layer = MQMHASTP(16)
+    x = frames()
+    shares = np.split(x.double().numpy(), 8, axis=1)
+    expected = [
+        attentive(head, share)
+        for query in layer.n_query
+        for head, share in zip(query.heads_att_trans, shares, strict=True)
+    ]
+    np.testing.assert_allclose(layer(x).detach().numpy(), np.concatenate(expected, axis=1), atol=1e-5)
+    assert layer.out_dim == 64
+
+
+def test_a_constant_signal_has_the_smallest_deviation() -> None:
+    constant = torch.full((1, 16, 5), 3.0)
+    for name in ("ASTP", "MHASTP", "MQMHASTP", "TSTP"):
+        pooled = pooling(name, 16)(constant).detach()
+        assert pooled.isfinite().all()
+        assert float(pooled.min()) == pytest.approx(1e-7**0.5, rel=2.0)
+
+
+def test_sixteen_bits_keep_the_deviation() -> None:
+    # The mean is far above the deviation: squares of sixteen bits would leave nothing of it.
+    x = (20 + 0.5 * (frames() - 0.7)).bfloat16()
+    torch.manual_seed(0)
+    layer = ASTP(16)
+    expected = layer(x.float())[:, 16:]
+    torch.testing.assert_close(layer.bfloat16()(x)[:, 16:].float(), expected, rtol=0.05, atol=0.0)
+
+
+def test_unknown_poolings_and_heads_that_cannot_share_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"unknown pooling 'ATP'; known: ASTP, MHASTP, MQMHASTP, TAP"):
+        pooling("ATP", 16)
+    with pytest.raises(ModelError, match="8 heads of the pooling cannot share 12 channels"):
+        pooling("MQMHASTP", 12)

@@ -154,8 +154,7 @@ class ASTP(Pooling):
         if self.global_context:
             mean = frames.mean(dim=2, keepdim=True).expand_as(frames)
             seen = torch.cat([frames, mean, _deviation(frames).expand_as(frames)], dim=1)  # (B, 3 C, T)
-        weights = self.linear2(self.linear1(seen).tanh()).softmax(dim=2)
-        return _weighted_statistics(frames, weights)
+        return _attentive_statistics(frames, self.linear2(self.linear1(seen).tanh()))
 
 
 class MHASTP(Pooling):
@@ -192,8 +191,7 @@ class MHASTP(Pooling):
         parts = []
         for head, share in zip(self.heads_att_trans, frames.chunk(len(self.heads_att_trans), dim=1), strict=True):
             assert isinstance(head, nn.ModuleDict)
-            weights = head["att_1"](head["att_0"](share).tanh()).softmax(dim=2)
-            parts.append(_weighted_statistics(share, weights))
+            parts.append(_attentive_statistics(share, head["att_1"](head["att_0"](share).tanh())))
         return torch.cat(parts, dim=1)
 
 
@@ -222,12 +220,12 @@ def _deviation(frames: Tensor) -> Tensor:
     return (frames.var(dim=2, keepdim=True) + _VARIANCE_FLOOR).sqrt()
 
 
-def _weighted_statistics(frames: Tensor, weights: Tensor) -> Tensor:
-    """Mean and deviation (B, 2 C) of (B, C, T) under weights (B, C or 1, T) that sum to one over time."""
-    # A difference of squares leaves nothing of it in sixteen bits.
-    wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
-    weights = weights.to(wide.dtype)
-    mean = (weights * wide).sum(dim=2)
-    variance = (weights * wide.square()).sum(dim=2) - mean.square()
+def _attentive_statistics(frames: Tensor, logits: Tensor) -> Tensor:
+    """Mean and deviation (B, 2 C) of (B, C, T) under the softmax over time of `logits` (B, C or 1, T)."""
+    # In sixteen bits the weights would not sum to one, and the deviation be lost beside the mean.
+    precision = torch.promote_types(frames.dtype, torch.float32)
+    weights, wide = logits.softmax(dim=2, dtype=precision), frames.to(precision)
+    mean = (weights * wide).sum(dim=2, keepdim=True)
+    variance = (weights * (wide - mean).square()).sum(dim=2, keepdim=True)
     deviation = variance.clamp(min=_VARIANCE_FLOOR).sqrt()
-    return torch.cat([mean, deviation], dim=1).to(frames.dtype)
+    return torch.cat([mean, deviation], dim=1)[:, :, 0].to(frames.dtype)

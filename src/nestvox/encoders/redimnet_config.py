@@ -170,8 +170,9 @@ class ReDimNet2Config(_Config):
         return_all_outputs: accepted; the taps are the same.
     """
 
-    C: int
-    spec_params: dict[str, Any]
+    # Said as a field: a bare annotation would take over the default of the class above.
+    C: int = field()
+    spec_params: dict[str, Any] = field()
     return_2d_output: bool
     global_context_att: bool = True
     compress_tconvs: bool = True
