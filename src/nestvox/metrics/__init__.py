@@ -8,6 +8,7 @@ from __future__ import annotations
 from nestvox.metrics.auc import auc
 from nestvox.metrics.bayes_error import BayesErrorCurve, bayes_error_curve
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, Replicates, SpeakerBootstrap, speaker_bootstrap
+from nestvox.metrics.calibration import Calibration, fit_calibration
 from nestvox.metrics.cllr import cllr, min_cllr
 from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scores
 from nestvox.metrics.curves import ErrorCurve, error_curve
@@ -16,11 +17,14 @@ from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
 from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.pav import IsotonicBins, pav
+from nestvox.metrics.score_norm import CohortStatistics, as_norm, cohort_statistics, s_norm, t_norm, z_norm
 
 __all__ = [
     "ActDcf",
     "BayesErrorCurve",
     "BootstrapIntervals",
+    "Calibration",
+    "CohortStatistics",
     "EqualErrorRate",
     "ErrorCurve",
     "Interval",
@@ -33,16 +37,19 @@ __all__ = [
     "Replicates",
     "SpeakerBootstrap",
     "act_dcf",
+    "as_norm",
     "auc",
     "bayes_error_curve",
     "bayes_threshold",
     "cllr",
+    "cohort_statistics",
     "compare_scores",
     "dcf_at",
     "eer",
     "eer_rocch",
     "error_curve",
     "far_at_frr",
+    "fit_calibration",
     "frr_at_far",
     "holm",
     "mcnemar",
@@ -50,5 +57,8 @@ __all__ = [
     "min_dcf",
     "pav",
     "rates_at",
+    "s_norm",
     "speaker_bootstrap",
+    "t_norm",
+    "z_norm",
 ]
