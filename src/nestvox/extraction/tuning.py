@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,9 +91,8 @@ def choose(
     def rate(size: int, streams: int, threads: int) -> float:
         set_threads(threads)
         with Streams(forward, streams, lambda: set_threads(threads)) as running:
-            run = running.run if streams > 1 else lambda batches: [forward(batch) for batch in batches]
-            run([ordered[:1]] * streams)  # first calls allocate and start threads, which later ones need not do
-            return _rate(run, ordered, size, streams, share, sample_rate, clock)
+            running.run([ordered[:1]] * streams)  # first calls allocate and start threads, later ones need not
+            return _rate(running, ordered, size, streams, share, sample_rate, clock)
 
     for mode in modes:
         found = rate(best_size, *mode)
@@ -141,7 +141,7 @@ class Streams:
 
 
 def _rate(
-    run: Callable[[Sequence[Sequence[Waveform]]], Any],
+    running: Streams,
     ordered: Sequence[Waveform],
     size: int,
     streams: int,
@@ -149,15 +149,23 @@ def _rate(
     sample_rate: int,
     clock: Callable[[], float],
 ) -> float:
-    """Seconds of audio per second with `streams` batches of `size` at a time, spread over the lengths."""
+    """Seconds of audio per second with batches of `size`, spread over the lengths, `streams` of them under way."""
     starts = range(0, len(ordered) - size + 1, size)
     # From both ends to the middle, so that a trial that is cut short has seen short and long clips.
     order = list(itertools.chain.from_iterable(zip(starts, reversed(starts), strict=True)))[: len(starts)]
+    begun: deque[tuple[float, Future[Any]]] = deque()
     done_s, began = 0.0, clock()
-    for round_ in range(0, len(order) - streams + 1, streams):
-        batches = [ordered[start : start + size] for start in order[round_ : round_ + streams]]
-        run(batches)
-        done_s += sum(len(clip) for batch in batches for clip in batch) / sample_rate
+    for start in order:
+        batch = ordered[start : start + size]
+        begun.append((sum(len(clip) for clip in batch) / sample_rate, running.submit(batch)))
+        if len(begun) < streams:
+            continue
+        audio_s, future = begun.popleft()
+        future.result()
+        done_s += audio_s
         if clock() - began > budget_s:
             break
+    for audio_s, future in begun:
+        future.result()
+        done_s += audio_s
     return done_s / max(clock() - began, 1e-9)
