@@ -8,25 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nestvox.errors import TableError, TrialsError
+from nestvox.cli.prepare import app as prepare
+from nestvox.cli.prepare import print_rows, write_json
+from nestvox.errors import TrialsError
 
 if TYPE_CHECKING:
-    from nestvox.corpora.prepare.folder import Prepared
     from nestvox.corpora.trials import Trials
-    from nestvox.corpora.utterances import UtteranceTable
 
-__all__ = ["app", "check", "csv", "describe", "folder", "prepare", "trials"]
+__all__ = ["app", "check", "describe", "trials"]
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
-prepare = typer.Typer(help="Make an utterance table of a folder or a list.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
 
-_SHOWN_SKIPPED = 5
-
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
-_Out = Annotated[Path, typer.Option(help="Table to write: .tsv, .csv or .parquet.")]
-_Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
-_Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
 
 
 class _Format(StrEnum):
@@ -40,77 +34,6 @@ class _Format(StrEnum):
 class _NameBy(StrEnum):
     utt_id = "utt_id"
     path = "path"
-
-
-@prepare.command()
-def folder(
-    root: Annotated[Path, typer.Argument(help="Folder with speaker/file or speaker/session/file.")],
-    out: _Out,
-    *,
-    corpus: _Corpus = None,
-    workers: _Workers = 4,
-    json_file: _Json = None,
-) -> None:
-    """Make a table of a tree of speaker folders; what cannot be read is skipped and listed."""
-    from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.prepare.folder import prepare_folder
-
-    with progress_bar("opening", "files") as progress:
-        prepared = prepare_folder(root, corpus=corpus, workers=workers, progress=progress)
-    _finish(prepared, out, json_file)
-
-
-@prepare.command()
-def csv(
-    path: Annotated[Path, typer.Argument(metavar="LIST", help="List with a header line: .csv, or .tsv with tabs.")],
-    out: _Out,
-    *,
-    path_column: Annotated[str, typer.Option(help="Header of the column with the audio files.")] = "path",
-    speaker_column: Annotated[str, typer.Option(help="Header of the column with the speakers.")] = "speaker",
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="NEW=OLD", help="Name another column, e.g. session=video; repeatable.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the list.")] = None,
-    corpus: _Corpus = None,
-    workers: _Workers = 4,
-    json_file: _Json = None,
-) -> None:
-    """Make a table of a list of files and speakers; what cannot be read is skipped and listed."""
-    from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.prepare.csv_list import prepare_csv
-
-    names: dict[str, str] = {}
-    for pair in rename or []:
-        new, equals, old = pair.partition("=")
-        if not (equals and new and old):
-            raise TableError(f"--rename takes NEW=OLD, e.g. session=video, not {pair!r}")
-        names[new] = old
-    with progress_bar("opening", "files") as progress:
-        prepared = prepare_csv(
-            path,
-            path_column=path_column,
-            speaker_column=speaker_column,
-            rename=names,
-            root=root,
-            corpus=corpus,
-            workers=workers,
-            progress=progress,
-        )
-    _finish(prepared, out, json_file)
-
-
-def _finish(prepared: Prepared, out: Path, json_file: Path | None) -> None:
-    from nestvox.corpora.utterances import write_utterances
-
-    write_utterances(prepared.table, out)
-    counts = _table_counts(prepared.table)
-    _print_rows({**counts, "skipped": len(prepared.skipped), "table": str(out)})
-    for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
-        typer.echo(f"skipped {skipped.path}: {skipped.reason}")
-    if len(prepared.skipped) > _SHOWN_SKIPPED:
-        typer.echo(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
-    listed = [{"path": skipped.path, "reason": skipped.reason} for skipped in prepared.skipped]
-    _write_json(json_file, {**counts, "skipped": listed, "table": str(out)})
 
 
 @app.command()
@@ -148,7 +71,7 @@ def check(
             workers=workers,
             progress=progress,
         )
-    _print_rows(
+    print_rows(
         {
             "utterances": report.n_utterances,
             "speakers": report.n_speakers,
@@ -163,7 +86,7 @@ def check(
                 finding.severity, finding.kind, f"{finding.count:,}", finding.message, "\n".join(finding.examples[:3])
             )
         Console().print(shown)
-    _write_json(json_file, report.as_dict())
+    write_json(json_file, report.as_dict())
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
     typer.echo(
@@ -218,8 +141,8 @@ def trials(
         )
     write_trials(drawn, out, fmt.value)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
-    _print_rows(summary)
-    _write_json(json_file, summary)
+    print_rows(summary)
+    write_json(json_file, summary)
 
 
 @app.command()
@@ -248,17 +171,7 @@ def describe(
         numbers = [f"{counts[name]:,}" for name in ("n_trials", "n_target", "n_nontarget", "n_unknown", "n_names")]
         shown.add_row(path, *numbers, counts["trials_sha256"][:16])
     Console().print(shown)
-    _write_json(json_file, described)
-
-
-def _table_counts(table: UtteranceTable) -> dict[str, Any]:
-    frame = table.frame
-    hours = float(frame["duration_s"].sum()) / 3600 if "duration_s" in frame.columns else None
-    return {
-        "n_utterances": len(table),
-        "n_speakers": frame["speaker"].n_unique(),
-        "hours": None if hours is None else round(hours, 3),
-    }
+    write_json(json_file, described)
 
 
 def _trial_counts(trials: Trials) -> dict[str, Any]:
@@ -272,23 +185,3 @@ def _trial_counts(trials: Trials) -> dict[str, Any]:
         "n_names": pl.concat([trials.frame["enrol"].alias("name"), trials.frame["test"].alias("name")]).n_unique(),
         "trials_sha256": trials.sha256,
     }
-
-
-def _print_rows(rows: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("", "", show_header=False)
-    shown.columns[1].overflow = "fold"
-    for name, value in rows.items():
-        shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(shown)
-
-
-def _write_json(path: Path | None, content: dict[str, Any]) -> None:
-    import json
-
-    from nestvox.atomic import write_text
-
-    if path is not None:
-        write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,233 @@
+"""`nestvox data prepare`: an utterance table of a folder, a list, or a corpus as it is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestvox.errors import TableError
+
+if TYPE_CHECKING:
+    from nestvox.corpora.prepare.folder import Prepared
+    from nestvox.corpora.prepare.published import CorpusPrepared
+    from nestvox.corpora.utterances import UtteranceTable
+
+__all__ = [
+    "app",
+    "csv",
+    "folder",
+    "print_rows",
+    "voxceleb1",
+    "voxceleb2",
+    "write_json",
+]
+
+app = typer.Typer(help="Make an utterance table of a folder, a list, or a published corpus.", no_args_is_help=True)
+
+_SHOWN_SKIPPED = 5
+
+_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
+_Out = Annotated[Path, typer.Option(help="Table to write: .tsv, .csv or .parquet.")]
+_Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
+_Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
+_Durations = Annotated[
+    bool, typer.Option("--durations", help="Open every file for its duration; broken ones are skipped and listed.")
+]
+_Mini = Annotated[bool, typer.Option("--mini", help="Only a seeded choice of speakers of the dev part.")]
+_Seed = Annotated[int, typer.Option(help="Of the mini corpus.")]
+
+
+@app.command()
+def folder(
+    root: Annotated[Path, typer.Argument(help="Folder with speaker/file or speaker/session/file.")],
+    out: _Out,
+    *,
+    corpus: _Corpus = None,
+    workers: _Workers = 4,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a tree of speaker folders; what cannot be read is skipped and listed."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.folder import prepare_folder
+
+    with progress_bar("opening", "files") as progress:
+        prepared = prepare_folder(root, corpus=corpus, workers=workers, progress=progress)
+    _finish(prepared, out, json_file)
+
+
+@app.command()
+def csv(
+    path: Annotated[Path, typer.Argument(metavar="LIST", help="List with a header line: .csv, or .tsv with tabs.")],
+    out: _Out,
+    *,
+    path_column: Annotated[str, typer.Option(help="Header of the column with the audio files.")] = "path",
+    speaker_column: Annotated[str, typer.Option(help="Header of the column with the speakers.")] = "speaker",
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="NEW=OLD", help="Name another column, e.g. session=video; repeatable.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the list.")] = None,
+    corpus: _Corpus = None,
+    workers: _Workers = 4,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a list of files and speakers; what cannot be read is skipped and listed."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.csv_list import prepare_csv
+
+    names: dict[str, str] = {}
+    for pair in rename or []:
+        new, equals, old = pair.partition("=")
+        if not (equals and new and old):
+            raise TableError(f"--rename takes NEW=OLD, e.g. session=video, not {pair!r}")
+        names[new] = old
+    with progress_bar("opening", "files") as progress:
+        prepared = prepare_csv(
+            path,
+            path_column=path_column,
+            speaker_column=speaker_column,
+            rename=names,
+            root=root,
+            corpus=corpus,
+            workers=workers,
+            progress=progress,
+        )
+    _finish(prepared, out, json_file)
+
+
+@app.command()
+def voxceleb1(
+    root: Annotated[Path, typer.Argument(help="Folder with {dev,test}/wav/id10001/..., wav/id10001/..., or id10001.")],
+    out: _Out,
+    *,
+    durations: _Durations = False,
+    mini: _Mini = False,
+    n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 50,
+    seed: _Seed = 42,
+    workers: _Workers = 8,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of VoxCeleb1, named as in the official lists, and hold it against the published counts.
+
+    An interrupted search goes on where it was when the same command is given again.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.voxceleb import mini_voxceleb1, prepare_voxceleb1
+
+    journal = _journal(out)
+    with progress_bar("searching", "speakers") as progress:
+        prepared = prepare_voxceleb1(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
+    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen)
+
+
+@app.command()
+def voxceleb2(
+    root: Annotated[Path, typer.Argument(help="Folder with {dev,test}/aac/id00012/..., aac/id00012/..., or id00012.")],
+    out: _Out,
+    *,
+    durations: _Durations = False,
+    mini: _Mini = False,
+    n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 140,
+    seed: _Seed = 42,
+    workers: _Workers = 8,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of VoxCeleb2 and hold it against the published counts; reading its m4a needs the extra [av].
+
+    An interrupted search goes on where it was when the same command is given again.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.voxceleb import mini_voxceleb2, prepare_voxceleb2
+
+    journal = _journal(out)
+    with progress_bar("searching", "speakers") as progress:
+        prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
+    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen)
+
+
+def _journal(out: Path) -> Path:
+    return out.with_name(f".{out.name}.scan")
+
+
+def _finish_corpus(
+    prepared: CorpusPrepared,
+    out: Path,
+    json_file: Path | None,
+    *,
+    journal: Path | None = None,
+    chosen: UtteranceTable | None = None,
+) -> None:
+    """Write the table (or the choice of it), and say what of the corpus is there and what is missing."""
+    from dataclasses import replace
+
+    from nestvox.corpora.prepare.scan import discard_journal
+
+    content = {
+        "complete": prepared.complete,
+        "coverage": [
+            {
+                "part": part.part,
+                "n_speakers": part.n_speakers,
+                "n_utterances": part.n_utterances,
+                "published": None if part.published is None else vars(part.published),
+            }
+            for part in prepared.coverage
+        ],
+        "notes": list(prepared.notes),
+    }
+    _finish(prepared if chosen is None else replace(prepared, table=chosen), out, json_file, content)
+    for part in prepared.coverage:
+        typer.echo(part.sentence())
+    for note in prepared.notes:
+        typer.echo(note)
+    if journal is not None:
+        discard_journal(journal)
+
+
+def _finish(prepared: Prepared, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
+    from nestvox.corpora.utterances import write_utterances
+
+    write_utterances(prepared.table, out)
+    counts = _table_counts(prepared.table)
+    print_rows({**counts, "skipped": len(prepared.skipped), "table": str(out)})
+    for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
+        typer.echo(f"skipped {skipped.path}: {skipped.reason}")
+    if len(prepared.skipped) > _SHOWN_SKIPPED:
+        typer.echo(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
+    listed = [{"path": skipped.path, "reason": skipped.reason} for skipped in prepared.skipped]
+    write_json(json_file, {**counts, "skipped": listed, "table": str(out), **(further or {})})
+
+
+def _table_counts(table: UtteranceTable) -> dict[str, Any]:
+    frame = table.frame
+    hours = float(frame["duration_s"].sum()) / 3600 if "duration_s" in frame.columns else None
+    return {
+        "n_utterances": len(table),
+        "n_speakers": frame["speaker"].n_unique(),
+        "hours": None if hours is None else round(hours, 3),
+    }
+
+
+def print_rows(rows: dict[str, Any]) -> None:
+    """Print names and values as a table of two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("", "", show_header=False)
+    shown.columns[1].overflow = "fold"
+    for name, value in rows.items():
+        shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(shown)
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write what was printed to a file as well, where one was asked for."""
+    import json
+
+    from nestvox.atomic import write_text
+
+    if path is not None:
+        write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,182 @@
+"""Search a tree of millions of files folder by folder, in threads, so that an interrupted search goes on.
+
+What was found below one top folder (a speaker's, as a rule) is written down when that folder is done, in a journal:
+a folder with one JSON file for each, written whole or not at all. A later scan of the same tree with the same journal
+takes these as they are. A journal is for a search that broke off, not a cache: what has changed inside a folder that
+is in it goes unnoticed, so it is thrown away once the table is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from nestvox.atomic import write_text
+from nestvox.audio.read import probe
+from nestvox.errors import AudioError
+from nestvox.progress import Progress, silent
+
+__all__ = ["discard_journal", "folders_in", "scan"]
+
+_FORMAT = 1
+_SCHEMA = {"path": pl.String, "top": pl.String, "size": pl.Int64, "duration_s": pl.Float64, "problem": pl.String}
+
+
+@dataclass
+class _Found:
+    """Files below one top folder, column by column; sorted by path."""
+
+    paths: list[str]
+    sizes: list[int]
+    durations: list[float | None]
+    problems: list[str | None]
+
+
+def folders_in(folder: str | Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are passed over, links are followed."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+
+
+def scan(
+    root: str | Path,
+    tops: Sequence[str],
+    *,
+    suffixes: tuple[str, ...],
+    durations: bool = False,
+    journal: str | Path | None = None,
+    workers: int = 8,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """List the audio files below some folders of a tree.
+
+    Hidden files and folders are passed over; links to folders are followed one level, so that nothing is walked for
+    ever.
+
+    Args:
+        root: the tree.
+        tops: folders below it, as POSIX paths relative to it; one is the unit of work and of the journal.
+        suffixes: lower-case endings of audio files.
+        durations: open every file for its duration. Without, only the names and sizes are looked at.
+        journal: folder that takes what has been found; None writes none.
+        workers: threads.
+        progress: called with the number of top folders done.
+
+    Returns:
+        path (relative to root, POSIX), top, size (bytes), duration_s (null unless asked for), problem (null, or why
+        the file cannot be used), in the order of `tops` and sorted by path within one.
+    """
+    root = Path(root)
+    notes = None if journal is None else _Notes(Path(journal), root, suffixes, durations=durations)
+    found: dict[str, _Found] = {}
+    if notes is not None:
+        for top in tops:
+            done = notes.read(top)
+            if done is not None:
+                found[top] = done
+    progress(len(found), len(tops))
+    waiting = iter([top for top in tops if top not in found])
+    with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="nestvox-scan") as pool:
+        # A few at a time, so that an interrupt waits for no more than these.
+        running: dict[Future[_Found], str] = {}
+        while True:
+            for top in islice(waiting, 2 * workers - len(running)):
+                running[pool.submit(_look, root, top, suffixes, durations)] = top
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                top = running.pop(future)
+                found[top] = future.result()
+                if notes is not None:
+                    notes.write(top, found[top])
+                progress(len(found), len(tops))
+    return pl.concat([pl.DataFrame(schema=_SCHEMA), *(_frame(top, found[top]) for top in tops)])
+
+
+def discard_journal(journal: str | Path) -> None:
+    """Remove a journal, once what it was for is written."""
+    shutil.rmtree(journal, ignore_errors=True)
+
+
+def _frame(top: str, found: _Found) -> pl.DataFrame:
+    columns = [found.paths, [top] * len(found.paths), found.sizes, found.durations, found.problems]
+    return pl.DataFrame(dict(zip(_SCHEMA, columns, strict=True)), schema=_SCHEMA)
+
+
+def _look(root: Path, top: str, suffixes: tuple[str, ...], durations: bool) -> _Found:
+    entries = sorted(_walk(f"{root}/{top}", top, suffixes, frozenset([os.path.realpath(root / top)])))
+    found = _Found([path for path, _ in entries], [size for _, size in entries], [], [])
+    for path, size in entries:
+        duration, problem = None, "the file is empty (0 bytes)" if size == 0 else None
+        if durations and problem is None:
+            try:
+                duration = round(probe(root / path).duration_s, 4)
+            except AudioError as error:
+                problem = error.problem
+        found.durations.append(duration)
+        found.problems.append(problem)
+    return found
+
+
+def _walk(folder: str, shown: str, suffixes: tuple[str, ...], above: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """Yield path and size; names are joined as text, because a `Path` for each of a million files takes minutes."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inside = above
+                if entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if real in above:
+                        continue
+                    inside = above | {real}
+                yield from _walk(entry.path, f"{shown}/{entry.name}", suffixes, inside)
+            elif entry.name.lower().endswith(suffixes):
+                try:
+                    size = entry.stat().st_size
+                except OSError:  # a link to nowhere
+                    size = 0
+                yield f"{shown}/{entry.name}", size
+
+
+class _Notes:
+    """The journal: one file for each top folder, with what it must have been made for."""
+
+    def __init__(self, folder: Path, root: Path, suffixes: tuple[str, ...], *, durations: bool) -> None:
+        self.folder = folder
+        self.root = root
+        self.made_for = {
+            "format": _FORMAT,
+            "root": str(root.resolve()),
+            "suffixes": list(suffixes),
+            "durations": durations,
+        }
+
+    def _file(self, top: str) -> Path:
+        return self.folder / f"{hashlib.sha256(top.encode()).hexdigest()[:24]}.json"
+
+    def _head(self, top: str) -> dict[str, object]:
+        return {**self.made_for, "top": top, "changed_ns": (self.root / top).stat().st_mtime_ns}
+
+    def read(self, top: str) -> _Found | None:
+        try:
+            content = json.loads(self._file(top).read_text(encoding="utf-8"))
+            if content.pop("head") == self._head(top):
+                return _Found(**content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # absent, or not ours: the folder is looked at again
+        return None
+
+    def write(self, top: str, found: _Found) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self._file(top), json.dumps({"head": self._head(top), **vars(found)}))
