@@ -53,7 +53,7 @@ class _Part:
     per_speaker: int
 
 
-_PARTS = {"fit": _Part(0.7, 200_000, 200), "choose": _Part(0.15, 3_000, 20), "report": _Part(0.15, 3_000, 20)}
+_PARTS = {"fit": _Part(0.7, 200_000, 200), "choose": _Part(0.15, 2_000, 20), "report": _Part(0.15, 3_000, 20)}
 
 
 @dataclass(frozen=True)

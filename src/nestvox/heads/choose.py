@@ -9,13 +9,15 @@ from typing import Literal
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
-from nestvox.heads.refine import Refinement, refinements
+from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Rotation, Scatter, default_dims, discriminant, pca, truncation
 from nestvox.progress import Progress, silent
 
 __all__ = ["WEIGHTS", "Candidate", "Method", "choose_rotation"]
 
 Method = Literal["auto", "pca", "discriminant", "refined"]
+
+_BLOCK = 32_768
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -70,7 +72,7 @@ def choose_rotation(
     lengths = default_dims(size) if dims is None else tuple(dims)
     refinement = refinement or Refinement()
     depth = {"pca": 1, "discriminant": 2, "refined": 3, "auto": 3}[method]
-    total = 2 + len(weights) * (depth - 1) + (len(refinement.checkpoints) if depth > 2 else 0)
+    total = 2 + (len(weights) if depth > 1 else 0) + (depth > 2)
     done = 0
 
     def measured(rotation: Rotation) -> Candidate:
@@ -84,13 +86,15 @@ def choose_rotation(
     def best(candidates: Sequence[Candidate]) -> Candidate:
         return min(candidates, key=lambda candidate: candidate.criterion)
 
+    if len(speakers) != len(vectors):
+        raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
     scatter = Scatter(size)
-    scatter.add(vectors, speakers)
+    for start in range(0, len(vectors), _BLOCK):  # double precision of everything at once would be the peak of memory
+        scatter.add(vectors[start : start + _BLOCK], speakers[start : start + _BLOCK])
     found = {"truncation": measured(truncation(size, lengths)), "pca": measured(pca(scatter, lengths))}
     if depth > 1:
         found["discriminant"] = best([measured(discriminant(scatter, weight, lengths)) for weight in weights])
     if depth > 2:
-        starts = [measured(discriminant(scatter, weight, lengths, every_speaker=True)) for weight in weights]
-        steps = refinements(best(starts).rotation, vectors, speakers, refinement)
-        found["refined"] = best([measured(rotation) for rotation in steps])
+        first = discriminant(scatter, refinement.weight, lengths, every_speaker=True)
+        found["refined"] = measured(refine(first, vectors, speakers, refinement))
     return found | {"best": best([candidate for name, candidate in found.items() if name != "truncation"])}
