@@ -43,6 +43,12 @@ def test_list_shows_name_licence_and_size(tmp_path: Path) -> None:
     assert listed[0]["sha256"] == entries()[0].sha256
 
 
+def test_every_name_can_be_read_whole_on_a_narrow_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = [line.split() for line in run.invoke(app, ["list"]).output.splitlines()]
+    assert [line[0] for line in shown[1:]] == [entry.name for entry in entries()]
+
+
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_show_tells_everything(entry: CatalogueEntry, tmp_path: Path) -> None:
     result = run.invoke(app, ["show", entry.name, "--json", str(tmp_path / "x.json")])

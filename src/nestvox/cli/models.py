@@ -17,6 +17,7 @@ app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_i
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
 
+_WIDE = 110  # columns of a terminal
 _NO_HASH = "nobody published one; that of the first use will be recorded and must agree ever after"
 _CONFIG_STATUS = {
     "confirmed": "confirmed to be that of the weights",
@@ -29,19 +30,25 @@ _CONFIG_STATUS = {
 def list_models(json_file: _Json = None) -> None:
     """List the catalogue: size, licence, and whether the weights are here."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from nestvox.atomic import write_text
     from nestvox.download import readable_size
     from nestvox.encoders.cache import cached_weights
     from nestvox.encoders.catalogue import entries
 
-    table = Table("name", "dim", "licence", "download", "here", "description")
+    console = Console()
+    # A name must stand there whole, to be typed; on a narrow screen the descriptions make room for it.
+    described = console.width >= _WIDE
+    longest = max(len(entry.name) for entry in entries())
+    columns: list[Column | str] = [Column("name", no_wrap=True, min_width=longest), "dim", Column("licence", no_wrap=True), "download"]
+    table = Table(*columns, "here", *(["description"] if described else []), box=None)
     for entry in entries():
         here = "yes" if cached_weights(entry).is_file() else "no"
-        size = readable_size(entry.download_bytes)
-        table.add_row(entry.name, str(entry.embedding_dim), entry.licence, size, here, entry.description)
-    Console().print(table)
+        size = "?" if entry.download_bytes is None else readable_size(entry.download_bytes)
+        cells = [entry.name, str(entry.embedding_dim), entry.licence, size, here]
+        table.add_row(*cells, *([entry.description] if described else []))
+    console.print(table)
     if json_file is not None:
         listed = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in entries()]
         write_text(json_file, json.dumps(listed, indent=2) + "\n")
