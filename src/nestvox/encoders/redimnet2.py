@@ -20,7 +20,7 @@ from nestvox.encoders.redimnet_network import ReDimNetEncoder
 from nestvox.encoders.redimnet_temporal import TemporalBlock
 from nestvox.errors import ModelError
 
-__all__ = ["ReDimNet2"]
+__all__ = ["ReDimNet2", "Repeat"]
 
 
 class ReDimNet2(ReDimNetEncoder):
@@ -135,20 +135,25 @@ class _StageItems:
             self.temporal = TemporalBlock(width, width // stage.reduction, config.block_1d_type)
 
 
-class _Repeat(nn.Module):
-    """Each frame `times` times: (B, W, T) to (B, W, times T)."""
+class Repeat(nn.Module):
+    """Each frame `times` times: (B, W, T) to (B, W, times T).
+
+    Args:
+        times: 1 or more.
+    """
 
     def __init__(self, times: int) -> None:
         super().__init__()
         self.times = times
 
     def forward(self, x: Tensor) -> Tensor:
+        """Repeat."""
         return x if self.times == 1 else functional.interpolate(x, scale_factor=self.times, mode="nearest")
 
 
 def _hand_on(config: ReDimNet2Config, time_stride: int) -> list[nn.Module]:
     """What brings a stage's flat map back to the full frame rate, and to the scale of the other maps."""
-    items: list[nn.Module] = [_Repeat(time_stride)]
+    items: list[nn.Module] = [Repeat(time_stride)]
     if config.agg_gnorm:
         items.append(_group_norm(config))
     return items

@@ -21,7 +21,9 @@ __all__ = [
     "ChannelNorm",
     "ConvNeXtBlock",
     "Flatten",
+    "FrequencyGate",
     "MapSum",
+    "ResNetBlock",
     "Unflatten",
     "block_2d",
     "groups_of",
@@ -162,8 +164,13 @@ class ConvNeXtBlock(nn.Module):
         return x + changed
 
 
-class _FrequencyGate(nn.Module):
-    """Squeeze and excitation along frequency: every frequency is scaled by a number between 0 and 1."""
+class FrequencyGate(nn.Module):
+    """Squeeze and excitation along frequency: every frequency is scaled by a number between 0 and 1.
+
+    Args:
+        freqs: f.
+        hidden: units between.
+    """
 
     def __init__(self, freqs: int, hidden: int) -> None:
         super().__init__()
@@ -171,16 +178,23 @@ class _FrequencyGate(nn.Module):
         self.exitation = nn.Linear(hidden, freqs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c, f, T) to the same shape."""
         energy = x.mean(dim=(1, 3))  # (B, f)
         gate = self.exitation(functional.relu(self.squeeze(energy))).sigmoid()
         scaled: Tensor = x * gate[:, None, :, None]
         return scaled
 
 
-class _ResNetBlock(nn.Module):
+class ResNetBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; grouped ones are each followed by a dense 1x1 convolution.
 
     The first activation comes before its normalisation, unlike elsewhere.
+
+    Args:
+        channels: c.
+        freqs: f.
+        group_divisor: channels in each group; None: dense, and no 1x1 convolutions.
+        gated: with a `FrequencyGate` before the sum.
     """
 
     def __init__(self, channels: int, freqs: int, *, group_divisor: int | None, gated: bool) -> None:
@@ -199,9 +213,10 @@ class _ResNetBlock(nn.Module):
         self.conv2 = conv()
         self.conv2pw = pointwise()
         self.bn2 = nn.BatchNorm2d(channels)
-        self.se = _FrequencyGate(freqs, min(64, max(channels, 32))) if gated else nn.Identity()
+        self.se = FrequencyGate(freqs, min(64, max(channels, 32))) if gated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c, f, T) to the same shape."""
         hidden = self.bn1(functional.relu(self.conv1pw(self.conv1(x))))
         hidden = self.bn2(self.conv2pw(self.conv2(hidden)))
         return functional.relu(self.se(hidden) + x)
@@ -245,7 +260,7 @@ def block_2d(
         return Block2d(ConvNeXtBlock(channels, kernels, groups=groups, activation=activation))
     if kind in {"basic_resnet", "basic_resnet_fwse"}:
         gated = kind.endswith("fwse")
-        return Block2d(_ResNetBlock(channels, freqs, group_divisor=group_divisor, gated=gated))
+        return Block2d(ResNetBlock(channels, freqs, group_divisor=group_divisor, gated=gated))
     raise ModelError(
         f"unknown block_2d_type {kind!r}; known: basic_resnet, basic_resnet_fwse, convnext_like, convnext_like_relu"
     )

@@ -14,7 +14,7 @@ from torch.nn import functional
 from nestvox.encoders.redimnet_blocks import ChannelNorm, ConvNeXtBlock
 from nestvox.errors import ModelError
 
-__all__ = ["TemporalBlock"]
+__all__ = ["AttentionLayer", "Positions", "TemporalBlock"]
 
 _HEADS = 4
 _NORM_EPS = 1e-6
@@ -52,9 +52,9 @@ class TemporalBlock(nn.Module):
 def _layers(hidden: int, kind: str) -> list[nn.Module]:
     if kind == "conv+att":
         reaches = [ConvNeXtBlock(hidden, [(kernel,)], groups=hidden) for kernel in (7, 19, 31, 59)]
-        return [*reaches, _AttentionLayer(hidden, hidden)]
+        return [*reaches, AttentionLayer(hidden, hidden)]
     if kind == "att":
-        return [_Positions(hidden), _AttentionLayer(hidden, 2 * hidden)]
+        return [Positions(hidden), AttentionLayer(hidden, 2 * hidden)]
     if kind == "conv":
         return [ConvNeXtBlock(hidden, [(7,), (15,), (31,)], groups=hidden) for _ in range(4)]
     if kind == "fc":
@@ -63,8 +63,12 @@ def _layers(hidden: int, kind: str) -> list[nn.Module]:
     raise ModelError(f"unknown block_1d_type {kind!r}; known: att, conv, conv+att, fc")
 
 
-class _Positions(nn.Module):
-    """Tells each frame where it is among its neighbours: x plus a normalised convolution of each channel."""
+class Positions(nn.Module):
+    """Tells each frame where it is among its neighbours: x plus a normalised convolution of each channel.
+
+    Args:
+        channels: H.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class _Positions(nn.Module):
         self.norm = ChannelNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, T) to the same shape."""
         told: Tensor = self.norm(self.conv(x))
         return x + told
 
@@ -109,8 +114,13 @@ class _FeedForward(nn.Module):
         return changed
 
 
-class _AttentionLayer(nn.Module):
-    """A transformer layer with its normalisations behind the sums."""
+class AttentionLayer(nn.Module):
+    """A transformer layer with its normalisations behind the sums.
+
+    Args:
+        channels: H.
+        hidden: units of its feed-forward part.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
