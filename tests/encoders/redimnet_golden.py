@@ -34,10 +34,12 @@ from nestvox.encoders.weights import load_strict
 __all__ = [
     "Difference",
     "Network",
+    "Outputs",
     "compare",
     "digest",
     "networks",
     "original_names",
+    "outputs",
     "published_state",
     "signals",
     "with_keyed_weights",
@@ -149,28 +151,43 @@ def original_names(reference: Path, name: str) -> list[list[Any]]:
     return listed
 
 
-def compare(network: Network, reference: Path | None = None) -> Difference:
-    """Run a golden network and compare.
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gives: embeddings (3, D), pooled vectors (2, P) of a and b, features (1, F, T) of c."""
 
-    Args:
-        network: from `networks`.
-        reference: folder of the original numbers, for the pooled vectors and the log-mel features.
-    """
+    embedding: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+    log_mel: NDArray[np.float32]
+
+
+def outputs(network: Network) -> Outputs:
+    """Run a golden network on the signals."""
     encoder = with_keyed_weights(network)
     waves = {name: torch.from_numpy(wave) for name, wave in signals().items()}
     with torch.inference_mode():
         pair = encoder(torch.stack([waves["a"], waves["b"]]))
         single = encoder(waves["c"][None])
         log_mel = encoder.spec(waves["c"][None]).numpy()  # type: ignore[operator]
+    return Outputs(torch.cat([pair.embedding, single.embedding]).numpy(), pair.pooled.numpy(), log_mel)
 
-    def against(found: NDArray[np.float32], kind: str) -> float | None:
+
+def compare(network: Network, found: Outputs, reference: Path | None = None) -> Difference:
+    """Compare what a golden network gives.
+
+    Args:
+        network: from `networks`.
+        found: its `outputs`.
+        reference: folder of the original numbers, for the pooled vectors and the log-mel features.
+    """
+
+    def against(values: NDArray[np.float32], kind: str) -> float | None:
         file = None if reference is None else reference / f"{network.name}.{kind}.npy"
-        return None if file is None or not file.is_file() else relative(found, np.load(file))
+        return None if file is None or not file.is_file() else relative(values, np.load(file))
 
     return Difference(
-        embedding=relative(torch.cat([pair.embedding, single.embedding]).numpy(), network.embedding),
-        pooled=against(pair.pooled.numpy(), "pooled"),
-        log_mel=against(log_mel, "logmel_c"),
+        embedding=relative(found.embedding, network.embedding),
+        pooled=against(found.pooled, "pooled"),
+        log_mel=against(found.log_mel, "logmel_c"),
     )
 
 
