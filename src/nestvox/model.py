@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
     from nestvox.encoders.contract import Encoder
 
-__all__ = ["Audio", "ModelTap", "SpeakerModel", "load"]
+__all__ = ["Audio", "Backend", "ModelTap", "SpeakerModel", "load"]
 
 Audio = str | Path | NDArray[np.floating[Any]]
 ModelTap = Literal["frames", "pooled", "embedding", "nested"]
+Backend = Literal["auto", "eager", "fused"]
 
+_BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _FORMAT = "nestvox-model-1"
 _HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {"rotation": Rotation.from_saved}
 
@@ -51,6 +54,8 @@ class SpeakerModel:
         thresholds: decision thresholds, per dimension and operating point.
         training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
         card: further lines for the model card: ``licence``, ``language``, ``results``...
+        backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged by `encoders.inference.optimise` where
+            it has such a form, ``auto`` so on a CPU only. It changes vectors by rounding, and nothing that is saved.
     """
 
     encoder: Encoder
@@ -60,6 +65,7 @@ class SpeakerModel:
     thresholds: tuple[Threshold, ...] = ()
     training_speakers: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         self.encoder.eval()
@@ -72,7 +78,10 @@ class SpeakerModel:
                 )
         if self.truncate_dim is not None:
             self.check_dim(self.truncate_dim)
+        if self.backend not in _BACKENDS:
+            raise ModelError(f"unknown backend {self.backend!r}; known: {', '.join(_BACKENDS)}")
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        self._arranged: tuple[tuple[object, ...], Encoder] | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -97,9 +106,7 @@ class SpeakerModel:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
-        # torch counts the changes of a tensor: one that was trained on since is hashed again.
-        state = self.encoder.state_dict().values()
-        version = (id(self.head), *((tensor.data_ptr(), tensor._version) for tensor in state))
+        version = (id(self.head), *self._version())
         if self._fingerprint is None or self._fingerprint[0] != version:
             digest = hashlib.sha256()
             digest.update(json.dumps(self._config_of_parts(), sort_keys=True).encode())
@@ -143,8 +150,9 @@ class SpeakerModel:
         audio = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(audio, waveforms, strict=True):
             row[: len(waveform)] = torch.as_tensor(waveform, dtype=torch.float32)
+        network = self._network(device)
         with torch.inference_mode():
-            taps = self.encoder(audio.to(device), lengths)
+            taps = network(audio.to(device), lengths)
         if tap == "frames":
             return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
         if tap == "nested" and self.head is not None:
@@ -226,7 +234,8 @@ class SpeakerModel:
         _refuse_foreign(folder)
         (folder / "config.json").unlink(missing_ok=True)
         with atomic_path(folder / "model.safetensors") as temporary:
-            save_file({k: np.ascontiguousarray(a) for k, a in self._arrays().items()}, temporary)
+            # ascontiguousarray would make a row of a scalar.
+            save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
         calibration = {"fingerprint": self.fingerprint, "thresholds": [asdict(t) for t in self.thresholds]}
         write_text(folder / "calibration.json", json.dumps(calibration, indent=2) + "\n")
         write_text(folder / "README.md", self.model_card())
@@ -316,6 +325,26 @@ class SpeakerModel:
         self.encoder.to(device)
         return self
 
+    def _version(self) -> tuple[object, ...]:
+        """Changes with every weight: torch counts the changes of a tensor."""
+        tensors = itertools.chain(self.encoder.parameters(), self.encoder.buffers())
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+    def _network(self, device: torch.device) -> Encoder:
+        """What runs: the encoder, or its form for inference, made anew when a weight has changed."""
+        from nestvox.encoders.inference import has_faster_form, optimise  # noqa: PLC0415  imports torch
+
+        if self.backend == "eager" or (self.backend == "auto" and device.type != "cpu"):
+            return self.encoder
+        if self.encoder.training or not has_faster_form(self.encoder):
+            return self.encoder
+        version = self._version()
+        arranged = self._arranged  # another thread may replace it meanwhile
+        if arranged is None or arranged[0] != version:
+            arranged = version, optimise(self.encoder)
+            self._arranged = arranged
+        return arranged[1]
+
     def _waveform(self, item: Audio) -> NDArray[np.floating[Any]]:
         if isinstance(item, str | Path):
             return read(item, sample_rate=self.sample_rate, min_duration_s=self.min_duration_s)[0]
@@ -355,6 +384,7 @@ def load(
     weights: str | Path | None = None,
     offline: bool = False,
     device: str = "auto",
+    backend: Backend = "auto",
     announce: Callable[[str], None] | None = None,
 ) -> SpeakerModel:
     """Load a model folder, or an encoder of the catalogue by name.
@@ -365,6 +395,7 @@ def load(
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda[:n]``.
+        backend: of `SpeakerModel`: ``auto``, ``eager`` or ``fused``.
         announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
 
     Raises:
@@ -373,6 +404,8 @@ def load(
         ModelError: the folder is not a model.
         MissingExtraError: torch is not installed.
     """
+    if backend not in _BACKENDS:
+        raise ModelError(f"unknown backend {backend!r}; known: {', '.join(_BACKENDS)}")
     torch = require("torch", extra="torch", purpose="running an encoder")
     path = Path(name_or_folder)
     if path.is_dir():
@@ -386,6 +419,7 @@ def load(
         encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
         card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
         model = SpeakerModel(encoder, name=entry.name, card=card)
+    model.backend = backend
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)
     if device == "auto":

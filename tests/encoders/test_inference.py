@@ -24,7 +24,7 @@ from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
 from nestvox.encoders.variants import variant
 from nestvox.errors import ModelError
-from nestvox.model import SpeakerModel
+from nestvox.model import SpeakerModel, load
 
 LIMIT = 1e-5
 
@@ -176,6 +176,57 @@ def test_training_mode_and_unknown_modules_are_refused() -> None:
     encoder.eval().backbone.stage0[4] = nn.Hardswish()
     with pytest.raises(ModelError, match="Hardswish has no form for inference"):
         optimise(encoder)
+
+
+# Within a model
+
+
+def model_of(name: str = "tiny2-base", **changes: Any) -> SpeakerModel:
+    return SpeakerModel(golden.with_keyed_weights(NETWORKS[name]), name=name, **changes)
+
+
+def test_a_model_runs_the_arranged_network_unless_told_otherwise() -> None:
+    wave = noise(8_000).numpy()
+    runs: list[str] = []
+    vectors = {}
+    for backend in ("auto", "eager", "fused"):
+        model = model_of(backend=backend)
+        model.encoder.register_forward_pre_hook(lambda *_, backend=backend: runs.append(backend))
+        # The copy has the hook as well: a model that runs the original says so by the module that it ran.
+        model.encoder.backbone.stem[0].register_forward_hook(
+            lambda *_, backend=backend: runs.append(f"{backend} original")
+        )
+        vectors[backend] = model.forward([wave])[0]
+        assert model.fingerprint == model_of().fingerprint
+    assert runs == ["auto", "eager", "eager original", "fused"]
+    np.testing.assert_array_equal(vectors["auto"], vectors["fused"])
+    largest = np.abs(vectors["eager"]).max()
+    np.testing.assert_allclose(vectors["auto"], vectors["eager"], rtol=0, atol=LIMIT * largest)
+
+
+def test_a_model_arranges_anew_after_training() -> None:
+    model, wave = model_of(), noise(8_000).numpy()
+    before = model.forward([wave])[0]
+    np.testing.assert_array_equal(model.forward([wave])[0], before)
+    with torch.no_grad():
+        model.encoder.linear.bias += 1.0
+    np.testing.assert_allclose(model.forward([wave])[0], before + 1.0, rtol=0, atol=1e-5)
+
+
+def test_the_backend_is_not_saved(tmp_path: Path) -> None:
+    model_of(backend="eager").save(tmp_path / "eager")
+    model_of(backend="fused").save(tmp_path / "fused")
+    assert (tmp_path / "eager" / "config.json").read_bytes() == (tmp_path / "fused" / "config.json").read_bytes()
+    model = load(tmp_path / "fused", device="cpu", backend="eager")
+    assert model.backend == "eager"
+    assert model.fingerprint == model_of().fingerprint
+
+
+def test_unknown_backends_are_refused() -> None:
+    with pytest.raises(ModelError, match="unknown backend 'turbo'; known: auto, eager, fused"):
+        model_of(backend="turbo")
+    with pytest.raises(ModelError, match="unknown backend 'turbo'"):
+        load("ge2e", backend="turbo")  # type: ignore[arg-type]
 
 
 # Pieces, against torch's own

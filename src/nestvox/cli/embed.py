@@ -23,6 +23,12 @@ class _Dtype(StrEnum):
     float16 = "float16"
 
 
+class _Backend(StrEnum):
+    auto = "auto"
+    eager = "eager"
+    fused = "fused"
+
+
 def embed(
     table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the store; a run that was stopped is resumed.")],
@@ -44,6 +50,9 @@ def embed(
     ] = 300.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Record unusable audio instead of stopping.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    backend: Annotated[
+        _Backend, typer.Option(help="How the network runs; auto: arranged for speed where it can be.")
+    ] = _Backend.auto,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,
@@ -61,7 +70,7 @@ def embed(
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
-    speaker_model = load(model, weights=weights, offline=offline, device=device)
+    speaker_model = load(model, weights=weights, offline=offline, device=device, backend=backend.value)
     with progress_bar("embedding", "utterances") as progress:
         store, run = run_embedding(
             speaker_model,
