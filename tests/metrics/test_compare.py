@@ -13,6 +13,7 @@ from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import eer, error_curve, min_dcf
 from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed, refuse_copied_series
 from nestvox.metrics.influence import (
+    by_speaker,
     eer_influence,
     logit_interval,
     min_dcf_influence,
@@ -187,7 +188,9 @@ def test_holm_rejects_what_the_steps_reject(p_values):
 
 def test_influence_on_the_cost_is_its_derivative():
     a, _, targets, enrol, test = two_systems(9, 4)
-    influence = min_dcf_influence(a, targets, enrol, test, p_target=0.2)
+    of_trial = min_dcf_influence(a, targets, p_target=0.2)
+    assert of_trial.sum() == pytest.approx(0, abs=1e-12)
+    influence = by_speaker(of_trial, enrol, test)
     for speaker in range(9):
         costs = []
         for change in (-1e-6, 1e-6):
@@ -196,7 +199,22 @@ def test_influence_on_the_cost_is_its_derivative():
             weights = np.where(enrol == test, weight[enrol], weight[enrol] * weight[test])
             costs.append(min_dcf(error_curve(a, targets, weights), 0.2).value)
         assert influence[speaker] == pytest.approx((costs[1] - costs[0]) / 2e-6, abs=1e-6)
-    assert influence.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_standard_error_sums_over_all_two_trials_that_share_a_speaker():
+    generator = np.random.default_rng(3)
+    enrol, test = generator.integers(0, 6, (2, 40))
+    voice = generator.normal(size=6)
+    influence = generator.normal(size=40) + voice[enrol] + voice[test]
+    total = 0.0
+    for i in range(40):
+        for j in range(40):
+            if {enrol[i], test[i]} & {enrol[j], test[j]}:
+                total += influence[i] * influence[j]
+    assert total > 0
+    assert standard_error(influence, enrol, test) == pytest.approx(6 / 5 * math.sqrt(total))
+    # Speakers whose trials cancel: not less than if pairs of speakers were independent.
+    assert standard_error([1.0, -1.0, 1.0, -1.0], [0, 0, 1, 1], [2, 3, 3, 2]) == pytest.approx(4 / 3 * 2)
 
 
 def test_standard_errors_are_the_spread_over_samples_of_speakers():
@@ -204,9 +222,9 @@ def test_standard_errors_are_the_spread_over_samples_of_speakers():
     for seed in range(150):
         a, _, *rest = two_systems(60, 500 + seed, n_target=15, n_nontarget=40)
         rates.append(eer(error_curve(a, rest[0])).rate)
-        errors.append(standard_error(eer_influence(a, *rest)))
+        errors.append(standard_error(eer_influence(a, rest[0]), *rest[1:]))
         costs.append(min_dcf(error_curve(a, rest[0]), 0.3).value)
-        cost_errors.append(standard_error(min_dcf_influence(a, *rest, p_target=0.3)))
+        cost_errors.append(standard_error(min_dcf_influence(a, rest[0], p_target=0.3), *rest[1:]))
     # The spread of 150 samples is known to 6 %.
     assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.2)
     assert np.mean(cost_errors) == pytest.approx(np.std(costs), rel=0.2)
@@ -229,7 +247,11 @@ def test_logit_interval():
     assert logit_interval(0.0, 0.0, 40) == (0.0, 0.0)
     assert logit_interval(1e-9, 1.0, 3)[1] == pytest.approx(1)
     with pytest.raises(TrialsError, match="two speakers"):
-        standard_error([0.1])
+        standard_error([0.1], [0], [0])
+    with pytest.raises(TrialsError, match="whole numbers a side"):
+        standard_error([0.1, 0.2], [0, 1], [0])
+    with pytest.raises(TrialsError, match="at least 0"):
+        standard_error([0.1, 0.2], [0, 1], [-1, 1])
 
 
 def test_one_system_twice_is_refused():

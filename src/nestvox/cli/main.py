@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nestvox import __version__
-from nestvox.cli import compare, data, demo, embed, evaluate, models, rotate, verify
+from nestvox.cli import compare, data, demo, embed, evaluate, models, plan, rotate, verify
 from nestvox.errors import NestvoxError
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command()(embed.export)
 app.command()(rotate.rotate)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(plan.plan)
 app.command()(verify.verify)
 app.command()(demo.demo)
 

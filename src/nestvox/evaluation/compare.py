@@ -27,7 +27,7 @@ from nestvox.metrics.compare import PairedComparison, compare_scores, rank_ident
 from nestvox.metrics.wording import difference_in_words
 from nestvox.progress import Progress, silent
 
-__all__ = ["Comparison", "ComparisonRow", "SystemRow", "compare_systems"]
+__all__ = ["Comparison", "ComparisonRow", "SystemRow", "compare_systems", "trial_speakers"]
 
 IDENTICAL = "both put the trials in the same order: nothing to compare"
 
@@ -180,7 +180,7 @@ def compare_systems(
         )
     for system in systems:
         check_system(system, trials)
-    known = _speakers(trials, systems, speakers, table)
+    known = trial_speakers(trials, systems, speakers=speakers, table=table)
     labels, notes = _overlap(systems, known, allow=allow_overlap)
     labels = tuple(sorted({*labels, *_synthetic(trials, table), *itertools.chain(*(s.labels for s in systems))}))
     enrol, test, n_clusters = known.restricted(targets | True)
@@ -277,21 +277,21 @@ def compare_systems(
     )
 
 
-def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]]:
-    common = [dim for dim in first.scores if dim is not None and dim in other.scores]
-    if common:
-        return [(dim, dim) for dim in common]
-    return [(list(first.scores)[-1], list(other.scores)[-1])]
-
-
-def _speakers(
+def trial_speakers(
     trials: Trials,
     systems: Sequence[System],
-    given: tuple[ArrayLike, ArrayLike] | None,
-    table: UtteranceTable | None,
+    *,
+    speakers: tuple[ArrayLike, ArrayLike] | None = None,
+    table: UtteranceTable | None = None,
 ) -> TrialSpeakers:
-    if given is not None:
-        return given_speakers(trials, *given)
+    """Who speaks in the trials: as given, else by the table, else by the stores, else by names like VoxCeleb's.
+
+    Raises:
+        TrialsError: not one speaker a side, or they contradict the labels.
+        TableError: the table lacks utterances of the trials.
+    """
+    if speakers is not None:
+        return given_speakers(trials, *speakers)
     if table is not None:
         column = values_of_sides(table, trials, ["speaker"])["speaker"]
         return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
@@ -299,6 +299,13 @@ def _speakers(
         if system.speakers is not None:
             return speakers_of_sides(trials, *system.speakers, source=f"the speakers of {system.name}")
     return guess_speakers(trials)
+
+
+def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]]:
+    common = [dim for dim in first.scores if dim is not None and dim in other.scores]
+    if common:
+        return [(dim, dim) for dim in common]
+    return [(list(first.scores)[-1], list(other.scores)[-1])]
 
 
 def _overlap(

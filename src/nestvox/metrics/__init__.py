@@ -17,6 +17,7 @@ from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
 from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.pav import IsotonicBins, pav
+from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan, plan_study, speaker_correlation, system_correlation
 from nestvox.metrics.score_norm import CohortStatistics, as_norm, cohort_statistics, s_norm, t_norm, z_norm
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "PairedFigure",
     "Replicates",
     "SpeakerBootstrap",
+    "SpeakerCorrelation",
+    "StudyPlan",
     "act_dcf",
     "as_norm",
     "auc",
@@ -56,9 +59,12 @@ __all__ = [
     "min_cllr",
     "min_dcf",
     "pav",
+    "plan_study",
     "rates_at",
     "s_norm",
     "speaker_bootstrap",
+    "speaker_correlation",
+    "system_correlation",
     "t_norm",
     "z_norm",
 ]

@@ -196,11 +196,11 @@ def compare_scores(
     equal = tuple(eer(curve) for curve in curves)
     cost = tuple(min_dcf(curve, **point) for curve in curves)
     influences = (
-        tuple(eer_influence(scores, labels, *sides) for scores in (scores_a, scores_b)),
-        tuple(min_dcf_influence(scores, labels, *sides, **point) for scores in (scores_a, scores_b)),
+        tuple(eer_influence(scores, labels) for scores in (scores_a, scores_b)),
+        tuple(min_dcf_influence(scores, labels, **point) for scores in (scores_a, scores_b)),
     )
     figures = [
-        _figure(*values, spread[:, k], chance[:, k], standard_error(of_b - of_a), n_clusters, confidence)
+        _figure(*values, spread[:, k], chance[:, k], standard_error(of_b - of_a, *sides), n_clusters, confidence)
         for k, (values, (of_a, of_b)) in enumerate(
             zip(((equal[0].rate, equal[1].rate), (cost[0].value, cost[1].value)), influences, strict=True)
         )

@@ -1,10 +1,12 @@
-"""What each speaker does to an error rate: standard errors without resampling, and the intervals made of them.
+"""What each trial does to an error rate: standard errors without resampling, and the intervals made of them.
 
-The weight of every trial of speaker s is changed a little, and the change of the figure per change of weight is the
-influence of s. The variance of the figure over samples of speakers is the sum of the squared influences (the
-infinitesimal jackknife: B. Efron, "The jackknife, the bootstrap and other resampling plans", SIAM, 1982), here with
-trials weighted as in `metrics.bootstrap`: a trial within speaker s has the weight of s, one between a and b the product
-of their weights.
+The weight of a trial is changed a little, and the change of the figure per change of weight is the trial's influence.
+The variance of the figure over samples of speakers is the sum of the products of the influences of all two trials that
+share a speaker, each trial with itself among them (the infinitesimal jackknife: B. Efron, "The jackknife, the bootstrap
+and other resampling plans", SIAM, 1982; for data about pairs: M. Fafchamps and F. Gubert, "The formation of risk
+sharing networks", Journal of Development Economics 83(2), 2007). Sum the influences of each speaker's trials, square,
+add: that counts two trials between the same two speakers twice, so they are taken off once. The bootstrap of speakers
+does count them twice, and gives intervals that are a little too wide where such trials make most of the noise.
 
 Notation: N trials, S clusters.
 """
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,15 +24,22 @@ from nestvox.metrics.curves import ErrorCurve, error_curve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
 
-__all__ = ["eer_influence", "logit_interval", "min_dcf_influence", "standard_error", "student_quantile"]
+__all__ = [
+    "by_speaker",
+    "eer_influence",
+    "logit_interval",
+    "min_dcf_influence",
+    "standard_error",
+    "student_quantile",
+]
 
 Floats = NDArray[np.float64]
 
 _NORMAL_FROM = 2000  # degrees of freedom from which Student's t is the normal distribution to three digits
 
 
-def eer_influence(scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
-    """Influence of each cluster on the equal error rate.
+def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
+    """Influence of each trial on the equal error rate.
 
     Where the curve crosses the diagonal, ``d eer = w d p_miss + (1 - w) d p_fa`` with w the share of the false alarms
     in the step from ``p_miss = p_fa - eer / 2`` to ``p_miss = p_fa + eer / 2``: the steeper rate moves the threshold,
@@ -40,14 +48,12 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test:
     Args:
         scores: (N,) finite.
         targets: (N,) bool.
-        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
-        test: (N,) cluster of the second side.
 
     Returns:
-        (S,) summing to 0.
+        (N,) summing to 0.
 
     Raises:
-        ScoresError, TrialsError: as `error_curve`, or clusters that do not fit.
+        ScoresError, TrialsError: as `error_curve`.
     """
     values = np.asarray(scores, dtype=np.float64)
     curve = error_curve(values, targets)
@@ -58,21 +64,19 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test:
     (miss_low, fa_low), (miss_high, fa_high) = curve.rates(low), curve.rates(high)
     moved = float(miss_high - miss_low + fa_low - fa_high)
     share = float(fa_low - fa_high) / moved if moved > 0 else 0.5
-    of_miss, of_fa = _rate_influences(curve, values, targets, enrol, test, crossing)
+    of_miss, of_fa = _rate_influences(curve, values, targets, crossing)
     return share * of_miss + (1 - share) * of_fa
 
 
 def min_dcf_influence(
     scores: ArrayLike,
     targets: ArrayLike,
-    enrol: ArrayLike,
-    test: ArrayLike,
     *,
     p_target: float = 0.05,
     c_miss: float = 1.0,
     c_fa: float = 1.0,
 ) -> Floats:
-    """Influence of each cluster on the normalised minimum cost.
+    """Influence of each trial on the normalised minimum cost.
 
     At a minimum the threshold does not matter in the first order, so it is the influence on the cost at the threshold
     found.
@@ -80,36 +84,70 @@ def min_dcf_influence(
     Args:
         scores: (N,) finite.
         targets: (N,) bool.
-        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
-        test: (N,) cluster of the second side.
         p_target: of the cost.
         c_miss: of the cost.
         c_fa: of the cost.
 
     Returns:
-        (S,) summing to 0.
+        (N,) summing to 0.
 
     Raises:
-        ScoresError, TrialsError, NestvoxError: as `error_curve` and `min_dcf`, or clusters that do not fit.
+        ScoresError, TrialsError, NestvoxError: as `error_curve` and `min_dcf`.
     """
     values = np.asarray(scores, dtype=np.float64)
     curve = error_curve(values, targets)
     threshold = min_dcf(curve, p_target, c_miss, c_fa).threshold
-    of_miss, of_fa = _rate_influences(curve, values, targets, enrol, test, threshold)
+    of_miss, of_fa = _rate_influences(curve, values, targets, threshold)
     worst = min(c_miss * p_target, c_fa * (1 - p_target))
     return (c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst
 
 
-def standard_error(influence: ArrayLike) -> float:
-    """Standard error of a figure over samples of S clusters, from its influences (S,).
+def by_speaker(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
+    """Sum the influences of the trials of each cluster; a trial between two belongs to both.
+
+    Args:
+        influence: (N,) of the trials.
+        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
+        test: (N,) cluster of the second side.
+
+    Returns:
+        (S,): by how much the figure would change if this speaker's trials counted double.
 
     Raises:
-        TrialsError: fewer than two clusters.
+        TrialsError: clusters that do not fit.
     """
-    values = np.asarray(influence, dtype=np.float64)
-    if len(values) < 2:
+    values, one, other = _sides(influence, enrol, test)
+    between = one != other
+    size = 1 + int(max(one.max(), other.max()))
+    sums = np.bincount(one, values, size)
+    sums += np.bincount(other[between], values[between], size)
+    return np.asarray(sums, dtype=np.float64)
+
+
+def standard_error(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> float:
+    """Standard error of a figure over samples of S clusters, from the influences of its trials.
+
+    Multiplied by S / (S - 1), which makes up for measuring the spread of the speakers around their own mean.
+
+    Args:
+        influence: (N,) of the trials; for a difference of two figures, the difference of the influences.
+        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
+        test: (N,) cluster of the second side.
+
+    Raises:
+        TrialsError: fewer than two clusters, or clusters that do not fit.
+    """
+    values, one, other = _sides(influence, enrol, test)
+    of_speaker = by_speaker(values, one, other)
+    if len(of_speaker) < 2:
         raise TrialsError("a standard error over speakers needs at least two speakers")
-    return float(np.sqrt(len(values) / (len(values) - 1) * (values @ values)))
+    pairs = np.minimum(one, other) * len(of_speaker) + np.maximum(one, other)
+    within = one == other
+    of_pair = np.bincount(np.unique(pairs[~within], return_inverse=True)[1], values[~within])
+    alone = np.bincount(one[within], values[within])
+    # With few trials the difference can be too small by chance; pairs of speakers as if independent are the least.
+    variance = max(of_speaker @ of_speaker - of_pair @ of_pair, of_pair @ of_pair + alone @ alone)
+    return float(len(of_speaker) / (len(of_speaker) - 1) * np.sqrt(variance))
 
 
 def logit_interval(rate: float, error: float, n_clusters: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -171,28 +209,23 @@ def _student_within(t: float, df: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def _rate_influences(
-    curve: ErrorCurve, values: Floats, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike, threshold: float
-) -> tuple[Floats, Floats]:
-    """(S,) influences on the miss and on the false-alarm rate at one threshold."""
+def _rate_influences(curve: ErrorCurve, values: Floats, targets: ArrayLike, threshold: float) -> tuple[Floats, Floats]:
+    """(N,) influences on the miss and on the false-alarm rate at one threshold."""
     labels = np.asarray(targets, dtype=np.bool_)
+    miss, fa = map(float, curve.rates(threshold))
+    accepted = values >= threshold
+    of_miss = np.where(labels, ~accepted - miss, 0.0) / curve.n_target
+    of_fa = np.where(labels, 0.0, accepted - fa) / curve.n_nontarget
+    return of_miss, of_fa
+
+
+def _sides(
+    influence: ArrayLike, enrol: ArrayLike, test: ArrayLike
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    values = np.asarray(influence, dtype=np.float64)
     sides = [np.asarray(side) for side in (enrol, test)]
     if any(side.shape != values.shape or not np.issubdtype(side.dtype, np.integer) for side in sides):
         raise TrialsError(f"clusters must be {len(values)} whole numbers a side")
     if min(int(side.min()) for side in sides) < 0:
         raise TrialsError("cluster numbers must be at least 0")
-    n_clusters = 1 + max(int(side.max()) for side in sides)
-    miss, fa = map(float, curve.rates(threshold))
-    accepted = values >= threshold
-    of_miss = np.where(labels, ~accepted - miss, 0.0) / curve.n_target
-    of_fa = np.where(labels, 0.0, accepted - fa) / curve.n_nontarget
-    return _by_cluster(of_miss, sides, n_clusters), _by_cluster(of_fa, sides, n_clusters)
-
-
-def _by_cluster(of_trial: Floats, sides: list[NDArray[Any]], n_clusters: int) -> Floats:
-    """Sum over the trials of each cluster; a trial within one cluster counts once."""
-    enrol, test = sides
-    between = enrol != test
-    sums = np.bincount(enrol, of_trial, n_clusters)
-    sums += np.bincount(test[between], of_trial[between], n_clusters)
-    return np.asarray(sums, dtype=np.float64)
+    return values, sides[0].astype(np.int64), sides[1].astype(np.int64)

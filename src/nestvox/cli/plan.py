@@ -1,0 +1,162 @@
+"""`nestvox plan`: how many speakers and pairs a study needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan
+
+__all__ = ["plan"]
+
+
+def plan(
+    *,
+    eer: Annotated[float, typer.Option(help="Expected equal error rate of the first system, a fraction.")],
+    difference: Annotated[
+        float, typer.Option(help="Difference to be found, a fraction; below 0: the second is better.")
+    ],
+    speakers: Annotated[int, typer.Option(help="Speakers that the study can have.")],
+    pairs: Annotated[
+        int | None, typer.Option(help="Trials that it can have, half of them targets; default: by --per-speaker.")
+    ] = None,
+    per_speaker: Annotated[int, typer.Option(help="Target trials a speaker, and as many non-target trials.")] = 20,
+    correlation: Annotated[
+        float | None, typer.Option(help="Of the two systems' errors; default: of the pilot, else 0.5.")
+    ] = None,
+    clusters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET,NONTARGET,PAIR",
+            help="Correlation of errors that share a speaker; default: of the pilot, else usual values.",
+        ),
+    ] = None,
+    pilot_trials: Annotated[Path | None, typer.Option(help="Labelled trials of a pilot study.")] = None,
+    pilot_scores: Annotated[
+        list[Path] | None, typer.Option(help="Score file of the pilot; a second one gives the systems' correlation.")
+    ] = None,
+    pilot_table: Annotated[Path | None, typer.Option(help="Utterance table with the pilot's speakers.")] = None,
+    power: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
+    confidence: Annotated[float, typer.Option(help="1 minus the level of the two-sided test.")] = 0.95,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
+) -> None:
+    """Say how many speakers and pairs it takes to find a difference between two systems.
+
+    Trials that share a speaker are not independent; how alike their errors are is assumed from published scores unless
+    a pilot study (--pilot-trials and --pilot-scores) or --clusters says it.
+    """
+    from nestvox.atomic import write_text
+    from nestvox.metrics.plan import USUAL, plan_study
+
+    found_clusters, found_correlation, origin = USUAL, 0.5, "usual values; a pilot study would say better"
+    if pilot_trials is not None or pilot_scores:
+        if pilot_trials is None or not pilot_scores:
+            raise NestvoxError("a pilot needs both --pilot-trials and --pilot-scores")
+        found_clusters, measured = _pilot(pilot_trials, pilot_scores, pilot_table)
+        found_correlation = 0.5 if measured is None else measured
+        origin = f"measured on {pilot_trials}"
+    if clusters is not None:
+        found_clusters, origin = _clusters(clusters), "as given"
+    made = plan_study(
+        eer,
+        difference,
+        speakers,
+        pairs=pairs,
+        per_speaker=per_speaker,
+        correlation=found_correlation if correlation is None else correlation,
+        clusters=found_clusters,
+        power=power,
+        confidence=confidence,
+    )
+    for line in _lines(made, origin):
+        typer.echo(line)
+    if json_out is not None:
+        plain = {**asdict(made), "clusters": made.clusters._asdict()}
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in plain.items()
+        }
+        write_text(json_out, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+        typer.echo(f"JSON: {json_out}")
+
+
+def _lines(made: StudyPlan, origin: str) -> list[str]:
+    from nestvox.metrics.wording import count_in_words
+
+    goal = (
+        f"EER {100 * made.eer:g} % against {100 * (made.eer + made.difference):g} %, to be found with probability "
+        f"{made.power:g} at {100 * made.confidence:g} % confidence"
+    )
+    if math.isinf(made.pairs):
+        with_these = (
+            f"{made.speakers:,} speakers: no number of pairs is enough; it takes at least "
+            f"{made.least_speakers:,} speakers, however many pairs"
+        )
+    else:
+        with_these = f"{made.speakers:,} speakers: {count_in_words(made.pairs)} pairs, half of them targets"
+    needed = (
+        f"{made.per_speaker} target and {made.per_speaker} non-target trials a speaker: "
+        f"{count_in_words(made.speakers_needed)} speakers "
+        f"({count_in_words(2 * made.speakers_needed * made.per_speaker)} pairs)"
+    )
+    seen = (
+        f"no difference up to an EER of {50 if made.difference > 0 else 0} % would be found"
+        if math.isnan(made.smallest)
+        else f"the smallest difference found is {100 * made.smallest:.2g} points"
+    )
+    small = (
+        f"{made.speakers:,} speakers and {made.pairs_given:,} pairs: {seen}; standard error of the difference asked "
+        f"{100 * made.standard_error:.2g} points"
+    )
+    effects = (
+        f"design effect there: {made.design_effect[0]:.1f} for targets, {made.design_effect[1]:.1f} for non-targets "
+        f"(that many times more trials than independent ones)"
+    )
+    target, nontarget, pair = made.clusters
+    assumed = (
+        f"correlation of errors: {target:.2f} of targets of one speaker, {nontarget:.3f} of non-targets that share "
+        f"one, {pair:.2f} of the same two ({origin}); {made.correlation:.2f} between the two systems"
+    )
+    return [goal, with_these, needed, small, effects, assumed]
+
+
+def _clusters(text: str) -> SpeakerCorrelation:
+    from nestvox.metrics.plan import SpeakerCorrelation
+
+    try:
+        target, nontarget, pair = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise NestvoxError(f"--clusters must be three numbers like 0.25,0.05,0.7; got {text!r}") from error
+    return SpeakerCorrelation(target, nontarget, pair)
+
+
+def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[SpeakerCorrelation, float | None]:
+    from nestvox.corpora.trials import read_scores, read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.refusals import check_trials
+    from nestvox.evaluation.systems import system_of_scores
+    from nestvox.metrics.plan import speaker_correlation, system_correlation
+
+    if len(scores) > 2:
+        raise NestvoxError(f"a pilot has one or two score files, got {len(scores)}")
+    listed = read_trials(trials)
+    targets = check_trials(listed)
+    systems = [system_of_scores(str(path), listed, read_scores(path), source=str(path)) for path in scores]
+    speakers = trial_speakers(listed, systems, table=None if table is None else read_utterances(table))
+    if not speakers.known:
+        raise NestvoxError("the pilot's trials do not say who speaks: give --pilot-table with a speaker column")
+    sides = speakers.enrol, speakers.test
+    first, *second = [system.scores[None] for system in systems]
+    return (
+        speaker_correlation(first, targets, *sides),
+        system_correlation(first, second[0], targets, *sides) if second else None,
+    )
