@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nestvox import NestedRotation
-from nestvox.heads.refine import refine
+from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Rotation, Scatter, discriminant, pca
 
 
@@ -62,7 +62,7 @@ def test_methods() -> None:
     weighted = NestedRotation(method="discriminant", weight=0.5).fit(X, y)
     np.testing.assert_allclose(weighted.matrix_, order.matrix, atol=1e-12)
     refined = NestedRotation(method="refined", weight=0.5, random_state=3, dims=(4, 8)).fit(X, y)
-    np.testing.assert_allclose(refined.matrix_, refine(order, X, names, seed=3).matrix, atol=1e-12)
+    np.testing.assert_allclose(refined.matrix_, refine(order, X, names, Refinement(seed=3)).matrix, atol=1e-12)
     assert refined.rotation_.dims == (4, 8, 24)
 
 

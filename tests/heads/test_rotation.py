@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from nestvox.errors import ModelError
 from nestvox.heads.contract import Head, normalise, truncate
-from nestvox.heads.refine import refine
+from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Rotation, Scatter, check_dims, default_dims, discriminant, pca, truncation
 
 METHODS = ("pca", "discriminant", "refined")
@@ -31,7 +31,7 @@ def fitted(method: str, vectors: np.ndarray, speakers: list[str]) -> Rotation:
     if method == "pca":
         return pca(scatter)
     start = discriminant(scatter, 0.5)
-    return start if method == "discriminant" else refine(start, vectors, speakers, steps=2)
+    return start if method == "discriminant" else refine(start, vectors, speakers, Refinement(checkpoints=(2,)))
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.extras import require
 from nestvox.heads.contract import normalise
-from nestvox.heads.refine import refine
+from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Scatter, default_dims, discriminant, pca
 
 require("sklearn", extra="sklearn", purpose="NestedRotation")
@@ -81,7 +81,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         else:
             self.rotation_ = discriminant(scatter, self.weight, dims)
         if self.method == "refined" and speakers is not None:
-            self.rotation_ = refine(self.rotation_, vectors, speakers, seed=self.random_state)
+            self.rotation_ = refine(self.rotation_, vectors, speakers, Refinement(seed=self.random_state))
         self.matrix_ = self.rotation_.matrix
         return self
 

@@ -3,13 +3,15 @@
 Every step draws two vectors of each speaker and asks each prefix to find the second among all seconds: softmax
 cross-entropy of the cosines over a temperature (the in-batch contrastive loss of Oord, Li & Vinyals, arXiv 1807.03748),
 summed over prefix lengths. The matrix moves along the orthogonal group: the gradient is taken in its tangent space
-(skew matrices), scaled as Adam does (Kingma & Ba, arXiv 1412.6980), and applied by a Cayley transform (Wen & Yin,
-Mathematical Programming 142, 2013), so that it never leaves the group.
+(skew matrices), smoothed and scaled as Adam does (Kingma & Ba, arXiv 1412.6980) but with one scale for all entries,
+and applied by a Cayley transform (Wen & Yin, Mathematical Programming 142, 2013), so that it never leaves the group. A
+scale per entry would turn rounding into moves where a gradient is next to nothing: another result on every machine.
 
 A few thousand speakers cannot pin down D * (D - 1) / 2 angles, and a short prefix overfits first. Two measures that
 need no more data hold that back: differences between vectors of one speaker are added to vectors of others, and
-speakers with one vector get a second one in the same way, so that they serve as well. The rest is stopping early: see
-`heads.choose`.
+speakers with one vector get a second one in the same way, so that they serve as well. The rest is stopping early, and
+averaging the later steps (Polyak & Juditsky, SIAM J. Control and Optimization 30, 1992): which single step is the best
+on a few development speakers is decided by chance.
 
 Notation: N rows, D dimensions, B rows of a batch.
 """
@@ -38,8 +40,9 @@ class Refinement:
     """Settings of the gradient steps.
 
     Attributes:
-        checkpoints: steps after which a rotation is handed out; the last one ends the run.
-        learning_rate: radians or so that an entry of the tangent moves in a step.
+        checkpoints: steps after which a rotation is taken; `refine` averages them, and the last one ends the run.
+        weight: of the spread within a speaker in the order that the steps begin with, see `heads.choose`.
+        learning_rate: root mean square, in radians, of the plane rotations of a step.
         temperature: of the softmax over cosines.
         spread: upper end of the random factor on the differences that are added; 0 adds none.
         speakers_per_step: batch size B; more of both kinds of speakers are sampled anew in each step.
@@ -47,8 +50,9 @@ class Refinement:
         seed: of every draw.
     """
 
-    checkpoints: tuple[int, ...] = (10, 15, 20, 25, 30, 40, 50)
-    learning_rate: float = 2e-3
+    checkpoints: tuple[int, ...] = (15, 20, 25, 30, 35, 40)
+    weight: float = 0.5
+    learning_rate: float = 1e-3
     temperature: float = 0.05
     spread: float = 1.0
     speakers_per_step: int = 2048
@@ -64,11 +68,47 @@ class Refinement:
 
 
 def refine(
-    start: Rotation, vectors: FloatArray, speakers: Sequence[str], *, steps: int = 20, seed: int = 0
+    start: Rotation, vectors: FloatArray, speakers: Sequence[str], settings: Refinement | None = None
 ) -> Rotation:
-    """Return `start` after a fixed number of steps; to choose the number on other speakers see `heads.choose`."""
-    settings = Refinement(checkpoints=(steps,), seed=seed)
-    return next(refinements(start, vectors, speakers, settings))
+    """Return the average of the rotations at all checkpoints of one run.
+
+    Args:
+        start: where to begin, e.g. the discriminant order.
+        vectors: (N, D).
+        speakers: N names.
+        settings: of the run; None: the defaults.
+
+    Raises:
+        ModelError: as `refinements`.
+    """
+    settings = settings or Refinement()
+    steps = list(refinements(start, vectors, speakers, settings))
+    last = steps[-1]
+    if len(steps) == 1:
+        return last
+    matrix = _average([step.matrix for step in steps], _lengths(last.input_dim, settings.shortest))
+    return replace(last, matrix=matrix, details={**last.details, "averaged": list(settings.checkpoints)})
+
+
+def _average(matrices: Sequence[NDArray[np.float64]], dims: Sequence[int]) -> NDArray[np.float64]:
+    """The orthogonal matrix whose prefixes lie closest to the prefixes of all of `matrices`.
+
+    A prefix is a subspace, so projections are averaged, not matrices: each direction counts as often as prefixes hold
+    it, and a little more the earlier it stands, which keeps the order between two prefix lengths as well.
+    """
+    size = len(matrices[0])
+    place = np.arange(size)
+    counts = (place < np.asarray(dims)[:, None]).sum(axis=0) + (size - place) / size
+    _, vectors = np.linalg.eigh(sum((matrix * counts) @ matrix.T for matrix in matrices))
+    vectors = np.ascontiguousarray(vectors[:, ::-1])
+    # The sign of a direction means nothing; that of the last rotation is kept, so that no machine chooses it.
+    signs = np.sign(np.einsum("dk,dk->k", vectors, matrices[-1]))
+    return np.asarray(vectors * np.where(signs == 0, 1.0, signs))
+
+
+def _lengths(size: int, shortest: int) -> tuple[int, ...]:
+    """Prefix lengths in the loss: doublings of the shortest below D."""
+    return tuple(d for d in (shortest * 2**k for k in range(31)) if d < size) or (size,)
 
 
 def refinements(
@@ -89,10 +129,10 @@ def refinements(
         raise ModelError(f"the rotation takes (N, {start.input_dim}) vectors, got {vectors.shape}")
     draw = _Draw(vectors, speakers, settings)
     size = start.input_dim
-    dims = tuple(d for d in (settings.shortest * 2**k for k in range(31)) if d < size) or (size,)
+    dims = _lengths(size, settings.shortest)
     matrix = start.matrix.copy()
     first = np.zeros_like(matrix)
-    second = np.zeros_like(matrix)
+    second = 0.0
     identity = np.eye(size)
     for step in range(1, settings.checkpoints[-1] + 1):
         a, b = draw.batch()
@@ -100,7 +140,7 @@ def refinements(
         tangent = matrix.T @ gradient
         tangent = tangent - tangent.T
         first = _BETA_1 * first + (1 - _BETA_1) * tangent
-        second = _BETA_2 * second + (1 - _BETA_2) * tangent**2
+        second = _BETA_2 * second + (1 - _BETA_2) * float(np.mean(tangent**2))
         corrected = np.sqrt(second / (1 - _BETA_2**step)) + _EPSILON
         move = settings.learning_rate * first / (1 - _BETA_1**step) / corrected
         matrix = matrix @ np.linalg.solve(identity + move / 2, identity - move / 2)
