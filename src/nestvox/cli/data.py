@@ -10,12 +10,12 @@ import typer
 
 from nestvox.cli.prepare import app as prepare
 from nestvox.cli.prepare import print_rows, write_json
-from nestvox.errors import TrialsError
+from nestvox.errors import DownloadError, TrialsError
 
 if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
 
-__all__ = ["app", "check", "describe", "trials"]
+__all__ = ["app", "check", "describe", "fetch", "trials"]
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -143,6 +143,40 @@ def trials(
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
     print_rows(summary)
     write_json(json_file, summary)
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="librispeech-dev-clean, -test-clean or -train-clean-100; voxceleb1-o, -e, -h, or -o-cleaned."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where it goes.")],
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not touch the network.")] = False,
+) -> None:
+    """Download what anybody may download: three subsets of LibriSpeech, and the trial lists of VoxCeleb1.
+
+    For the audio of VoxCeleb it says what to request, and where to put it.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.librispeech import fetch_librispeech
+    from nestvox.corpora.prepare.voxceleb import how_to_get
+    from nestvox.corpora.prepare.voxceleb_lists import TRIAL_LISTS, fetch_trial_list
+
+    corpus, _, subset = name.partition("-")
+    if name in {"voxceleb1", "voxceleb2"}:
+        raise DownloadError(how_to_get(name, folder))
+    with progress_bar("downloading", "bytes") as progress:
+        if corpus == "librispeech":
+            path = fetch_librispeech(subset, folder, offline=offline, progress=progress)
+        elif name in TRIAL_LISTS:
+            path = fetch_trial_list(name, folder, offline=offline, progress=progress)
+        else:
+            raise DownloadError(f"no download {name!r}; there are librispeech-dev-clean, {', '.join(TRIAL_LISTS)}")
+    typer.echo(str(path))
 
 
 @app.command()

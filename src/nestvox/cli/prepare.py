@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "app",
+    "cnceleb",
     "csv",
     "folder",
+    "kaldi",
+    "lhotse",
+    "librispeech",
     "print_rows",
     "voxceleb1",
     "voxceleb2",
@@ -146,6 +150,87 @@ def voxceleb2(
         prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
     _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen)
+
+
+@app.command()
+def librispeech(
+    root: Annotated[Path, typer.Argument(help="Folder with dev-clean, train-clean-100, ..., or with LibriSpeech.")],
+    out: _Out,
+    *,
+    subset: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
+    durations: _Durations = False,
+    workers: _Workers = 8,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of any subsets of LibriSpeech, and hold them against the published counts."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.librispeech import prepare_librispeech
+
+    journal = _journal(out)
+    with progress_bar("searching", "speakers") as progress:
+        prepared = prepare_librispeech(
+            root, subsets=subset, durations=durations, journal=journal, workers=workers, progress=progress
+        )
+    _finish_corpus(prepared, out, json_file, journal=journal)
+
+
+@app.command()
+def cnceleb(
+    root: Annotated[Path, typer.Argument(help="Folder of CN-Celeb1 or 2, with data and eval.")],
+    out: _Out,
+    *,
+    trials_out: Annotated[Path | None, typer.Option(help="Where the official trials go, as VoxCeleb's.")] = None,
+    durations: _Durations = False,
+    workers: _Workers = 8,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of CN-Celeb, named as in its official list."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.cnceleb import prepare_cnceleb
+    from nestvox.corpora.prepare.scan import discard_journal
+    from nestvox.corpora.trials import write_trials
+
+    journal = _journal(out)
+    with progress_bar("searching", "folders") as progress:
+        prepared = prepare_cnceleb(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    if trials_out is not None:
+        if prepared.trials is None:
+            raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
+        write_trials(prepared.trials, trials_out, "voxceleb")
+    _finish(prepared, out, json_file)
+    discard_journal(journal)
+
+
+@app.command()
+def kaldi(
+    folder: Annotated[Path, typer.Argument(help="Folder with wav.scp, utt2spk, and segments where there are some.")],
+    out: _Out,
+    *,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
+    session: Annotated[str, typer.Option(help="recording or none: is each recording a session?")] = "recording",
+    corpus: _Corpus = None,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a kaldi data directory; commands in wav.scp are refused."""
+    from nestvox.corpora.prepare.kaldi import prepare_kaldi
+
+    _finish(prepare_kaldi(folder, root=root, session=session, corpus=corpus), out, json_file)
+
+
+@app.command()
+def lhotse(
+    recordings: Annotated[Path, typer.Argument(help="Manifest of recordings, .jsonl or .jsonl.gz.")],
+    supervisions: Annotated[Path, typer.Argument(help="Manifest of supervisions, .jsonl or .jsonl.gz.")],
+    out: _Out,
+    *,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
+    corpus: _Corpus = None,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a pair of lhotse manifests."""
+    from nestvox.corpora.prepare.lhotse import prepare_lhotse
+
+    _finish(prepare_lhotse(recordings, supervisions, root=root, corpus=corpus), out, json_file)
 
 
 def _journal(out: Path) -> Path:

@@ -1,9 +1,12 @@
-"""LibriSpeech dev-clean: read audiobooks, English, 40 speakers (20 women, 20 men), 2703 utterances, 5.4 hours.
+"""LibriSpeech: read audiobooks, English; dev-clean has 40 speakers (20 women, 20 men), 2703 utterances, 5.4 hours.
 
 Corpus: Panayotov, Chen, Povey and Khudanpur, "Librispeech: an ASR corpus based on public domain audio books", ICASSP
 2015; OpenSLR resource 12, CC BY 4.0. flac, mono, 16 kHz; a chapter of a book is a session. The publisher has no
 splits within dev-clean; here half of the speakers of either sex are `train`, a quarter `dev`, a quarter `test`,
 by the hash of their number, so that every machine has the same 20, 10 and 10.
+
+`prepare_librispeech` makes a table of a tree with any of the seven subsets, with the subset in place of such a split;
+three of them can be downloaded.
 """
 
 from __future__ import annotations
@@ -13,26 +16,45 @@ import shutil
 import tarfile
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from nestvox.audio.read import probe
 from nestvox.corpora.generate import generate_trials
+from nestvox.corpora.prepare.folder import Skipped
+from nestvox.corpora.prepare.published import CorpusPrepared, Published, coverage
+from nestvox.corpora.prepare.scan import folders_in, scan
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.download import Announce, announce_on_stderr, download
 from nestvox.errors import DownloadError, TableError
 from nestvox.progress import Progress, silent
 
-__all__ = ["prepare_librispeech_dev_clean", "read_speakers"]
+__all__ = ["SUBSETS", "fetch_librispeech", "prepare_librispeech", "prepare_librispeech_dev_clean", "read_speakers"]
+
+SUBSETS = {
+    "dev-clean": Published(40, 2_703),
+    "dev-other": Published(33, 2_864),
+    "test-clean": Published(40, 2_620),
+    "test-other": Published(33, 2_939),
+    "train-clean-100": Published(251, 28_539),
+    "train-clean-360": Published(921, 104_014),
+    "train-other-500": Published(1_166, 148_688),
+}
+"""Published speakers and utterances by subset."""
 
 URL = "https://www.openslr.org/resources/12/dev-clean.tar.gz"
 SIZE = 337_926_286
 # The publisher gives an MD5 (42e2234ba48799c1f50f24a7926300a1); this is the SHA-256 of the same archive.
 SHA256 = "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"
 LICENCE = "CC-BY-4.0"
+_ARCHIVES: dict[str, tuple[str, int | None]] = {  # SHA-256 and bytes of what can be downloaded
+    "dev-clean": (SHA256, SIZE),
+    "test-clean": ("39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23", 346_663_984),
+    "train-clean-100": ("d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2", 6_387_309_499),
+}
 _TOP = "LibriSpeech"
 _SUBSET = "dev-clean"
 
@@ -99,6 +121,123 @@ def prepare_librispeech_dev_clean(
     return read_utterances(table_path)
 
 
+def fetch_librispeech(
+    subset: str,
+    folder: str | Path,
+    *,
+    offline: bool = False,
+    announce: Announce = announce_on_stderr,
+    progress: Progress = silent,
+    url: str | None = None,
+) -> Path:
+    """Download and unpack one subset into ``folder/LibriSpeech``, unless it is there; others there are kept.
+
+    Args:
+        subset: ``dev-clean``, ``test-clean`` or ``train-clean-100``.
+        folder: made if absent.
+        offline: do not touch the network; an error if it were needed.
+        announce: told what is downloaded, from where, how large, and under which licence, before it begins.
+        progress: called with bytes.
+        url: a mirror of the archive; its hash must be the same.
+
+    Returns:
+        ``folder/LibriSpeech``.
+
+    Raises:
+        DownloadError: another subset, or the archive cannot be had, is another one, or holds what it should not.
+    """
+    if subset not in _ARCHIVES:
+        raise DownloadError(
+            f"LibriSpeech {subset}: can be downloaded here: {', '.join(_ARCHIVES)}; the others are at "
+            "https://www.openslr.org/12/"
+        )
+    folder = Path(folder)
+    if not (folder / _TOP / subset).is_dir():
+        sha256, size = _ARCHIVES[subset]
+        archive = folder / f"{subset}.tar.gz"
+        folder.mkdir(parents=True, exist_ok=True)
+        download(
+            url or URL.replace(_SUBSET, subset),
+            archive,
+            sha256=sha256,
+            size=size,
+            what=f"LibriSpeech {subset}",
+            licence=LICENCE,
+            offline=offline,
+            announce=announce,
+            progress=progress,
+        )
+        _unpack(archive, folder, subset)
+        archive.unlink()
+    return folder / _TOP
+
+
+def prepare_librispeech(
+    root: str | Path,
+    *,
+    subsets: Sequence[str] | None = None,
+    durations: bool = False,
+    journal: str | Path | None = None,
+    workers: int = 8,
+    progress: Progress = silent,
+) -> CorpusPrepared:
+    """Make a table of a tree with any subsets of LibriSpeech, ``train-clean-100/103/1240/103-1240-0000.flac``.
+
+    `split` is the subset; a chapter is a session; sex comes from ``SPEAKERS.TXT`` where it is there.
+
+    Args:
+        root: the folder with the subsets (``LibriSpeech``), or the one that holds it.
+        subsets: which; None takes those that are there.
+        durations: open every file for its duration; broken ones are then skipped and listed.
+        journal: folder that keeps what has been found, so that an interrupted search goes on.
+        workers: threads.
+        progress: called with the number of speakers' folders done.
+
+    Raises:
+        TableError: no such folder or subset, or no usable audio.
+    """
+    root = Path(root)
+    top = root / _TOP if (root / _TOP).is_dir() else root
+    if not top.is_dir():
+        raise TableError("no such folder; LibriSpeech is OpenSLR resource 12, https://www.openslr.org/12/", source=root)
+    present = [name for name in SUBSETS if (top / name).is_dir()]
+    wanted = present if subsets is None else list(subsets)
+    if not wanted or (absent := [name for name in wanted if name not in present]):
+        lacking = ", ".join(absent) if wanted else "any subset"
+        raise TableError(f"lacks {lacking}; the subsets are {', '.join(SUBSETS)}", source=top)
+    tops = [f"{subset}/{speaker}" for subset in wanted for speaker in folders_in(top / subset)]
+    found = scan(
+        top, tops, suffixes=(".flac", ".wav"), durations=durations, journal=journal, workers=workers, progress=progress
+    )
+    sexes = read_speakers(top / "SPEAKERS.TXT") if (top / "SPEAKERS.TXT").is_file() else {}
+    rows, skipped = [], []
+    for path, _, _, duration_s, problem in found.iter_rows():
+        subset, speaker, *chapter, _ = PurePosixPath(path).parts
+        if problem is not None or len(chapter) != 1:
+            skipped.append(Skipped(path, problem or "does not lie in subset/speaker/chapter/file"))
+            continue
+        rows.append(
+            {
+                "utt_id": PurePosixPath(path).stem,
+                "path": path,
+                "speaker": f"libri_{speaker}",
+                "session": f"libri_{speaker}-{chapter[0]}",
+                "split": subset,
+                "duration_s": duration_s,
+                "sex": sexes.get(speaker),
+                "language": "en",
+                "corpus": "librispeech",
+                "licence": LICENCE,
+            }
+        )
+    if not rows:
+        raise TableError(f"no audio in {', '.join(wanted)} ({len(skipped)} files skipped)", source=top)
+    frame = pl.DataFrame(rows, infer_schema_length=None).sort("utt_id")
+    frame = frame.select(column for column in frame if column.null_count() < frame.height)
+    table = UtteranceTable(frame, str(top), top)
+    return CorpusPrepared(table, tuple(skipped), coverage=coverage(frame, SUBSETS, wanted))
+
+
 def read_speakers(path: str | Path) -> dict[str, str]:
     """Read the sex (``f`` or ``m``) of every speaker from the corpus's ``SPEAKERS.TXT``.
 
@@ -119,7 +258,7 @@ def read_speakers(path: str | Path) -> dict[str, str]:
     return speakers
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, subset: str = _SUBSET) -> None:
     """Unpack into a temporary folder and rename that.
 
     Stricter than the data filter of `tarfile`, and not in need of it (Python 3.11.0 to 3.11.3 have none): only
@@ -147,9 +286,15 @@ def _unpack(archive: Path, folder: Path) -> None:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk, not the archive
             raise DownloadError(f"{archive}: is no readable archive ({error}); remove it and try again") from error
-        if not (root / _TOP / _SUBSET).is_dir():
-            raise DownloadError(f"{archive}: holds no {_TOP}/{_SUBSET}; remove it and try again")
-        (root / _TOP).replace(folder / _TOP)
+        if not (root / _TOP / subset).is_dir():
+            raise DownloadError(f"{archive}: holds no {_TOP}/{subset}; remove it and try again")
+        if not (folder / _TOP).exists():
+            (root / _TOP).replace(folder / _TOP)
+            return
+        # Beside other subsets: the common files that are there already stay, and the audio comes last.
+        for path in sorted((root / _TOP).iterdir(), key=lambda path: path.name == subset):
+            if not (folder / _TOP / path.name).exists():
+                path.replace(folder / _TOP / path.name)
 
 
 def _frame(folder: Path, progress: Progress) -> pl.DataFrame:

@@ -1,0 +1,164 @@
+"""A kaldi data directory becomes an utterance table.
+
+``wav.scp`` (recording, file) and ``utt2spk`` (utterance, speaker) are needed; ``segments`` (utterance, recording,
+start, end in seconds), ``spk2gender`` and ``utt2dur`` are used where they are. File formats:
+https://kaldi-asr.org/doc/data_prep.html. Commands in ``wav.scp`` (entries that end in ``|``) are refused: a table must
+not run programs; so are parts of archives (``file.ark:1234``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from nestvox.corpora.delimited import read_text
+from nestvox.corpora.prepare.folder import Prepared, Skipped
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import TableError
+
+__all__ = ["prepare_kaldi"]
+
+_TO_THE_END = -1.0  # kaldi's own mark for "until the recording ends"
+
+
+def prepare_kaldi(
+    folder: str | Path, *, root: str | Path | None = None, session: str = "recording", corpus: str | None = None
+) -> Prepared:
+    """Make a table of a kaldi data directory; audio files are not opened.
+
+    Without ``segments`` an utterance is a recording. Utterances that ``wav.scp`` or ``utt2spk`` does not know are
+    skipped and listed.
+
+    Args:
+        folder: with ``wav.scp`` and ``utt2spk``.
+        root: folder that relative paths in ``wav.scp`` start from; None takes the current one, as kaldi does.
+        session: ``recording`` makes each recording a session where there are segments; ``none`` leaves it out.
+        corpus: value of the `corpus` column; None leaves the column out.
+
+    Raises:
+        TableError: a file that is missing or malformed (with its line), a command or an archive in ``wav.scp``, or no
+            usable utterance.
+    """
+    folder = Path(folder)
+    root = Path.cwd() if root is None else Path(root)
+    if session not in {"recording", "none"}:
+        raise TableError(f"session is recording or none, not {session!r}")
+    wavs = {name: _audio_file(value, folder / "wav.scp", line) for name, value, line in _pairs(folder / "wav.scp")}
+    speakers = {name: value for name, value, _ in _pairs(folder / "utt2spk")}
+    segments = _segments(folder / "segments")
+    sexes = {name: value.lower() for name, value, _ in _optional_pairs(folder / "spk2gender")}
+    durations = {
+        name: _seconds(value, folder / "utt2dur", line) for name, value, line in _optional_pairs(folder / "utt2dur")
+    }
+    rows, skipped = [], []
+    names = list(segments) if segments is not None else list(wavs)
+    for name in names:
+        recording, start_s, end_s = segments[name] if segments is not None else (name, None, None)
+        speaker = speakers.get(name)
+        if speaker is None or recording not in wavs:
+            lacking = "utt2spk" if speaker is None else f"wav.scp (recording {recording})"
+            skipped.append(Skipped(name, f"is not in {lacking}"))
+            continue
+        length = durations.get(name) if end_s is None or start_s is None else round(end_s - start_s, 6)
+        rows.append(
+            {
+                "utt_id": name,
+                "path": wavs[recording],
+                "speaker": speaker,
+                "start_s": start_s,
+                "duration_s": length,
+                "session": recording,
+                "sex": sexes.get(speaker),
+            }
+        )
+    skipped += [
+        Skipped(name, f"is not in {'wav.scp' if segments is None else 'segments'}")
+        for name in speakers
+        if name not in (wavs if segments is None else segments)
+    ]
+    if not rows:
+        raise TableError(f"no utterance stands in all of its files ({len(skipped)} skipped)", source=folder)
+    frame = pl.DataFrame(
+        rows,
+        schema={
+            **dict.fromkeys(("utt_id", "path", "speaker"), pl.String),
+            **dict.fromkeys(("start_s", "duration_s"), pl.Float64),
+            **dict.fromkeys(("session", "sex"), pl.String),
+        },
+    )
+    kept = frame.select(
+        column for column in frame if column.null_count() < frame.height and (column.name != "session" or segments)
+    )
+    if session == "none":
+        kept = kept.drop("session", strict=False)
+    if corpus is not None:
+        kept = kept.with_columns(pl.lit(corpus).alias("corpus"))
+    return Prepared(UtteranceTable(kept, str(folder), root), tuple(skipped))
+
+
+def _pairs(path: Path) -> list[tuple[str, str, int]]:
+    """Read name, rest of the line, and line number; names are unique."""
+    if not path.is_file():
+        raise TableError("no such file; a kaldi data directory has wav.scp and utt2spk", source=path)
+    pairs: list[tuple[str, str, int]] = []
+    seen: dict[str, int] = {}
+    for line, text in enumerate(read_text(path, TableError).splitlines(), start=1):
+        if not text.strip():
+            continue
+        name, *rest = text.split(maxsplit=1)
+        if not rest:
+            raise TableError("expected a name and a value", source=path, line=line)
+        if name in seen:
+            raise TableError(f"{name!r} stands already on line {seen[name]}", source=path, line=line)
+        seen[name] = line
+        pairs.append((name, rest[0].strip(), line))
+    return pairs
+
+
+def _optional_pairs(path: Path) -> list[tuple[str, str, int]]:
+    return _pairs(path) if path.is_file() else []
+
+
+def _audio_file(value: str, path: Path, line: int) -> str:
+    if value.endswith("|") or value.startswith("|"):
+        raise TableError(
+            f"{value!r} is a command, and a table names files only: run it, keep its output as wav or flac, and name "
+            "that file",
+            source=path,
+            line=line,
+        )
+    if value == "-" or re.search(r"\.ark:\d+$", value):
+        raise TableError(
+            f"{value!r} is no audio file but a stream or a place in an archive; unpack it into files "
+            "(kaldi's wav-copy does)",
+            source=path,
+            line=line,
+        )
+    return value
+
+
+def _segments(path: Path) -> dict[str, tuple[str, float | None, float | None]] | None:
+    """Recording, start and end (None: to the end) by utterance; None where there is no such file."""
+    if not path.is_file():
+        return None
+    segments: dict[str, tuple[str, float | None, float | None]] = {}
+    for name, value, line in _pairs(path):
+        fields = value.split()
+        if len(fields) not in {3, 4}:  # a fourth is the channel
+            raise TableError("expected: utterance recording start end", source=path, line=line)
+        if len(fields) == 4 and fields[3] not in {"0", "A", "1"}:
+            raise TableError(f"channel {fields[3]!r}: channels are averaged, not chosen", source=path, line=line)
+        start_s, end_s = (_seconds(field, path, line) for field in fields[1:3])
+        if start_s < 0 or (end_s != _TO_THE_END and end_s <= start_s):
+            raise TableError(f"a segment from {fields[1]} to {fields[2]} s", source=path, line=line)
+        segments[name] = (fields[0], start_s, None if end_s == _TO_THE_END else end_s)
+    return segments
+
+
+def _seconds(text: str, path: Path, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise TableError(f"{text!r} is not a number of seconds", source=path, line=line) from None
