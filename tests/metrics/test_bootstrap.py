@@ -177,3 +177,27 @@ def test_a_thousand_replicates_of_a_usual_list_are_quick():
     begin = time.process_time()
     speaker_bootstrap(*trials, n_replicates=1000)
     assert time.process_time() - begin < 3.0
+
+
+def test_many_trials_are_counted_in_blocks_and_equal_the_weighted_curve():
+    # More distinct scores than blocks, so that every figure is found by a bound first and by counting then.
+    scores, targets, enrol, test = trials_of(30, 6000, 12, decimals=6)
+    drawn = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), size=6)
+    counted = SpeakerBootstrap(scores, targets, enrol, test).replicates(drawn, p_target=0.01, c_miss=10, p_fa=GRID)
+    for row, multiplicity in enumerate(drawn):
+        weights = np.where(enrol == test, multiplicity[enrol], multiplicity[enrol] * multiplicity[test])
+        curve = error_curve(scores, targets, weights)
+        assert counted.eer[row] == pytest.approx(eer(curve).rate, abs=1e-12)
+        assert counted.min_dcf[row] == pytest.approx(min_dcf(curve, 0.01, 10, 1).value, abs=1e-12)
+        np.testing.assert_allclose(counted.p_miss[row], curve.p_miss_at(GRID), atol=1e-9)
+
+
+def test_studentised_intervals_hold_the_estimate_and_agree_with_the_spread_of_the_replicates():
+    trials = trials_of(60, 6000, 13, decimals=6)
+    found = speaker_bootstrap(*trials, n_replicates=400)
+    assert found.eer_studentised.low < eer(error_curve(*trials[:2])).rate < found.eer_studentised.high
+    assert found.min_dcf_studentised.low < min_dcf(error_curve(*trials[:2])).value < found.min_dcf_studentised.high
+    # Percentiles of the bootstrap are up to root 2 wider where trials make most of the noise.
+    ratio = (found.eer.high - found.eer.low) / (found.eer_studentised.high - found.eer_studentised.low)
+    assert 0.8 < ratio < 1.6
+    assert found.eer_studentised.high - found.eer_studentised.low == pytest.approx(4.0 * found.eer_error, rel=0.05)

@@ -23,8 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import check_scores
-from nestvox.metrics.dcf import check_operating_point
+from nestvox.metrics.curves import error_curve
+from nestvox.metrics.dcf import check_operating_point, min_dcf
+from nestvox.metrics.eer import eer
+from nestvox.metrics.influence import eer_influence, logit_interval, min_dcf_influence, standard_error
+from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
 __all__ = [
     "BootstrapIntervals",
@@ -38,7 +41,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_BLOCK = 500_000  # weights held at once: small enough for a processor's cache
+_BLOCK = 2**17  # numbers a replicate has, times replicates counted at once
+_BLOCKS = 512
 
 
 class Interval(NamedTuple):
@@ -49,29 +53,12 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Replicates:
-    """Figures of each replicate.
-
-    Attributes:
-        valid: (R,) bool; false where a class has no weight, and then the figures of that row mean nothing.
-        eer: (R,) by linear interpolation.
-        min_dcf: (R,) normalised.
-        p_miss: (R, G) at the false-alarm rates asked for.
-    """
-
-    valid: NDArray[np.bool_]
-    eer: Floats
-    min_dcf: Floats
-    p_miss: Floats
-
-
-@dataclass(frozen=True, eq=False)
 class BootstrapIntervals:
-    """Percentile intervals of a clustered bootstrap.
+    """Intervals over samples of speakers.
 
     Attributes:
-        eer: interval of the equal error rate.
-        min_dcf: interval of the normalised minimum cost.
+        eer: percentile interval of the equal error rate.
+        min_dcf: percentile interval of the normalised minimum cost.
         p_fa: (G,) the grid of the DET band.
         p_miss_low: (G,) lower edge of the band at each grid point (pointwise, not simultaneous).
         p_miss_high: (G,) upper edge.
@@ -79,6 +66,10 @@ class BootstrapIntervals:
         n_replicates: R, all of them valid.
         n_redrawn: draws thrown away because a class had no weight in them.
         confidence: e.g. 0.95.
+        eer_error: standard error of the equal error rate over samples of speakers, without resampling.
+        min_dcf_error: of the minimum cost.
+        eer_studentised: interval from that error: Student's t with S - 1 degrees of freedom on the logit scale.
+        min_dcf_studentised: of the minimum cost.
     """
 
     eer: Interval
@@ -90,75 +81,18 @@ class BootstrapIntervals:
     n_replicates: int
     n_redrawn: int
     confidence: float
+    eer_error: float
+    min_dcf_error: float
+    eer_studentised: Interval
+    min_dcf_studentised: Interval
 
 
-class SpeakerBootstrap:
-    """Trials sorted once, ready to be counted under many sets of cluster multiplicities.
-
-    Args:
-        scores: (N,) finite.
-        targets: (N,) bool.
-        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
-        test: (N,) cluster of the second side.
-
-    Raises:
-        ScoresError: scores and labels do not fit or are not finite.
-        TrialsError: one class only, or clusters that do not fit.
-    """
-
-    def __init__(self, scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> None:
-        values, labels = check_scores(scores, targets)
-        sides = np.stack([_codes(enrol, len(values)), _codes(test, len(values))])
-        self.n_clusters = int(sides.max()) + 1
-        order = np.argsort(values, kind="stable")
-        ordered, labels, sides = values[order], labels[order], sides[:, order]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] > ordered[:-1], [True])))  # (K,)
-        before_target = np.concatenate(([0], np.cumsum(labels)))[starts]
-        # Points of the curve as positions in the cumulative weight of each class.
-        self._target_at: Integers = before_target
-        self._nontarget_at: Integers = starts - before_target
-        self._target_sides = _Sides(sides[:, labels])
-        self._nontarget_sides = _Sides(sides[:, ~labels])
-        # Passing a threshold over non-targets only lowers the cost and over targets only raises it, whatever the
-        # weights are; the minimum lies where a group with a non-target ends and a group with a target begins.
-        has_target = np.diff(self._target_at) > 0
-        has_nontarget = np.diff(self._nontarget_at) > 0
-        self._corners = np.flatnonzero(np.append(has_target, True) & np.insert(has_nontarget, 0, True))
-
-    def replicates(
-        self,
-        multiplicities: ArrayLike,
-        *,
-        p_target: float = 0.05,
-        c_miss: float = 1.0,
-        c_fa: float = 1.0,
-        p_fa: ArrayLike = (),
-    ) -> Replicates:
-        """Count every replicate.
-
-        Args:
-            multiplicities: (R, S) how often each cluster was drawn.
-            p_target: of the detection cost.
-            c_miss: of the detection cost.
-            c_fa: of the detection cost.
-            p_fa: (G,) false-alarm rates at which the miss rate is wanted.
-        """
-        drawn = np.asarray(multiplicities, dtype=np.float64)
-        grid = np.asarray(p_fa, dtype=np.float64)
-        target = self._target_sides.cumulative_weight(drawn)  # (R, N_target + 1)
-        nontarget = self._nontarget_sides.cumulative_weight(drawn)  # (R, N_nontarget + 1)
-        n_target, n_nontarget = target[:, -1], nontarget[:, -1]
-        valid = (n_target > 0) & (n_nontarget > 0)
-        # Rows without a class are counted as if it had weight 1, so that no division fails; they are marked.
-        miss = _Rate(target, np.where(valid, n_target, 1.0), self._target_at)
-        correct = _Rate(nontarget, np.where(valid, n_nontarget, 1.0), self._nontarget_at)
-        cost = c_miss * p_target * miss.at(self._corners) + c_fa * (1 - p_target) * (1 - correct.at(self._corners))
-        return Replicates(
-            valid=valid,
-            eer=_crossing(miss, correct),
-            min_dcf=cost.min(axis=1) / min(c_miss * p_target, c_fa * (1 - p_target)),
-            p_miss=_miss_at(miss, correct, grid),
-        )
+def draw_speakers(generator: np.random.Generator, n_clusters: int, n_replicates: int) -> Integers:
+    """Draw S clusters S times with replacement, R times over: (R, S) how often each was drawn."""
+    rows = [
+        np.bincount(generator.integers(0, n_clusters, n_clusters), minlength=n_clusters) for _ in range(n_replicates)
+    ]
+    return np.stack(rows)
 
 
 def speaker_bootstrap(
@@ -175,7 +109,7 @@ def speaker_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> BootstrapIntervals:
-    """Percentile intervals of EER, minDCF and the DET curve under the clustered bootstrap.
+    """Percentile intervals of EER, minDCF and the DET curve under the clustered bootstrap, and studentised ones.
 
     The same seed and the same clusters give the same draws whatever the scores are, so two systems on one trial list
     are resampled together.
@@ -214,7 +148,7 @@ def speaker_bootstrap(
         raise TrialsError("an interval over speakers needs at least two speakers, the trials have one")
     grid = np.asarray(p_fa, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    block = max(1, min(n_replicates, _BLOCK // max(len(np.asarray(targets)), n_clusters)))
+    block = max(1, min(n_replicates, _BLOCK // max(_BLOCKS, n_clusters)))
     eers, costs, bands = [], [], []
     kept = n_redrawn = 0
     while kept < n_replicates:
@@ -225,6 +159,10 @@ def speaker_bootstrap(
         bands.append(counted.p_miss[counted.valid])
         kept += int(counted.valid.sum())
         n_redrawn += int((~counted.valid).sum())
+    curve, sides = error_curve(scores, targets), (np.asarray(enrol), np.asarray(test))
+    equal, cost = eer(curve).rate, min_dcf(curve, p_target, c_miss, c_fa).value
+    of_cost = min_dcf_influence(scores, targets, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
+    eer_error, cost_error = standard_error(eer_influence(scores, targets), *sides), standard_error(of_cost, *sides)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     band_low, band_high = np.quantile(np.concatenate(bands), ends, axis=0)
     return BootstrapIntervals(
@@ -237,92 +175,8 @@ def speaker_bootstrap(
         n_replicates=kept,
         n_redrawn=n_redrawn,
         confidence=confidence,
+        eer_error=eer_error,
+        min_dcf_error=cost_error,
+        eer_studentised=Interval(*logit_interval(equal, eer_error, n_clusters, confidence)),
+        min_dcf_studentised=Interval(*logit_interval(cost, cost_error, n_clusters, confidence)),
     )
-
-
-class _Sides:
-    """Clusters of the trials of one class in ascending order of score."""
-
-    def __init__(self, sides: Integers) -> None:
-        self.enrol, self.test = sides
-        self.within = self.enrol == self.test
-        self.all_within = bool(self.within.all())
-        self.any_within = bool(self.within.any())
-
-    def cumulative_weight(self, drawn: Floats) -> Floats:
-        """(R, S) multiplicities to (R, n + 1) weight of the i lowest trials."""
-        summed = np.zeros((len(drawn), len(self.enrol) + 1))
-        for row, multiplicity in zip(summed, drawn, strict=True):  # row by row: each stays in the cache
-            weight = multiplicity.take(self.enrol)
-            if not self.all_within:
-                other = multiplicity.take(self.test)
-                weight *= np.where(self.within, 1.0, other) if self.any_within else other
-            np.cumsum(weight, out=row[1:])
-        return summed
-
-
-class _Rate:
-    """One class's share of weight below each point of the curve, for R replicates."""
-
-    def __init__(self, cumulative: Floats, total: Floats, positions: Integers) -> None:
-        self.cumulative, self.total, self.positions = cumulative, total[:, None], positions
-        self.rows = np.arange(len(cumulative))[:, None]
-
-    def at(self, points: Integers) -> Floats:
-        """(P,) or (R, P) points to (R, P) shares."""
-        if points.ndim == 1:
-            return self.cumulative.take(self.positions[points], axis=1) / self.total
-        return np.asarray(self.cumulative[self.rows, self.positions[points]] / self.total)
-
-
-def _codes(clusters: ArrayLike, length: int) -> Integers:
-    codes = np.asarray(clusters)
-    if codes.shape != (length,) or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
-        raise TrialsError(f"clusters must be {length} whole numbers from 0, got {codes.dtype} {codes.shape}")
-    return codes.astype(np.int64)
-
-
-def draw_speakers(generator: np.random.Generator, n_clusters: int, n_replicates: int) -> Integers:
-    """(R, S) multinomial multiplicities; each row sums to S."""
-    rows = [
-        np.bincount(generator.integers(0, n_clusters, n_clusters), minlength=n_clusters) for _ in range(n_replicates)
-    ]
-    return np.stack(rows)
-
-
-def _first(miss: _Rate, correct: _Rate, wanted: Floats, weight_of_miss: float) -> Integers:
-    """First point at which ``correct + weight_of_miss * miss >= wanted`` (R, G), by bisection: all at once."""
-    low = np.zeros((len(miss.cumulative), wanted.shape[-1]), dtype=np.int64)
-    high = np.full_like(low, len(miss.positions) - 1)
-    while (low < high).any():
-        middle = (low + high) // 2
-        value = correct.at(middle) + (weight_of_miss * miss.at(middle) if weight_of_miss else 0.0)
-        reached = value >= wanted
-        high = np.where(reached, middle, high)
-        low = np.where(reached, low, np.minimum(middle + 1, high))
-    return low
-
-
-def _crossing(miss: _Rate, correct: _Rate) -> Floats:
-    """(R,) equal error rates by linear interpolation, as `metrics.eer.eer` defines them."""
-    # p_miss >= p_fa  <=>  p_miss + (1 - p_fa) >= 1
-    after = _first(miss, correct, np.ones((1, 1)), 1.0)
-    before = np.maximum(after - 1, 0)
-    miss_before, miss_after = miss.at(before), miss.at(after)
-    gap_before = 1 - correct.at(before) - miss_before
-    gap_after = miss_after - (1 - correct.at(after))
-    total = gap_before + gap_after
-    share = np.divide(gap_before, total, out=np.ones_like(total), where=total > 0)
-    return np.asarray(miss_before + share * (miss_after - miss_before))[:, 0]
-
-
-def _miss_at(miss: _Rate, correct: _Rate, p_fa: Floats) -> Floats:
-    """(R, G) miss rates at false-alarm rates `p_fa`, as `ErrorCurve.p_miss_at` defines them."""
-    if not len(p_fa):
-        return np.empty((len(miss.cumulative), 0))
-    after = np.maximum(_first(miss, correct, 1 - p_fa[None, :], 0.0), 1)
-    fa_before, fa_after = 1 - correct.at(after - 1), 1 - correct.at(after)
-    step = fa_before - fa_after
-    share = np.divide(fa_before - p_fa, step, out=np.zeros_like(step), where=step > 0)
-    miss_before = miss.at(after - 1)
-    return np.asarray(miss_before + np.clip(share, 0.0, 1.0) * (miss.at(after) - miss_before))

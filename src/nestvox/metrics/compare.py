@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.metrics.bootstrap import Replicates, SpeakerBootstrap, draw_speakers
+from nestvox.metrics.bootstrap import draw_speakers
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import eer_influence, min_dcf_influence, standard_error, student_quantile
 from nestvox.metrics.mcnemar import McNemar, mcnemar
+from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
 __all__ = [
     "PairedComparison",
@@ -47,7 +48,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-_BLOCK = 500_000
+_REPLICATES = 256  # counted at once
 _ENDLESS = 100  # draws per wanted replicate before giving up
 
 
@@ -190,9 +191,8 @@ def compare_scores(
         )
 
     generator = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(labels))
-    spread, n_redrawn = _differences(one_draw, generator, n_replicates, block)
-    chance, _ = _differences(one_round, generator, n_permutations, block)
+    spread, n_redrawn = _differences(one_draw, generator, n_replicates)
+    chance, _ = _differences(one_round, generator, n_permutations)
     equal = tuple(eer(curve) for curve in curves)
     cost = tuple(min_dcf(curve, **point) for curve in curves)
     influences = (
@@ -296,13 +296,12 @@ def _differences(
     sample: Callable[[np.random.Generator, int], tuple[Replicates, Replicates]],
     generator: np.random.Generator,
     wanted: int,
-    block: int,
 ) -> tuple[Floats, int]:
     """(wanted, 2) differences of EER and minDCF over valid samples, and how many samples were not."""
     parts: list[Floats] = []
     kept = dropped = 0
     while kept < wanted:
-        a, b = sample(generator, min(block, wanted - kept))
+        a, b = sample(generator, min(_REPLICATES, wanted - kept))
         parts.append(np.stack([b.eer - a.eer, b.min_dcf - a.min_dcf], axis=1)[a.valid])
         kept += int(a.valid.sum())
         dropped += int((~a.valid).sum())
