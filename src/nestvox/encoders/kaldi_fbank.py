@@ -1,0 +1,113 @@
+"""Log mel filter banks as Kaldi computes them, which most toolkits for speakers train on. Knows no torch.
+
+Notation: S samples, T frames, F bins, M mel bands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.errors import ModelError
+
+__all__ = ["KaldiFbank"]
+
+_PREEMPHASIS = 0.97
+_F_MIN_HZ = 20.0
+# The resolution of float32, below which Kaldi does not take the logarithm.
+_FLOOR = float(np.finfo(np.float32).eps)
+_FRAMES_PER_CHUNK = 4096
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class KaldiFbank:
+    """Frames of 25 ms every 10 ms, whole frames only, without dither: the same audio gives the same features.
+
+    Each frame loses its mean, is filtered (each sample less 0.97 of the one before), windowed, and transformed; the
+    power is weighted by triangles whose flanks are straight over mels, and its logarithm taken.
+
+    Attributes:
+        sample_rate: of the input, in Hz.
+        n_mels: M.
+        window: ``povey`` (Hann's to the power of 0.85) or ``hamming``.
+        scale: samples are multiplied by it: 32768 where a network was trained on 16-bit numbers.
+        subtract_mean: take the mean over time from each band.
+
+    Source: D. Povey et al., "The Kaldi speech recognition toolkit", ASRU 2011; mel = 1127 ln(1 + f / 700).
+    """
+
+    sample_rate: int = 16_000
+    n_mels: int = 80
+    window: Literal["povey", "hamming"] = "povey"
+    scale: float = 1.0
+    subtract_mean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.window not in {"povey", "hamming"}:
+            raise ModelError(f"unknown window {self.window!r}; known: hamming, povey")
+        if self.n_mels < 1 or self.sample_rate < 1000 or not self.scale > 0:
+            raise ModelError(f"no filter bank of {self.n_mels} bands at {self.sample_rate} Hz times {self.scale}")
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of one frame, the shortest input."""
+        return self.sample_rate * 25 // 1000
+
+    def __call__(self, audio: NDArray[np.floating[Any]]) -> FloatArray:
+        """Map (S,) in [-1, 1] to (T, M) with T = (S - frame) // hop + 1.
+
+        Raises:
+            ModelError: not one channel, or shorter than a frame.
+        """
+        size, hop = self.frame_samples, self.sample_rate // 100
+        if audio.ndim != 1 or len(audio) < size:
+            raise ModelError(f"a filter bank needs (samples,) of at least {size}, got {audio.shape}")
+        frames = np.lib.stride_tricks.sliding_window_view(audio, size)[::hop]
+        parts = [
+            self._bands(frames[first : first + _FRAMES_PER_CHUNK]) for first in range(0, len(frames), _FRAMES_PER_CHUNK)
+        ]
+        features = np.concatenate(parts)
+        if self.subtract_mean:
+            features -= features.mean(axis=0)
+        return features.astype(np.float32)
+
+    def _bands(self, frames: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        size = self.frame_samples
+        raw = frames.astype(np.float64) * self.scale  # (t, size)
+        raw -= raw.mean(axis=1, keepdims=True)
+        before = np.concatenate([raw[:, :1], raw[:, :-1]], axis=1)  # before the first sample stands itself
+        n_fft = 1 << (size - 1).bit_length()
+        spectrum = np.fft.rfft((raw - _PREEMPHASIS * before) * _window(self.window, size), n_fft)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        # The bin at half the sample rate has no weight, so it is left out.
+        energies = power[:, :-1] @ _filters(self.n_mels, self.sample_rate, n_fft).T
+        bands: NDArray[np.float64] = np.log(np.maximum(energies, _FLOOR))
+        return bands
+
+
+@cache
+def _window(name: str, size: int) -> NDArray[np.float64]:
+    phase = 2.0 * np.pi * np.arange(size) / (size - 1)
+    shape = (0.5 - 0.5 * np.cos(phase)) ** 0.85 if name == "povey" else 0.54 - 0.46 * np.cos(phase)
+    return np.asarray(shape, np.float64)
+
+
+@cache
+def _filters(n_mels: int, sample_rate: int, n_fft: int) -> NDArray[np.float64]:
+    """Triangles (M, n_fft / 2) from 20 Hz to half the sample rate."""
+
+    def mels(hz: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        return np.asarray(1127.0 * np.log1p(hz / 700.0), np.float64)
+
+    first, last = mels(np.array([_F_MIN_HZ, sample_rate / 2]))
+    edges = np.linspace(first, last, n_mels + 2)[:, None]
+    bins = mels(np.arange(n_fft // 2) * (sample_rate / n_fft))
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)), np.float64)
