@@ -1,11 +1,15 @@
-"""`nestvox embed` against a plain loop over the files, with the same network on the same files.
+"""`nestvox embed` against a plain loop over the files and against the floor, with the same networks on the same files.
 
-    python benchmarks/extraction.py --table utterances.tsv --model ge2e --limit 600
+    python benchmarks/extraction.py --table utterances.tsv --models ge2e redimnet-b2 --limit 600
 
-The loop is what one writes first: soundfile.read, resampling where the rate differs, one forward pass, next file. Each
-measurement is a process of its own, so that its peak memory is its own, and the two take turns. Time is from the first
-file to the finished store (or array), without the imports and the loading of the model; the trial that chooses batch
-size and threads, the plan, and writing and hashing the store count as work of `nestvox embed`.
+The loop is what one writes first: soundfile.read, resampling where the rate differs, one forward pass of the network as
+it is, next file. Each measurement is a process of its own, so that its peak memory is its own, and the two take turns.
+Time is from the first file to the finished store (or array), without the imports and the loading of the model; the
+trial that chooses batch size and threads, the plan, and writing and hashing the store count as work of `nestvox embed`.
+
+The sizes of ReDimNet have weights drawn at random, which run as long as others. The floor is the operations of the
+network at the clips' mean length over what as many matrix products (1024 x 1024, float32) as there are cores reach side
+by side on the same machine. Large networks get fewer utterances, so that the loop takes about `--seconds`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +33,13 @@ import soundfile
 import soxr
 
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.encoders.variants import variant, variants
 from nestvox.extraction.embed import run_embedding
-from nestvox.model import SpeakerModel, load
+from nestvox.model import Backend, SpeakerModel, load
+
+MODELS = ("ge2e", "redimnet-b0", "redimnet-b2", "redimnet-b6", "redimnet2-b0", "redimnet2-b3")
+PARTS_OF = "redimnet-b2"
+SHORT_TABLE = 128
 
 
 def main() -> int:
@@ -39,19 +50,14 @@ def main() -> int:
     if not options.table.exists():
         print(f"skipped: no table {options.table}; name one with --table, or set NESTVOX_SPEECH")
         return 0
-    runs: dict[str, list[dict[str, Any]]] = {"loop": [], "embed": []}
     # Threads of a network that others crowd out wait for each other: without the load a figure says little.
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    with tempfile.TemporaryDirectory(prefix="nestvox-extraction-") as folder:
-        for turn in range(options.turns):
-            # Whoever goes first in one turn goes second in the next.
-            for way in ("loop", "embed") if turn % 2 == 0 else ("embed", "loop"):
-                runs[way].append(_measure(way, options, Path(folder) / f"{way}-{turn}"))
-        differences = _compare(Path(folder), options.turns)
-    report = {"load_before": load_before, **_summary(runs, differences)}
-    _print(report, options)
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report: dict[str, Any] = {"load_before": load_before, "cores": os.cpu_count(), "turns": options.turns, "models": {}}
+    for name in options.models:
+        report["models"][name] = _measure_model(name, options)
+        if options.json is not None:
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+    _print(report)
     return 0
 
 
@@ -59,29 +65,63 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     speech = Path(os.environ.get("NESTVOX_SPEECH", Path(__file__).resolve().parents[2] / "shared" / "speech"))
     parser.add_argument("--table", type=Path, default=speech / "utterances.tsv")
-    parser.add_argument("--model", default="ge2e")
-    parser.add_argument("--limit", type=int, default=600, help="utterances, spread over the table")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="of the catalogue, or sizes of ReDimNet")
+    parser.add_argument("--limit", type=int, default=600, help="most utterances, spread over the table")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that a loop over a large network may take")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", choices=["loop", "embed"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["loop", "embed", "floor"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _measure(way: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
+def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    runs: dict[str, list[dict[str, Any]]] = {"loop": [], "embed": []}
+    with tempfile.TemporaryDirectory(prefix="nestvox-extraction-") as folder:
+        floor = _measure("floor", name, options.limit, options, Path(folder) / "floor")
+        limit = max(8, min(options.limit, int(options.seconds / floor["clip_s"])))
+        for turn in range(options.turns):
+            # Whoever goes first in one turn goes second in the next.
+            for way in ("loop", "embed") if turn % 2 == 0 else ("embed", "loop"):
+                runs[way].append(_measure(way, name, limit, options, Path(folder) / f"{way}-{turn}"))
+        differences = _compare(Path(folder), options.turns)
+    return _summary(runs, differences, floor)
+
+
+def _measure(way: str, name: str, limit: int, options: argparse.Namespace, out: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", way, "--out", str(out), "--table", str(options.table)]
-    command += ["--model", options.model, "--limit", str(options.limit)]
+    command += ["--models", name, "--limit", str(limit)]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    print(f"{way}: {found['seconds']:.1f} s", file=sys.stderr)
+    print(f"{name} {way}: {found['seconds']:.1f} s", file=sys.stderr)
     return found
 
 
-def _work(options: argparse.Namespace) -> None:
+def _model(name: str, backend: Backend) -> SpeakerModel:
+    if name not in {described.name for described in variants()}:
+        return load(name, offline=True, device="cpu", backend=backend)
+    from nestvox.encoders.keyed_weights import keyed_weights
+    from nestvox.encoders.registry import build
+
+    described = variant(name)
+    encoder = build({"architecture": described.architecture, **described.config})
+    encoder.load_state_dict(keyed_weights(encoder.state_dict()))
+    return SpeakerModel(encoder, name=name, backend=backend)
+
+
+def _rows(options: argparse.Namespace) -> UtteranceTable:
     table = read_utterances(options.table)
     rows = np.unique(np.linspace(0, len(table) - 1, min(options.limit, len(table))).astype(int))
-    table = replace(table, frame=table.frame[rows], _lines=None)
-    model = load(options.model, offline=True)
+    return replace(table, frame=table.frame[rows], _lines=None)
+
+
+def _work(options: argparse.Namespace) -> None:
+    table = _rows(options)
+    (name,) = options.models
+    if options.worker == "floor":
+        print(json.dumps(_floor(name, table)))
+        return
+    model = _model(name, "eager" if options.worker == "loop" else "auto")
     before_mib = _peak_mib()
     began = time.perf_counter()
     if options.worker == "loop":
@@ -89,7 +129,9 @@ def _work(options: argparse.Namespace) -> None:
         seconds = time.perf_counter() - began
         choice = {}
     else:
-        store, run = run_embedding(model, table, options.out)
+        # A short table is not worth the trial; a stream for each core is what the trial mostly ends with.
+        streams = (os.cpu_count() or 1) if len(table) < SHORT_TABLE else None
+        store, run = run_embedding(model, table, options.out, streams=streams)
         seconds = time.perf_counter() - began
         vectors, audio_s = store.vectors(), run.audio_s
         choice = {
@@ -111,16 +153,96 @@ def _work(options: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def _floor(name: str, table: UtteranceTable) -> dict[str, Any]:
+    """Operations of a clip of mean length, the rate of matrix products, and what the parts of a clip take."""
+    import torch
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    clips = [_read(path, 16_000) for path in table.audio_paths[:: max(1, len(table) // 32)]]
+    decode_s = (time.perf_counter() - began) / len(clips)
+    mean_s = float(np.mean([len(clip) for clip in clips])) / 16_000
+    clip = np.resize(clips[0], int(mean_s * 16_000))
+    model = _model(name, "eager")
+    flops = _operations(model, clip)
+    rate = _matrix_rate(os.cpu_count() or 1)
+    found = {"mean_s": mean_s, "gflop": flops / 1e9, "gflop_per_s": rate / 1e9, "decode_s": decode_s}
+    found["eager_s"] = _fastest(lambda: model.forward([clip]))
+    model.backend = "auto"
+    found["auto_s"] = _fastest(lambda: model.forward([clip]))
+    front_end = getattr(model.encoder, "spec", None)
+    if front_end is not None:
+        audio = torch.from_numpy(clip)[None]
+        with torch.inference_mode():
+            found["front_end_s"] = _fastest(lambda: front_end(audio))
+    return {**found, "clip_s": found["eager_s"], "seconds": time.perf_counter() - began}
+
+
+def _operations(model: SpeakerModel, clip: np.ndarray[Any, Any]) -> float:
+    """Multiplications and additions of one forward pass, as the network is written."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    recurrent = [0.0]
+
+    def count(module: torch.nn.Module, inputs: tuple[Any, ...], _: object) -> None:
+        # The counter does not know LSTMs: per step four gates, each a product with the input and one with the state.
+        assert isinstance(module, torch.nn.LSTM)
+        n_windows, steps, _size = inputs[0].shape
+        for layer in range(module.num_layers):
+            entering = module.input_size if layer == 0 else module.hidden_size
+            recurrent[0] += 2.0 * n_windows * steps * 4 * module.hidden_size * (entering + module.hidden_size)
+
+    hooks = [m.register_forward_hook(count) for m in model.encoder.modules() if isinstance(m, torch.nn.LSTM)]
+    with FlopCounterMode(display=False) as counter:
+        model.forward([clip])
+    for hook in hooks:
+        hook.remove()
+    return float(counter.get_total_flops()) + recurrent[0]
+
+
+def _matrix_rate(streams: int) -> float:
+    """Operations per second of as many matrix products side by side, one thread each."""
+    import torch
+
+    factors = [torch.randn(1024, 1024) for _ in range(streams)]
+    repeats = 8
+
+    def work(factor: torch.Tensor) -> None:
+        torch.set_num_threads(1)
+        for _ in range(repeats):
+            factor @ factor
+
+    with ThreadPoolExecutor(streams) as pool:
+        seconds = _fastest(lambda: list(pool.map(work, factors)))
+    return 2.0 * 1024**3 * repeats * streams / seconds
+
+
+def _fastest(function: Callable[[], object], repeats: int = 5) -> float:
+    function()
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
 def _loop(model: SpeakerModel, table: UtteranceTable) -> tuple[np.ndarray[Any, Any], float]:
     vectors, audio_s = [], 0.0
     for path in table.audio_paths:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        samples = samples.mean(axis=1)
-        if rate != model.sample_rate:
-            samples = soxr.resample(samples, rate, model.sample_rate)
+        samples = _read(path, model.sample_rate)
         audio_s += len(samples) / model.sample_rate
         vectors.append(model.forward([samples])[0])
     return np.stack(vectors), audio_s
+
+
+def _read(path: Path, sample_rate: int) -> np.ndarray[Any, Any]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono: np.ndarray[Any, Any] = samples.mean(axis=1)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    return mono
 
 
 def _peak_mib() -> float:
@@ -138,8 +260,8 @@ def _compare(folder: Path, turns: int) -> float:
     return largest
 
 
-def _summary(runs: dict[str, list[dict[str, Any]]], difference: float) -> dict[str, Any]:
-    report: dict[str, Any] = {"cores": os.cpu_count(), "largest_difference": difference, "runs": runs}
+def _summary(runs: dict[str, list[dict[str, Any]]], difference: float, floor: dict[str, Any]) -> dict[str, Any]:
+    report: dict[str, Any] = {"largest_difference": difference, "floor": floor, "runs": runs}
     for way, found in runs.items():
         # The fastest run is the one that others disturbed least; the slowest says how much they can.
         seconds = min(run["seconds"] for run in found)
@@ -151,33 +273,51 @@ def _summary(runs: dict[str, list[dict[str, Any]]], difference: float) -> dict[s
             "peak_mib": max(run["peak_mib"] for run in found),
             "added_mib": max(run["peak_mib"] - run["before_mib"] for run in found),
         }
+    report["floor"]["utterances_per_s"] = floor["gflop_per_s"] / floor["gflop"]
     return report
 
 
-def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
-    loop, embed, first = report["loop"], report["embed"], report["runs"]["embed"][0]
+def _print(report: dict[str, Any]) -> None:
+    first = next(iter(report["models"].values()))
     print(
-        f"{first['utterances']} utterances, {first['audio_s']:.0f} s of audio, model {options.model}, "
-        f"{report['cores']} cores with a load of {report['load_before']:.1f} before, "
-        f"{options.turns} runs each; rates are of the fastest\n"
+        f"clips of {first['floor']['mean_s']:.1f} s on average, {report['cores']} cores with a load of "
+        f"{report['load_before']:.1f} before, {report['turns']} runs each; rates are of the fastest\n"
     )
-    print(f"| {'':26} | {'plain loop':>10} | {'nestvox embed':>13} | {'ratio':>6} |")
-    print(f"|{'-' * 28}|{'-' * 11}:|{'-' * 14}:|{'-' * 7}:|")
-    for name, key, digits in (
-        ("seconds, fastest run", "seconds", 1),
-        ("seconds, slowest run", "slowest_s", 1),
-        ("utterances/s", "utterances_per_s", 1),
-        ("real-time factor", "real_time_factor", 4),
-        ("peak memory, MiB", "peak_mib", 0),
-        ("of it above the start, MiB", "added_mib", 0),
-    ):
+    print(
+        "| network | clips | loop, clips/s | embed, clips/s | gain | real-time factor | slowest runs, s: loop, embed |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name, found in report["models"].items():
+        loop, embed = found["loop"], found["embed"]
         print(
-            f"| {name:26} | {loop[key]:>10.{digits}f} | {embed[key]:>13.{digits}f} | {embed[key] / loop[key]:>6.2f} |"
+            f"| {name} | {found['runs']['loop'][0]['utterances']} | {loop['utterances_per_s']:.1f} | "
+            f"{embed['utterances_per_s']:.1f} | {embed['utterances_per_s'] / loop['utterances_per_s']:.2f} | "
+            f"{embed['real_time_factor']:.4f} | {loop['slowest_s']:.1f}, {embed['slowest_s']:.1f} |"
         )
+    print(
+        "\n| network | GFLOP a clip | GFLOP/s of products | floor, clips/s | floor over embed | peak MiB: loop, embed |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, found in report["models"].items():
+        floor, embed = found["floor"], found["embed"]
+        print(
+            f"| {name} | {floor['gflop']:.2f} | {floor['gflop_per_s']:.0f} | {floor['utterances_per_s']:.1f} | "
+            f"{floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | {found['loop']['peak_mib']:.0f}, "
+            f"{embed['peak_mib']:.0f} |"
+        )
+    if PARTS_OF in report["models"]:
+        floor = report["models"][PARTS_OF]["floor"]
+        network_s = floor["auto_s"] - floor["front_end_s"]
+        print(
+            f"\n{PARTS_OF}, ms a clip with one thread: decode {1e3 * floor['decode_s']:.1f}, front end "
+            f"{1e3 * floor['front_end_s']:.1f}, network {1e3 * network_s:.1f} (as it is written "
+            f"{1e3 * (floor['eager_s'] - floor['front_end_s']):.1f})"
+        )
+    print("\nchosen by nestvox embed (for fewer than 128 clips, a stream for each core was asked for):")
     keys = ("batch_size", "streams", "threads", "workers")
-    choices = {", ".join(f"{key} {run[key]}" for key in keys) for run in report["runs"]["embed"]}
-    print(f"\nchosen by nestvox embed: {'; '.join(sorted(choices))}")
-    print(f"largest difference between the vectors of the two, at unit length: {report['largest_difference']:.1e}")
+    for name, found in report["models"].items():
+        choices = {", ".join(f"{key} {run[key]}" for key in keys) for run in found["runs"]["embed"]}
+        print(f"- {name}: {'; '.join(sorted(choices))}; vectors differ by {found['largest_difference']:.1e} at most")
 
 
 if __name__ == "__main__":
