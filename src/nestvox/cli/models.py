@@ -41,7 +41,8 @@ def list_models(json_file: _Json = None) -> None:
     # A name must stand there whole, to be typed; on a narrow screen the descriptions make room for it.
     described = console.width >= _WIDE
     longest = max(len(entry.name) for entry in entries())
-    columns: list[Column | str] = [Column("name", no_wrap=True, min_width=longest), "dim", Column("licence", no_wrap=True), "download"]
+    name, licence = Column("name", no_wrap=True, min_width=longest), Column("licence", no_wrap=True)
+    columns: list[Column | str] = [name, "dim", licence, "download"]
     table = Table(*columns, "here", *(["description"] if described else []), box=None)
     for entry in entries():
         here = "yes" if cached_weights(entry).is_file() else "no"
