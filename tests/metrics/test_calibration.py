@@ -33,7 +33,7 @@ def oracle(scores, targets, quality, p_target: float, ridge: float):
     columns = np.column_stack([scores, quality])
     centre, spread = columns.mean(axis=0), columns.std(axis=0)
     weights = np.where(targets, p_target / targets.sum(), (1 - p_target) / (~targets).sum())
-    model = linear.LogisticRegression(C=1 / ridge, tol=1e-12, max_iter=10_000)
+    model = linear.LogisticRegression(C=1 / ridge, solver="newton-cholesky", tol=1e-12, max_iter=10_000)
     # Its loss is summed and ours weighted to 1, so C carries the ridge alone.
     model.fit((columns - centre) / spread, targets, sample_weight=weights)
     slopes = model.coef_[0] / spread

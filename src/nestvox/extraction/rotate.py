@@ -280,7 +280,7 @@ def _read_speakers(path: Path) -> pl.DataFrame:
     if missing:
         raise TableError(f"no column {' and '.join(missing)}; labels are utt_id and speaker", source=path, line=1)
     wanted = frame.select(pl.col("utt_id", "speaker").cast(pl.String).replace("", None)).unique()
-    doubled = wanted.filter(pl.col("utt_id").is_duplicated() & pl.col("utt_id").is_not_null()).sort("utt_id")
+    doubled = wanted.filter(pl.col("utt_id").is_duplicated() & pl.col("utt_id").is_not_null()).sort("utt_id", "speaker")
     if len(doubled):
         name, *others = doubled["utt_id"][0], *doubled.filter(pl.col("utt_id") == doubled["utt_id"][0])["speaker"]
         raise TableError(f"utt_id {name!r} has several speakers: {', '.join(map(str, others))}", source=path)
