@@ -1,6 +1,7 @@
 """Audio files to waveforms: mono float32 at one sample rate, or an error that names the file.
 
-Decoding is libsndfile's (through soundfile), resampling is soxr's; nothing needs FFmpeg.
+Decoding is libsndfile's (through soundfile), resampling is soxr's; nothing needs FFmpeg, except for AAC and what else
+comes in m4a, mp4, webm and adts files (`containers`, extra [av]).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from nestvox.audio.containers import CONTAINER_EXTENSIONS, BrokenStreamError, ContainerStream, container_of
 from nestvox.audio.errors import (
     AudioRangeError,
     EmptyAudioError,
@@ -33,7 +35,8 @@ __all__ = ["EXTENSIONS", "SAMPLE_RATE", "AudioInfo", "probe", "read", "resample"
 SAMPLE_RATE = 16_000
 """Rate in Hz of most speaker encoders, and the default of `read`."""
 
-EXTENSIONS = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+_SNDFILE_EXTENSIONS = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+EXTENSIONS = tuple(sorted((*_SNDFILE_EXTENSIONS, *CONTAINER_EXTENSIONS)))
 """File name endings (lower case) that are taken for audio when a folder is searched."""
 
 _CONTAINERS = frozenset({"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"})
@@ -82,7 +85,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Stream]:
+def _opened(path: Path) -> Iterator[_Stream | ContainerStream]:
     if not path.exists():
         raise UnreadableAudioError(path, "no such file")
     if not path.is_file():
@@ -90,12 +93,14 @@ def _opened(path: Path) -> Iterator[_Stream]:
     if path.stat().st_size == 0:
         raise EmptyAudioError(path, "the file is empty (0 bytes)")
     try:
-        stream = _Stream(honest_mp3(path) or str(path))
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            container = container_of(file.read(12))
+        stream = ContainerStream(path, container) if container else _Stream(honest_mp3(path) or str(path))
+    except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:
         raise UnreadableAudioError(path, f"cannot be opened as audio: {_reason(error)}") from error
     with stream:
-        if stream.format not in _CONTAINERS:
-            known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph"
+        if container is None and stream.format not in _CONTAINERS:
+            known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph, m4a, mp4, webm, aac"
             raise UnreadableAudioError(path, f"format {stream.format} is not read; convert it to one of {known}")
         if not _LOWEST_HZ <= stream.samplerate <= _HIGHEST_HZ:
             raise SampleRateError(
@@ -113,7 +118,7 @@ def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _blocks(stream: _Stream, path: Path) -> Iterator[NDArray[np.float32]]:
+def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[np.float32]]:
     """Yield (n, channels) blocks from the current position to where decoding ends."""
     size = max(1, _BLOCK_SAMPLES // stream.channels)
     allowed = path.stat().st_size * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
@@ -141,10 +146,10 @@ def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
     return mean
 
 
-def _decode(path: Path, stream: _Stream, start: int, stop: int | None) -> NDArray[np.float32]:
+def _decode(path: Path, stream: _Stream | ContainerStream, start: int, stop: int | None) -> NDArray[np.float32]:
     """Samples [start, stop) of the down-mix, at the file's own rate; fewer where the file ends before."""
     position = 0
-    if start and stream.subtype in _SEEKABLE:
+    if start and isinstance(stream, _Stream) and stream.subtype in _SEEKABLE:
         margin = round(_OPUS_MARGIN_S * stream.samplerate) if stream.subtype == "OPUS" else 0
         target = max(0, start - margin)
         try:
@@ -158,7 +163,9 @@ def _decode(path: Path, stream: _Stream, start: int, stop: int | None) -> NDArra
     return _collect(path, stream, position, start, stop)
 
 
-def _collect(path: Path, stream: _Stream, position: int, start: int, stop: int | None) -> NDArray[np.float32]:
+def _collect(
+    path: Path, stream: _Stream | ContainerStream, position: int, start: int, stop: int | None
+) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
     if stop is not None and stop <= start:
         return np.zeros(0, np.float32)
@@ -236,7 +243,7 @@ def read(
 
     Args:
         path: wav (8 to 32 bit, float, A-law, u-law, ADPCM), flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64
-            or sph.
+            or sph; with the extra [av] also m4a, mp4, webm, mka and aac, of which the first audio track is read.
         sample_rate: of the result, in Hz; None keeps the file's own.
         start_s: seconds to leave out at the beginning.
         duration_s: seconds to read; None reads to the end.
