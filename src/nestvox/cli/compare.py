@@ -63,6 +63,7 @@ def compare(
     from rich.console import Console
 
     from nestvox.atomic import write_text
+    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
@@ -72,7 +73,7 @@ def compare(
     listed = read_trials(trials)
     check_trials(listed)
     utterances = None if table is None else read_utterances(table)
-    wanted = _dims(dims)
+    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     made = [
         _system(name, text, listed, utterances, dims=wanted, offline=offline)
         for name, text in zip(_names(systems), systems, strict=True)
@@ -165,15 +166,6 @@ def _names(given: Sequence[str]) -> list[str]:
     """Short names: file or folder names, or all of the paths where two of those are the same."""
     short = [Path(text).stem if Path(text).is_file() else Path(text).name or text for text in given]
     return short if len(set(short)) == len(short) else list(given)
-
-
-def _dims(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise NestvoxError(f"--dims must be whole numbers with commas between, like 16,32,64; got {text!r}") from error
 
 
 def _system(

@@ -60,6 +60,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_scores, read_trials
     from nestvox.corpora.utterances import read_utterances
@@ -69,7 +70,7 @@ def evaluate(
     _check_call(scores=scores, store=store, model=model, table=table, dims=dims, baseline=baseline)
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
-    wanted = _dims(dims)
+    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     common: dict[str, Any] = {
         "table": utterances,
         "conditions": tuple(condition or ()),
@@ -172,15 +173,6 @@ def _check_call(
         raise NestvoxError(
             f"{'--dims' if dims else '--baseline'} means nothing with --scores: scores have no dimensions"
         )
-
-
-def _dims(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise NestvoxError(f"--dims must be whole numbers with commas between, like 16,32,64; got {text!r}") from error
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:

@@ -42,13 +42,14 @@ def rotate(
     from contextlib import ExitStack
 
     from nestvox.atomic import write_text
+    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.rotate import apply_rotation, read_labels, rotate_vectors
 
     _refuse_same({"EMBEDDINGS": embeddings, "--labels": labels, "--out": out, "--rotated": rotated, "--json": json_out})
     if method not in ("auto", "pca", "discriminant", "refined"):
         raise NestvoxError(f"--method {method}: expected auto, pca, discriminant or refined")
-    wanted = None if dims is None else _dims(dims)
+    wanted = parse_dims(dims)
     speakers = None if labels is None else read_labels(labels, embeddings)
     with ExitStack() as bars:
         reading = bars.enter_context(progress_bar("read", "rows"))
@@ -96,13 +97,6 @@ def _refuse_same(paths: dict[str, Path | None]) -> None:
         first = seen.setdefault(path.resolve(), name)
         if first != name:
             raise NestvoxError(f"{first} and {name} are the same path {path}; give another one")
-
-
-def _dims(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise NestvoxError(f"--dims {text}: expected whole numbers with commas between, e.g. 16,32,64") from None
 
 
 def _show(report: RotationReport) -> None:

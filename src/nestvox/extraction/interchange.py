@@ -38,6 +38,7 @@ from nestvox.extraction.store import (
     VectorBatch,
     is_store,
 )
+from nestvox.heads.contract import truncate
 from nestvox.progress import Progress, silent
 
 __all__ = ["VectorWriter", "export_store", "iter_vectors", "vector_shape"]
@@ -109,7 +110,7 @@ def export_store(
     written = 0
     with VectorWriter(out, dim=dim or metadata.dim) as writer:
         for batch in store.iter_batches():
-            vectors = batch.vectors if dim is None else _unit_rows(batch.vectors[:, :dim])
+            vectors = batch.vectors if dim is None else np.asarray(truncate(batch.vectors, dim), np.float32)
             writer.write(VectorBatch(batch.ids, vectors))
             written += len(vectors)
             progress(written, len(store))
@@ -404,12 +405,6 @@ def _list_rows(column: pa.Array, dim: int | None, path: Path, name: str, start: 
         raise StoreError(f"{path}: row {start + row} [{name}] has a null in it")
     flat: NDArray[np.float32] = np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
     return flat.reshape(len(column), dim or 0)
-
-
-def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return unit
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:
