@@ -48,6 +48,9 @@ def evaluate(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
     ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out trials whose utterances are not there, and say so.")
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
@@ -67,7 +70,9 @@ def evaluate(
     from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
     from nestvox.extraction.store import EmbeddingStore
 
-    _check_call(scores=scores, store=store, model=model, table=table, dims=dims, baseline=baseline)
+    _check_call(
+        scores=scores, store=store, model=model, table=table, dims=dims, baseline=baseline, skip_missing=skip_missing
+    )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
@@ -81,6 +86,8 @@ def evaluate(
         "n_bootstrap": bootstrap,
         "seed": seed,
     }
+    if scores is None:
+        common["skip_missing"] = skip_missing
     if scores is not None:
         with progress_bar("measuring", "rows") as progress:
             found = evaluate_scores(listed, read_scores(scores), source=str(scores), progress=progress, **common)
@@ -163,6 +170,7 @@ def _check_call(
     table: Path | None,
     dims: str | None,
     baseline: list[str] | None,
+    skip_missing: bool,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -173,6 +181,8 @@ def _check_call(
         raise NestvoxError(
             f"{'--dims' if dims else '--baseline'} means nothing with --scores: scores have no dimensions"
         )
+    if scores is not None and skip_missing:
+        raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:

@@ -20,8 +20,10 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
 from nestvox.evaluation.conditions import Sides, values_of_sides
 from nestvox.evaluation.cosine import prefix_cosines
+from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
-from nestvox.evaluation.refusals import align_scores, check_trials
+from nestvox.evaluation.missing import without_missing
+from nestvox.evaluation.refusals import align_scores, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.speakers import TrialSpeakers, given_speakers, guess_speakers, speakers_of_sides
 from nestvox.extraction.store import EmbeddingStore
@@ -65,6 +67,7 @@ def evaluate_scores(
     dim: int | None = None,
     model: str | None = None,
     fingerprint: str | None = None,
+    llr: bool = False,
     training_speakers: Sequence[str] = (),
     allow_overlap: bool = False,
     labels: Sequence[str] = (),
@@ -74,6 +77,7 @@ def evaluate_scores(
     n_bootstrap: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    interval: str = STUDENTISED,
     source: str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -90,6 +94,7 @@ def evaluate_scores(
         dim: prefix length that the scores were made with, if any.
         model: name of the model that made them.
         fingerprint: of that model.
+        llr: the scores are log likelihood ratios in nats, so that their calibration can be judged.
         training_speakers: keys of its training speakers, see `corpora.overlap.speaker_key`.
         allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
         labels: what every number has to carry.
@@ -99,6 +104,7 @@ def evaluate_scores(
         n_bootstrap: replicates of the interval, clustered by speaker on both sides.
         seed: of the replicates.
         confidence: of the interval.
+        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
         source: name of the score file, for messages.
         progress: told the rows measured.
 
@@ -109,7 +115,7 @@ def evaluate_scores(
         OverlapError: training speakers stand in the trials.
         TableError: the table lacks utterances of the trials or a column.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence)
+    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     targets = check_trials(trials)
     n_ignored = 0
     if isinstance(scores, pl.DataFrame):
@@ -135,7 +141,15 @@ def evaluate_scores(
     more_labels, notes = _overlap(known, training_speakers, allow=allow_overlap)
     if n_ignored:
         notes += (f"{n_ignored} scores that no trial names were ignored.",)
-    origin = Origin(model, fingerprint, (*labels, *more_labels, *_synthetic(trials, table)), notes, n_ignored)
+    origin = Origin(
+        model,
+        fingerprint,
+        (*labels, *more_labels, *_synthetic(trials, table)),
+        notes,
+        n_ignored,
+        llr=llr,
+        path_of=_path_in(table),
+    )
     return measure(
         trials,
         targets,
@@ -157,6 +171,7 @@ def evaluate_store(
     dims: Sequence[int] | None = None,
     conditions: Mapping[str, Sides] | Sequence[str] = (),
     allow_overlap: bool = False,
+    skip_missing: bool = False,
     labels: Sequence[str] = (),
     p_target: float = 0.05,
     c_miss: float = 1.0,
@@ -164,6 +179,7 @@ def evaluate_store(
     n_bootstrap: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    interval: str = STUDENTISED,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score every trial by the cosine of stored embeddings at each dimension, and measure.
@@ -179,6 +195,7 @@ def evaluate_store(
         dims: prefix lengths; None: those of the store, or its full size if it has none.
         conditions: columns of the table, or column name to the values of both sides.
         allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
+        skip_missing: leave out trials that name what the store has not, and say so, instead of refusing.
         labels: added to those of the store.
         p_target: prior of the detection cost.
         c_miss: its cost of a miss.
@@ -186,6 +203,7 @@ def evaluate_store(
         n_bootstrap: replicates of the interval, clustered by speaker on both sides.
         seed: of the replicates.
         confidence: of the interval.
+        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
         progress: told the rows measured.
 
     Raises:
@@ -194,11 +212,12 @@ def evaluate_store(
         ScoresError: a dimension that the store does not have, or a vector without a direction.
         TrialsError, OverlapError, TableError: as `evaluate_scores`.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence)
-    targets = check_trials(trials)
+    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     metadata = store.metadata
     other = store if test_store is None else test_store
     _refuse_another_model([other.metadata.fingerprint], metadata.fingerprint, str(other.path))
+    trials, left_out = without_missing(trials, _names(store), _names(other)) if skip_missing else (trials, ())
+    targets = check_trials(trials)
     enrol_rows = store.index_of(trials.frame["enrol"].to_list())
     test_rows = other.index_of(trials.frame["test"].to_list())
     known = _speakers(trials, table, stored=(store.speakers, other.speakers, enrol_rows, test_rows))
@@ -220,7 +239,8 @@ def evaluate_store(
         metadata.model,
         metadata.fingerprint,
         (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *_synthetic(trials, table)),
-        notes,
+        notes + left_out,
+        path_of=_path_in(table) if table is not None else _path_in_store(store, other),
     )
     return measure(
         trials,
@@ -243,6 +263,8 @@ def evaluate_model(
     dims: Sequence[int] | None = None,
     conditions: Mapping[str, Sides] | Sequence[str] = (),
     allow_overlap: bool = False,
+    skip_missing: bool = False,
+    chosen_on: Sequence[str] = (),
     labels: Sequence[str] = (),
     p_target: float = 0.05,
     c_miss: float = 1.0,
@@ -250,6 +272,7 @@ def evaluate_model(
     n_bootstrap: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    interval: str = STUDENTISED,
     progress: Progress = silent,
 ) -> Evaluation:
     """Embed the utterances that the trials name, each once, then score and measure as `evaluate_store` does.
@@ -263,6 +286,9 @@ def evaluate_model(
         dims: prefix lengths; None: those of the model.
         conditions: columns of the table, or column name to the values of both sides.
         allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
+        skip_missing: leave out trials that name what the table has not, and say so, instead of refusing.
+        chosen_on: hashes of the trials that the model's head was chosen or its thresholds were set on; on one of these
+            every number carries the label ``selected``.
         labels: added to those of the material.
         p_target: prior of the detection cost.
         c_miss: its cost of a miss.
@@ -270,18 +296,24 @@ def evaluate_model(
         n_bootstrap: replicates of the interval, clustered by speaker on both sides.
         seed: of the replicates.
         confidence: of the interval.
+        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
         progress: told the utterances embedded (only without `embed`, which has its own).
 
     Raises:
         FingerprintError: `embed` made the store with another model.
         TrialsError, ScoresError, OverlapError, TableError, AudioError: as the steps raise them.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence)
+    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
+    left_out: tuple[str, ...] = ()
+    if skip_missing:
+        there = {*table.frame["utt_id"], *table.frame["path"]}
+        trials, left_out = without_missing(trials, there, there)
     targets = check_trials(trials)
     enrol_rows, test_rows = table.resolve(trials.frame["enrol"]), table.resolve(trials.frame["test"])
     known = _speakers(trials, table)
     sides = _sides(trials, table, conditions)
     more_labels, notes = _overlap(known, model.training_speakers, allow=allow_overlap)
+    chosen_labels, chosen_notes = chosen_on_these(trials, chosen_on)
     used, positions = np.unique(np.concatenate([enrol_rows, test_rows]), return_inverse=True)
     enrol, test = np.split(positions.astype(np.int64), 2)
     part = UtteranceTable(frame=table.frame[used], source=table.source, root=table.root)
@@ -299,8 +331,9 @@ def evaluate_model(
     origin = Origin(
         model.name,
         model.fingerprint,
-        (*labels, *stored_labels, *more_labels, *_synthetic(trials, table)),
-        notes,
+        (*labels, *stored_labels, *more_labels, *chosen_labels, *_synthetic(trials, table)),
+        notes + left_out + chosen_notes,
+        path_of=_path_in(table),
     )
     return measure(trials, targets, scores, speakers=known, sides=sides, origin=origin, settings=settings)
 
@@ -318,6 +351,35 @@ def _embed_files(model: Embedder, table: UtteranceTable, progress: Progress) -> 
         parts.append(np.asarray(model.embed(files[start : start + _EMBED_BATCH], dim=model.dims[-1]), dtype=np.float32))
         progress(min(start + _EMBED_BATCH, len(files)), len(files))
     return np.concatenate(parts)
+
+
+def _names(store: EmbeddingStore) -> set[str]:
+    return {*store.utt_ids, *(path for path in store.paths if path is not None)}
+
+
+def _path_in(table: UtteranceTable | None) -> Callable[[str], str | None]:
+    """Looks the audio file of a name up in the table."""
+
+    def path_of(name: str) -> str | None:
+        if table is None:
+            return None
+        path = str(table.audio_path(int(table.resolve([name])[0])))
+        return None if path == name else path
+
+    return path_of
+
+
+def _path_in_store(*stores: EmbeddingStore) -> Callable[[str], str | None]:
+    """Looks the audio file of a name up in the first store that knows it."""
+
+    def path_of(name: str) -> str | None:
+        for store in stores:
+            if name in _names(store):
+                path = store.paths[int(store.index_of([name])[0])]
+                return None if path == name else path
+        return None
+
+    return path_of
 
 
 def _refuse_another_model(found: Sequence[str], wanted: str, where: str) -> None:

@@ -1,0 +1,57 @@
+"""Trials whose utterances are not at hand: left out on request, and said wherever the number appears."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import polars as pl
+
+from nestvox.corpora.trials import Trials
+from nestvox.errors import TrialsError
+
+__all__ = ["without_missing"]
+
+_SHOWN = 3
+
+
+def without_missing(
+    trials: Trials, enrol_names: Collection[str], test_names: Collection[str]
+) -> tuple[Trials, tuple[str, ...]]:
+    """Leave out the trials that name an utterance which is not there.
+
+    What remains is another list with another hash, and its source says so: a rate on it is not one on the whole list.
+
+    Args:
+        trials: a list.
+        enrol_names: what the first side may be called.
+        test_names: what the second side may be called.
+
+    Returns:
+        The remaining trials, and a sentence on what was left out; the list itself and nothing where all is there.
+
+    Raises:
+        TrialsError: no trial remains.
+    """
+    frame = trials.frame
+    there = frame.select(
+        pl.col("enrol").is_in(pl.Series(list(enrol_names), dtype=pl.String).implode()).alias("enrol"),
+        pl.col("test").is_in(pl.Series(list(test_names), dtype=pl.String).implode()).alias("test"),
+    )
+    kept = there["enrol"] & there["test"]
+    n_left_out = len(kept) - int(kept.sum())
+    if not n_left_out:
+        return trials, ()
+    absent = pl.concat([frame["enrol"].filter(~there["enrol"]), frame["test"].filter(~there["test"])])
+    absent = absent.unique(maintain_order=True)
+    examples = ", ".join(absent.head(_SHOWN))
+    if n_left_out == len(kept):
+        raise TrialsError(
+            f"none of {len(kept)} trials has both of its utterances; {len(absent)} are missing, e.g. {examples}",
+            source=trials.source,
+        )
+    counted = f"{n_left_out:,} of {len(kept):,} trials"
+    note = (
+        f"{counted} were left out because {len(absent):,} utterances are missing, e.g. {examples}: "
+        f"these are not the rates of the whole list (sha256 {trials.sha256})."
+    )
+    return Trials(frame.filter(kept), f"{trials.source} without {counted}"), (note,)
