@@ -29,7 +29,7 @@ from nestvox.verdict import Threshold, Verification
 if TYPE_CHECKING:
     import torch
 
-    from nestvox.encoders.contract import Encoder
+    from nestvox.encoders.contract import Encoder, Taps
 
 __all__ = ["Audio", "Backend", "ModelTap", "SpeakerModel", "load"]
 
@@ -116,6 +116,16 @@ class SpeakerModel:
             self._fingerprint = version, digest.hexdigest()[:16]
         return self._fingerprint[1]
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """The fingerprint of the encoder without the head; it tells whose pooled vectors and embeddings are whose."""
+        return self.fingerprint if self.head is None else SpeakerModel(self.encoder).fingerprint
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """Hashes of the trials that its thresholds were set on or that its card says its head was chosen on."""
+        return tuple(sorted({t.trials_sha256 for t in self.thresholds} | set(self.card.get("chosen_on", ()))))
+
     def check_dim(self, dim: int | None) -> int:
         """Return the prefix length that `dim` means (None: `truncate_dim`, else the full size).
 
@@ -142,6 +152,29 @@ class SpeakerModel:
         Raises:
             ModelError: no waveform, or one that is shorter than `min_duration_s`.
         """
+        taps = self._taps(waveforms)
+        if tap == "frames":
+            return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
+        if tap == "nested" and self.head is not None:
+            return self.head.transform(_numpy(getattr(taps, self.head.tap)))
+        return _numpy(taps.pooled if tap == "pooled" else taps.embedding)
+
+    def features(self, waveforms: Sequence[NDArray[np.floating[Any]]]) -> tuple[FloatArray, FloatArray]:
+        """Run one batch through the encoder, once, for both vectors that a head can be trained on.
+
+        Args:
+            waveforms: as `forward` takes them.
+
+        Returns:
+            The pooled vectors (B, P) and the encoder's own embeddings (B, D), both float32; no head is applied.
+
+        Raises:
+            ModelError: no waveform, or one that is shorter than `min_duration_s`.
+        """
+        taps = self._taps(waveforms)
+        return _numpy(taps.pooled), _numpy(taps.embedding)
+
+    def _taps(self, waveforms: Sequence[NDArray[np.floating[Any]]]) -> Taps:
         if not len(waveforms):
             raise ModelError("forward needs at least one waveform")
         torch = require("torch", extra="torch", purpose="running an encoder")
@@ -152,12 +185,8 @@ class SpeakerModel:
             row[: len(waveform)] = torch.as_tensor(waveform, dtype=torch.float32)
         network = self._network(device)
         with torch.inference_mode():
-            taps = network(audio.to(device), lengths)
-        if tap == "frames":
-            return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
-        if tap == "nested" and self.head is not None:
-            return self.head.transform(_numpy(getattr(taps, self.head.tap)))
-        return _numpy(taps.pooled if tap == "pooled" else taps.embedding)
+            taps: Taps = network(audio.to(device), lengths)
+        return taps
 
     def embed(
         self, audio: Audio | Sequence[Audio], *, dim: int | None = None, normalize: bool = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class ShardRows:
         vectors: (n, D); for the tap ``frames`` a sequence of n arrays (T_i, C).
         paths, speakers: n values or None where the table has none.
         failed: planned rows of this shard that have no vector.
+        variants: n numbers of the variant, 0 is the recording as it is; None where every utterance has one row.
+        columns: further vectors by name, (n, size) each, as the store's `columns` say.
     """
 
     utt_ids: Sequence[str]
@@ -53,6 +55,8 @@ class ShardRows:
     paths: Sequence[str | None] | None = None
     speakers: Sequence[str | None] | None = None
     failed: Sequence[FailedUtterance] = ()
+    variants: Sequence[int] | None = None
+    columns: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
 
 
 def shard_name(shard: int) -> str:
@@ -62,8 +66,10 @@ def shard_name(shard: int) -> str:
 
 def _identity(metadata: StoreMetadata) -> bytes:
     """Return what ties a shard to its store, so that a file copied from another store is noticed."""
-    same = (metadata.fingerprint, metadata.tap, metadata.dim, metadata.dtype, metadata.table_sha256)
-    return json.dumps(same).encode()
+    same: list[Any] = [metadata.fingerprint, metadata.tap, metadata.dim, metadata.dtype, metadata.table_sha256]
+    if metadata.variants > 1 or metadata.columns:
+        same += [metadata.variants, dict(metadata.columns), dict(metadata.plan)]
+    return json.dumps(same, sort_keys=True).encode()
 
 
 def shard_table(rows: ShardRows, metadata: StoreMetadata) -> pa.Table:
@@ -72,7 +78,19 @@ def shard_table(rows: ShardRows, metadata: StoreMetadata) -> pa.Table:
     Raises:
         StoreError: a wrong shape, or a row that is not finite (in the store's dtype); the utterance is named.
     """
-    vectors = _frames_columns(rows, metadata) if metadata.tap == "frames" else _vector_column(rows, metadata)
+    if metadata.tap == "frames":
+        vectors = _frames_columns(rows, metadata)
+    else:
+        vectors = {"vector": _vector_column(rows.vectors, metadata.dim, rows.utt_ids, metadata)}
+    if rows.columns.keys() != metadata.columns.keys() or (rows.variants is None) != (metadata.variants == 1):
+        raise StoreError(
+            f"the store has {metadata.variants} variants and the further vectors {sorted(metadata.columns)}, got "
+            f"{'none' if rows.variants is None else 'some'} and {sorted(rows.columns)}"
+        )
+    if rows.variants is not None:
+        vectors["variant"] = pa.array(rows.variants, pa.int32())
+    for name, dim in metadata.columns.items():
+        vectors[name] = _vector_column(rows.columns[name], dim, rows.utt_ids, metadata)
     nothing = [None] * len(rows.utt_ids)
     columns = {
         "utt_id": pa.array(rows.utt_ids, pa.string()),
@@ -84,17 +102,14 @@ def shard_table(rows: ShardRows, metadata: StoreMetadata) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({_IDENTITY_KEY: _identity(metadata), _FAILED_KEY: skipped})
 
 
-def _vector_column(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
-    vectors = np.asarray(rows.vectors, np.float32) if len(rows.utt_ids) else np.empty((0, metadata.dim), np.float32)
-    if vectors.shape != (len(rows.utt_ids), metadata.dim):
-        raise StoreError(
-            f"the store holds vectors of {metadata.dim} numbers, got {vectors.shape} for {len(rows.utt_ids)} rows"
-        )
+def _vector_column(given: Any, dim: int, utt_ids: Sequence[str], metadata: StoreMetadata) -> pa.Array:
+    vectors = np.asarray(given, np.float32) if len(utt_ids) else np.empty((0, dim), np.float32)
+    if vectors.shape != (len(utt_ids), dim):
+        raise StoreError(f"the store holds vectors of {dim} numbers, got {vectors.shape} for {len(utt_ids)} rows")
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(vectors, metadata.dtype)
-    _refuse_non_finite(np.isfinite(stored).all(axis=1), rows.utt_ids, metadata)
-    flat = pa.array(stored.reshape(-1))
-    return {"vector": pa.FixedSizeListArray.from_arrays(flat, metadata.dim)}
+    _refuse_non_finite(np.isfinite(stored).all(axis=1), utt_ids, metadata)
+    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), dim)
 
 
 def _frames_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
@@ -132,8 +147,8 @@ def write_table(file: Path, table: pa.Table) -> None:
 def corrupt(file: Path, problem: str) -> StoreError:
     """Return the error that a shard cannot be used, with what to do."""
     return StoreError(
-        f"{file}: corrupt shard ({problem}); delete this file and run the same `nestvox embed` again: "
-        "it makes only this shard"
+        f"{file}: corrupt shard ({problem}); delete this file and run the command that made the store "
+        "again: it makes only this shard"
     )
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.errors import FingerprintError, StoreError
+from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.shards import (
     ShardRows,
     check_count,
@@ -212,7 +213,7 @@ class EmbeddingStore:
         else:
             there = len(list(self.path.glob("shard-*.arrow")))
             raise StoreError(
-                f"{self.path} is not complete ({there} of {metadata.n_shards} shards): run the same `nestvox embed` "
+                f"{self.path} is not complete ({there} of {metadata.n_shards} shards): run the command that makes it "
                 "again and it resumes, or open it with allow_partial=True"
             )
         self._tables: list[pa.Table] = []
@@ -256,6 +257,15 @@ class EmbeddingStore:
         """N speakers, None where the table has none."""
         return self._strings("speaker")
 
+    @cached_property
+    def variants(self) -> NDArray[np.int32]:
+        """(N,) numbers of the variant; 0, the recording as it is, where every utterance has one row."""
+        parts = [
+            table["variant"].to_numpy() if self.metadata.variants > 1 else np.zeros(table.num_rows, np.int32)
+            for table in self._tables
+        ]
+        return np.concatenate([np.empty(0, np.int32), *parts])
+
     def _strings(self, column: str) -> list[Any]:
         return [value for table in self._tables for value in table[column].to_pylist()]
 
@@ -270,17 +280,32 @@ class EmbeddingStore:
             return np.empty((0, self.metadata.dim), np.float32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _matrix(self, table: pa.Table) -> FloatVectors:
+    def mapped(self, column: str = "vector") -> MappedRows:
+        """All rows as they lie in the files, not in memory; gathered by number in float32.
+
+        Args:
+            column: ``vector``, or one of the store's further `columns`.
+
+        Raises:
+            StoreError: no such column, or the tap is ``frames``.
+        """
+        sizes = {"vector": self.metadata.dim, **self.metadata.columns}
+        if column not in sizes:
+            raise StoreError(f"{self.path} has the vectors {', '.join(sizes)}, not {column!r}")
+        return MappedRows([self._stored(table, column) for table in self._tables], sizes[column], self.metadata.dtype)
+
+    def _stored(self, table: pa.Table, column: str) -> NDArray[np.floating[Any]]:
+        """One column of one shard in the store's own dtype, without a copy."""
         if self.metadata.tap == "frames":
             raise StoreError(f"{self.path} holds frames, whose rows differ in length: read them with iter_frames()")
+        dim = self.metadata.dim if column == "vector" else self.metadata.columns[column]
         if not table.num_rows:  # every utterance of the shard was skipped
-            return np.empty((0, self.metadata.dim), np.float32)
-        chunks = [
-            chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.metadata.dim)
-            for chunk in table["vector"].chunks
-        ]
-        matrix = np.concatenate(chunks) if len(chunks) != 1 else chunks[0]
-        return np.asarray(matrix, np.float32)
+            return np.empty((0, dim), self.metadata.dtype)
+        chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in table[column].chunks]
+        return np.concatenate(chunks) if len(chunks) != 1 else chunks[0]
+
+    def _matrix(self, table: pa.Table) -> FloatVectors:
+        return np.asarray(self._stored(table, "vector"), np.float32)
 
     def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> FloatVectors:
         """Rows by number, (n, D) float32, in the order asked; reads only the shards that hold them.
@@ -319,6 +344,8 @@ class EmbeddingStore:
             table["path"].to_pylist(),
             table["speaker"].to_pylist(),
             skipped_in(file, reader.schema),
+            table["variant"].to_pylist() if self.metadata.variants > 1 else None,
+            {column: self._stored(table, column) for column in self.metadata.columns},
         )
 
     def iter_frames(self) -> Iterator[tuple[str, FloatVectors]]:
@@ -341,7 +368,7 @@ class EmbeddingStore:
                     position += 1
 
     def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Row numbers of utterances, by `utt_id`, else by path.
+        """Row numbers of utterances, by `utt_id`, else by path; of several variants, those of variant 0.
 
         Raises:
             StoreError: names that the store does not hold (the first few are listed, with the reason if one failed),
@@ -365,11 +392,14 @@ class EmbeddingStore:
     @cached_property
     def _index(self) -> dict[str, int]:
         index: dict[str, int] = {}
-        for row, path in enumerate(self.paths):
+        clean = np.flatnonzero(self.variants == 0).tolist()
+        paths, utt_ids = self.paths, self.utt_ids
+        for row in clean:
+            path = paths[row]
             if path is not None:
                 index[path] = _SHARED if path in index else row
         # A name in `utt_id` wins over the same name as a path.
-        index.update((utt_id, row) for row, utt_id in enumerate(self.utt_ids))
+        index.update((utt_ids[row], row) for row in clean)
         return index
 
     def verify(self) -> None:

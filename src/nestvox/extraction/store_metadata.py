@@ -55,11 +55,13 @@ class StoreMetadata:
         dims: prefix lengths that are embeddings by themselves; empty for taps that are not nested.
         dim: D (C for ``frames``).
         dtype: ``float32`` or ``float16``, on disk; reading gives float32.
-        planned_rows: rows of the table.
+        planned_rows: rows of the table, times `variants`.
         shard_rows: planned rows of a shard (the last may have fewer).
         table_sha256: of the rows that were planned (ids, paths, segments).
         plan: other options that decide what a row holds; a resumed run must have the same.
         run: choices that do not (batch size, threads), kept so that a resumed run makes the same batches.
+        variants: rows that each utterance of the table has, one after the other; above 1 in a feature cache only.
+        columns: further vectors of each row, by name: their size.
         labels: what every number from this store must carry, e.g. ``synthetic``.
         training_speakers: keys of the speakers that the model was trained on.
         failed: utterances that were skipped, with reasons.
@@ -78,6 +80,8 @@ class StoreMetadata:
     table_sha256: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
+    variants: int = 1
+    columns: Mapping[str, int] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     training_speakers: tuple[str, ...] = ()
     failed: tuple[FailedUtterance, ...] = ()
@@ -95,6 +99,13 @@ class StoreMetadata:
             )
         if any(not 0 < dim <= self.dim for dim in self.dims):
             raise StoreError(f"dims {self.dims} must lie in 1 to {self.dim}")
+        if self.variants < 1 or self.shard_rows % self.variants or self.planned_rows % self.variants:
+            raise StoreError(
+                f"an utterance has all its variants in one shard: shard_rows {self.shard_rows} and planned_rows "
+                f"{self.planned_rows} must be multiples of variants, {self.variants}"
+            )
+        if any(dim < 1 for dim in self.columns.values()):
+            raise StoreError(f"further vectors need at least one number each, got {dict(self.columns)}")
 
     @property
     def rows(self) -> int:
