@@ -246,3 +246,17 @@ def test_different_clips_have_different_embeddings(encoder: Encoder) -> None:
         embedding = encoder(*batch_of(clips(encoder), 0.0)).embedding
     distances = torch.cdist(embedding, embedding) + torch.eye(len(embedding))
     assert distances.min() > 1e-4
+
+
+def test_projection_makes_the_embedding_of_pooled(encoder: Encoder) -> None:
+    """Up to a positive factor: what a head begins from is what the encoder was published for."""
+    affine = encoder.projection()
+    assert affine is not None
+    assert affine.weight.shape == (encoder.embedding_dim, encoder.pooled_dim)
+    audio = torch.stack([clip[:16_000] for clip in clips(encoder) if len(clip) >= 16_000])
+    with torch.inference_mode():
+        taps = encoder(audio)
+    expected = taps.embedding.double().numpy()
+    found = taps.pooled.double().numpy() @ affine.weight.T + affine.bias
+    expected, found = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (expected, found))
+    np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -8,16 +8,56 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
 
-__all__ = ["Encoder", "Tap", "Taps", "Translation"]
+__all__ = ["Affine", "Encoder", "Tap", "Taps", "Translation"]
 
 Tap = Literal["frames", "pooled", "embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """An affine map x -> weight x + bias.
+
+    Attributes:
+        weight: (D, P) float64.
+        bias: (D,) float64.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    @classmethod
+    def identity(cls, size: int) -> Self:
+        """Return the map that changes nothing."""
+        return cls(np.eye(size), np.zeros(size))
+
+    @classmethod
+    def of(cls, *layers: nn.Module) -> Self:
+        """Fold layers, first one first, into one map, as they act in evaluation mode.
+
+        Args:
+            layers: `nn.Linear`, `nn.BatchNorm1d` with running statistics, `nn.Identity`.
+
+        Raises:
+            ModelError: another layer, or no layer that has a size.
+        """
+        sized = [layer for layer in layers if isinstance(layer, nn.Linear | nn.BatchNorm1d)]
+        if not sized or any(not isinstance(layer, nn.Identity) for layer in layers if layer not in sized):
+            raise ModelError(f"cannot fold {', '.join(type(layer).__name__ for layer in layers) or 'no layers'}")
+        # Last one first: a wide batch norm before a linear layer then scales columns and is never a matrix.
+        last = sized[-1]
+        whole = cls.identity(last.out_features if isinstance(last, nn.Linear) else last.num_features)
+        for layer in reversed(sized):
+            whole = cls(*_before(whole, layer))
+        return whole
 
 
 @dataclass(frozen=True)
@@ -91,6 +131,14 @@ class Encoder(nn.Module, ABC):
             ModelError: no utterance, wrong shape or dtype, or an utterance shorter than `min_samples`.
         """
 
+    def projection(self) -> Affine | None:
+        """Return the affine map from `pooled` to `embedding` in evaluation mode, so that a head can begin as it.
+
+        It holds up to a positive factor per utterance, which no cosine sees: an encoder that ends by normalising has
+        one too. None: the embedding is no such function of `pooled`.
+        """
+        return None
+
     def translate(self, tensors: Mapping[str, Tensor], source: str) -> Translation:  # noqa: ARG002  for subclasses
         """Rename the tensors of a checkpoint to the names of this network, where they were published under others.
 
@@ -124,3 +172,23 @@ class Encoder(nn.Module, ABC):
                 f"got {shortest / self.sample_rate:.3f} s"
             )
         return checked
+
+
+def _before(after: Affine, layer: nn.Linear | nn.BatchNorm1d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight and bias of `layer` and `after` as one."""
+    if isinstance(layer, nn.Linear):
+        weight = after.weight @ _float64(layer.weight)
+        return weight, after.bias if layer.bias is None else after.weight @ _float64(layer.bias) + after.bias
+    gain = 1 / np.sqrt(_float64(layer.running_var) + layer.eps)
+    shift = np.zeros_like(gain)
+    if layer.affine:
+        gain = gain * _float64(layer.weight)
+        shift = _float64(layer.bias)
+    return after.weight * gain, after.weight @ (shift - gain * _float64(layer.running_mean)) + after.bias
+
+
+def _float64(tensor: Tensor | None) -> NDArray[np.float64]:
+    if tensor is None:
+        raise ModelError("a batch norm without running statistics cannot be folded")
+    array: NDArray[np.float64] = tensor.detach().to("cpu", torch.float64).numpy()
+    return array

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.contract import Encoder, Taps
+from nestvox.encoders.contract import Affine, Encoder, Taps
 from nestvox.encoders.log_mel import MelSpectrogram
 from nestvox.encoders.pooling import length_mask, masked_mean
 from nestvox.errors import ModelError
@@ -72,6 +72,10 @@ class GE2E(Encoder):
     def config(self) -> dict[str, Any]:
         """Return the JSON-serialisable constructor arguments."""
         return {"partials_per_s": self.partials_per_s, "min_coverage": self.min_coverage}
+
+    def projection(self) -> Affine:
+        """Return the identity: the embedding is `pooled` at unit length."""
+        return Affine.identity(_HIDDEN)
 
     def n_windows(self, lengths: Tensor) -> Tensor:
         """Number of windows of each utterance.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.contract import Encoder, Taps, Translation
+from nestvox.encoders.contract import Affine, Encoder, Taps, Translation
 from nestvox.encoders.pooling import length_mask, pooling
 from nestvox.encoders.redimnet_config import ReDimNet2Config, ReDimNetConfig
 from nestvox.encoders.redimnet_front_end import FrontEnd, FrontEndSettings
@@ -72,6 +72,10 @@ class ReDimNetEncoder(Encoder):
     def config(self) -> dict[str, Any]:
         """Return the JSON-serialisable `model_config`."""
         return self.model_config.as_dict()
+
+    def projection(self) -> Affine:
+        """Batch norm, linear layer and, where there is one, the last batch norm as one map; exact."""
+        return Affine.of(self.bn, self.linear, self.bn2)
 
     def translate(self, tensors: Mapping[str, Tensor], source: str) -> Translation:
         """Accept every published layout; the front end's buffers may be absent."""
