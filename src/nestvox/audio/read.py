@@ -142,7 +142,8 @@ def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean over the channels of (n, channels), in float64 so that large values do not overflow on the way."""
     if block.shape[1] == 1:
         return block[:, 0]
-    mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # infinities of either sign give NaN, which is refused by its own name
+        mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float64).astype(np.float32)
     return mean
 
 

@@ -1,0 +1,256 @@
+"""Small audio files of every format that nestvox reads, and ways to damage them; shared by `fuzz_decode` and the tests.
+
+Damage is a function of bytes and a random generator, so that a file that breaks something can be made again from the
+seed, the format and its number.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+__all__ = ["FORMATS", "N_ORIGINALS", "damage", "has_av", "original"]
+
+N_ORIGINALS = 2  # of each format: mono at 16 kHz, and two channels at 44.1 or 48 kHz
+SECONDS = 1.5
+
+# Name: container, coding, file name ending; by libsndfile.
+_SNDFILE = {
+    "wav pcm8": ("WAV", "PCM_U8", "wav"),
+    "wav pcm16": ("WAV", "PCM_16", "wav"),
+    "wav pcm24": ("WAV", "PCM_24", "wav"),
+    "wav pcm32": ("WAV", "PCM_32", "wav"),
+    "wav float": ("WAV", "FLOAT", "wav"),
+    "wav double": ("WAV", "DOUBLE", "wav"),
+    "wav ulaw": ("WAV", "ULAW", "wav"),
+    "wav alaw": ("WAV", "ALAW", "wav"),
+    "wav ima adpcm": ("WAV", "IMA_ADPCM", "wav"),
+    "wav ms adpcm": ("WAV", "MS_ADPCM", "wav"),
+    "wavex pcm24": ("WAVEX", "PCM_24", "wav"),
+    "rf64 pcm16": ("RF64", "PCM_16", "wav"),
+    "w64 pcm16": ("W64", "PCM_16", "w64"),
+    "aiff pcm16": ("AIFF", "PCM_16", "aiff"),
+    "aiff float": ("AIFF", "FLOAT", "aiff"),
+    "au pcm16": ("AU", "PCM_16", "au"),
+    "au ulaw": ("AU", "ULAW", "au"),
+    "caf pcm16": ("CAF", "PCM_16", "caf"),
+    "caf alac": ("CAF", "ALAC_16", "caf"),
+    "sph pcm16": ("NIST", "PCM_16", "sph"),
+    "flac": ("FLAC", "PCM_16", "flac"),
+    "flac 24 bit": ("FLAC", "PCM_24", "flac"),
+    "ogg vorbis": ("OGG", "VORBIS", "ogg"),
+    "ogg opus": ("OGG", "OPUS", "opus"),
+    "mp3": ("MP3", "MPEG_LAYER_III", "mp3"),
+}
+# Name: muxer, codec, layout of the samples, file name ending; by FFmpeg's libraries through PyAV.
+_AV = {
+    "m4a aac": ("ipod", "aac", "fltp", "m4a"),
+    "m4a aac, index first": ("ipod", "aac", "fltp", "m4a"),
+    "m4a alac": ("ipod", "alac", "s16p", "m4a"),
+    "mp4 aac": ("mp4", "aac", "fltp", "mp4"),
+    "aac (adts)": ("adts", "aac", "fltp", "aac"),
+    "webm opus": ("webm", "libopus", "s16", "webm"),
+    "mka pcm24": ("matroska", "pcm_s24le", "s32", "mka"),
+    "mkv flac": ("matroska", "flac", "s16", "mkv"),
+}
+FORMATS = {**{name: kind[2] for name, kind in _SNDFILE.items()}, **{name: kind[3] for name, kind in _AV.items()}}
+"""Every format by its name, with the ending of its files."""
+
+
+def has_av() -> bool:
+    """Whether the formats that need the extra [av] can be made and read."""
+    return importlib.util.find_spec("av") is not None
+
+
+def original(name: str, number: int, folder: Path) -> bytes | None:
+    """Make an undamaged file.
+
+    Args:
+        name: one of `FORMATS`.
+        number: 0 to `N_ORIGINALS` - 1.
+        folder: for a temporary file.
+
+    Returns:
+        Its bytes; None where the extra [av] is needed and not installed.
+    """
+    channels = 1 + number
+    path = folder / f"original.{FORMATS[name]}"
+    if name in _SNDFILE:
+        container, coding, _ = _SNDFILE[name]
+        rate = 16_000 if channels == 1 else 48_000 if coding == "OPUS" else 44_100
+        soundfile.write(path, _samples(rate, channels), rate, format=container, subtype=coding)
+    elif has_av():
+        muxer, codec, layout, _ = _AV[name]
+        rate = 48_000 if codec == "libopus" else 16_000 if channels == 1 else 44_100
+        _encode(path, _samples(rate, channels), rate, muxer, codec, layout, index_first=name.endswith("index first"))
+    else:
+        return None
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _samples(rate: int, channels: int) -> NDArray[np.float32]:
+    """A chirp in noise, (T, channels)."""
+    time = np.arange(round(SECONDS * rate)) / rate
+    noise = np.random.default_rng(channels).standard_normal((len(time), channels))
+    chirp = np.sin(2 * np.pi * (150 * time + 400 * time**2))
+    return (0.3 * chirp[:, None] + 0.05 * noise).astype(np.float32)
+
+
+def _encode(
+    path: Path, samples: NDArray[np.float32], rate: int, muxer: str, codec: str, layout: str, *, index_first: bool
+) -> None:
+    import av
+
+    named = {1: "mono", 2: "stereo"}[samples.shape[1]]
+    with av.open(str(path), "w", format=muxer, options={"movflags": "faststart"} if index_first else {}) as file:
+        stream: Any = file.add_stream(codec, rate=rate)
+        stream.layout = named
+        for start in range(0, len(samples), 1024):
+            block: NDArray[Any] = samples[start : start + 1024]
+            if layout.startswith("s16"):
+                block = (block * 32_767).astype(np.int16)
+            elif layout.startswith("s32"):
+                block = (block * 2.0**31).clip(-(2.0**31), 2.0**31 - 256).astype(np.int32)
+            block = block.T if layout.endswith("p") else block.reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=layout, layout=named)
+            frame.sample_rate = rate
+            frame.pts = start
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+def damage(content: bytes, draw: random.Random) -> bytes:
+    """Damage a file in one to three ways, each drawn from `WAYS`.
+
+    Pages of Ogg get a new checksum half of the time: otherwise the decoders behind it would never see the damage.
+    """
+    damaged = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        if not damaged:
+            break
+        draw.choice(WAYS)(damaged, draw)
+    if damaged.startswith(b"OggS") and draw.random() < 0.5:
+        _new_checksums(damaged)
+    return bytes(damaged)
+
+
+def _place(data: bytearray, draw: random.Random) -> int:
+    """Anywhere, but half of the time where headers and indices stand: within 512 bytes of the beginning or the end."""
+    kind = draw.randrange(4)
+    near = min(len(data), 512)
+    if kind == 0:
+        return draw.randrange(near)
+    if kind == 1:
+        return len(data) - 1 - draw.randrange(near)
+    return draw.randrange(len(data))
+
+
+def _truncate(data: bytearray, draw: random.Random) -> None:
+    del data[_place(data, draw) :]
+
+
+def _flip_bits(data: bytearray, draw: random.Random) -> None:
+    for _ in range(draw.choice((1, 4, 32, 256))):
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+
+
+def _flip_header_bits(data: bytearray, draw: random.Random) -> None:
+    reach = min(len(data), draw.choice((32, 128, 512)))
+    for _ in range(draw.choice((1, 2, 8))):
+        data[draw.randrange(reach)] ^= 1 << draw.randrange(8)
+
+
+def _set_field(data: bytearray, draw: random.Random) -> None:
+    """Put a number that a length or a count can hardly be where one may stand."""
+    width = draw.choice((1, 2, 4, 8))
+    highest = 256**width - 1
+    value = draw.choice((0, 1, highest, highest >> 1, (highest >> 1) + 1, highest - 7, draw.randrange(highest + 1)))
+    at = _place(data, draw)
+    at -= at % min(width, 4) if draw.random() < 0.7 else 0
+    written = value.to_bytes(width, draw.choice(("little", "big")))
+    data[at : at + width] = written[: len(data) - at]
+
+
+def _cut_out(data: bytearray, draw: random.Random) -> None:
+    at = _place(data, draw)
+    del data[at : at + draw.choice((1, 2, 16, 300, 5000))]
+
+
+def _repeat(data: bytearray, draw: random.Random) -> None:
+    at = _place(data, draw)
+    piece = data[at : at + draw.choice((1, 2, 16, 300, 5000))]
+    data[at:at] = piece * draw.choice((1, 1, 3, 20))
+
+
+def _overwrite(data: bytearray, draw: random.Random) -> None:
+    at = _place(data, draw)
+    size = min(draw.choice((8, 64, 1000)), len(data) - at)
+    data[at : at + size] = draw.choice((bytes(size), b"\xff" * size, draw.randbytes(size)))
+
+
+def _move(data: bytearray, draw: random.Random) -> None:
+    """Copy one place over another: blocks and boxes in each other's place, and nested in each other."""
+    source, target = _place(data, draw), _place(data, draw)
+    size = min(draw.choice((4, 8, 40, 500)), len(data) - target)
+    piece = data[source : source + size]
+    data[target : target + len(piece)] = piece
+
+
+def _append(data: bytearray, draw: random.Random) -> None:
+    data += draw.choice((bytes(3000), draw.randbytes(3000), bytes(data), bytes(data[: len(data) // 3])))
+
+
+WAYS: tuple[Callable[[bytearray, random.Random], None], ...] = (
+    _truncate,
+    _flip_bits,
+    _flip_header_bits,
+    _set_field,
+    _set_field,
+    _cut_out,
+    _repeat,
+    _overwrite,
+    _move,
+    _append,
+)
+
+
+def _new_checksums(data: bytearray) -> None:
+    """Give every Ogg page the checksum of what it holds now (RFC 3533, section 6)."""
+    at = data.find(b"OggS")
+    while at >= 0 and at + 27 <= len(data):
+        lacing = data[at + 27 : at + 27 + data[at + 26]]
+        end = at + 27 + data[at + 26] + sum(lacing)
+        if end <= len(data):
+            data[at + 22 : at + 26] = bytes(4)
+            data[at + 22 : at + 26] = struct.pack("<I", _ogg_crc(data[at:end]))
+        at = data.find(b"OggS", at + 4)
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        register = value << 24
+        for _ in range(8):
+            register = (register << 1) ^ (0x04C11DB7 if register & 0x80000000 else 0)
+        table.append(register & 0xFFFFFFFF)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def _ogg_crc(page: bytearray) -> int:
+    register = 0
+    for byte in page:
+        register = (register << 8 & 0xFFFFFFFF) ^ _TABLE[(register >> 24) ^ byte]
+    return register
