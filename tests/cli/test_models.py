@@ -46,7 +46,16 @@ def test_list_shows_name_licence_and_size(tmp_path: Path) -> None:
 def test_every_name_can_be_read_whole_on_a_narrow_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = [line.split() for line in run.invoke(app, ["list"]).output.splitlines()]
-    assert [line[0] for line in shown[1:]] == [entry.name for entry in entries()]
+    assert [line[0] for line in shown[1 : 1 + len(entries())]] == [entry.name for entry in entries()]
+
+
+def test_list_names_the_configurations_that_are_a_guess() -> None:
+    _, said, names = " ".join(run.invoke(app, ["list"]).output.split()).partition("configuration a guess")
+    assert said
+    for name in ("redimnet-b0-vox2-ptn", "redimnet-b1-vox2-ft_lm", "redimnet-b3-vox2-ptn", "redimnet-b4-vox2-ft_lm"):
+        assert name in names
+    for name in ("redimnet-b2-vox2-ptn", "redimnet-M-vb2-ptn", "ge2e"):
+        assert name not in names
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)

@@ -50,6 +50,8 @@ def list_models(json_file: _Json = None) -> None:
         cells = [entry.name, str(entry.embedding_dim), entry.licence, size, here]
         table.add_row(*cells, *([entry.description] if described else []))
     console.print(table)
+    if guessed := [entry.name for entry in entries() if entry.config_status == "unconfirmed"]:
+        console.print(f"configuration {_CONFIG_STATUS['unconfirmed']}: {', '.join(guessed)}")
     if json_file is not None:
         listed = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in entries()]
         write_text(json_file, json.dumps(listed, indent=2) + "\n")

@@ -36,6 +36,8 @@ _NORM_EPS = 1e-6
 def groups_of(channels: int, group_divisor: int | None, *, entering: int | None = None) -> int:
     """Groups of a convolution that gives `channels`: as many as `group_divisor` goes into them; None: dense.
 
+    Rounded down, as in the official network: b1, with a divisor of 8, has one group of 12 where there are 12 channels.
+
     Args:
         channels: that it gives.
         group_divisor: channels in each group, where it divides them.
