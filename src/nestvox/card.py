@@ -9,7 +9,10 @@ import yaml
 
 from nestvox.verdict import Threshold
 
-__all__ = ["render_card"]
+__all__ = ["render_card", "replace_thresholds"]
+
+_THRESHOLDS = "## Thresholds"
+_AFTER_THRESHOLDS = "## Training"
 
 # Identifiers that the hub knows; any other licence goes under "other" with its name beside it.
 _HUB_LICENCES = {
@@ -93,11 +96,8 @@ def render_card(
             for row in results
         ]
         lines.append("")
-    if thresholds:
-        lines += ["## Thresholds", "", "A threshold holds for its own dimension and for speech like its trials.", ""]
-        lines += [f"- {t.dim} dimensions: cosine {t.value:.4f}, {t.describe()}." for t in thresholds]
-        lines.append("")
-    lines += ["## Training", ""]
+    lines += _threshold_lines(thresholds)
+    lines += [_AFTER_THRESHOLDS, ""]
     lines.append(f"- Encoder: {card.get('training_data', 'not stated')}.")
     if head is not None:
         lines.append(
@@ -105,6 +105,29 @@ def render_card(
         )
     lines += ["", "## Licence", "", f"Weights: {licence}.", ""]
     return "\n".join(lines)
+
+
+def replace_thresholds(card: str, thresholds: Sequence[Threshold]) -> str:
+    """Return a card that `render_card` made with other thresholds on it; a card of another form comes back as it is.
+
+    Args:
+        card: text of README.md.
+        thresholds: as stored with the model.
+    """
+    before, heading, after = card.partition(f"\n{_AFTER_THRESHOLDS}\n")
+    if not heading:
+        return card
+    before = before.split(f"\n{_THRESHOLDS}\n")[0]
+    lines = _threshold_lines(thresholds)
+    return "\n".join([before, *lines]) + heading + after
+
+
+def _threshold_lines(thresholds: Sequence[Threshold]) -> list[str]:
+    if not thresholds:
+        return []
+    lines = [_THRESHOLDS, "", "A threshold holds for its own dimension and for speech like its trials.", ""]
+    lines += [f"- {t.dim} dimensions: {t.space} {t.value:.4f}, {t.describe()}." for t in thresholds]
+    return [*lines, ""]
 
 
 def _listed(dims: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -18,13 +18,24 @@ from safetensors.numpy import load_file, save_file
 from nestvox.atomic import atomic_path, write_text
 from nestvox.audio.condition import condition
 from nestvox.audio.read import read
+from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
 from nestvox.encoders.catalogue import find
-from nestvox.errors import ModelError
+from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
 from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.heads.rotation import Rotation
-from nestvox.verdict import Threshold, Verification
+from nestvox.model_calibration import (
+    CALIBRATION_FILE,
+    DURATION,
+    MEASURES,
+    NORM,
+    SNR,
+    LlrCalibration,
+    ModelCalibration,
+    read_calibration,
+)
+from nestvox.verdict import COSINE, Threshold, Verification, choose_threshold
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +62,8 @@ class SpeakerModel:
         head: maps a tap of the encoder to the nested embedding; None: the encoder's own embedding.
         name: for people; the fingerprint is what identifies.
         truncate_dim: prefix length that `embed` and `verify` use when none is given; None: all.
-        thresholds: decision thresholds, per dimension and operating point.
+        thresholds: decision thresholds, per dimension, operating point, domain and duration class.
+        llr: maps from its cosines to log likelihood ratios, per dimension; None: `verify` gives none.
         training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
         card: further lines for the model card: ``licence``, ``language``, ``results``...
         backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged by `encoders.inference.optimise` where
@@ -66,6 +78,7 @@ class SpeakerModel:
     training_speakers: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
     backend: Backend = "auto"
+    llr: LlrCalibration | None = None
 
     def __post_init__(self) -> None:
         self.encoder.eval()
@@ -216,18 +229,31 @@ class SpeakerModel:
         vectors = truncate(full, size) if normalize else full[:, :size]
         return np.asarray(vectors[0] if single else vectors, np.float32)
 
-    def verify(self, a: Audio, b: Audio, *, dim: int | None = None, operating_point: str = "eer") -> Verification:
+    def verify(
+        self,
+        a: Audio,
+        b: Audio,
+        *,
+        dim: int | None = None,
+        operating_point: str = "eer",
+        domain: str | None = None,
+    ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
+
+        Of several thresholds for this dimension, operating point and domain, the one for the duration of the shorter
+        recording is used, else that for any duration. A threshold on log likelihood ratios is held against those.
 
         Args:
             a: a path, or a float array (S,) at `sample_rate` in [-1, 1].
             b: likewise.
             dim: prefix length; None: `truncate_dim`, else the full size.
-            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``) or in full.
+            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``, ``far``) or in full.
+            domain: of the threshold; None: the one that was set without a domain, else the only one.
 
         Raises:
             AudioError: a file cannot be used.
-            ModelError: `dim` is out of range, or a clip is too short.
+            ModelError: `dim` is out of range, a clip is too short, or several domains have such a threshold.
+            FingerprintError: the threshold or the calibration is of another model.
         """
         size = self.check_dim(dim)
         waveforms = [self._waveform(a), self._waveform(b)]
@@ -236,18 +262,69 @@ class SpeakerModel:
             for label, waveform in zip(("first recording", "second recording"), waveforms, strict=True)
             for warning in condition(waveform, self.sample_rate).warnings()
         )
-        first, second = self.embed(waveforms, dim=size)
-        score = float(np.clip(np.dot(first.astype(np.float64), second.astype(np.float64)), -1.0, 1.0))
-        threshold = next(
-            (
-                t
-                for t in self.thresholds
-                if t.dim == size and operating_point in (t.operating_point, t.operating_point.split()[0])
-            ),
-            None,
+        vectors = self.embed(waveforms, dim=size, normalize=False)
+        first, second = truncate(vectors, size).astype(np.float64)
+        score = float(np.clip(np.dot(first, second), -1.0, 1.0))
+        llr, origin = self._llr_of(score, size, waveforms, vectors)
+        duration_s = min(len(waveform) for waveform in waveforms) / self.sample_rate
+        threshold = choose_threshold(
+            self.thresholds,
+            dim=size,
+            operating_point=operating_point,
+            domain=domain,
+            duration_s=duration_s,
+            spaces=[COSINE] if llr is None or self.llr is None else [COSINE, self.llr.llr_space],
         )
-        same = None if threshold is None else score >= threshold.value
-        return Verification(score, size, same, threshold, warnings, self.name, self.fingerprint)
+        same = None
+        if threshold is not None:
+            decided = score if threshold.space == COSINE or llr is None else llr
+            same = threshold.accepts(decided, fingerprint=self.fingerprint, dim=size, space=threshold.space)
+        return Verification(
+            score,
+            size,
+            same,
+            threshold,
+            warnings,
+            self.name,
+            self.fingerprint,
+            llr=llr,
+            llr_origin=origin,
+            duration_s=duration_s,
+        )
+
+    def _llr_of(
+        self,
+        score: float,
+        dim: int,
+        waveforms: Sequence[NDArray[np.floating[Any]]],
+        vectors: NDArray[np.float32],
+    ) -> tuple[float | None, str]:
+        """Log likelihood ratio of one pair and where its map comes from, or why there is none."""
+        llr = self.llr
+        if llr is None:
+            return None, "the model holds no calibration"
+        if llr.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"the calibration was fitted for the model {llr.fingerprint or '(unknown)'}, this is "
+                f"{self.fingerprint}; "
+                "calibrate this model"
+            )
+        if dim not in llr.maps:
+            return None, f"the calibration holds no map for {dim} dimensions"
+        columns = [measure for measure in llr.measures if measure not in MEASURES]
+        if columns or llr.space != COSINE:
+            needed = f"the column {columns[0]} of a table" if columns else "a cohort"
+            return None, f"the calibration needs {needed}, which two recordings do not have"
+        take: dict[str, Callable[[int], float]] = {
+            DURATION: lambda side: len(waveforms[side]) / self.sample_rate,
+            NORM: lambda side: float(np.linalg.norm(vectors[side].astype(np.float64))),
+            SNR: lambda side: estimate_snr_db(waveforms[side], self.sample_rate),
+        }
+        quality = {name: ([take[name](0)], [take[name](1)]) for name in llr.measures}
+        for name, sides in quality.items():
+            if not np.isfinite([*sides[0], *sides[1]]).all():
+                return None, f"the calibration needs the measure {name}, which one of the recordings is too short for"
+        return float(llr.llr(dim, [score], quality)[0]), llr.describe()
 
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
@@ -265,8 +342,8 @@ class SpeakerModel:
         with atomic_path(folder / "model.safetensors") as temporary:
             # ascontiguousarray would make a row of a scalar.
             save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
-        calibration = {"fingerprint": self.fingerprint, "thresholds": [asdict(t) for t in self.thresholds]}
-        write_text(folder / "calibration.json", json.dumps(calibration, indent=2) + "\n")
+        decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
+        write_text(folder / CALIBRATION_FILE, decisions.to_json())
         write_text(folder / "README.md", self.model_card())
         config = {
             "format": _FORMAT,
@@ -310,10 +387,10 @@ class SpeakerModel:
                 if saved_head["kind"] not in _HEADS:
                     raise ModelError(f"unknown head {saved_head['kind']!r}; this version knows {', '.join(_HEADS)}")
                 head = _HEADS[saved_head["kind"]](saved_head, _section(arrays, "head."))
-            calibration = _read_json(folder / "calibration.json")
-            if calibration["fingerprint"] != config["fingerprint"]:
+            calibration = read_calibration(folder)
+            if calibration.fingerprint != config["fingerprint"]:
                 raise ModelError(
-                    f"calibration.json holds thresholds of model {calibration['fingerprint']}, "
+                    f"{CALIBRATION_FILE} holds thresholds of model {calibration.fingerprint}, "
                     f"but this is {config['fingerprint']}"
                 )
             model = cls(
@@ -321,9 +398,10 @@ class SpeakerModel:
                 head,
                 config["name"],
                 config["truncate_dim"],
-                tuple(Threshold(**{**t, "labels": tuple(t["labels"])}) for t in calibration["thresholds"]),
+                calibration.thresholds,
                 tuple(config["training_speakers"]),
                 config["card"],
+                llr=calibration.llr,
             )
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from error

@@ -1,10 +1,86 @@
-"""What a score is compared with, and what comes out: thresholds that know where they were set."""
+"""What a score is compared with, and what comes out: thresholds that know where they were set and where they hold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
 
-__all__ = ["Threshold", "Verification"]
+from nestvox.errors import FingerprintError, ModelError, NestvoxError
+
+__all__ = [
+    "COSINE",
+    "DURATION_EDGES_S",
+    "DurationClass",
+    "ScoreSpace",
+    "Threshold",
+    "Verification",
+    "choose_threshold",
+    "duration_classes",
+]
+
+DURATION_EDGES_S = (2.0, 4.0, 8.0, 16.0)
+"""Borders of the usual duration classes; a duration on a border belongs to the longer class."""
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ScoreSpace:
+    """What the numbers of a score mean; two scores may be held against one threshold only if theirs is the same.
+
+    Attributes:
+        kind: ``cosine`` in [-1, 1]; ``normalised``: standard deviations above a cohort's scores; ``llr``: log
+            likelihood ratio in nats; ``given``: numbers of a score file, whatever they mean.
+        made_by: of a normalised score method and cohort, of a log likelihood ratio the key of the calibration.
+    """
+
+    kind: Literal["cosine", "normalised", "llr", "given"] = "cosine"
+    made_by: str = ""
+
+    def __str__(self) -> str:
+        name = {"llr": "LLR in nats", "normalised": "normalised cosine", "given": "given score"}.get(
+            self.kind, "cosine"
+        )
+        return f"{name} ({self.made_by})" if self.made_by else name
+
+
+COSINE = ScoreSpace()
+"""The cosine of two prefixes, as it is."""
+
+
+@dataclass(frozen=True)
+class DurationClass:
+    """Pairs whose shorter recording lasts from `low_s` to below `high_s` seconds; None: there is no upper end."""
+
+    low_s: float
+    high_s: float | None
+
+    def __post_init__(self) -> None:
+        if self.low_s < 0 or (self.high_s is not None and self.high_s <= self.low_s):
+            raise NestvoxError(f"a duration class runs from a lower to a higher number of seconds, got {self}")
+
+    def contains(self, duration_s: float) -> bool:
+        """Whether a pair belongs here whose shorter recording lasts so long."""
+        return self.low_s <= duration_s and (self.high_s is None or duration_s < self.high_s)
+
+    def __str__(self) -> str:
+        return f"{self.low_s:g} s and more" if self.high_s is None else f"{self.low_s:g} to {self.high_s:g} s"
+
+
+def duration_classes(edges_s: Sequence[float] = DURATION_EDGES_S) -> tuple[DurationClass, ...]:
+    """The classes between the borders, the first from 0 and the last without an end.
+
+    Raises:
+        NestvoxError: borders that are not positive and ascending.
+    """
+    borders = (0.0, *map(float, edges_s))
+    if len(borders) < 2 or any(not a < b for a, b in pairwise(borders)):
+        raise NestvoxError(
+            f"duration borders must be positive and ascending seconds, got {', '.join(map(str, edges_s))}"
+        )
+    return (*(DurationClass(a, b) for a, b in pairwise(borders)), DurationClass(borders[-1], None))
 
 
 @dataclass(frozen=True)
@@ -12,9 +88,9 @@ class Threshold:
     """A decision threshold with everything it belongs to.
 
     Attributes:
-        dim: prefix length whose cosine it splits.
+        dim: prefix length whose score it splits; None for scores of a file.
         value: accept where the score is at or above it.
-        operating_point: what it was set for, e.g. ``eer`` or ``min_dcf p_target=0.05 c_miss=1 c_fa=1``.
+        operating_point: what it was set for, e.g. ``eer``, ``far 0.01`` or ``min_dcf p_target=0.05 c_miss=1 c_fa=1``.
         p_fa: false-alarm rate on the trials it was set on.
         p_miss: miss rate there.
         n_target: target trials.
@@ -22,9 +98,17 @@ class Threshold:
         trials_sha256: canonical hash of these trials.
         trials_source: their name, for people.
         labels: ``synthetic``, ``leaky``: what every rate above must be shown with.
+        fingerprint: of the model whose scores it splits; empty where it is not known.
+        space: what the scores mean.
+        domain: name of the material that it was set on, as the user calls it; empty: none given.
+        duration_class: of the pairs that it was set on; None: pairs of any duration.
+        value_interval: of the threshold itself, over samples of speakers.
+        p_fa_interval: of the false-alarm rate at `value`; None where nobody measured it.
+        p_miss_interval: of the miss rate.
+        interval: in words: confidence and what was resampled.
     """
 
-    dim: int
+    dim: int | None
     value: float
     operating_point: str
     p_fa: float
@@ -34,15 +118,132 @@ class Threshold:
     trials_sha256: str
     trials_source: str
     labels: tuple[str, ...] = ()
+    fingerprint: str = ""
+    space: ScoreSpace = COSINE
+    domain: str = ""
+    duration_class: DurationClass | None = None
+    value_interval: Pair | None = None
+    p_fa_interval: Pair | None = None
+    p_miss_interval: Pair | None = None
+    interval: str = ""
+
+    @property
+    def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:
+        """What it decides about: a threshold set anew for the same place takes the place of the old one."""
+        return (self.dim, self.space, self.operating_point, self.domain, self.duration_class)
+
+    def refuse_elsewhere(self, *, fingerprint: str, dim: int | None, space: ScoreSpace) -> None:
+        """Refuse scores of another model, another dimension, or that mean something else.
+
+        Raises:
+            FingerprintError: another model.
+            ModelError: another dimension or another kind of score.
+        """
+        if self.fingerprint and fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"this threshold was set for the model {self.fingerprint}, the scores are of "
+                f"{fingerprint or 'none known'}; "
+                "set one for this model"
+            )
+        if dim != self.dim:
+            raise ModelError(
+                f"this threshold was set for {_dimensions(self.dim)}, the scores are of {_dimensions(dim)}; every "
+                "dimension has its own"
+            )
+        if space != self.space:
+            raise ModelError(
+                f"this threshold splits a {self.space}, the scores are a {space}; a number of one says nothing about "
+                "the "
+                "other"
+            )
+
+    def accepts(self, score: float, *, fingerprint: str, dim: int | None, space: ScoreSpace = COSINE) -> bool:
+        """Decide about one score.
+
+        Raises:
+            FingerprintError, ModelError: as `refuse_elsewhere`.
+        """
+        self.refuse_elsewhere(fingerprint=fingerprint, dim=dim, space=space)
+        return bool(score >= self.value)
 
     def describe(self) -> str:
         """Return one sentence that says where the threshold comes from."""
         labels = f", {', '.join(self.labels)}" if self.labels else ""
+        domain = f" for {self.domain}" if self.domain else ""
+        duration = f" and recordings of {self.duration_class}" if self.duration_class else ""
         return (
-            f"set at {self.operating_point} on {self.trials_source} ({self.n_target} target and {self.n_nontarget} "
-            f"non-target trials, sha256 {self.trials_sha256[:12]}{labels}): "
-            f"{self.p_fa:.2%} false alarms, {self.p_miss:.2%} misses there"
+            f"set at {self.operating_point}{domain}{duration} on {self.trials_source} ({self.n_target} target and "
+            f"{self.n_nontarget} non-target trials, sha256 {self.trials_sha256[:12]}{labels}): "
+            f"{_rate(self.p_fa, self.p_fa_interval)} false alarms, {_rate(self.p_miss, self.p_miss_interval)} misses "
+            "there"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what was not given is left out."""
+        content = asdict(self)
+        empty = {name: field.default for name, field in self.__dataclass_fields__.items() if name != "labels"}
+        return {name: value for name, value in content.items() if getattr(self, name) != empty.get(name, ...)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Threshold:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TypeError, ValueError, KeyError: keys are missing or unknown, or a value is of another kind.
+        """
+        given = dict(content)
+        given["labels"] = tuple(given["labels"])
+        if "space" in given:
+            given["space"] = ScoreSpace(**given["space"])
+        if given.get("duration_class") is not None:
+            given["duration_class"] = DurationClass(**given["duration_class"])
+        for name in ("value_interval", "p_fa_interval", "p_miss_interval"):
+            if given.get(name) is not None:
+                low, high = given[name]
+                given[name] = (float(low), float(high))
+        return cls(**given)
+
+
+def choose_threshold(
+    thresholds: Sequence[Threshold],
+    *,
+    dim: int,
+    operating_point: str,
+    domain: str | None,
+    duration_s: float,
+    spaces: Sequence[ScoreSpace] = (COSINE,),
+) -> Threshold | None:
+    """The threshold that decides about one pair of recordings, or None.
+
+    Args:
+        thresholds: those of the model.
+        dim: prefix length.
+        operating_point: in full, or its first word.
+        domain: its name; None: the thresholds without a domain, else those of the only domain there is.
+        duration_s: of the shorter recording: the threshold for its class goes before that for any duration.
+        spaces: scores that there are of this pair; of the thresholds for one duration, the one on the first is taken.
+
+    Raises:
+        ModelError: no domain was named and several have such a threshold, or several operating points fit the word.
+    """
+    fitting = [
+        threshold
+        for threshold in thresholds
+        if threshold.dim == dim
+        and threshold.space in spaces
+        and operating_point in (threshold.operating_point, threshold.operating_point.split()[0])
+        and (domain is None or threshold.domain == domain)
+        and (threshold.duration_class is None or threshold.duration_class.contains(duration_s))
+    ]
+    domains = sorted({threshold.domain for threshold in fitting})
+    if len(domains) > 1 and "" not in domains:
+        raise ModelError(f"the model holds thresholds at {operating_point} for {', '.join(domains)}: name the domain")
+    fitting = [threshold for threshold in fitting if threshold.domain == domains[0]]  # none, "", comes first
+    points = list(dict.fromkeys(threshold.operating_point for threshold in fitting))
+    if len(points) > 1:
+        raise ModelError(f"the model holds thresholds at {', '.join(points)}: name the operating point in full")
+    fitting.sort(key=lambda threshold: (threshold.duration_class is None, spaces.index(threshold.space)))
+    return fitting[0] if fitting else None
 
 
 @dataclass(frozen=True)
@@ -57,6 +258,9 @@ class Verification:
         warnings: what is wrong with either recording (short, silent, clipped).
         model: name of the model.
         fingerprint: of the model.
+        llr: log likelihood ratio in nats, or None where the model holds no calibration that gives one.
+        llr_origin: where the calibration comes from, or why there is no log likelihood ratio.
+        duration_s: of the shorter recording, which chooses among thresholds by duration.
     """
 
     score: float
@@ -68,3 +272,14 @@ class Verification:
     fingerprint: str
     score_name: str = "cosine"
     direction: str = "higher is more alike"
+    llr: float | None = None
+    llr_origin: str = ""
+    duration_s: float | None = None
+
+
+def _dimensions(dim: int | None) -> str:
+    return "scores without a dimension" if dim is None else f"{dim} dimensions"
+
+
+def _rate(rate: float, interval: Pair | None) -> str:
+    return f"{rate:.2%}" if interval is None else f"{rate:.2%} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
