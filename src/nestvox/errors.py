@@ -16,9 +16,11 @@ __all__ = [
     "ModelError",
     "NestvoxError",
     "OverlapError",
+    "RecipeError",
     "ScoresError",
     "StoreError",
     "TableError",
+    "TrainingError",
     "TrialsError",
     "WeightsError",
 ]
@@ -105,3 +107,11 @@ class StoreError(NestvoxError):
 
 class FingerprintError(NestvoxError):
     """Embeddings of two different models were about to be compared."""
+
+
+class RecipeError(NestvoxError):
+    """A training recipe with an unknown key, or a setting that is wrong or means nothing there."""
+
+
+class TrainingError(NestvoxError):
+    """A training run that cannot begin, go on, or be resumed."""

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.errors import ModelError
-from nestvox.heads.contract import FloatArray, truncate
-from nestvox.heads.rotation import Rotation
+from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
 
@@ -66,17 +65,17 @@ class LabelledPairs:
         first, second = np.triu_indices(len(vectors), k=1)
         return cls(vectors, first.astype(np.int64), second.astype(np.int64), codes[first] == codes[second])
 
-    def scores(self, rotation: Rotation, dim: int) -> NDArray[np.float64]:
-        """Cosine of the first `dim` rotated coordinates, (P,)."""
-        return self._cosines(rotation.transform(self.vectors), dim)
+    def scores(self, head: Head, dim: int) -> NDArray[np.float64]:
+        """Cosine of the first `dim` coordinates of the head's output, (P,)."""
+        return self._cosines(head.transform(self.vectors), dim)
 
-    def eers(self, rotation: Rotation) -> dict[int, float]:
-        """Equal error rate of that cosine at each of the rotation's dims, fractions."""
-        rotated = rotation.transform(self.vectors)
-        return {dim: _eer(self._cosines(rotated, dim), self.target) for dim in rotation.dims}
+    def eers(self, head: Head) -> dict[int, float]:
+        """Equal error rate of that cosine at each of the head's dims, fractions."""
+        nested = head.transform(self.vectors)
+        return {dim: _eer(self._cosines(nested, dim), self.target) for dim in head.dims}
 
-    def _cosines(self, rotated: FloatArray, dim: int) -> NDArray[np.float64]:
-        prefix = truncate(rotated, dim)
+    def _cosines(self, nested: FloatArray, dim: int) -> NDArray[np.float64]:
+        prefix = truncate(nested, dim)
         if len(prefix) ** 2 <= _DENSE * len(self.first):
             return np.asarray((prefix @ prefix.T)[self.first, self.second], np.float64)
         scores = np.empty(len(self.first))

@@ -19,9 +19,9 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import ModelError
 from nestvox.extraction.store import EmbeddingStore
 from nestvox.heads.choose import Candidate, Method, choose_rotation
+from nestvox.heads.contract import Head
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
-from nestvox.heads.rotation import Rotation
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
@@ -142,7 +142,7 @@ def trial_pairs(store: EmbeddingStore, trials: Trials) -> LabelledPairs:
 
 
 def thresholds_on(
-    rotation: Rotation,
+    head: Head,
     pairs: LabelledPairs,
     trials: Trials,
     labels: Sequence[str] = (),
@@ -154,8 +154,8 @@ def thresholds_on(
     """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
 
     Args:
-        rotation: the head.
-        pairs: the trials as pairs of rows, see `trial_pairs`.
+        head: any.
+        pairs: the trials as pairs of rows of the vectors that it takes, see `trial_pairs`.
         trials: where the pairs come from; hash and name travel with each threshold.
         labels: what every rate must be shown with, e.g. ``synthetic``.
         p_target: prior of the detection cost.
@@ -166,8 +166,8 @@ def thresholds_on(
         Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected.
     """
     found = []
-    for dim in rotation.dims:
-        scores = pairs.scores(rotation, dim)
+    for dim in head.dims:
+        scores = pairs.scores(head, dim)
         curve = error_curve(scores, pairs.target)
         cost = min_dcf(curve, p_target, c_miss, c_fa)
         points = {
