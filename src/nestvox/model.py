@@ -50,7 +50,25 @@ Backend = Literal["auto", "eager", "fused"]
 
 _BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _FORMAT = "nestvox-model-1"
-_HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {"rotation": Rotation.from_saved}
+
+
+def _saved_linear(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
+    from nestvox.heads.linear import LinearHead  # noqa: PLC0415  imports torch
+
+    return LinearHead.from_saved(config, tensors)
+
+
+def _saved_mlp(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
+    from nestvox.heads.mlp import MlpHead  # noqa: PLC0415  imports torch
+
+    return MlpHead.from_saved(config, tensors)
+
+
+_HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {
+    "linear": _saved_linear,
+    "mlp": _saved_mlp,
+    "rotation": Rotation.from_saved,
+}
 
 
 @dataclass
@@ -119,7 +137,7 @@ class SpeakerModel:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
-        version = (id(self.head), *self._version())
+        version = (id(self.head), *_versions(self.head), *_versions(self.encoder))
         if self._fingerprint is None or self._fingerprint[0] != version:
             digest = hashlib.sha256()
             digest.update(json.dumps(self._config_of_parts(), sort_keys=True).encode())
@@ -432,11 +450,6 @@ class SpeakerModel:
         self.encoder.to(device)
         return self
 
-    def _version(self) -> tuple[object, ...]:
-        """Changes with every weight: torch counts the changes of a tensor."""
-        tensors = itertools.chain(self.encoder.parameters(), self.encoder.buffers())
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-
     def _network(self, device: torch.device) -> Encoder:
         """What runs: the encoder, or its form for inference, made anew when a weight has changed."""
         from nestvox.encoders.inference import has_faster_form, optimise  # noqa: PLC0415  imports torch
@@ -445,7 +458,7 @@ class SpeakerModel:
             return self.encoder
         if self.encoder.training or not has_faster_form(self.encoder):
             return self.encoder
-        version = self._version()
+        version = _versions(self.encoder)
         arranged = self._arranged  # another thread may replace it meanwhile
         if arranged is None or arranged[0] != version:
             arranged = version, optimise(self.encoder)
@@ -532,6 +545,14 @@ def load(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
+
+
+def _versions(part: object) -> tuple[object, ...]:
+    """Changes with every weight of a network: torch counts the changes of a tensor. Other parts never change."""
+    if not hasattr(part, "parameters") or not hasattr(part, "buffers"):
+        return ()
+    tensors = itertools.chain(part.parameters(), part.buffers())
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -223,7 +223,7 @@ def test_training_speakers_are_refused_by_name_or_labelled_on_every_row(world):
         store, world.trials, allow_overlap=True, table=world.table, conditions=["corpus"], **FEW
     )
     assert {row.labels for row in evaluation.results} == {("leaky",)}
-    assert evaluation.to_json()["labels"] == ("leaky",)
+    assert evaluation.to_json()["labels"] == ["leaky"]
     others = world.store("others", training_speakers=(speaker_key("elsewhere"),))
     assert evaluate_store(others, world.trials, **FEW).labels == ()
 

@@ -1,7 +1,11 @@
-"""Parts of a trial list: the trials whose two sides share a value of a column, and those whose sides differ."""
+"""Parts of a trial list: the trials whose two sides share a value of a column, and those whose sides differ.
+
+One condition is made rather than looked up: ``duration``, the class of the shorter of a trial's two recordings.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +16,11 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError, TrialsError
+from nestvox.verdict import DURATION_EDGES_S, duration_classes
 
-__all__ = ["MIXED", "NO_VALUE", "condition_masks", "values_of_sides"]
+__all__ = ["DURATION", "MIXED", "NO_VALUE", "condition_masks", "durations_of_sides", "values_of_sides"]
 
+DURATION = "duration"
 MIXED = "mixed"
 NO_VALUE = "(none)"
 
@@ -26,22 +32,46 @@ Sides = tuple[Sequence[Any], Sequence[Any]]
 def values_of_sides(table: UtteranceTable, trials: Trials, columns: Sequence[str]) -> dict[str, Sides]:
     """Look up table columns for both sides of every trial.
 
+    ``duration``, where the table has no column of that name, is the class of the shorter side by `duration_s`.
+
     Raises:
         TableError: a column that the table does not have, or an utterance that it does not hold.
     """
-    unknown = [column for column in columns if column not in table.frame.columns]
+    there = table.frame.columns
+    made = {DURATION: "duration_s"} if "duration_s" in there and DURATION not in there else {}
+    unknown = [column for column in columns if column not in there and column not in made]
     if unknown:
         raise TableError(
-            f"no column {unknown[0]!r} to split the trials by; there are {', '.join(table.frame.columns)}",
+            f"no column {unknown[0]!r} to split the trials by; there are {', '.join([*there, *made])}",
             source=table.source,
         )
     if not columns:
         return {}
     enrol, test = table.resolve(trials.frame["enrol"]), table.resolve(trials.frame["test"])
-    return {
-        column: (table.frame[column].gather(enrol).to_list(), table.frame[column].gather(test).to_list())
-        for column in columns
-    }
+    found: dict[str, Sides] = {}
+    for column in columns:
+        values = table.frame[made.get(column, column)]
+        sides = (values.gather(enrol).to_list(), values.gather(test).to_list())
+        found[column] = durations_of_sides(*sides) if column in made else sides
+    return found
+
+
+def durations_of_sides(
+    enrol_s: Sequence[float | None], test_s: Sequence[float | None], edges_s: Sequence[float] = DURATION_EDGES_S
+) -> Sides:
+    """Class of the shorter side of every trial, which decides how hard it is; the same value for both sides.
+
+    Args:
+        enrol_s: (N,) seconds of the first side; None where unknown.
+        test_s: (N,) seconds of the second side.
+        edges_s: borders of the classes, ascending; a duration on a border belongs to the longer class.
+    """
+    names = [str(found) for found in duration_classes(edges_s)]
+    sides = np.array([[np.nan if value is None else float(value) for value in side] for side in (enrol_s, test_s)])
+    shorter = sides.min(axis=0)  # unknown if either is
+    classes = np.searchsorted(np.asarray(edges_s), shorter, side="right")
+    values = [None if np.isnan(value) else names[number] for value, number in zip(shorter, classes, strict=True)]
+    return values, values
 
 
 def condition_masks(conditions: Mapping[str, Sides], n_trials: int) -> dict[str, NDArray[np.bool_]]:
@@ -67,7 +97,7 @@ def condition_masks(conditions: Mapping[str, Sides], n_trials: int) -> dict[str,
             )
         enrol, test = (_text(side) for side in sides)
         same = enrol == test
-        values = sorted(set(enrol[same].tolist()), key=lambda value: (value == NO_VALUE, value))
+        values = sorted(set(enrol[same].tolist()), key=_natural)
         if len(values) > _MOST_VALUES:
             raise TrialsError(
                 f"column {column!r} has {len(values)} values in these trials; a condition has at most {_MOST_VALUES}"
@@ -76,6 +106,12 @@ def condition_masks(conditions: Mapping[str, Sides], n_trials: int) -> dict[str,
         if not same.all():
             masks[f"{column}={MIXED}"] = ~same
     return masks
+
+
+def _natural(value: str) -> tuple[bool, float, str]:
+    """Leading numbers by their size (``2`` before ``10``), then words, then no value."""
+    number = re.match(r"\d+(\.\d+)?", value)
+    return value == NO_VALUE, float(number[0]) if number else float("inf"), value
 
 
 def _text(values: Sequence[Any]) -> NDArray[np.str_]:

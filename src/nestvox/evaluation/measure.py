@@ -5,7 +5,7 @@ Every road of `evaluate` ends here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,12 @@ from scipy.special import ndtr, ndtri
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
+from nestvox.evaluation.calibration import calibration_curve
 from nestvox.evaluation.conditions import Sides, condition_masks
+from nestvox.evaluation.intervals import STUDENTISED, check_interval, choose_interval, in_words
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
-from nestvox.evaluation.speakers import TrialSpeakers
+from nestvox.evaluation.speakers import TrialSpeakers, numbered
+from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
 from nestvox.metrics.dcf import check_operating_point
 from nestvox.progress import Progress, silent
@@ -33,13 +36,25 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known about the scores."""
+    """What is known about the scores.
+
+    Attributes:
+        model: name of the model.
+        fingerprint: of the model.
+        labels: of every row.
+        notes: what a reader has to know.
+        n_ignored_scores: that no trial names.
+        llr: the scores are log likelihood ratios in nats.
+        path_of: audio file of a name of the trials, None where it is not known.
+    """
 
     model: str | None
     fingerprint: str | None
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
     n_ignored_scores: int = 0
+    llr: bool = False
+    path_of: Callable[[str], str | None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,10 @@ class Settings:
     n_bootstrap: int
     seed: int
     confidence: float
+    interval: str = STUDENTISED
 
     def __post_init__(self) -> None:
+        check_interval(self.interval)
         check_operating_point(self.p_target, self.c_miss, self.c_fa)
 
 
@@ -112,6 +129,14 @@ def measure(
                 curves += [DetCurve(dim, *row.det)] if row.det else []
             progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
     headline = list(scores.values())[-1]
+    zoo: tuple[ZooTest, ...] = ()
+    of_speakers: tuple[SpeakerRow, ...] = ()
+    if speakers.known:
+        sides_of = (speakers.enrol, speakers.test, speakers.names)
+        recordings = numbered(trials.frame["enrol"], trials.frame["test"])[:2]
+        zoo = zoo_tests(headline, targets, *sides_of, recordings)
+        threshold = next(row.eer_threshold for row in reversed(rates) if row.condition == ALL)
+        of_speakers = speaker_rows(headline, targets, *sides_of, threshold, zoo)
     notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
     if any(row.eer == 0 for row in rates):
         notes += ("Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are.",)
@@ -120,8 +145,22 @@ def measure(
         not_computable=tuple(refused),
         det=tuple(curves),
         histograms=tuple(_histogram(dim, values, targets) for dim, values in scores.items()),
-        highest_nontargets=_worst(trials, headline, np.flatnonzero(~targets), highest=True),
-        lowest_targets=_worst(trials, headline, np.flatnonzero(targets), highest=False),
+        highest_nontargets=_worst(trials, headline, np.flatnonzero(~targets), origin.path_of, highest=True),
+        lowest_targets=_worst(trials, headline, np.flatnonzero(targets), origin.path_of, highest=False),
+        calibration=tuple(
+            calibration_curve(
+                dim,
+                values,
+                targets,
+                llr=origin.llr,
+                p_target=settings.p_target,
+                c_miss=settings.c_miss,
+                c_fa=settings.c_fa,
+            )
+            for dim, values in scores.items()
+        ),
+        speakers=of_speakers,
+        zoo=zoo,
         trials_source=trials.source,
         trials_sha256=hashes[ALL],
         model=origin.model,
@@ -132,6 +171,7 @@ def measure(
         confidence=settings.confidence,
         n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
+        interval=settings.interval,
     )
 
 
@@ -181,27 +221,44 @@ def _row(
         confidence=settings.confidence,
     )
     equal, cost = eer(curve), min_dcf(curve, *point)
-    origin = f"{unit} ({speakers.source})" if speakers.known else unit
-    interval = (
-        f"{100 * settings.confidence:g} % percentile interval of {spread.n_replicates} bootstrap replicates "
-        f"(seed {settings.seed}): {n_clusters} {origin} drawn with replacement on both sides of a trial"
-        + (f", {spread.n_redrawn} draws without one class redrawn" if spread.n_redrawn else "")
-        + (f"; {speakers.warning}" if speakers.warning else "")
+    of_eer = choose_interval(
+        settings.interval,
+        figure=equal.rate,
+        error=spread.eer_error,
+        studentised=spread.eer_studentised,
+        percentile=spread.eer,
+    )
+    of_cost = choose_interval(
+        settings.interval,
+        figure=cost.value,
+        error=spread.min_dcf_error,
+        studentised=spread.min_dcf_studentised,
+        percentile=spread.min_dcf,
     )
     rates = {
         "eer": equal.rate,
-        "eer_low": spread.eer.low,
-        "eer_high": spread.eer.high,
+        "eer_low": of_eer.low,
+        "eer_high": of_eer.high,
+        "eer_interval": of_eer.method,
+        "eer_percentile": tuple(spread.eer),
+        "eer_studentised": tuple(spread.eer_studentised),
+        "eer_error": spread.eer_error,
         "eer_rocch": eer_rocch(curve),
         "eer_threshold": equal.threshold,
         "min_dcf": cost.value,
-        "min_dcf_low": spread.min_dcf.low,
-        "min_dcf_high": spread.min_dcf.high,
+        "min_dcf_low": of_cost.low,
+        "min_dcf_high": of_cost.high,
+        "min_dcf_interval": of_cost.method,
+        "min_dcf_percentile": tuple(spread.min_dcf),
+        "min_dcf_studentised": tuple(spread.min_dcf_studentised),
+        "min_dcf_error": spread.min_dcf_error,
         "min_dcf_threshold": cost.threshold,
         "p_target": settings.p_target,
         "c_miss": settings.c_miss,
         "c_fa": settings.c_fa,
-        "interval": interval,
+        "interval": in_words(
+            of_eer.method, of_cost.method, spread, speakers, wanted=settings.interval, seed=settings.seed
+        ),
     }
     det = (grid, curve.p_miss_at(grid), spread.p_miss_low, spread.p_miss_high) if with_det else ()
     return _Row(n_clusters, "", rates, tuple(tuple(map(float, part)) for part in det))
@@ -220,6 +277,17 @@ def _histogram(dim: int | None, values: Scores, targets: NDArray[np.bool_]) -> S
     return ScoreHistogram(dim, tuple(map(float, edges)), *(tuple(map(int, part)) for part in counts))
 
 
-def _worst(trials: Trials, values: Scores, rows: NDArray[np.int64], *, highest: bool) -> tuple[ScoredTrial, ...]:
+def _worst(
+    trials: Trials,
+    values: Scores,
+    rows: NDArray[np.int64],
+    path_of: Callable[[str], str | None],
+    *,
+    highest: bool,
+) -> tuple[ScoredTrial, ...]:
     order = rows[np.argsort(-values[rows] if highest else values[rows], kind="stable")[:_WORST]]
-    return tuple(ScoredTrial(**trials.frame.row(int(i), named=True), score=float(values[i])) for i in order)
+    found = [(trials.frame.row(int(i), named=True), float(values[i])) for i in order]
+    return tuple(
+        ScoredTrial(**row, score=score, enrol_path=path_of(row["enrol"]), test_path=path_of(row["test"]))
+        for row, score in found
+    )

@@ -1,6 +1,8 @@
-"""Trials and scores that cannot be measured are refused here, with the reason and the place."""
+"""Trials and scores that cannot be measured, and numbers that would mislead, are refused here, with the reason."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -8,8 +10,13 @@ from numpy.typing import NDArray
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ScoresError, TrialsError
+from nestvox.evaluation.results import Evaluation
+from nestvox.metrics.compare import refuse_copied_series
 
-__all__ = ["align_scores", "check_trials"]
+__all__ = ["SELECTED", "align_scores", "check_trials", "chosen_on_these", "refuse_copies", "refuse_shared_trials"]
+
+SELECTED = "selected"
+"""Label of numbers on trials that something about the system was chosen on."""
 
 _SHOWN = 10
 
@@ -93,6 +100,69 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
             source=source,
         )
     return joined["score"].to_numpy(), len(pairs) - len(joined)
+
+
+def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:
+    """Refuse two systems whose figures agree number by number at every dimension: one is a copy of the other.
+
+    Args:
+        evaluations: name to results on the same trials.
+
+    Raises:
+        ScoresError: with both names.
+    """
+    refuse_copied_series(
+        {
+            name: [
+                number
+                for row in found.overall
+                for number in (row.dim or 0, row.eer, row.eer_threshold, row.min_dcf, row.min_dcf_threshold)
+            ]
+            for name, found in evaluations.items()
+        }
+    )
+
+
+def refuse_shared_trials(selection: Trials, reported: Trials) -> None:
+    """Refuse to choose on trials that are reported: the best of several looks better on them than it is.
+
+    Args:
+        selection: what is chosen on.
+        reported: what the figures are of.
+
+    Raises:
+        TrialsError: the same list, or trials (in either order of their sides) that stand in both.
+    """
+    if selection.sha256 == reported.sha256:
+        raise TrialsError(
+            f"{selection.source} and {reported.source} are the same trials (sha256 {reported.sha256[:12]}): what is "
+            "chosen on the trials that are reported looks better than it is; choose on others"
+        )
+    pairs = []
+    for trials in (selection, reported):
+        low, high = pl.min_horizontal("enrol", "test"), pl.max_horizontal("enrol", "test")
+        pairs.append(trials.frame.select(low.alias("enrol"), high.alias("test")).unique())
+    shared = pairs[1].join(pairs[0], on=["enrol", "test"], how="semi").sort("enrol", "test")
+    if len(shared):
+        raise TrialsError(
+            f"{len(shared)} of {len(pairs[1])} trials of {reported.source} stand in {selection.source} too, which the "
+            f"choice is made on: {_listed(shared)}; choose on others"
+        )
+
+
+def chosen_on_these(trials: Trials, chosen_on: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Label and sentence for a model that was chosen on the trials it is measured on; nothing for another.
+
+    Args:
+        trials: that are measured.
+        chosen_on: hashes of the trials that something about the model was chosen on.
+    """
+    if trials.sha256 not in chosen_on:
+        return (), ()
+    return (SELECTED,), (
+        f"The model's head was chosen or its thresholds were set on these very trials (sha256 {trials.sha256[:12]}): "
+        "its figures on them are too good.",
+    )
 
 
 def _listed(pairs: pl.DataFrame) -> str:

@@ -11,8 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nestvox.errors import TrialsError
+from nestvox.evaluation.calibration import CalibrationCurve
+from nestvox.evaluation.zoo import SpeakerRow, ZooTest
 
-__all__ = ["ALL", "DetCurve", "ErrorRates", "Evaluation", "NotComputable", "ScoreHistogram", "ScoredTrial"]
+__all__ = [
+    "ALL",
+    "DetCurve",
+    "ErrorRates",
+    "Evaluation",
+    "NotComputable",
+    "ScoreHistogram",
+    "ScoredTrial",
+    "plain_values",
+]
 
 ALL = "all"
 
@@ -31,16 +42,24 @@ class ErrorRates:
         eer: equal error rate by linear interpolation: the headline.
         eer_low: lower end of its interval.
         eer_high: upper end of its interval.
+        eer_interval: kind of that interval, ``studentised`` or ``percentile``.
+        eer_percentile: both ends of the percentile interval, whichever is shown.
+        eer_studentised: both ends of the studentised interval.
+        eer_error: standard error of `eer` over samples of speakers.
         eer_rocch: equal error rate on the convex hull of the ROC curve.
         eer_threshold: score at which `eer` is reached.
         min_dcf: normalised minimum detection cost.
         min_dcf_low: lower end of its interval.
         min_dcf_high: upper end of its interval.
+        min_dcf_interval: kind of that interval.
+        min_dcf_percentile: both ends of the percentile interval.
+        min_dcf_studentised: both ends of the studentised interval.
+        min_dcf_error: standard error of `min_dcf` over samples of speakers.
         min_dcf_threshold: score at which `min_dcf` is reached; infinity if accepting nothing is cheapest.
         p_target: prior of the detection cost.
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
-        interval: in words: confidence, what was resampled and how often.
+        interval: in words: confidence, what was resampled and how often, or that nothing was.
         labels: what has to be said with the number wherever it appears, e.g. ``synthetic``, ``leaky``.
         fingerprint: of the model that made the embeddings, if known.
     """
@@ -54,11 +73,19 @@ class ErrorRates:
     eer: float
     eer_low: float
     eer_high: float
+    eer_interval: str
+    eer_percentile: tuple[float, float]
+    eer_studentised: tuple[float, float]
+    eer_error: float
     eer_rocch: float
     eer_threshold: float
     min_dcf: float
     min_dcf_low: float
     min_dcf_high: float
+    min_dcf_interval: str
+    min_dcf_percentile: tuple[float, float]
+    min_dcf_studentised: tuple[float, float]
+    min_dcf_error: float
     min_dcf_threshold: float
     p_target: float
     c_miss: float
@@ -119,12 +146,23 @@ class ScoreHistogram:
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """One trial and its score."""
+    """One trial and its score.
+
+    Attributes:
+        enrol: name of the first side in the list.
+        test: of the second.
+        target: label.
+        score: of this trial.
+        enrol_path: audio file of the first side, where it is known and not the name itself.
+        test_path: of the second.
+    """
 
     enrol: str
     test: str
     target: bool
     score: float
+    enrol_path: str | None = None
+    test_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +176,9 @@ class Evaluation:
         histograms: one a dimension.
         highest_nontargets: the worst false alarms of the largest dimension, worst first.
         lowest_targets: the worst misses of the largest dimension, worst first.
+        calibration: one a dimension.
+        speakers: one row a speaker at the largest dimension, most errors first; empty where they are not known.
+        zoo: tests of the differences between them.
         trials_source: where the trials are from.
         trials_sha256: of the whole list.
         model: name of the model, if known.
@@ -148,6 +189,7 @@ class Evaluation:
         confidence: of the intervals.
         n_bootstrap: replicates.
         seed: of the replicates.
+        interval: kind that was asked for.
     """
 
     results: tuple[ErrorRates, ...]
@@ -156,6 +198,9 @@ class Evaluation:
     histograms: tuple[ScoreHistogram, ...]
     highest_nontargets: tuple[ScoredTrial, ...]
     lowest_targets: tuple[ScoredTrial, ...]
+    calibration: tuple[CalibrationCurve, ...]
+    speakers: tuple[SpeakerRow, ...]
+    zoo: tuple[ZooTest, ...]
     trials_source: str
     trials_sha256: str
     model: str | None
@@ -166,6 +211,7 @@ class Evaluation:
     confidence: float
     n_bootstrap: int
     seed: int
+    interval: str
 
     @property
     def headline(self) -> ErrorRates:
@@ -205,11 +251,11 @@ class Evaluation:
         An infinite threshold (accepting nothing is cheapest) becomes null, as does every rate of a condition that is
         not computable; its ``reason`` says why.
         """
-        top = _plain(asdict(self.headline))
-        rows = [{**_plain(asdict(row)), "reason": None} for row in self.results]
+        top = asdict(self.headline)
+        rows = [{**asdict(row), "reason": None} for row in self.results]
         empty = {key: None for key in top if key.startswith(("eer", "min_dcf"))}
-        rows += [{**empty, **_plain(asdict(row))} for row in self.not_computable]
-        return {
+        rows += [{**empty, **asdict(row)} for row in self.not_computable]
+        found: dict[str, Any] = {
             **top,
             "model": self.model,
             "trials": self.trials_source,
@@ -218,13 +264,24 @@ class Evaluation:
             "confidence": self.confidence,
             "n_bootstrap": self.n_bootstrap,
             "seed": self.seed,
+            "interval_asked": self.interval,
             "results": rows,
-            "det": [_plain(asdict(curve)) for curve in self.det],
-            "histograms": [_plain(asdict(histogram)) for histogram in self.histograms],
+            "det": [asdict(curve) for curve in self.det],
+            "histograms": [asdict(histogram) for histogram in self.histograms],
+            "calibration": [asdict(curve) for curve in self.calibration],
+            "speakers": [asdict(row) for row in self.speakers],
+            "zoo": [asdict(test) for test in self.zoo],
             "highest_nontargets": [asdict(trial) for trial in self.highest_nontargets],
             "lowest_targets": [asdict(trial) for trial in self.lowest_targets],
         }
+        plain: dict[str, Any] = plain_values(found)
+        return plain
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in row.items()}
+def plain_values(value: Any) -> Any:
+    """Lists for tuples and null for infinities, at any depth, so that strict JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(inner) for inner in value]
+    return None if isinstance(value, float) and math.isinf(value) else value

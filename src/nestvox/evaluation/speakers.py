@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 
-__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "speakers_of_sides"]
+__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "numbered", "speakers_of_sides"]
 
 _VOXCELEB = r"(?:^|/)(id\d{5})/"
 _SHOWN = 5
@@ -71,12 +71,12 @@ def speakers_of_sides(trials: Trials, enrol: Sequence[str], test: Sequence[str],
     Raises:
         TrialsError: a target trial has two speakers, or a non-target trial one.
     """
-    numbered = _numbered(enrol, test, source)
-    wrong = _contradictions(trials, numbered)
+    found = TrialSpeakers(*numbered(enrol, test), source)
+    wrong = _contradictions(trials, found)
     if len(wrong):
         shown = "; ".join(
             f"{row['enrol']} {row['test']} is labelled {'target' if row['target'] else 'non-target'} "
-            f"but {source} gives {numbered.names[numbered.enrol[i]]} and {numbered.names[numbered.test[i]]}"
+            f"but {source} gives {found.names[found.enrol[i]]} and {found.names[found.test[i]]}"
             for i, row in ((int(i), trials.frame.row(int(i), named=True)) for i in wrong[:_SHOWN])
         )
         raise TrialsError(
@@ -84,7 +84,7 @@ def speakers_of_sides(trials: Trials, enrol: Sequence[str], test: Sequence[str],
             "correct the list or the table",
             source=trials.source,
         )
-    return numbered
+    return found
 
 
 def guess_speakers(trials: Trials) -> TrialSpeakers:
@@ -96,28 +96,31 @@ def guess_speakers(trials: Trials) -> TrialSpeakers:
     if n_without:
         reason = "the trials do not say who speaks"
     else:
-        numbered = _numbered(enrol.to_list(), test.to_list(), "VoxCeleb ids in the file names")
-        wrong = _contradictions(trials, numbered)
+        found = TrialSpeakers(*numbered(enrol, test), "VoxCeleb ids in the file names")
+        wrong = _contradictions(trials, found)
         if not len(wrong):
-            return numbered
+            return found
         first = frame.row(int(wrong[0]), named=True)
         reason = (
             f"the names look like VoxCeleb's, but {len(wrong)} labels contradict the ids in them "
             f"(first: {first['enrol']} {first['test']} labelled {'target' if first['target'] else 'non-target'})"
         )
-    by_utterance = _numbered(frame["enrol"].to_list(), frame["test"].to_list(), "")
+    by_utterance = numbered(frame["enrol"], frame["test"])
     warning = (
         f"CLUSTERED BY UTTERANCE because {reason}: utterances of one speaker are treated as independent, "
         "so the interval is too narrow; give a table with a speaker column"
     )
-    return TrialSpeakers(by_utterance.enrol, by_utterance.test, (), "utterances", warning)
+    return TrialSpeakers(by_utterance[0], by_utterance[1], (), "utterances", warning)
 
 
-def _numbered(enrol: Sequence[str], test: Sequence[str], source: str) -> TrialSpeakers:
+def numbered(
+    enrol: Sequence[str] | pl.Series, test: Sequence[str] | pl.Series
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    """Number the names of both sides, (N,) each, from 0 in the order of their sorted names, which are returned too."""
     both = pl.concat([pl.Series("name", enrol, dtype=pl.String), pl.Series("name", test, dtype=pl.String)])
     names = both.unique().sort()
     codes = names.search_sorted(both).to_numpy().astype(np.int64)
-    return TrialSpeakers(codes[: len(enrol)], codes[len(enrol) :], tuple(names.to_list()), source)
+    return codes[: len(enrol)], codes[len(enrol) :], tuple(names.to_list())
 
 
 def _contradictions(trials: Trials, speakers: TrialSpeakers) -> NDArray[np.int64]:

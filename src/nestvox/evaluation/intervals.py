@@ -1,0 +1,104 @@
+"""Which interval stands beside a figure, and the exact statement of what it is made of.
+
+Two kinds, both over speakers. ``studentised`` (the usual one): the standard error of the figure from the influences of
+all pairs of trials that share a speaker, Student's t, logit scale; nothing is drawn. ``percentile``: the middle of the
+replicates of the bootstrap. See `metrics.influence` and `metrics.bootstrap`; the guide to comparison shows how often
+each holds the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from nestvox.errors import NestvoxError
+from nestvox.evaluation.speakers import TrialSpeakers
+from nestvox.metrics.bootstrap import BootstrapIntervals, Interval
+
+__all__ = ["INTERVALS", "PERCENTILE", "STUDENTISED", "ChosenInterval", "check_interval", "choose_interval", "in_words"]
+
+STUDENTISED = "studentised"
+PERCENTILE = "percentile"
+INTERVALS = (STUDENTISED, PERCENTILE)
+
+
+class ChosenInterval(NamedTuple):
+    """The interval of one figure.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        method: ``studentised`` or ``percentile``: the second also where the first was asked for but does not exist.
+    """
+
+    low: float
+    high: float
+    method: str
+
+
+def check_interval(interval: str) -> None:
+    """Refuse a kind of interval that does not exist.
+
+    Raises:
+        NestvoxError: with those that do.
+    """
+    if interval not in INTERVALS:
+        raise NestvoxError(f"interval must be one of {', '.join(INTERVALS)}; got {interval!r}")
+
+
+def choose_interval(
+    wanted: str, *, figure: float, error: float, studentised: Interval, percentile: Interval
+) -> ChosenInterval:
+    """Take the interval that was asked for, or the percentile one where a studentised one does not exist.
+
+    It does not exist for a figure of exactly 0 or 1, which has no logit, and where the standard error is 0 or not a
+    number: then the speakers say nothing of how the figure would vary.
+
+    Args:
+        wanted: one of `INTERVALS`.
+        figure: rate or normalised cost.
+        error: its standard error.
+        studentised: the one kind.
+        percentile: the other.
+    """
+    if wanted == STUDENTISED and 0 < figure < 1 and math.isfinite(error) and error > 0:
+        return ChosenInterval(*studentised, STUDENTISED)
+    return ChosenInterval(*percentile, PERCENTILE)
+
+
+def in_words(
+    eer_method: str, cost_method: str, spread: BootstrapIntervals, speakers: TrialSpeakers, *, wanted: str, seed: int
+) -> str:
+    """One sentence for both figures: confidence, what was resampled and how often, or that nothing was.
+
+    Args:
+        eer_method: of the equal error rate's interval.
+        cost_method: of the minimum cost's.
+        spread: what the intervals are from.
+        speakers: the clusters.
+        wanted: what was asked for.
+        seed: of the replicates.
+    """
+    unit = "speakers" if speakers.known else "utterances"
+    origin = f"{unit} ({speakers.source})" if speakers.known else unit
+    percent = f"{100 * spread.confidence:g} %"
+    words = {
+        STUDENTISED: (
+            f"{percent} studentised interval: standard error over {spread.n_clusters} {origin} from all pairs of "
+            f"trials that share one on either side, Student's t with {spread.n_clusters - 1} degrees of freedom on the "
+            "logit scale; nothing is resampled"
+        ),
+        PERCENTILE: (
+            f"{percent} percentile interval of {spread.n_replicates} bootstrap replicates (seed {seed}): "
+            f"{spread.n_clusters} {origin} drawn with replacement on both sides of a trial"
+            + (f", {spread.n_redrawn} draws without one class redrawn" if spread.n_redrawn else "")
+        ),
+    }
+    if eer_method == cost_method:
+        text = words[eer_method]
+        if eer_method != wanted:
+            text += "; a figure of 0 or 1, or one that no speaker changes, has no studentised interval"
+    else:
+        without = "the EER" if eer_method == PERCENTILE else "this minDCF"
+        text = f"EER: {words[eer_method]}. minDCF: {words[cost_method]}; {without} has no studentised interval"
+    return f"{text}; {speakers.warning}" if speakers.warning else text

@@ -1,0 +1,66 @@
+"""Which interval is shown, and that its statement is true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nestvox.errors import NestvoxError
+from nestvox.evaluation import evaluate_scores, evaluate_store
+from nestvox.metrics import speaker_bootstrap
+
+FEW = {"n_bootstrap": 60}
+
+
+def direct(world, dim: int = 32):
+    who = [[int(name[1:3]) for name in world.trials.frame[side]] for side in ("enrol", "test")]
+    targets = world.trials.frame["target"].to_numpy()
+    return speaker_bootstrap(world.cosines(dim), targets, *map(np.array, who), n_replicates=60)
+
+
+@pytest.mark.parametrize("interval", ["studentised", "percentile"])
+def test_the_interval_that_was_asked_for(world, interval):
+    row = evaluate_store(world.store(), world.trials, table=world.table, dims=[32], interval=interval, **FEW).headline
+    spread = direct(world)
+    expected = {"studentised": spread.eer_studentised, "percentile": spread.eer}[interval]
+    assert (row.eer_low, row.eer_high) == pytest.approx(tuple(expected), abs=1e-9)
+    assert (row.eer_interval, row.min_dcf_interval) == (interval, interval)
+    # Both are kept, whichever is shown.
+    assert row.eer_percentile == pytest.approx(tuple(spread.eer), abs=1e-9)
+    assert row.eer_studentised == pytest.approx(tuple(spread.eer_studentised), abs=1e-9)
+    assert row.eer_error == pytest.approx(spread.eer_error)
+    words = {
+        "studentised": ("Student's t with 11 degrees of freedom", "12 speakers (the speaker column of world.tsv)"),
+        "percentile": ("60 bootstrap replicates (seed 0)", "drawn with replacement on both sides"),
+    }
+    assert all(word in row.interval for word in words[interval])
+    assert ("nothing is resampled" in row.interval) == (interval == "studentised")
+
+
+def test_studentised_is_the_usual_one(world):
+    evaluation = evaluate_store(world.store(), world.trials, table=world.table, **FEW)
+    assert evaluation.interval == "studentised"
+    assert {row.eer_interval for row in evaluation.results} == {"studentised"}
+    assert evaluation.to_json()["eer_interval"] == "studentised"
+
+
+def test_without_errors_there_is_no_studentised_interval_and_it_says_so(world):
+    targets = world.trials.frame["target"].to_numpy()
+    row = evaluate_scores(world.trials, targets.astype(float), table=world.table, **FEW).headline
+    assert (row.eer, row.eer_interval, row.min_dcf_interval) == (0.0, "percentile", "percentile")
+    assert "60 bootstrap replicates" in row.interval
+    assert "no studentised interval" in row.interval
+
+
+def test_one_figure_with_and_one_without(world):
+    """Half of the trials told apart by chance: the cost is 1 (accept nothing), the EER is one half and varies."""
+    scores = np.random.default_rng(0).normal(size=len(world.trials))
+    row = evaluate_scores(world.trials, scores, table=world.table, p_target=1e-6, **FEW).headline
+    assert (row.min_dcf, row.min_dcf_interval, row.eer_interval) == (1.0, "percentile", "studentised")
+    assert row.interval.index("EER: 95 % studentised") < row.interval.index("minDCF: 95 % percentile")
+    assert "this minDCF has no studentised interval" in row.interval
+
+
+def test_an_unknown_kind_is_refused(world):
+    with pytest.raises(NestvoxError, match="studentised, percentile"):
+        evaluate_store(world.store(), world.trials, interval="normal", **FEW)
