@@ -1,0 +1,79 @@
+"""Mean and covariance of vectors as they are, added up batch by batch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.errors import ModelError
+from nestvox.heads.contract import FloatArray
+
+__all__ = ["Moments"]
+
+
+class Moments:
+    """First and second moments of (N, P) vectors, in float64 and 8 P^2 bytes, however many rows there are.
+
+    Unlike `heads.rotation.Scatter` nothing is normalised: pooled vectors hold means and deviations side by side, and
+    each coordinate has a scale of its own.
+
+    Args:
+        size: P.
+
+    Attributes:
+        size: P.
+        n: rows seen.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.n = 0
+        # Sums are of distances to the first batch's mean: far from zero, sums of squares would lose the difference.
+        self._origin = np.zeros(size)
+        self._sum = np.zeros(size)
+        self._products = np.zeros((size, size))
+
+    def add(self, vectors: FloatArray) -> None:
+        """Add (N, P) rows.
+
+        Raises:
+            ModelError: wrong width, or a row that is not finite.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise ModelError(f"expected (N, {self.size}) vectors, got {vectors.shape}")
+        wide = vectors.astype(np.float64)
+        if not np.isfinite(wide).all():
+            row = int(np.flatnonzero(~np.isfinite(wide).all(axis=1))[0])
+            raise ModelError(f"row {self.n + row} is not finite")
+        if not len(wide):
+            return
+        if not self.n:
+            self._origin = wide.mean(axis=0)
+        wide -= self._origin
+        self.n += len(wide)
+        self._sum += wide.sum(axis=0)
+        self._products += wide.T @ wide
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(P,)."""
+        if not self.n:
+            raise ModelError("a mean needs at least one vector")
+        mean: NDArray[np.float64] = self._origin + self._sum / self.n
+        return mean
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(P, P), divided by N - 1."""
+        if self.n < 2:
+            raise ModelError(f"a covariance needs at least two vectors, got {self.n}")
+        covariance: NDArray[np.float64] = (self._products - np.outer(self._sum, self._sum) / self.n) / (self.n - 1)
+        return covariance
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """(P,), divided by N - 1, never negative."""
+        if self.n < 2:
+            raise ModelError(f"a variance needs at least two vectors, got {self.n}")
+        variance = (np.diagonal(self._products) - self._sum**2 / self.n) / (self.n - 1)
+        return np.maximum(variance, 0.0)
