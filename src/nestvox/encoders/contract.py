@@ -177,8 +177,9 @@ class Encoder(nn.Module, ABC):
 def _before(after: Affine, layer: nn.Linear | nn.BatchNorm1d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight and bias of `layer` and `after` as one."""
     if isinstance(layer, nn.Linear):
-        weight = after.weight @ _float64(layer.weight)
-        return weight, after.bias if layer.bias is None else after.weight @ _float64(layer.bias) + after.bias
+        own = getattr(layer, "bias", None)  # torch's types say that a linear layer always has one
+        bias = after.bias if own is None else after.weight @ _float64(own) + after.bias
+        return after.weight @ _float64(layer.weight), bias
     gain = 1 / np.sqrt(_float64(layer.running_var) + layer.eps)
     shift = np.zeros_like(gain)
     if layer.affine:
