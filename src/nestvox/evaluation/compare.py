@@ -14,13 +14,18 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, ScoresError
-from nestvox.evaluation.conditions import values_of_sides
+from nestvox.evaluation.conditions import synthetic_labels, values_of_sides
 from nestvox.evaluation.refusals import check_trials
-from nestvox.evaluation.speakers import TrialSpeakers, given_speakers, guess_speakers, speakers_of_sides
+from nestvox.evaluation.speakers import (
+    TrialSpeakers,
+    given_speakers,
+    guess_speakers,
+    speakers_of_sides,
+    training_overlap,
+)
 from nestvox.evaluation.systems import System, check_system
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
@@ -181,8 +186,9 @@ def compare_systems(
     for system in systems:
         check_system(system, trials)
     known = trial_speakers(trials, systems, speakers=speakers, table=table)
-    labels, notes = _overlap(systems, known, allow=allow_overlap)
-    labels = tuple(sorted({*labels, *_synthetic(trials, table), *itertools.chain(*(s.labels for s in systems))}))
+    keys = [key for system in systems for key in system.training_speakers]
+    labels, notes = training_overlap(known, keys, allow=allow_overlap)
+    labels = tuple(sorted({*labels, *synthetic_labels(trials, table), *itertools.chain(*(s.labels for s in systems))}))
     enrol, test, n_clusters = known.restricted(targets | True)
     first, others = systems[0], systems[1:]
     tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]
@@ -306,24 +312,6 @@ def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]
     if common:
         return [(dim, dim) for dim in common]
     return [(list(first.scores)[-1], list(other.scores)[-1])]
-
-
-def _overlap(
-    systems: Sequence[System], speakers: TrialSpeakers, *, allow: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    keys = {key for system in systems for key in system.training_speakers}
-    if not keys:
-        return (), ()
-    if not speakers.known:
-        return (), ("Whether the systems were trained on these speakers is not checked: they are unknown.",)
-    return refuse_overlap(keys, speakers.names, allow=allow), ()
-
-
-def _synthetic(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
-    if table is None or "synthetic" not in table.frame.columns:
-        return ()
-    flags = values_of_sides(table, trials, ["synthetic"])["synthetic"]
-    return ("synthetic",) if any(any(side) for side in flags) else ()
 
 
 def _system_row(system: System, dim: int | None, targets: Any, point: tuple[float, float, float]) -> SystemRow:

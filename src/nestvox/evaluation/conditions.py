@@ -74,6 +74,14 @@ def durations_of_sides(
     return values, values
 
 
+def synthetic_labels(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
+    """``("synthetic",)`` where the table marks an utterance of the trials as synthetic, else no labels."""
+    if table is None or "synthetic" not in table.frame.columns:
+        return ()
+    flags = values_of_sides(table, trials, ["synthetic"])["synthetic"]
+    return ("synthetic",) if any(any(side) for side in flags) else ()
+
+
 def condition_masks(conditions: Mapping[str, Sides], n_trials: int) -> dict[str, NDArray[np.bool_]]:
     """Split N trials by each column.
 

@@ -14,18 +14,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
-from nestvox.evaluation.conditions import Sides, values_of_sides
+from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
 from nestvox.evaluation.missing import without_missing
 from nestvox.evaluation.refusals import align_scores, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
-from nestvox.evaluation.speakers import TrialSpeakers, given_speakers, guess_speakers, speakers_of_sides
+from nestvox.evaluation.speakers import (
+    TrialSpeakers,
+    given_speakers,
+    guess_speakers,
+    speakers_of_sides,
+    training_overlap,
+)
 from nestvox.extraction.store import EmbeddingStore
 from nestvox.progress import Progress, silent
 
@@ -138,13 +143,13 @@ def evaluate_scores(
             )
     known = _speakers(trials, table) if speakers is None else given_speakers(trials, *speakers)
     sides = _sides(trials, table, conditions)
-    more_labels, notes = _overlap(known, training_speakers, allow=allow_overlap)
+    more_labels, notes = training_overlap(known, training_speakers, allow=allow_overlap)
     if n_ignored:
         notes += (f"{n_ignored} scores that no trial names were ignored.",)
     origin = Origin(
         model,
         fingerprint,
-        (*labels, *more_labels, *_synthetic(trials, table)),
+        (*labels, *more_labels, *synthetic_labels(trials, table)),
         notes,
         n_ignored,
         llr=llr,
@@ -223,7 +228,7 @@ def evaluate_store(
     known = _speakers(trials, table, stored=(store.speakers, other.speakers, enrol_rows, test_rows))
     sides = _sides(trials, table, conditions)
     # Before the scores are looked at: a number that may not be shown is not computed either.
-    more_labels, notes = _overlap(known, metadata.training_speakers, allow=allow_overlap)
+    more_labels, notes = training_overlap(known, metadata.training_speakers, allow=allow_overlap)
     if test_store is None:
         used, positions = np.unique(np.concatenate([enrol_rows, test_rows]), return_inverse=True)
         enrol, test = np.split(positions.astype(np.int64), 2)
@@ -238,7 +243,7 @@ def evaluate_store(
     origin = Origin(
         metadata.model,
         metadata.fingerprint,
-        (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *_synthetic(trials, table)),
+        (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *synthetic_labels(trials, table)),
         notes + left_out,
         path_of=_path_in(table) if table is not None else _path_in_store(store, other),
     )
@@ -312,7 +317,7 @@ def evaluate_model(
     enrol_rows, test_rows = table.resolve(trials.frame["enrol"]), table.resolve(trials.frame["test"])
     known = _speakers(trials, table)
     sides = _sides(trials, table, conditions)
-    more_labels, notes = _overlap(known, model.training_speakers, allow=allow_overlap)
+    more_labels, notes = training_overlap(known, model.training_speakers, allow=allow_overlap)
     chosen_labels, chosen_notes = chosen_on_these(trials, chosen_on)
     used, positions = np.unique(np.concatenate([enrol_rows, test_rows]), return_inverse=True)
     enrol, test = np.split(positions.astype(np.int64), 2)
@@ -331,7 +336,7 @@ def evaluate_model(
     origin = Origin(
         model.name,
         model.fingerprint,
-        (*labels, *stored_labels, *more_labels, *chosen_labels, *_synthetic(trials, table)),
+        (*labels, *stored_labels, *more_labels, *chosen_labels, *synthetic_labels(trials, table)),
         notes + left_out + chosen_notes,
         path_of=_path_in(table),
     )
@@ -419,20 +424,3 @@ def _sides(
     if conditions and table is None:
         raise TableError(f"splitting by {', '.join(conditions)} needs the utterance table that has this column")
     return {} if table is None else values_of_sides(table, trials, conditions)
-
-
-def _overlap(
-    speakers: TrialSpeakers, training_speakers: Sequence[str], *, allow: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if not training_speakers:
-        return (), ()
-    if not speakers.known:
-        return (), ("Whether the model was trained on these speakers is not checked: they are unknown.",)
-    return refuse_overlap(set(training_speakers), speakers.names, allow=allow), ()
-
-
-def _synthetic(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
-    if table is None or "synthetic" not in table.frame.columns:
-        return ()
-    flags = values_of_sides(table, trials, ["synthetic"])["synthetic"]
-    return ("synthetic",) if any(any(side) for side in flags) else ()

@@ -13,10 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 
-__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "numbered", "speakers_of_sides"]
+__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "numbered", "speakers_of_sides", "training_overlap"]
 
 _VOXCELEB = r"(?:^|/)(id\d{5})/"
 _SHOWN = 5
@@ -111,6 +112,26 @@ def guess_speakers(trials: Trials) -> TrialSpeakers:
         "so the interval is too narrow; give a table with a speaker column"
     )
     return TrialSpeakers(by_utterance[0], by_utterance[1], (), "utterances", warning)
+
+
+def training_overlap(
+    speakers: TrialSpeakers, training_speakers: Sequence[str], *, allow: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Refuse training speakers in the trials; labels and sentences for the results.
+
+    Args:
+        speakers: of the trials.
+        training_speakers: keys, see `corpora.overlap.speaker_key`.
+        allow: go on all the same, with the label ``leaky``.
+
+    Raises:
+        OverlapError: speakers stand on both sides; they are named.
+    """
+    if not training_speakers:
+        return (), ()
+    if not speakers.known:
+        return (), ("Whether the model was trained on these speakers is not checked: they are unknown.",)
+    return refuse_overlap(set(training_speakers), speakers.names, allow=allow), ()
 
 
 def numbered(
