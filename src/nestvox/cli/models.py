@@ -10,7 +10,7 @@ import typer
 
 from nestvox.errors import DownloadError
 
-__all__ = ["app", "fetch", "list_models", "path", "show"]
+__all__ = ["app", "fetch", "import_mrl", "list_models", "path", "show"]
 
 app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_is_help=True)
 
@@ -130,6 +130,29 @@ def path(name: _Name) -> None:
     if not where.is_file():
         raise DownloadError(f"{name}: its weights are not at {where}; 'nestvox models fetch {name}' puts them there")
     typer.echo(str(where))
+
+
+@app.command("import-mrl")
+def import_mrl(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt, or another checkpoint of redimnet-mrl.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "redimnet-mrl",
+) -> None:
+    """Rebuild a checkpoint of redimnet-mrl exactly as that project defines it, as a model folder to measure and use."""
+    from nestvox.extras import require
+
+    require("torch", extra="torch", purpose="running the network")
+    from nestvox.mrl import get_model_info, import_checkpoint
+
+    model = import_checkpoint(checkpoint)
+    saved = model.to_speaker_model(name)
+    saved.save(out)
+    info = get_model_info(model)
+    dims = ", ".join(map(str, model.mrl_dims))
+    typer.echo(
+        f"{out}: {info['parameters']:,} parameters, {info['trainable']:,} of them trained by redimnet-mrl; "
+        f"dimensions {dims}; fingerprint {saved.fingerprint}"
+    )
 
 
 def _announce(message: str) -> None:

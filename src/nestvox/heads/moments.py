@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,18 @@ class Moments:
         self._origin = np.zeros(size)
         self._sum = np.zeros(size)
         self._products = np.zeros((size, size))
+
+    @classmethod
+    def uncorrelated(cls, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> Self:
+        """Return the moments of vectors of which each coordinate's mean and variance alone are known, both (P,).
+
+        A batch norm on pooled vectors has them, where there are no vectors yet.
+        """
+        moments = cls(len(mean))
+        moments.n = 2
+        moments._origin = np.asarray(mean, np.float64)
+        moments._products = np.diag(np.asarray(variance, np.float64))
+        return moments
 
     def add(self, vectors: FloatArray) -> None:
         """Add (N, P) rows.

@@ -1,0 +1,495 @@
+"""The names of redimnet-mrl, working as its README shows them.
+
+Whoever has scripts for that project changes the import and keeps the rest:
+
+    from nestvox.mrl import create_mrl_from_pretrained, evaluate_mrl_eer, load_audio, load_trained_mrl
+
+What is different, and why, is in the guide "Moving over from redimnet-mrl". In short: the pretrained pooling, last
+layers and hop are kept, so a model is good before any training; a frozen backbone stays in evaluation mode; every
+length up to the largest is a valid `target_dim`.
+
+Notation: B utterances, T samples at 16 kHz, D the largest dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nestvox.audio.read import read
+from nestvox.corpora.trials import Trials, read_trials
+from nestvox.encoders.catalogue import entries, find
+from nestvox.encoders.checkpoint import read_checkpoint
+from nestvox.encoders.contract import Encoder
+from nestvox.encoders.registry import build
+from nestvox.encoders.weights import load_encoder, load_strict
+from nestvox.errors import CatalogueError, ModelError, WeightsError
+from nestvox.evaluation.cosine import prefix_cosines
+from nestvox.evaluation.evaluate import evaluate_scores
+from nestvox.evaluation.refusals import check_trials
+from nestvox.heads.linear import LinearHead
+from nestvox.heads.moments import Moments
+from nestvox.heads.rotation import check_dims, truncation
+from nestvox.losses.nested import PrefixLoss
+from nestvox.model import SpeakerModel
+
+__all__ = [
+    "MatryoshkaLoss",
+    "PretrainedReDimNet",
+    "ReDimNetMRL",
+    "create_mrl_from_pretrained",
+    "evaluate_mrl_eer",
+    "get_model_info",
+    "import_checkpoint",
+    "load_audio",
+    "load_pretrained_redimnet",
+    "load_trained_mrl",
+    "unfreeze_backbone",
+]
+
+SAMPLE_RATE = 16_000
+_THEIRS = "redimnet-mrl"  # the catalogue's entry of their released checkpoint
+_THEIR_DIMS = (64, 128, 192, 256)
+
+
+class PretrainedReDimNet(nn.Module):
+    """A pretrained encoder that is called as redimnet-mrl calls the official network.
+
+    Args:
+        encoder: with its weights.
+
+    Attributes:
+        encoder: the same.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Embed audio (B, T) or (B, 1, T) as (B, D), not normalised."""
+        embedding: Tensor = self.encoder(_two_dimensional(audio)).embedding
+        return embedding
+
+
+class ReDimNetMRL(nn.Module):
+    """An encoder whose embedding has prefixes that are embeddings.
+
+    Args:
+        encoder: with its weights.
+        head: from the encoder's pooled vector to D numbers; None: the encoder's own embedding is nested, as that of an
+            imported checkpoint is.
+        mrl_dims: prefix lengths, D last.
+
+    Attributes:
+        encoder, head: the same.
+        mrl_dims: ascending.
+        embed_dim: D.
+
+    Raises:
+        ModelError: dims that the embedding does not have.
+    """
+
+    def __init__(self, encoder: Encoder, head: LinearHead | None, mrl_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.embed_dim = encoder.embedding_dim if head is None else head.dims[-1]
+        self.mrl_dims = check_dims(mrl_dims, self.embed_dim)
+        self.name = "redimnet-mrl"
+
+    def forward(
+        self,
+        audio: Tensor,
+        return_all_dims: bool = False,
+        target_dim: int | None = None,
+        *,
+        dim: int | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor | dict[int, Tensor]:
+        """Embed a batch in one pass.
+
+        Args:
+            audio: (B, T) or (B, 1, T) float32 in [-1, 1].
+            return_all_dims: give every length of `mrl_dims`.
+            target_dim: prefix length, 1 to D; None: D.
+            dim: another name of `target_dim`.
+            lengths: (B,) samples of each utterance where the batch is padded; padding changes no result.
+
+        Returns:
+            (B, target_dim), not normalised (normalise before comparing), or a dictionary of them by length.
+
+        Raises:
+            ModelError: another shape, too short audio, or a length that the embedding does not have.
+        """
+        taps = self.encoder(_two_dimensional(audio), lengths)
+        full: Tensor = taps.embedding if self.head is None else self.head(getattr(taps, self.head.tap))
+        if return_all_dims:
+            return {d: full[:, :d] for d in self.mrl_dims}
+        wanted = target_dim if target_dim is not None else dim
+        if wanted is None:
+            return full
+        if not 1 <= wanted <= self.embed_dim:
+            raise ModelError(f"target_dim must be between 1 and {self.embed_dim}, got {wanted}")
+        return full[:, :wanted]
+
+    def freeze_backbone(self) -> Self:
+        """Leave only the projection trainable; the backbone's statistics stay as they are in training too."""
+        self.encoder.requires_grad_(False)
+        for module in self._projection():
+            module.requires_grad_(True)
+        return self.train(self.training)
+
+    def unfreeze_backbone(self) -> Self:
+        """Make everything trainable."""
+        self.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; what is frozen stays in evaluation mode, so that its batch statistics cannot drift."""
+        super().train(mode)
+        if mode:
+            projection = {id(module) for module in self._projection()}
+            for module in self.encoder.modules():
+                own = list(module.parameters(recurse=False))
+                if id(module) not in projection and not any(p.requires_grad for p in own):
+                    module.training = False
+        return self
+
+    def extract_embedding(
+        self, audio_path: str | Path, target_dim: int | None = None, device: str | torch.device | None = None
+    ) -> Tensor:
+        """Embed one file, whole, on `device` (None: where the model is).
+
+        Returns:
+            (1, target_dim) float32 on the CPU, not normalised.
+
+        Raises:
+            AudioError: the file cannot be used.
+            ModelError: a length that the embedding does not have.
+        """
+        if device is not None:
+            self.to(device)
+        training = self.training
+        self.eval()
+        place = next(self.parameters()).device
+        with torch.inference_mode():
+            embedding: Tensor = self(load_audio(audio_path).to(place), target_dim=target_dim)
+        self.train(training)
+        return embedding.float().cpu().clone()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Load weights; those of a redimnet-mrl checkpoint turn this model into that project's network.
+
+        Its network is another one than `create_mrl_from_pretrained` builds here: other sizes, another hop, untrained
+        layers before and in the pooling. So encoder and head are replaced, and optimisers have to be made anew.
+        """
+        if any(key.startswith("backbone.backbone.") for key in state_dict):
+            place = next(self.parameters()).device
+            theirs = _their_network(state_dict, "state_dict")
+            self.encoder, self.head = theirs.to(place), None
+            self.embed_dim, self.mrl_dims = theirs.embedding_dim, check_dims(self.mrl_dims, theirs.embedding_dim)
+            self.train(self.training)
+            return nn.modules.module._IncompatibleKeys([], [])
+        return super().load_state_dict(state_dict, *args, **options)
+
+    def to_speaker_model(self, name: str | None = None) -> SpeakerModel:
+        """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared."""
+        head = self.head if self.head is not None else truncation(self.embed_dim, self.mrl_dims)
+        return SpeakerModel(self.encoder, head, name or self.name)
+
+    def _projection(self) -> list[nn.Module]:
+        """What redimnet-mrl calls the projection: the head, or the last layers of an imported network."""
+        if self.head is not None:
+            return [self.head]
+        last = [getattr(self.encoder, name, None) for name in ("bn", "linear", "bn2")]
+        return [module for module in last if isinstance(module, nn.Module)]
+
+
+class MatryoshkaLoss(PrefixLoss):
+    """Weighted mean of one criterion over the prefixes, called as in redimnet-mrl.
+
+    Args:
+        base_loss: criterion of (B, d) embeddings and (B,) labels; one with class weights, such as
+            `losses.margins.AamSoftmax`, is sliced to each length. Its parameters are this module's: give
+            ``[*model.parameters(), *loss.parameters()]`` to the optimiser.
+        mrl_dims: prefix lengths.
+        mrl_weights: one for each of `mrl_dims`, in their order.
+
+    Raises:
+        ModelError: another number of weights than of dims, or what `PrefixLoss` refuses.
+    """
+
+    def __init__(
+        self, base_loss: nn.Module, mrl_dims: Sequence[int] = _THEIR_DIMS, mrl_weights: Sequence[float] | None = None
+    ) -> None:
+        if mrl_weights is not None and len(mrl_weights) != len(mrl_dims):
+            raise ModelError(f"{len(mrl_dims)} dims need as many weights, got {len(mrl_weights)}")
+        super().__init__(mrl_dims, None if mrl_weights is None else dict(zip(mrl_dims, mrl_weights, strict=True)))
+        self.base_loss = base_loss
+
+    def forward(self, embeddings: Tensor | Mapping[int, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts.
+
+        Args:
+            embeddings: (B, D), or the dictionary that ``model(audio, return_all_dims=True)`` gives.
+            labels: (B,) int64.
+
+        Returns:
+            The total, and ``loss_64d``, ``weight_64d``, ... and ``loss_total``, as tensors: take ``.item()`` when you
+            print them, not at each step.
+        """
+        full = embeddings if isinstance(embeddings, Tensor) else embeddings[max(embeddings)]
+        criterion = getattr(self.base_loss, "at_prefix", self.base_loss)
+        terms = self._terms(full, lambda _, prefix: criterion(prefix, labels))
+        parts = {f"loss_{d}d": loss for d, loss in terms.per_dim.items()}
+        parts |= {f"weight_{d}d": torch.tensor(self.weights[d]) for d in terms.per_dim}
+        return terms.total, parts | {"loss_total": terms.total.detach()}
+
+
+def load_audio(path: str | Path) -> Tensor:
+    """Read a recording as (1, 1, T) float32 at 16 kHz, mono.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    return torch.from_numpy(read(path, sample_rate=SAMPLE_RATE)[0])[None, None]
+
+
+def load_pretrained_redimnet(
+    model_name: str = "b2",
+    train_type: str = "ptn",
+    dataset: str = "vox2",
+    device: str = "cpu",
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+) -> PretrainedReDimNet:
+    """Load an official ReDimNet.
+
+    Args:
+        model_name: ``b0`` to ``b6``, ``M`` or ``S``.
+        train_type: ``ptn``, ``ft_lm`` or ``ft_mix``.
+        dataset: what it was trained on: ``vox2``, ``vb2`` or ``vb2+vox2+cnc``.
+        device: where to run it.
+        weights: a local file of the weights.
+        offline: never download.
+
+    Raises:
+        CatalogueError: no such file was released.
+        DownloadError: it could not be had; nothing random is put in its place.
+    """
+    name = _released(model_name, train_type, dataset)
+    return PretrainedReDimNet(load_encoder(name, weights=weights, offline=offline)).to(device).eval()
+
+
+def create_mrl_from_pretrained(
+    model_name: str = "b2",
+    train_type: str = "ptn",
+    dataset: str = "vox2",
+    embed_dim: int = 256,
+    mrl_dims: Sequence[int] = _THEIR_DIMS,
+    device: str = "cpu",
+    freeze_backbone: bool = True,
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+) -> ReDimNetMRL:
+    """Put a nested head on an official ReDimNet; the head begins as the pretrained last layers.
+
+    So the first 192 dimensions are the pretrained embedding before any training. `nestvox rotate` or a training recipe
+    makes the shorter prefixes good.
+
+    Args:
+        model_name: ``b0`` to ``b6``, ``M`` or ``S``.
+        train_type: ``ptn``, ``ft_lm`` or ``ft_mix``.
+        dataset: what it was trained on: ``vox2``, ``vb2`` or ``vb2+vox2+cnc``.
+        embed_dim: D.
+        mrl_dims: prefix lengths; D is added if it is missing.
+        device: where to put it.
+        freeze_backbone: only the head is trainable.
+        weights: a local file of the weights.
+        offline: never download.
+
+    Raises:
+        CatalogueError: no such file was released.
+        DownloadError: it could not be had; nothing random is put in its place.
+        ModelError: dims beyond `embed_dim`.
+    """
+    encoder = load_pretrained_redimnet(model_name, train_type, dataset, weights=weights, offline=offline).encoder
+    model = _nested_on(encoder, embed_dim, mrl_dims)
+    model.name = f"{_released(model_name, train_type, dataset)}-mrl"
+    if freeze_backbone:
+        model.freeze_backbone()
+    return model.to(device).eval()
+
+
+def _nested_on(encoder: Encoder, embed_dim: int, mrl_dims: Sequence[int]) -> ReDimNetMRL:
+    """Put a head that begins as the last layers of `encoder` on it."""
+    norm = getattr(encoder, "bn", None)
+    moments = None
+    if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None:
+        # Whatever lies beyond the pretrained size begins at directions of the pooled vector, scaled by these.
+        moments = Moments.uncorrelated(norm.running_mean.double().numpy(), norm.running_var.double().numpy())
+    dims = check_dims(mrl_dims, embed_dim)
+    return ReDimNetMRL(encoder, LinearHead.from_pretrained(encoder.projection(), None, dims, moments=moments), dims)
+
+
+def unfreeze_backbone(model: ReDimNetMRL) -> None:
+    """Make everything of a model trainable."""
+    model.unfreeze_backbone()
+
+
+def get_model_info(model: nn.Module) -> dict[str, int | tuple[int, ...] | str]:
+    """Return type, parameter counts and, of a nested model, its dimensions; print it or not."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    info: dict[str, int | tuple[int, ...] | str] = {
+        "type": type(model).__name__,
+        "parameters": total,
+        "trainable": trainable,
+        "frozen": total - trainable,
+    }
+    if isinstance(model, ReDimNetMRL):
+        info |= {"embed_dim": model.embed_dim, "mrl_dims": model.mrl_dims}
+    return info
+
+
+def import_checkpoint(path: str | Path) -> ReDimNetMRL:
+    """Rebuild the network of a redimnet-mrl checkpoint (``best.pt``) exactly as that project defines it.
+
+    Its hop of 160 samples and the untrained layers before and in its pooling are part of it. No code in the file is
+    run, and nothing else is needed: no official checkpoint, no network.
+
+    Args:
+        path: a ``.pt`` file with ``model_state_dict`` or ``state_dict``, or the bare state.
+
+    Raises:
+        WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        checkpoint = read_checkpoint(path, state_key="model_state_dict", config_key="config")
+    except WeightsError:
+        checkpoint = read_checkpoint(path, state_key="state_dict", config_key="config")
+    encoder = _their_network(checkpoint.tensors, str(path))
+    config = checkpoint.config or {}
+    section = config.get("model", {})
+    dims = section.get("mrl_dims", _THEIR_DIMS) if isinstance(section, dict) else _THEIR_DIMS
+    return ReDimNetMRL(encoder, None, dims).freeze_backbone().eval()
+
+
+def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
+    """Load a trained model: a model folder of ours, or a checkpoint of redimnet-mrl.
+
+    Raises:
+        ModelError: a folder whose head is of another kind than linear; `nestvox.load` takes any.
+        WeightsError: a file that is no such checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return import_checkpoint(path).to(device)
+    model = SpeakerModel.from_folder(path)
+    if model.head is None or (model.head.kind == "rotation" and model.head.config().get("method") == "truncation"):
+        return ReDimNetMRL(model.encoder, None, model.dims).to(device).eval()
+    if not isinstance(model.head, LinearHead):
+        raise ModelError(f"{path} has a head of the kind {model.head.kind}; nestvox.load({str(path)!r}) takes any")
+    return ReDimNetMRL(model.encoder, model.head, model.dims).to(device).eval()
+
+
+def evaluate_mrl_eer(
+    model: ReDimNetMRL | SpeakerModel,
+    test_pairs: str | Path | Trials | Sequence[tuple[str, str, int]],
+    mrl_dims: Sequence[int] | None = None,
+    *,
+    audio_dir: str | Path | None = None,
+    n_bootstrap: int = 1000,
+) -> dict[int, dict[str, Any]]:
+    """Measure error rates at every prefix; each file is read and embedded once.
+
+    Args:
+        model: what embeds.
+        test_pairs: a trial list (VoxCeleb's ``1 a.wav b.wav`` or any other that `nestvox` reads), or tuples of two
+            paths and 1 or 0.
+        mrl_dims: prefix lengths; None: the model's.
+        audio_dir: where the paths of the pairs begin; None: the folder of the list, or the working directory.
+        n_bootstrap: replicates of the interval.
+
+    Returns:
+        By length ``eer`` (a fraction), ``threshold``, and everything else of `evaluation.results.ErrorRates`, without
+        which the number says nothing: interval, counts, hash of the trials, minDCF.
+
+    Raises:
+        AudioError: a file is missing or damaged; none is left out silently.
+        TrialsError: not a list of labelled pairs of both classes.
+    """
+    trials, root = _trials_of(test_pairs, audio_dir)
+    check_trials(trials)  # before the work
+    speaker_model = model.to_speaker_model() if isinstance(model, ReDimNetMRL) else model
+    wanted = tuple(mrl_dims or speaker_model.dims)
+    names = sorted({*trials.frame["enrol"], *trials.frame["test"]})
+    row = {name: number for number, name in enumerate(names)}
+    vectors = np.stack([speaker_model.embed(root / name, normalize=False) for name in names])
+    sides = [np.array([row[name] for name in trials.frame[side]]) for side in ("enrol", "test")]
+    measured = {}
+    for dim, scores in prefix_cosines(vectors, sides[0], sides[1], wanted, names=names).items():
+        rates = evaluate_scores(
+            trials,
+            scores,
+            dim=dim,
+            model=speaker_model.name,
+            fingerprint=speaker_model.fingerprint,
+            training_speakers=speaker_model.training_speakers,
+            n_bootstrap=n_bootstrap,
+        ).headline
+        measured[dim] = {**asdict(rates), "threshold": rates.eer_threshold}
+    return measured
+
+
+def _trials_of(
+    pairs: str | Path | Trials | Sequence[tuple[str, str, int]], audio_dir: str | Path | None
+) -> tuple[Trials, Path]:
+    if isinstance(pairs, str | Path):
+        trials, root = read_trials(pairs), Path(pairs).parent
+    elif isinstance(pairs, Trials):
+        trials, root = pairs, Path()
+    else:
+        import polars as pl  # noqa: PLC0415  slow to import, and rarely needed here
+
+        columns = list(zip(*pairs, strict=True)) or [(), (), ()]
+        enrol, test, label = columns
+        frame = pl.DataFrame({"enrol": list(map(str, enrol)), "test": list(map(str, test))})
+        trials = Trials(
+            frame.with_columns(target=pl.Series([bool(value) for value in label], dtype=pl.Boolean)), "pairs"
+        )
+        root = Path()
+    return trials, root if audio_dir is None else Path(audio_dir)
+
+
+def _their_network(tensors: Mapping[str, Tensor], source: str) -> Encoder:
+    entry = find(_THEIRS)
+    encoder = build({**entry.config, "architecture": entry.architecture})
+    load_strict(encoder, tensors, source)
+    return encoder.eval()
+
+
+def _released(model_name: str, train_type: str, dataset: str) -> str:
+    name = f"redimnet-{model_name}-{dataset}-{train_type}"
+    known = [entry.name for entry in entries() if entry.name.startswith(f"redimnet-{model_name}-")]
+    if name not in known:
+        there = ", ".join(known) or "'nestvox models list' shows what was released"
+        raise CatalogueError(f"no released {name}; there is {there}")
+    return name
+
+
+def _two_dimensional(audio: Tensor) -> Tensor:
+    if audio.ndim == 3 and audio.shape[1] == 1:
+        return audio[:, 0]
+    if audio.ndim != 2:
+        raise ModelError(f"audio must be (batch, samples) or (batch, 1, samples), got {tuple(audio.shape)}")
+    return audio

@@ -1,0 +1,310 @@
+"""The names of redimnet-mrl: shapes, starting point, its checkpoints, error rates."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import torch
+from typer.testing import CliRunner
+
+from nestvox.encoders.redimnet import ReDimNet
+from nestvox.errors import AudioError, CatalogueError, ModelError, TrialsError, WeightsError
+from nestvox.losses.margins import AamSoftmax
+from nestvox.metrics.curves import error_curve
+from nestvox.metrics.eer import eer
+from nestvox.model import SpeakerModel
+from nestvox.mrl import (
+    MatryoshkaLoss,
+    ReDimNetMRL,
+    create_mrl_from_pretrained,
+    evaluate_mrl_eer,
+    get_model_info,
+    import_checkpoint,
+    load_audio,
+    load_pretrained_redimnet,
+    load_trained_mrl,
+    unfreeze_backbone,
+)
+
+CONFIG = {
+    "stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]],
+    "F": 24,
+    "C": 4,
+    "embed_dim": 24,
+    "group_divisor": 4,
+}
+DIMS = (8, 16, 24, 32)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network as the official files hold one."""
+    torch.manual_seed(0)
+    network = ReDimNet(**CONFIG)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-1, 1)
+                module.running_var.uniform_(0.5, 2)
+    path = tmp_path_factory.mktemp("released") / "b2-vox2-ptn.pt"
+    torch.save({"model_config": CONFIG, "state_dict": network.state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def model(released: Path) -> ReDimNetMRL:
+    return create_mrl_from_pretrained("b2", "ptn", embed_dim=32, mrl_dims=DIMS, weights=released)
+
+
+@pytest.fixture(scope="module")
+def audio() -> torch.Tensor:
+    return 0.1 * torch.from_numpy(np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32))
+
+
+def test_calls_of_the_readme(model: ReDimNetMRL, audio: torch.Tensor) -> None:
+    full = model(audio)
+    assert full.shape == (2, 32)
+    assert model(audio[:, None], target_dim=8).shape == (2, 8)
+    by_dim = model(audio, return_all_dims=True)
+    assert {d: tuple(e.shape) for d, e in by_dim.items()} == {d: (2, d) for d in DIMS}
+    for dim, embedding in by_dim.items():
+        torch.testing.assert_close(embedding, full[:, :dim], rtol=0, atol=0)
+        torch.testing.assert_close(model(audio, dim=dim), embedding, rtol=0, atol=0)
+    assert model(audio, target_dim=5).shape == (2, 5)  # any prefix is one
+    for wrong in (0, 33):
+        with pytest.raises(ModelError, match="between 1 and 32"):
+            model(audio, target_dim=wrong)
+    with pytest.raises(ModelError, match=r"\(batch, samples\) or \(batch, 1, samples\)"):
+        model(audio[None, :, None])
+
+
+def test_begins_as_the_pretrained_network(model: ReDimNetMRL, released: Path, audio: torch.Tensor) -> None:
+    official = load_pretrained_redimnet("b2", "ptn", "vox2", weights=released)
+    with torch.no_grad():
+        torch.testing.assert_close(model(audio, target_dim=24), official(audio[:, None]), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(model: ReDimNetMRL, audio: torch.Tensor) -> None:
+    padded = torch.cat([audio, torch.ones(2, 3000)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(padded, lengths=torch.tensor([16_000, 16_000])), model(audio))
+
+
+def test_a_frozen_backbone_stays_as_it_is(model: ReDimNetMRL, audio: torch.Tensor) -> None:
+    before = copy.deepcopy(model.encoder.state_dict())
+    loss = MatryoshkaLoss(AamSoftmax(32, 5), DIMS)
+    optimiser = torch.optim.SGD([p for p in [*model.parameters(), *loss.parameters()] if p.requires_grad], lr=0.1)
+    model.train()
+    for _ in range(3):
+        optimiser.zero_grad()
+        total, _ = loss(model(audio, return_all_dims=True), torch.tensor([1, 3]))
+        total.backward()
+        optimiser.step()
+    after = model.encoder.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)  # statistics of BatchNorm too
+    assert get_model_info(model)["trainable"] == sum(p.numel() for p in model.head.parameters())
+    unfreeze_backbone(model)
+    assert get_model_info(model)["frozen"] == 0
+    model.train()
+    assert model.encoder.bn.training
+
+
+def test_loss_is_the_weighted_mean_and_weights_stay_with_their_dims(model: ReDimNetMRL, audio: torch.Tensor) -> None:
+    base = AamSoftmax(32, 5)
+    labels = torch.tensor([1, 3])
+    embeddings = model(audio, return_all_dims=True)
+    total, parts = MatryoshkaLoss(base, [32, 8], [3.0, 1.0])(embeddings, labels)  # not ascending
+    large, small = base(embeddings[32], labels), base.at_prefix(embeddings[8], labels)
+    torch.testing.assert_close(total, (3 * large + small) / 4)
+    torch.testing.assert_close(parts["loss_8d"], small.detach())
+    assert {key: float(value) for key, value in parts.items() if key.startswith("weight")} == {
+        "weight_8d": 1.0,
+        "weight_32d": 3.0,
+    }
+    with pytest.raises(ModelError, match="2 dims need as many weights, got 3"):
+        MatryoshkaLoss(base, [8, 16], [1, 2, 3])
+
+
+def test_what_was_never_released_is_not_made_up(released: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"no released redimnet-b2-vox2-ft_mix; there is .*redimnet-b2-vox2-ptn"):
+        load_pretrained_redimnet("b2", "ft_mix", weights=released)
+    with pytest.raises(CatalogueError, match="no released redimnet-b9"):
+        create_mrl_from_pretrained("b9")
+
+
+# --- checkpoints of redimnet-mrl ---
+
+
+def golden() -> ModuleType:
+    path = Path(__file__).parent / "encoders" / "redimnet_golden.py"
+    spec = importlib.util.spec_from_file_location("redimnet_golden", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["redimnet_golden"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def their_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
+    """best.pt as that project writes it, the official network's embeddings of three signals, and the signals."""
+    room = golden()
+    network = room.networks()[room.MRL]
+    encoder = room.with_keyed_weights(network)
+    state = {key: tensor.clone() for key, tensor in room.published_state(network, encoder).items()}
+    path = tmp_path_factory.mktemp("theirs") / "best.pt"
+    checkpoint = {
+        "epoch": 14,
+        "global_step": 1,
+        "model_state_dict": state,
+        "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999)}]},
+        "scheduler_state_dict": None,
+        "best_val_loss": 18.0271,
+        "best_eer": np.float64(0.056),
+        "config": {"model": {"embed_dim": 256, "mrl_dims": [64, 128, 192, 256]}, "seed": 42},
+    }
+    torch.save(checkpoint, path)
+    return path, network.embedding, room.signals()
+
+
+def test_import_is_exact(their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]]) -> None:
+    path, expected, signals = their_checkpoint
+    model = import_checkpoint(path)
+    info = get_model_info(model)
+    assert (info["parameters"], info["trainable"]) == (5_016_305, 264_448)  # the figures of its authors
+    assert model.mrl_dims == (64, 128, 192, 256)
+    assert model.encoder.frame_rate_hz == 100  # a hop of 160 samples
+    with torch.no_grad():
+        got = model(torch.from_numpy(np.stack([signals["a"], signals["b"]]))[:, None]).numpy()
+    assert np.abs(got - expected[:2]).max() / np.abs(expected[:2]).max() < 1e-4
+
+
+def test_state_is_loaded_as_the_readme_loads_it(
+    model: ReDimNetMRL, their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]]
+) -> None:
+    path, expected, signals = their_checkpoint
+    checkpoint = torch.load(path, weights_only=False)
+    model.load_state_dict(checkpoint["model_state_dict"])
+    model.eval()
+    with torch.no_grad():
+        got = model(torch.from_numpy(signals["c"])[None], target_dim=24).numpy()
+    assert np.abs(got - expected[2:, :24]).max() / np.abs(expected[2]).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["state_dict", None])
+def test_other_shapes_of_the_file(
+    tmp_path: Path, key: str | None, their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]]
+) -> None:
+    state = torch.load(their_checkpoint[0], weights_only=False)["model_state_dict"]
+    torch.save(state if key is None else {key: state}, tmp_path / "old.pt")
+    assert get_model_info(load_trained_mrl(tmp_path / "old.pt"))["parameters"] == 5_016_305
+
+
+def test_files_that_are_not_theirs(tmp_path: Path, released: Path) -> None:
+    with pytest.raises(WeightsError, match="missing"):
+        import_checkpoint(released)
+    damaged = tmp_path / "best.pt"
+    damaged.write_bytes(released.read_bytes()[:2000])
+    with pytest.raises(WeightsError, match=r"best\.pt"):
+        import_checkpoint(damaged)
+
+
+def test_models_import_mrl(
+    tmp_path: Path, their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nestvox.cli.models import app
+
+    path, expected, signals = their_checkpoint
+    runner = CliRunner()
+    done = runner.invoke(app, ["import-mrl", str(path), "--out", str(tmp_path / "theirs")])
+    assert done.exit_code == 0, done.output
+    assert "5,016,305" in done.output
+    imported = SpeakerModel.from_folder(tmp_path / "theirs")
+    assert imported.dims == (64, 128, 192, 256)
+    got = imported.embed(signals["c"], dim=64)
+    np.testing.assert_allclose(got, expected[2, :64] / np.linalg.norm(expected[2, :64]), atol=1e-4)
+    again = load_trained_mrl(tmp_path / "theirs")
+    torch.testing.assert_close(
+        again(torch.from_numpy(signals["c"])[None]), import_checkpoint(path)(torch.from_numpy(signals["c"])[None])
+    )
+
+
+# --- files and error rates ---
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six speakers of VoxCeleb's layout, four clips each: harmonic tones with a pitch of their own."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(1)
+    lines = []
+    files = {}
+    for speaker in range(6):
+        for clip in range(4):
+            path = root / f"id1000{speaker}" / "video" / f"0000{clip}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            t = np.arange(16_000) / 16_000
+            pitch = 90 + 35 * speaker + rng.normal()
+            wave = sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 8)) + 0.3 * rng.standard_normal(16_000)
+            soundfile.write(path, 0.05 * wave, 16_000)
+            files.setdefault(speaker, []).append(path.relative_to(root).as_posix())
+    for speaker in range(6):
+        lines += [f"1 {files[speaker][0]} {files[speaker][k]}" for k in (1, 2, 3)]
+        lines += [f"0 {files[speaker][k]} {files[(speaker + k) % 6][k]}" for k in (1, 2, 3)]
+    (root / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_error_rates_at_every_dim(model: ReDimNetMRL, corpus: Path) -> None:
+    found = evaluate_mrl_eer(model=model, test_pairs=corpus / "pairs.txt", mrl_dims=[8, 24], n_bootstrap=50)
+    assert list(found) == [8, 24]
+    trials = [line.split() for line in (corpus / "pairs.txt").read_text().splitlines()]
+    for dim, rates in found.items():
+        scores = []
+        for _, a, b in trials:
+            with torch.no_grad():
+                x, y = (model(load_audio(corpus / name), target_dim=dim)[0].double() for name in (a, b))
+            scores.append(float(x @ y / x.norm() / y.norm()))
+        curve = error_curve(np.array(scores), np.array([label == "1" for label, *_ in trials]))
+        assert rates["eer"] == pytest.approx(eer(curve).rate, abs=1e-9)
+        assert rates["threshold"] == pytest.approx(eer(curve).threshold, abs=1e-5)
+        assert (rates["n_target"], rates["n_nontarget"], len(rates["trials_sha256"])) == (18, 18, 64)
+        assert rates["eer_low"] <= rates["eer"] <= rates["eer_high"]
+    pairs = [(str(corpus / a), str(corpus / b), int(label)) for label, a, b in trials]
+    again = evaluate_mrl_eer(model, pairs, [8], n_bootstrap=50)
+    assert again[8]["eer"] == found[8]["eer"]
+
+
+def test_missing_files_are_not_left_out(model: ReDimNetMRL, tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text("1 a.wav b.wav\n0 a.wav c.wav\n")
+    with pytest.raises(AudioError, match=r"a\.wav"):
+        evaluate_mrl_eer(model, tmp_path / "pairs.txt")
+    with pytest.raises(TrialsError):
+        evaluate_mrl_eer(model, [])
+
+
+def test_a_file_by_its_path(model: ReDimNetMRL, corpus: Path) -> None:
+    path = corpus / "id10000" / "video" / "00000.wav"
+    embedding = model.extract_embedding(path, target_dim=16)
+    assert (embedding.shape, embedding.dtype) == ((1, 16), torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(embedding, model(load_audio(path), target_dim=16))
+
+
+def test_saved_and_loaded(model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor) -> None:
+    model.to_speaker_model("mine").save(tmp_path / "mine")
+    again = load_trained_mrl(tmp_path / "mine")
+    assert again.mrl_dims == DIMS
+    with torch.no_grad():
+        torch.testing.assert_close(again(audio), model(audio), rtol=1e-5, atol=1e-6)
+    assert yaml.safe_load((tmp_path / "mine" / "README.md").read_text().split("---")[1])["library_name"] == "nestvox"
