@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nestvox import __version__
-from nestvox.cli import compare, data, demo, embed, evaluate, models, plan, rotate, verify
+from nestvox.cli import compare, data, demo, embed, evaluate, models, plan, rotate, train, verify
 from nestvox.errors import NestvoxError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.add_typer(models.app, name="models")
 app.command()(embed.embed)
 app.command()(embed.export)
 app.command()(rotate.rotate)
+app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(plan.plan)

@@ -1,0 +1,86 @@
+"""`nestvox train`: a recipe becomes a model folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from nestvox.training.train import Trained
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list shows them), or a YAML file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; it gets the model, the log, the recipe.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=5; may be given again."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; it ends as if never interrupted.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the recipes that nestvox brings, and exit.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe with every default, and exit.")] = False,
+) -> None:
+    """Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.
+
+    The starting point is a candidate too. Under `torchrun --no-python nestvox train ...` several processes share the
+    work.
+    """
+    from nestvox.training.recipe import load_recipe, shipped_recipes
+
+    if list_:
+        for name, about in shipped_recipes().items():
+            print(f"{name:<14} {about}")
+        return
+    if recipe is None:
+        raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
+    resolved = load_recipe(recipe, set_ or [])
+    if show:
+        print(resolved.to_yaml(), end="")
+        return
+    if out is None:
+        raise NestvoxError("--out is missing: the folder of the run")
+    from nestvox.cli.progress import progress_bar
+    from nestvox.extras import require
+
+    require("torch", extra="torch", purpose="training")
+    from nestvox.training.train import train as run
+
+    trained = run(resolved, out, resume=resume, bars=progress_bar)
+    if trained is not None:
+        _show(trained)
+
+
+def _show(trained: Trained) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    labels = f" {', '.join(trained.labels).upper()}" if trained.labels else ""
+    table = Table(title=f"{trained.model.name}{labels}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("dim", "EER % cut", "EER % at start", "EER % kept [interval]"):
+        table.add_column(name.replace("[", "\\["), justify="right", no_wrap=True)
+    for rate in trained.rates:
+        cut = "-" if rate.truncated is None else f"{100 * rate.truncated:.2f}"
+        kept = f"{100 * rate.best:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+        table.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept.replace("[", "\\["))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    where = "the starting point" if trained.best_epoch == 0 else f"epoch {trained.best_epoch}"
+    console.print(f"kept: {where}, of {trained.epochs} epochs", soft_wrap=True)
+    console.print(
+        f"{trained.n_target} target and {trained.n_nontarget} non-target trials of {trained.trials_source}, sha256 "
+        f"{trained.trials_sha256[:12]}, on which the weights were chosen: report on other speakers. "
+        "Intervals: 95 %, over speakers.",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print(f"model: {trained.folder / 'model'}", soft_wrap=True, markup=False)

@@ -1,0 +1,136 @@
+"""Everything that a run needs to go on exactly where it was, in one file that is there whole or not at all.
+
+Tensors are kept by safetensors and numbers as JSON in its header; nothing is pickled. What is a function of seed and
+time (learning rate, margin, order, random numbers of a step) is not kept: the time is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn, optim
+
+from nestvox.atomic import atomic_path
+from nestvox.errors import TrainingError
+
+__all__ = ["Checkpoint", "Progressed", "optimizer_tensors", "read_checkpoint", "restore_optimizer"]
+
+_FORMAT = "nestvox-checkpoint-1"
+
+
+@dataclass
+class Progressed:
+    """How far a run is, and what it found.
+
+    Attributes:
+        recipe: hash of the recipe.
+        network: fingerprint of what the run began with.
+        epoch: that is under way.
+        step: batches of it that are done.
+        total_steps: of the optimizer, since the beginning.
+        best_epoch: whose weights are kept; 0 is the starting point.
+        best_criterion: mean EER over the dimensions, a fraction.
+        eers: EER of each dimension on the development trials, by epoch.
+        since_best: validations since the best.
+        stopped: no better one came for long enough.
+        log_bytes: length of the log when this was written; what follows belongs to steps that are done again.
+        scaler: state of the gradient scaler (float16).
+        world: processes.
+    """
+
+    recipe: str
+    network: str
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    best_epoch: int = 0
+    best_criterion: float = float("inf")
+    eers: dict[str, dict[str, float]] = field(default_factory=dict)
+    since_best: int = 0
+    stopped: bool = False
+    log_bytes: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        progressed: the numbers.
+        tensors: the arrays, by ``network.``, ``criterion.``, ``optimizer.``, ``average.`` and ``best.`` names.
+    """
+
+    progressed: Progressed
+    tensors: Mapping[str, Tensor]
+
+    def section(self, name: str) -> dict[str, Tensor]:
+        """Tensors whose names begin with ``name.``, without it."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def write(self, path: str | Path) -> None:
+        """Write one file, atomically, and force it to the disk."""
+        state = {"format": _FORMAT, **asdict(self.progressed)}
+        tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in self.tensors.items()}
+        with atomic_path(path) as temporary:
+            # One entry: safetensors writes several in no fixed order.
+            save_file(tensors, temporary, metadata={"checkpoint": json.dumps(state, sort_keys=True)})
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read what `Checkpoint.write` wrote.
+
+    Raises:
+        TrainingError: no checkpoint, a damaged one, or one of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it and train anew") from error
+    found = state.pop("format", None) if isinstance(state, dict) else None
+    if found != _FORMAT:
+        raise TrainingError(f"{path}: format {found!r}, expected {_FORMAT!r}")
+    if set(state) != {item.name for item in fields(Progressed)}:
+        raise TrainingError(f"{path}: written by another version of nestvox; go on with that one, or train anew")
+    return Checkpoint(Progressed(**state), tensors)
+
+
+def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimizer by place of the parameter and name, e.g. ``3.exp_avg``."""
+    found = {}
+    for place, parameter in enumerate(_parameters(optimizer)):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                found[f"{place}.{name}"] = value
+    return found
+
+
+def restore_optimizer(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the state of `optimizer_tensors` back, onto the devices of the parameters.
+
+    Raises:
+        TrainingError: it is of another number of parameters.
+    """
+    parameters = _parameters(optimizer)
+    for key, value in tensors.items():
+        place, _, name = key.partition(".")
+        if int(place) >= len(parameters):
+            raise TrainingError(f"the checkpoint's optimizer has a parameter {place}, this one has {len(parameters)}")
+        parameter = parameters[int(place)]
+        # Counters stay on the CPU, where the optimizer makes them.
+        kept = value.clone() if name == "step" else value.to(parameter.device, copy=True)
+        optimizer.state[parameter][name] = kept
+
+
+def _parameters(optimizer: optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

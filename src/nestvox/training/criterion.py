@@ -1,0 +1,112 @@
+"""The loss of a recipe: speakers at every prefix, and the distance of every prefix to the pretrained embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nestvox.errors import RecipeError
+from nestvox.losses.distillation import PrefixDistillation
+from nestvox.losses.margins import AamSoftmax, AmSoftmax, SphereFace2, SubCenterAamSoftmax
+from nestvox.losses.nested import NestedLoss, NestedTerms, PrefixLoss
+from nestvox.losses.pairwise import AngularPrototypical, Prototypical, Triplet
+from nestvox.training.recipe import LossSection
+
+__all__ = ["Criterion"]
+
+
+class Criterion(nn.Module):
+    """The weighted sum of a nested loss over speakers and a distillation, where a recipe asks for both.
+
+    Args:
+        section: of the recipe.
+        dims: prefix lengths of the head.
+        classes: training speakers.
+
+    Attributes:
+        dims: ascending.
+        relational: it compares the clips of a batch with each other, so it needs the whole batch at once.
+        distils: it needs the pretrained embeddings.
+
+    Raises:
+        RecipeError: a weight for a dimension that the head does not have.
+    """
+
+    def __init__(self, section: LossSection, dims: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.dims = tuple(sorted(dims))
+        weights = section.weights
+        if unknown := sorted(set(weights or {}) - set(self.dims)):
+            raise RecipeError(f"loss.weights names {unknown}, the head has {self.dims}")
+        self.weight, self.distill_weight = section.weight, section.distill
+        self.speakers: NestedLoss | None = None
+        if section.weight:
+            make = _maker(section, classes)
+            self.speakers = NestedLoss(self.dims, make, weights, classifier=section.classifier)
+        self.distillation: PrefixDistillation | None = None
+        if section.distill:
+            self.distillation = PrefixDistillation(self.dims, weights, **section.distill_terms)
+        self.distils = self.distillation is not None
+        self.relational = self.distils or (section.weight > 0 and section.pairwise)
+
+    def forward(self, embedding: Tensor, labels: Tensor, teacher: Tensor | None = None) -> NestedTerms:
+        """Return the loss of a batch.
+
+        Args:
+            embedding: (B, D).
+            labels: (B,) int64.
+            teacher: (B, E) pretrained embeddings, where it distils.
+        """
+        found: list[tuple[float, NestedTerms]] = []
+        if self.speakers is not None:
+            found.append((self.weight, self.speakers(embedding, labels)))
+        if self.distillation is not None:
+            assert teacher is not None
+            found.append((self.distill_weight, self.distillation(embedding, teacher)))
+        total = torch.stack([weight * terms.total for weight, terms in found]).sum()
+        per_dim = {
+            dim: torch.stack([weight * terms.per_dim[dim] for weight, terms in found]).sum()
+            for dim in found[0][1].per_dim
+        }
+        return NestedTerms(total, per_dim)
+
+    def set_margin(self, margin: float) -> None:
+        """Set the margin of what has one."""
+        if self.speakers is not None:
+            self.speakers.set_margin(margin)
+
+    def set_dims(self, dims: Sequence[int]) -> None:
+        """Choose the prefix lengths that take part from now on.
+
+        Raises:
+            RecipeError: one that the head does not have.
+        """
+        if unknown := sorted(set(dims) - set(self.dims)):
+            raise RecipeError(f"stages: dims {unknown} are not among the head's {self.dims}")
+        parts: list[PrefixLoss | None] = [self.speakers, self.distillation]
+        for part in parts:
+            if part is not None:
+                part.set_active(dims)
+
+    def begin_at(self, means: Tensor) -> None:
+        """Begin the prototypes at the speakers' mean embeddings, (classes, D); pairwise losses have none."""
+        if self.speakers is not None and any(hasattr(one, "set_prototypes") for one in self.speakers.criteria.values()):
+            self.speakers.set_prototypes(means)
+
+
+def _maker(section: LossSection, classes: int) -> Callable[[int], nn.Module]:
+    margin, scale = section.margin, section.scale
+    makers: dict[str, Callable[[int], nn.Module]] = {
+        "aam": lambda dim: AamSoftmax(dim, classes, margin, scale, easy_margin=section.easy_margin),
+        "am": lambda dim: AmSoftmax(dim, classes, margin, scale),
+        "subcenter": lambda dim: SubCenterAamSoftmax(
+            dim, classes, margin, scale, centers=section.sub_centers, easy_margin=section.easy_margin
+        ),
+        "sphereface2": lambda dim: SphereFace2(dim, classes, margin, scale),
+        "angular": lambda _: AngularPrototypical(),
+        "prototypical": lambda _: Prototypical(),
+        "triplet": lambda _: Triplet(margin=margin, mining=section.mining),
+    }
+    return makers[section.kind]

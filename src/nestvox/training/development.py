@@ -1,0 +1,87 @@
+"""The development trials: who may stand in them, and what a head reaches on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.corpora.overlap import refuse_overlap, speaker_key
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import OverlapError, TrainingError
+from nestvox.heads.contract import FloatArray
+from nestvox.heads.pairs import LabelledPairs
+
+__all__ = ["Development", "keep_apart"]
+
+
+def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
+    """Refuse speakers who stand in two of the three parts.
+
+    Args:
+        train: speakers of the training utterances.
+        dev: of the development utterances.
+        test: of those that the result is reported on.
+
+    Raises:
+        OverlapError: the message names the parts and the speakers.
+    """
+    parts = {"training": train, "development": dev, "test": test}
+    for left, right in (("training", "development"), ("training", "test"), ("development", "test")):
+        try:
+            refuse_overlap({speaker_key(name) for name in parts[left]}, parts[right])
+        except OverlapError as error:
+            raise OverlapError(f"{left} and {right} share speakers: {error}") from error
+
+
+@dataclass(frozen=True)
+class Development:
+    """The trials as pairs of utterances, before anything is embedded.
+
+    Attributes:
+        table: the utterances.
+        trials: the list.
+        utterances: rows of the table that the trials name, ascending.
+        first: (P,) places in `utterances`.
+        second: (P,) likewise.
+        target: (P,) bool.
+    """
+
+    table: UtteranceTable
+    trials: Trials
+    utterances: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    target: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, table: UtteranceTable, trials: Trials) -> Development:
+        """Resolve the names.
+
+        Raises:
+            TableError: a trial names an utterance that the table does not have.
+            TrainingError: a trial has no label.
+        """
+        unlabelled = trials.frame["target"].null_count()
+        if unlabelled:
+            raise TrainingError(f"{trials.source}: {unlabelled} trials have no label; nothing can be chosen on them")
+        sides = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
+        rows, positions = np.unique(np.concatenate(sides), return_inverse=True)
+        first, second = np.split(positions.astype(np.int64), 2)
+        return cls(table, trials, rows, first, second, trials.frame["target"].to_numpy().astype(bool))
+
+    @property
+    def utt_ids(self) -> list[str]:
+        """Names of the utterances that the trials need, in the order of `utterances`."""
+        return [str(name) for name in self.table.frame["utt_id"].gather(self.utterances)]
+
+    def pairs(self, gather: Callable[[list[str]], FloatArray]) -> LabelledPairs:
+        """Return the pairs on vectors.
+
+        Args:
+            gather: utt_ids to their vectors (n, D).
+        """
+        return LabelledPairs(gather(self.utt_ids), self.first, self.second, self.target)

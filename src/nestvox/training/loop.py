@@ -1,0 +1,431 @@
+"""The loop that trains: the same one for cached vectors and for audio.
+
+It knows a *task* (a network, a criterion, which tensors learn, how it is validated) and a *source* of batches; where
+these come from is not its business. Learning rate, margin, order and random numbers of every step are functions of
+seed and time, so that a run that was killed at any point and is taken up from its last checkpoint ends with the same
+bits (on a CPU; on a GPU up to what its kernels guarantee).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn, optim
+
+from nestvox.errors import TrainingError
+from nestvox.losses.nested import NestedTerms
+from nestvox.progress import Progress, silent
+from nestvox.training.checkpoint import (
+    Checkpoint,
+    Progressed,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+)
+from nestvox.training.criterion import Criterion
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe import Recipe
+from nestvox.training.run_log import RunLog
+from nestvox.training.schedule import Schedule
+
+__all__ = ["CHECKPOINT_FILE", "Batch", "MicroBatch", "ParameterGroup", "Source", "Task", "TrainingLoop"]
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples that are in memory at once.
+
+    Attributes:
+        inputs: (b, ...) what the network takes.
+        labels: (b,) int64 speakers.
+        teacher: (b, E) pretrained embeddings, where there is distillation.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of the optimizer.
+
+    Attributes:
+        n: samples of all processes together.
+        parts: this process's samples, one micro-batch at a time; there may be none.
+    """
+
+    n: int
+    parts: Iterable[MicroBatch]
+
+
+class Source(Protocol):
+    """Where batches come from.
+
+    Indexed data begin anywhere at no cost; a source that streams from shards skips what was seen.
+    """
+
+    @property
+    def n(self) -> int:
+        """Samples of an epoch, for the display."""
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `first` on: the same ones whenever it is asked."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one learning rate.
+
+    Attributes:
+        parameters: that learn at some time.
+        scale: factor of the learning rate.
+        weight_decay: of the optimizer.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    scale: float
+    weight_decay: float
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Maps inputs to embeddings (b, D)."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """Maps embeddings and labels to a loss; it may have parameters of its own."""
+
+    @property
+    def groups(self) -> Sequence[ParameterGroup]:
+        """Everything that learns at some time, always in the same order."""
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """Names in the network's state of what changes: the tensors that are averaged, kept and restored."""
+
+    @property
+    def statistics(self) -> Sequence[Tensor]:
+        """Running statistics that a step renews, which processes have to agree on."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what learns in an epoch, and the modes of the modules."""
+
+    def validate(self) -> Mapping[int, float]:
+        """Return the EER on the development trials at each dimension."""
+
+
+class TrainingLoop:
+    """Trains a task until its recipe says stop, and keeps the best weights.
+
+    Args:
+        task: what is trained.
+        source: of batches.
+        recipe: how.
+        folder: of the run, which has the checkpoint and the log; it exists.
+        processes: of the run.
+        start: names what the run begins with and on what data; a checkpoint of another start is refused.
+        progress: told the samples seen of all.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        recipe: Recipe,
+        folder: str | Path,
+        processes: Processes,
+        *,
+        start: str,
+        progress: Progress = silent,
+    ) -> None:
+        self.task = task
+        self.source = source
+        self.recipe = recipe
+        self.folder = Path(folder)
+        self.processes = processes
+        self.progress = progress
+        self.schedule = Schedule.of(recipe)
+        self.progressed = Progressed(recipe.hash, start, world=processes.world)
+        self.optimizer = _optimizer(task.groups, recipe)
+        precision = recipe.training.precision
+        if precision == "float16" and processes.device.type != "cuda":
+            raise TrainingError("training.precision float16 is for a GPU; on a CPU take bfloat16 or float32")
+        self._dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
+        state = task.network.state_dict(keep_vars=True)
+        self._state = {name: state[name].detach() for name in task.kept}  # shares memory with the network
+        self._average = self._copied() if recipe.training.ema is not None else {}
+        self._best = self._copied()
+        self._written_at = time.monotonic()
+        self._log: RunLog | None = None
+
+    def run(self) -> Progressed:
+        """Train from the beginning or from the folder's checkpoint; at the end the best weights are in the network.
+
+        Raises:
+            TrainingError: the checkpoint is of another recipe or start, or the loss is no number.
+        """
+        path = self.folder / CHECKPOINT_FILE
+        resumed = path.is_file()
+        if resumed:
+            self._restore(read_checkpoint(path))
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            self._open_log()
+            try:
+                if not resumed:
+                    self._validate()
+                    self._write()
+                self._epochs()
+            finally:
+                if self._log is not None:
+                    self._log.close()
+        self._load(self._best)
+        return self.progressed
+
+    def _epochs(self) -> None:
+        training = self.recipe.training
+        while self.progressed.epoch < training.epochs and not self.progressed.stopped:
+            epoch = self.progressed.epoch
+            self.task.begin_epoch(epoch)
+            self.task.criterion.set_dims(self.schedule.dims(epoch, self.task.criterion.dims))
+            self._epoch(epoch)
+            self.progressed.epoch, self.progressed.step = epoch + 1, 0
+            if (epoch + 1) % training.validate_epochs == 0 or epoch + 1 == training.epochs:
+                self._validate()
+            self._write()
+
+    def _epoch(self, epoch: int) -> None:
+        run, steps = self.recipe.run, self.source.steps(epoch)
+        seen = torch.zeros(2 + len(self.task.criterion.dims), device=self.processes.device)
+        began, steps_then = time.monotonic(), self.progressed.step
+        for batch in self.source.batches(epoch, self.progressed.step):
+            moment = epoch + (self.progressed.step + 0.5) / steps
+            seen += self._step(batch, moment)
+            self.progressed.step += 1
+            self.progressed.total_steps += 1
+            done = epoch + self.progressed.step / steps
+            self.progress(round(done * self.source.n), self.recipe.training.epochs * self.source.n)
+            last = self.progressed.step == steps
+            if self.progressed.total_steps % run.log_steps == 0 or last:
+                self._tell(seen, moment, (self.progressed.step - steps_then) / (time.monotonic() - began))
+                seen.zero_()
+                began, steps_then = time.monotonic(), self.progressed.step
+            due = run.checkpoint_steps is not None and self.progressed.total_steps % run.checkpoint_steps == 0
+            if not last and (due or time.monotonic() - self._written_at > run.checkpoint_s):
+                self._write()
+
+    def _step(self, batch: Batch, moment: float) -> Tensor:
+        """Take one step; returns this process's sums over samples: count, loss, loss of each dimension."""
+        task, device = self.task, self.processes.device
+        rate = self.schedule.rate(moment)
+        for settings, group in zip(self.optimizer.param_groups, task.groups, strict=True):
+            settings["lr"] = rate * group.scale
+        task.criterion.set_margin(self.schedule.margin_at(moment))
+        torch.manual_seed(_seed(self.recipe.seed, self.progressed.total_steps, self.processes.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        seen = torch.zeros(2 + len(task.criterion.dims), device=device)
+        parameters = [parameter for group in task.groups for parameter in group.parameters]
+        if task.criterion.relational:
+            self._backward_together(batch, seen)
+        else:
+            for part in batch.parts:
+                self._backward(part, len(part.labels) / batch.n, seen)
+        self.processes.sum_gradients(parameters)
+        if self.recipe.training.max_grad_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(parameters, self.recipe.training.max_grad_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.processes.average(task.statistics)
+        decay = self.recipe.training.ema
+        for name, average in self._average.items():
+            if average.is_floating_point() and decay is not None:
+                average.lerp_(self._state[name], 1 - decay)
+            else:
+                average.copy_(self._state[name])
+        return seen
+
+    def _backward(self, part: MicroBatch, share: float, seen: Tensor) -> None:
+        """Add the gradient of a micro-batch: its share of the mean over the whole batch."""
+        terms = self.task.criterion(self._embed(part.inputs), part.labels, part.teacher)
+        self._scaler.scale(terms.total * share).backward()
+        self._count(terms, len(part.labels), seen)
+
+    def _backward_together(self, batch: Batch, seen: Tensor) -> None:
+        """Add the gradient of a loss over all clips of all processes: each hands on its own clips' part of it."""
+        parts = list(batch.parts)
+        if len(parts) != 1:
+            raise TrainingError(
+                f"this loss compares the clips of a batch with each other; a process has {len(parts)} parts of one: "
+                "leave training.micro_batch out, and give batches of several samples for each process"
+            )
+        part, gather = parts[0], self.processes.gather
+        teacher = None if part.teacher is None else gather(part.teacher)
+        terms = self.task.criterion(gather(self._embed(part.inputs)), gather(part.labels), teacher)
+        self._scaler.scale(terms.total).backward()
+        # Every process found the whole gradient of the criterion's own parameters; they are about to be summed.
+        for parameter in self.task.criterion.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.processes.world
+        self._count(terms, len(part.labels), seen)
+
+    def _embed(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self.processes.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            embedding: Tensor = self.task.network(inputs)
+        return embedding.float()
+
+    def _count(self, terms: NestedTerms, n: int, seen: Tensor) -> None:
+        by_dim = [terms.per_dim.get(dim, terms.total.new_zeros(())) for dim in self.task.criterion.dims]
+        seen += n * torch.stack([terms.total.new_ones(()), terms.total, *by_dim]).detach()
+
+    def _tell(self, seen: Tensor, moment: float, steps_per_s: float) -> None:
+        """Log the means since the last line; every process takes part in the sums."""
+        count, loss, *by_dim = self.processes.sum(seen).tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {moment:.2f}; lower training.learning_rate, or take float32"
+                f" (the run's last checkpoint is from before, resuming repeats this)"
+            )
+        if self._log is None or not count:
+            return
+        self._log.write(
+            self.progressed.total_steps,
+            {
+                "epoch": round(moment, 6),
+                "loss": loss / count,
+                "loss_of": {
+                    str(d): value / count for d, value in zip(self.task.criterion.dims, by_dim, strict=True) if value
+                },
+                "learning_rate": self.schedule.rate(moment),
+                "margin": self.schedule.margin_at(moment),
+                "samples_per_s": steps_per_s * self.recipe.batch_size,
+            },
+        )
+
+    def _validate(self) -> None:
+        """Measure the weights (their average, where there is one) and keep them if they are the best so far."""
+        progressed, state = self.progressed, self._average or self._state
+        numbers: list[float] = []
+        dims = self.task.criterion.dims
+        if self.processes.first:
+            weights = self._copied()
+            self._load(state)
+            eers = self.task.validate()
+            self._load(weights)
+            numbers = [eers[dim] for dim in dims]
+        numbers = self.processes.from_first(numbers or [0.0] * len(dims))
+        criterion = sum(numbers) / len(numbers)
+        progressed.eers[str(progressed.epoch)] = {str(d): rate for d, rate in zip(dims, numbers, strict=True)}
+        progressed.since_best += 1
+        if criterion < progressed.best_criterion:
+            progressed.best_epoch, progressed.best_criterion, progressed.since_best = progressed.epoch, criterion, 0
+            self._best = {name: tensor.clone() for name, tensor in state.items()}
+        patience = self.recipe.training.patience
+        progressed.stopped = patience is not None and progressed.since_best >= patience
+        if self._log is not None:
+            self._log.write(
+                progressed.total_steps,
+                {
+                    "epoch": progressed.epoch,
+                    "dev_eer": progressed.eers[str(progressed.epoch)],
+                    "dev_eer_mean": criterion,
+                    "best_epoch": progressed.best_epoch,
+                },
+            )
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        if not self.processes.first:
+            return
+        criterion = {name: tensor.detach() for name, tensor in self.task.criterion.state_dict().items()}
+        sections: dict[str, Mapping[str, Tensor]] = {
+            "network": self._state,
+            "criterion": criterion,
+            "optimizer": optimizer_tensors(self.optimizer),
+            "average": self._average,
+            "best": self._best,
+        }
+        tensors = {f"{section}.{name}": tensor for section, found in sections.items() for name, tensor in found.items()}
+        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise TrainingError(f"{broken[0]} is not finite; lower training.learning_rate, or take float32")
+        scaler: dict[str, Any] = self._scaler.state_dict()
+        log_bytes = self._log.n_bytes if self._log is not None else 0
+        Checkpoint(replace(self.progressed, scaler=scaler, log_bytes=log_bytes), tensors).write(
+            self.folder / CHECKPOINT_FILE
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        there, mine = checkpoint.progressed, self.progressed
+        for what, before, now in (
+            ("recipe", there.recipe, mine.recipe),
+            ("start (model, data or speakers)", there.network, mine.network),
+        ):
+            if before != now:
+                raise TrainingError(
+                    f"{self.folder} holds a run of another {what} ({before}, now {now}): "
+                    "give the same settings to resume it, or another --out"
+                )
+        self.progressed = replace(there, world=self.processes.world)
+        self._load(checkpoint.section("network"))
+        self.task.criterion.load_state_dict(checkpoint.section("criterion"))
+        restore_optimizer(self.optimizer, checkpoint.section("optimizer"))
+        for kept, name in ((self._average, "average"), (self._best, "best")):
+            for key, tensor in checkpoint.section(name).items():
+                kept[key].copy_(tensor)
+        self._scaler.load_state_dict(there.scaler)
+
+    def _open_log(self) -> None:
+        if not self.processes.first:
+            return
+        run = self.recipe.run
+        self._log = RunLog(
+            self.folder,
+            self.progressed.log_bytes,
+            wandb=run.wandb,
+            run_id=_digest(f"{self.folder.resolve()} {self.recipe.hash}"),
+            settings=self.recipe.settings(),
+        )
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._state.items()}
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        if set(tensors) != set(self._state):
+            raise TrainingError(f"{self.folder}: the checkpoint is of another network; give another --out")
+        for name, tensor in tensors.items():
+            self._state[name].copy_(tensor)
+
+
+def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> optim.Optimizer:
+    training = recipe.training
+    settings = [{"params": list(group.parameters), "weight_decay": group.weight_decay} for group in groups]
+    if training.optimizer == "sgd":
+        return optim.SGD(settings, lr=training.learning_rate, momentum=training.momentum)
+    return optim.AdamW(settings, lr=training.learning_rate, betas=training.betas)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of the random numbers of a step (dropout), so that there is no state to keep."""
+    return int(_digest(f"{seed} {step} {rank}"), 16) % 2**63

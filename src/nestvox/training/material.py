@@ -1,0 +1,147 @@
+"""What a run is made from: tables, trials, speakers that must not meet, and feature caches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.errors import RecipeError
+from nestvox.extraction.feature_cache import FeatureCache, open_cache
+from nestvox.model import SpeakerModel
+from nestvox.progress import Progress, silent
+from nestvox.training.development import Development, keep_apart
+from nestvox.training.recipe import Recipe
+
+__all__ = ["Bars", "Material", "no_bars"]
+
+
+class Bars(Protocol):
+    """Opens a progress display for one phase of the work."""
+
+    def __call__(self, description: str, unit: str, /) -> AbstractContextManager[Progress]:
+        """Return a context in which the callback draws `done` of `total` in `unit`."""
+
+
+def no_bars(description: str, unit: str, /) -> AbstractContextManager[Progress]:  # noqa: ARG001
+    """Show nothing."""
+    return nullcontext(silent)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Training utterances and development trials of a run, checked.
+
+    Attributes:
+        train: the training utterances; none where only a cache was given.
+        train_cache: their features; none where nothing needs them.
+        dev: the development trials.
+        dev_cache: features of their utterances.
+        labels: what every figure of the run must be shown with.
+        speakers: of training and development.
+    """
+
+    train: UtteranceTable | None
+    train_cache: FeatureCache | None
+    dev: Development
+    dev_cache: FeatureCache | None
+    labels: tuple[str, ...]
+    speakers: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """16 hex digits over utterances, speakers and trials: a run is resumed on these only."""
+        digest = hashlib.sha256(self.dev.trials.sha256.encode())
+        if self.train_cache is not None:
+            digest.update(self.train_cache.key.encode())
+        if self.train is not None:
+            for row in self.train.frame.select("utt_id", "path", "speaker").iter_rows():
+                digest.update("\t".join(row).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    @classmethod
+    def of(cls, recipe: Recipe, model: SpeakerModel | None) -> Material:
+        """Read tables and trials, keep speakers apart, and open the caches that the recipe needs.
+
+        Args:
+            recipe: the section `data`.
+            model: the encoder, of which the features are; None: nothing pretrained, so that there are no features.
+
+        Raises:
+            OverlapError: two of training, development and test share speakers.
+            RecipeError: something that the recipe has to name is missing.
+            StoreError: a cache that is not complete, of another encoder, or lacks utterances.
+        """
+        data = recipe.data
+        if data.dev_trials is None:
+            raise RecipeError(
+                "data.dev_trials is missing: the labelled list that the best weights are chosen on, of speakers who "
+                "are not trained on"
+            )
+        whole = _joined(data.table)
+        train = None if whole is None else _part(whole, data.train, "train")
+        given = None if data.cache is None else _opened(data.cache, model)
+        given_dev = given if data.dev_cache is None else _opened(data.dev_cache, model)
+        dev_whole = _joined(data.dev_table) or whole
+        if dev_whole is not None:
+            dev_table = _part(dev_whole, data.dev, "dev")
+        elif data.dev_cache is not None and given_dev is not None:
+            dev_table = _table_of(given_dev)
+        else:
+            raise RecipeError("data.table is missing: an utterance table with the training and development utterances")
+        if train is None and given is None:
+            raise RecipeError("data.table is missing: an utterance table with the training utterances")
+        trials = read_trials(data.dev_trials)
+        dev = Development.of(dev_table, trials)
+        train_speakers = train.frame["speaker"].to_list() if train is not None else given.speakers if given else []
+        test = _part(whole, data.test, "test", may_be_empty=True) if whole is not None and data.test else None
+        dev_speakers = dev_table.frame["speaker"].unique().to_list()
+        keep_apart(train_speakers, dev_speakers, [] if test is None else test.frame["speaker"].unique().to_list())
+        if model is not None and (given is None or given_dev is None):
+            raise RecipeError("data.cache is missing: a feature cache of the training and development utterances")
+        labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
+        return cls(train, given, dev, given_dev, tuple(sorted(labels)), tuple(sorted({*train_speakers, *dev_speakers})))
+
+
+def _joined(paths: Sequence[Path]) -> UtteranceTable | None:
+    tables = [read_utterances(path) for path in paths]
+    if len(tables) < 2:
+        return tables[0] if tables else None
+    frames = [
+        table.frame.with_columns(pl.Series("path", [str(path) for path in table.audio_paths], pl.String))
+        for table in tables
+    ]
+    return UtteranceTable(
+        pl.concat(frames, how="diagonal_relaxed"), " + ".join(table.source for table in tables), tables[0].root
+    )
+
+
+def _part(table: UtteranceTable, where: dict[str, str], part: str, *, may_be_empty: bool = False) -> UtteranceTable:
+    found = table.where(**where)
+    if not len(found) and not may_be_empty:
+        raise RecipeError(f"data.{part}: no utterance of {table.source} has {where or 'a row'}; say what marks them")
+    return found
+
+
+def _table_of(cache: FeatureCache) -> UtteranceTable:
+    frame = pl.DataFrame(
+        {
+            "utt_id": cache.utt_ids,
+            "path": [
+                path or name for path, name in zip(cache.store.paths[:: cache.n_variants], cache.utt_ids, strict=True)
+            ],
+            "speaker": cache.speakers,
+        }
+    )
+    return UtteranceTable(frame, str(cache.path), cache.path)
+
+
+def _opened(path: Path, model: SpeakerModel | None) -> FeatureCache:
+    return open_cache(path, None if model is None else {"fingerprint": model.encoder_fingerprint})

@@ -1,0 +1,110 @@
+"""What a run tells: lines of JSON and TensorBoard's scalars always, Weights & Biases where a project is named."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from nestvox.extras import require
+from nestvox.training.tensorboard import EventFile
+
+__all__ = ["METRICS_FILE", "RunLog"]
+
+METRICS_FILE = "metrics.jsonl"
+_EVENTS = "events"
+
+
+class RunLog:
+    """The log of one run; only the first process has one.
+
+    `metrics.jsonl` is cut to what a checkpoint vouches for, and the event file is written anew from it, so that no step
+    of a resumed run is told twice.
+
+    Args:
+        folder: of the run.
+        keep_bytes: of `metrics.jsonl`; 0 begins anew.
+        wandb: project; None: none.
+        run_id: under which Weights & Biases finds a resumed run again.
+        settings: of the run, for Weights & Biases.
+
+    Raises:
+        MissingExtraError: `wandb` is given and the extra is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep_bytes: int = 0,
+        *,
+        wandb: str | None = None,
+        run_id: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._online: Any = None
+        if wandb is not None:
+            module = require("wandb", extra="wandb", purpose="logging to Weights & Biases")
+            self._online = module.init(project=wandb, id=run_id, resume="allow", config=dict(settings or {}))
+        path = Path(folder) / METRICS_FILE
+        path.touch()
+        with path.open("rb+") as file:
+            file.truncate(min(keep_bytes, path.stat().st_size))
+        self._lines = path.open("ab")
+        events = Path(folder) / _EVENTS
+        events.mkdir(exist_ok=True)
+        for old in events.glob("*tfevents*"):
+            old.unlink()
+        now = time.time()
+        self._events = EventFile(events / f"events.out.tfevents.{int(now)}.nestvox", now)
+        for line in path.read_text(encoding="utf-8").splitlines():
+            self._show(json.loads(line))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Tell some values of one step.
+
+        Args:
+            step: of the optimizer, since the beginning.
+            values: numbers, or what JSON holds.
+        """
+        record = {"step": step, "time": round(time.time(), 3), **values}
+        self._lines.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._lines.flush()
+        self._show(record)
+        if self._online is not None:
+            self._online.log(_scalars(record), step=step)
+
+    @property
+    def n_bytes(self) -> int:
+        """Length of `metrics.jsonl`."""
+        return self._lines.tell()
+
+    def _show(self, record: Mapping[str, Any]) -> None:
+        self._events.add(_scalars(record), int(record["step"]), float(record["time"]))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self._events.close()
+        if self._online is not None:
+            self._online.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a record; those of an inner mapping as ``outer/inner``."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if name in ("step", "time"):
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{name}/{inner}": float(number) for inner, number in value.items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found

@@ -1,0 +1,143 @@
+"""The runs on a frozen encoder: a rotation, which is fitted at once, and the heads that the loop trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nestvox.errors import RecipeError
+from nestvox.extraction.feature_cache import CacheTap, FeatureCache
+from nestvox.heads.contract import Head
+from nestvox.heads.pairs import LabelledPairs
+from nestvox.heads.rotation import Rotation, truncation
+from nestvox.heads.trained import TrainedHead
+from nestvox.model import SpeakerModel
+from nestvox.training.checkpoint import Progressed
+from nestvox.training.criterion import Criterion
+from nestvox.training.development import Development
+from nestvox.training.from_cache import CachedSource, CachedUtterances, HeadTask, cached_rows
+from nestvox.training.head_start import begin_head, fit_rotation, nested_dims
+from nestvox.training.loop import TrainingLoop
+from nestvox.training.material import Bars, Material
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe import Recipe
+
+__all__ = ["Finished", "prepared_head", "run_cached", "run_rotation", "training_data"]
+
+_ROTATION_FILE = "rotation.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A run's end, before it is written down.
+
+    Attributes:
+        model: encoder and head, without thresholds.
+        pairs: development trials on the vectors that the head takes.
+        truncated: EER of the encoder's own embedding, cut, by prefix length.
+        progressed: counts and rates of the loop.
+    """
+
+    model: SpeakerModel
+    pairs: LabelledPairs
+    truncated: Mapping[int, float]
+    progressed: Progressed
+
+
+def training_data(material: Material) -> CachedUtterances:
+    """Take the training utterances of the cache."""
+    assert material.train_cache is not None
+    names = None if material.train is None else material.train.frame["utt_id"].to_list()
+    return CachedUtterances.of(material.train_cache, names)
+
+
+def dev_pairs(material: Material, tap: CacheTap) -> LabelledPairs:
+    """Return the development trials on cached vectors of the clean utterances."""
+    return cached_pairs(material.dev, material.dev_cache, tap)
+
+
+def cached_pairs(dev: Development, cache: FeatureCache | None, tap: CacheTap) -> LabelledPairs:
+    """Likewise, of one cache."""
+    assert cache is not None
+    return dev.pairs(lambda names: cache.gather(cached_rows(cache, names), 0, tap=tap))
+
+
+def prepared_head(
+    recipe: Recipe, model: SpeakerModel, material: Material, folder: Path, processes: Processes, bars: Bars
+) -> TrainedHead:
+    """Build the head as it is before the first step.
+
+    The rotation that it begins with is fitted once, by the first process, and kept in the run's folder.
+    """
+    if isinstance(model.head, TrainedHead):
+        head = type(model.head).from_saved(model.head.config(), model.head.tensors())
+        if recipe.head.dims is not None and nested_dims(recipe, head.dims[-1]) != head.dims:
+            raise RecipeError(f"head.dims: {model.name} has a head of {head.dims}; leave dims out to go on with it")
+        return head
+    data = training_data(material)
+    rotation = model.head if isinstance(model.head, Rotation) else None
+    if recipe.head.start == "rotation" and rotation is None:
+        kept = folder / _ROTATION_FILE
+        if processes.first and not kept.is_file():
+            with bars("rotation", "candidates") as progress:
+                fit_rotation(recipe, data, dev_pairs(material, "embedding"), progress=progress).save(kept)
+        processes.wait()
+        rotation = Rotation.load(kept)
+    return begin_head(recipe, model, data, rotation if recipe.head.start == "rotation" else None)
+
+
+def run_rotation(recipe: Recipe, model: SpeakerModel, material: Material, bars: Bars) -> Finished:
+    """Fit a rotation and choose it on the development trials."""
+    if model.head is not None:
+        raise RecipeError(f"model: {model.name} has a head already; start from its encoder")
+    pairs = dev_pairs(material, "embedding")
+    with bars("rotation", "candidates") as progress:
+        rotation = fit_rotation(recipe, training_data(material), pairs, progress=progress)
+    progressed = Progressed(recipe.hash, material.key)
+    plain = truncation(rotation.input_dim, rotation.dims)
+    before, after = pairs.eers(plain), pairs.eers(rotation)
+    progressed.eers = {"0": {str(dim): rate for dim, rate in after.items()}}
+    return Finished(SpeakerModel(model.encoder, rotation), pairs, before, progressed)
+
+
+def run_cached(
+    recipe: Recipe, model: SpeakerModel, material: Material, folder: Path, processes: Processes, bars: Bars
+) -> Finished:
+    """Train a head on cached vectors."""
+    head = prepared_head(recipe, model, material, folder, processes, bars)
+    data = training_data(material)
+    pairs = dev_pairs(material, head.tap)
+    criterion = first_criterion(recipe, head, data)
+    start = f"{model.fingerprint} {material.key}"
+    head.to(processes.device)
+    task = HeadTask(head, criterion.to(processes.device), pairs, recipe)
+    source = CachedSource(data, recipe, head.tap, processes, teacher=criterion.distils)
+    with bars(f"train {head.kind} head", "samples") as progress:
+        progressed = TrainingLoop(task, source, recipe, folder, processes, start=start, progress=progress).run()
+    head.cpu().eval()
+    return Finished(SpeakerModel(model.encoder, head), pairs, plain_rates(material, head), progressed)
+
+
+def first_criterion(recipe: Recipe, head: TrainedHead, data: CachedUtterances) -> Criterion:
+    """Build the criterion, its prototypes where the recipe says that they begin."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        criterion = Criterion(recipe.loss, head.dims, len(data.names))
+        if recipe.loss.prototypes == "means" and recipe.loss.weight:
+            head.eval()
+            criterion.begin_at(data.mean_embeddings(head, head.tap))
+    return criterion
+
+
+def plain_rates(material: Material, head: Head) -> dict[int, float]:
+    """EER of the encoder's own embedding, cut to each prefix length of a head that it has."""
+    if material.dev_cache is None:
+        return {}
+    pairs = dev_pairs(material, "embedding")
+    size = pairs.vectors.shape[1]
+    wanted = [dim for dim in head.dims if dim <= size]
+    found = pairs.eers(truncation(size, wanted or None))
+    return {dim: rate for dim, rate in found.items() if dim in head.dims}

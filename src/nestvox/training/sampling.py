@@ -1,0 +1,113 @@
+"""In which order utterances are seen: a function of seed and epoch alone, whatever the workers and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.errors import TrainingError
+
+__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "share_of"]
+
+Purpose = Literal["order", "variant", "clip"]
+_PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
+
+Rows = NDArray[np.int64]
+
+
+def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
+    """Return the generator of one decision, e.g. of one clip in one epoch; no two purposes share a stream."""
+    return np.random.default_rng([seed, _PURPOSES.index(purpose), *numbers])
+
+
+def share_of(rows: Rows, rank: int, world: int) -> Rows:
+    """Return one process's part of a batch: contiguous, sizes that differ by one at most, empty where rows run out."""
+    return np.asarray(np.array_split(rows, world)[rank], np.int64)
+
+
+@dataclass(frozen=True)
+class ShuffledOrder:
+    """Every row once an epoch, in batches; what remains is a batch by itself, or joins the last where it is little.
+
+    Attributes:
+        n: rows.
+        batch_size: of a batch over all processes.
+        seed: of the order.
+    """
+
+    n: int
+    batch_size: int
+    seed: int
+
+    def steps(self, epoch: int) -> int:  # noqa: ARG002  other orders need it
+        """Batches of an epoch."""
+        whole, rest = divmod(self.n, self.batch_size)
+        # A step on a handful of samples would be as long as any other and know next to nothing.
+        return whole + (rest * 4 >= self.batch_size or not whole)
+
+    def batches(self, epoch: int) -> list[Rows]:
+        """Row numbers of each batch."""
+        order = generator(self.seed, "order", epoch).permutation(self.n).astype(np.int64)
+        return np.split(order, range(self.batch_size, self.batch_size * self.steps(epoch), self.batch_size))
+
+
+class BalancedOrder:
+    """Batches of several utterances of several speakers, each speaker once in a batch.
+
+    A speaker with K rows and `utterances` u fills max(1, K // u) places an epoch; one with fewer than u rows has some
+    twice. What cannot be placed without a speaker meeting itself is left out of the epoch.
+
+    Args:
+        speakers_of: (N,) speaker of each row, as numbers.
+        speakers: in a batch.
+        utterances: of each.
+        seed: of the order.
+
+    Raises:
+        TrainingError: there are fewer speakers than a batch needs.
+    """
+
+    def __init__(self, speakers_of: Sequence[int] | Rows, speakers: int, utterances: int, seed: int) -> None:
+        codes = np.asarray(speakers_of, np.int64)
+        self.rows_of = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+        if len(self.rows_of) < speakers:
+            raise TrainingError(
+                f"training.balanced.speakers is {speakers}, but there are {len(self.rows_of)} training speakers; "
+                "take fewer"
+            )
+        self.speakers, self.utterances, self.seed = speakers, utterances, seed
+        self._made: tuple[int, list[Rows]] | None = None
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self.batches(epoch))
+
+    def batches(self, epoch: int) -> list[Rows]:
+        """Row numbers of each batch; a speaker's rows stand together."""
+        if self._made is None or self._made[0] != epoch:
+            self._made = epoch, self._draw(generator(self.seed, "order", epoch))
+        return self._made[1]
+
+    def _draw(self, draw: np.random.Generator) -> list[Rows]:
+        groups: list[list[Rows]] = []  # of each speaker
+        for rows in self.rows_of:
+            shuffled = draw.permutation(rows)
+            if len(shuffled) < self.utterances:
+                shuffled = np.resize(shuffled, self.utterances)
+            whole = len(shuffled) // self.utterances
+            groups.append(np.split(shuffled[: whole * self.utterances], whole))
+        left = np.array([len(mine) for mine in groups])
+        batches = []
+        while np.count_nonzero(left) >= self.speakers:
+            # In proportion to what is left of them, so that talkative speakers do not remain alone at the end.
+            chosen = draw.choice(len(left), self.speakers, replace=False, p=left / left.sum())
+            left[chosen] -= 1
+            batches.append(np.concatenate([groups[speaker][left[speaker]] for speaker in chosen]).astype(np.int64))
+        return batches
+
+
+Order = ShuffledOrder | BalancedOrder

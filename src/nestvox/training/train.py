@@ -1,0 +1,235 @@
+"""`train`: from a recipe to a run folder with a model, its thresholds, and everything that says how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nestvox.atomic import write_text
+from nestvox.corpora.overlap import speaker_key
+from nestvox.errors import RecipeError, TrainingError
+from nestvox.heads.contract import Head
+from nestvox.metrics.bootstrap import speaker_bootstrap
+from nestvox.model import SpeakerModel, load
+from nestvox.training.development import Development
+from nestvox.training.material import Bars, Material, no_bars
+from nestvox.training.parallel import Processes, processes
+from nestvox.training.recipe import Recipe
+from nestvox.training.rotation import thresholds_on
+from nestvox.training.runs import Finished, run_cached, run_rotation, training_data
+
+__all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "train"]
+
+RECIPE_FILE = "recipe.yaml"
+RESULT_FILE = "result.json"
+MODEL_FOLDER = "model"
+
+_REPLICATES = 200
+
+
+@dataclass(frozen=True)
+class DevRate:
+    """Equal error rates on the development trials at one prefix length, fractions; the best one was chosen by them.
+
+    Attributes:
+        dim: prefix length.
+        truncated: of the encoder's own embedding, cut; None beyond its size, or where nothing was pretrained.
+        start: of the starting point.
+        best: of the weights that are kept.
+        low: lower end of the 95 % interval of `best`, over speakers.
+        high: upper end.
+    """
+
+    dim: int
+    truncated: float | None
+    start: float
+    best: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of a run.
+
+    Attributes:
+        model: the encoder with the best head, and thresholds on the development trials.
+        folder: of the run.
+        rates: on the development trials, by prefix length.
+        best_epoch: 0: the starting point was never beaten.
+        epochs: that were run.
+        labels: what every rate must be shown with.
+        trials_source: name of the development trials.
+        trials_sha256: their hash.
+        n_target: target trials.
+        n_nontarget: non-target trials.
+    """
+
+    model: SpeakerModel
+    folder: Path
+    rates: tuple[DevRate, ...]
+    best_epoch: int
+    epochs: int
+    labels: tuple[str, ...]
+    trials_source: str
+    trials_sha256: str
+    n_target: int
+    n_nontarget: int
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    model: SpeakerModel | None = None,
+    resume: bool = False,
+    bars: Bars = no_bars,
+    announce: Callable[[str], None] | None = None,
+) -> Trained | None:
+    """Run a recipe.
+
+    The folder gets ``recipe.yaml`` (resolved, with its hash), ``metrics.jsonl`` and TensorBoard's ``events``, the
+    checkpoint, ``result.json``, and ``model``, which `nestvox.load` reads. With `resume`, a run that was killed goes
+    on, and ends with the weights that it would have had; a finished one only writes its results again.
+
+    Args:
+        recipe: see `load_recipe`.
+        out: folder of the run.
+        model: the encoder to begin with; None: `recipe.model` is loaded.
+        resume: go on with the run that the folder holds, or begin where it holds none.
+        bars: opens a display for each phase.
+        announce: told before anything is downloaded.
+
+    Returns:
+        The result; None in the processes after the first.
+
+    Raises:
+        OverlapError: training, development and test share speakers.
+        RecipeError: the recipe lacks something, or asks for what the encoder cannot do.
+        TrainingError: the folder holds a run and `resume` is false, or another run; or the loss is no number.
+    """
+    folder = Path(out)
+    with processes(recipe.run.device) as every:
+        if model is None and recipe.kind != "scratch":
+            if recipe.model is None:
+                raise RecipeError("model is missing: a name of `nestvox models list`, or a model folder")
+            model = load(recipe.model, device="cpu", announce=announce if every.first else lambda _: None)
+        if every.first:
+            _open_folder(folder, recipe, resume=resume)
+        every.wait()
+        material = Material.of(recipe, model)
+        finished = _run(recipe, model, material, folder, every, bars)
+        if not every.first:
+            return None
+        return _finish(recipe, model, material, folder, finished)
+
+
+def _run(
+    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, every: Processes, bars: Bars
+) -> Finished:
+    if not recipe.from_cache:
+        raise RecipeError(f"kind {recipe.kind} is not there")
+    assert model is not None
+    if recipe.kind == "rotation":
+        return run_rotation(recipe, model, material, bars)
+    return run_cached(recipe, model, material, folder, every, bars)
+
+
+def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Make the folder of a run and write the recipe down, or see that it holds a run of this recipe."""
+    there = folder / RECIPE_FILE
+    if there.is_file():
+        if not resume:
+            raise TrainingError(f"{folder} holds a run; --resume goes on with it, or give another --out")
+        first = there.read_text(encoding="utf-8").partition("\n")[0]
+        if first != f"# recipe {recipe.hash}":
+            raise TrainingError(
+                f"{there} is of another recipe ({first.removeprefix('# recipe ')}, now {recipe.hash}): "
+                "give the same settings to resume it, or another --out"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise TrainingError(f"{folder} is not empty and holds no run; give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(there, recipe.to_yaml())
+
+
+def _finish(
+    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, finished: Finished
+) -> Trained:
+    """Write the model with its thresholds, and the result."""
+    head, dev, progressed = finished.model.head, material.dev, finished.progressed
+    assert head is not None
+    before = () if model is None else model.training_speakers
+    speakers = tuple(sorted({*map(speaker_key, material.speakers), *before}))
+    card: dict[str, Any] = {} if model is None else dict(model.card)
+    n_train = len(training_data(material).utterances)
+    card |= {
+        "head_data": f"{n_train} utterances, recipe {recipe.kind} {recipe.hash}, chosen on {dev.trials.source}",
+        "chosen_on": sorted({dev.trials.sha256, *card.get("chosen_on", ())}),
+    }
+    base = "scratch" if model is None else model.name
+    done = SpeakerModel(
+        finished.model.encoder,
+        head,
+        recipe.run.name or f"{base}-{recipe.kind}",
+        thresholds=thresholds_on(head, finished.pairs, dev.trials, material.labels),
+        training_speakers=speakers,
+        card=card,
+    )
+    done.save(folder / MODEL_FOLDER)
+    trained = Trained(
+        model=done,
+        folder=folder,
+        rates=_rates(finished, head, dev),
+        best_epoch=progressed.best_epoch,
+        epochs=progressed.epoch,
+        labels=material.labels,
+        trials_source=dev.trials.source,
+        trials_sha256=dev.trials.sha256,
+        n_target=dev.trials.n_target,
+        n_nontarget=dev.trials.n_nontarget,
+    )
+    write_text(folder / RESULT_FILE, json.dumps(_result(recipe, trained), indent=2) + "\n")
+    return trained
+
+
+def _rates(finished: Finished, head: Head, dev: Development) -> tuple[DevRate, ...]:
+    names = dev.table.frame["speaker"].gather(dev.utterances).to_numpy()
+    _, codes = np.unique(np.concatenate([names[dev.first], names[dev.second]]), return_inverse=True)
+    enrol, test = np.split(codes, 2)
+    start = finished.progressed.eers["0"]
+    best = finished.pairs.eers(head)
+    rates = []
+    for dim in head.dims:
+        scores = finished.pairs.scores(head, dim)
+        interval = speaker_bootstrap(scores, dev.target, enrol, test, n_replicates=_REPLICATES).eer
+        rates.append(DevRate(dim, finished.truncated.get(dim), start[str(dim)], best[dim], interval.low, interval.high))
+    return tuple(rates)
+
+
+def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
+    return {
+        "kind": recipe.kind,
+        "recipe_hash": recipe.hash,
+        "model": trained.model.name,
+        "fingerprint": trained.model.fingerprint,
+        "best_epoch": trained.best_epoch,
+        "epochs": trained.epochs,
+        "labels": list(trained.labels),
+        "development": {
+            "trials": trained.trials_source,
+            "sha256": trained.trials_sha256,
+            "n_target": trained.n_target,
+            "n_nontarget": trained.n_nontarget,
+            "interval": f"95 % percentile bootstrap over speakers, {_REPLICATES} replicates",
+            "note": "the weights were chosen on these trials: report on others",
+            "eer": [asdict(rate) for rate in trained.rates],
+        },
+        "recipe": recipe.settings(),
+    }

@@ -1,0 +1,173 @@
+"""`train` from a cache: what it starts from, what it keeps, what it writes, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import nestvox
+from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import read_utterances
+from nestvox.errors import FingerprintError, OverlapError, RecipeError, StoreError, TrainingError
+from nestvox.extraction.feature_cache import open_cache
+from nestvox.metrics.curves import error_curve
+from nestvox.metrics.eer import eer
+from nestvox.model import SpeakerModel
+from nestvox.training.recipe import load_recipe
+from nestvox.training.train import Trained, train
+
+from .conftest import DEV, TRAIN, World, write_cache
+
+SMALL = {"training.batch_size": "50", "training.epochs": "4", "head.dims": "[8,24]"}
+
+
+def run(encoder: SpeakerModel, world: World, out: Path, recipe: str = "linear", **changes: str) -> Trained:
+    found = train(load_recipe(recipe, world.settings(**{**SMALL, **changes})), out, model=encoder)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: SpeakerModel, world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return run(encoder, world, tmp_path_factory.mktemp("linear") / "run")
+
+
+def pretrained_scores(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of the encoder's own embeddings, straight from the cache."""
+    cache, trials = open_cache(world.dev_cache), read_trials(world.trials)
+    place = {name: row for row, name in enumerate(cache.utt_ids)}
+    vectors = cache.gather(np.arange(len(cache)), tap="embedding").astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    first, second = ([place[name] for name in trials.frame[side]] for side in ("enrol", "test"))
+    return (vectors[first] * vectors[second]).sum(axis=1), trials.frame["target"].to_numpy()
+
+
+def test_a_frozen_encoder_is_byte_identical_after_training(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    before = {key: value.numpy().tobytes() for key, value in encoder.encoder.state_dict().items()}
+    found = run(encoder, world, tmp_path / "run", **{"training.learning_rate": "0.01"})
+    for network in (encoder.encoder, found.model.encoder, nestvox.load(tmp_path / "run" / "model").encoder):
+        assert {key: value.numpy().tobytes() for key, value in network.state_dict().items()} == before
+    assert not any(parameter.grad is not None for parameter in encoder.encoder.parameters())
+
+
+@pytest.mark.parametrize("recipe", ["linear"])
+def test_epoch_0_is_the_pretrained_encoder_to_the_last_trial(
+    encoder: SpeakerModel, world: World, tmp_path: Path, recipe: str
+) -> None:
+    found = run(encoder, world, tmp_path / "run", recipe, **{"training.epochs": "0"})
+    scores, targets = pretrained_scores(world)
+    expected = eer(error_curve(scores, targets)).rate
+    assert found.best_epoch == found.epochs == 0
+    assert found.rates[-1].start == found.rates[-1].best == expected
+    # Not only the rate: the scores themselves, of the model that was written.
+    model = nestvox.load(tmp_path / "run" / "model")
+    assert model.head is not None
+    cache = open_cache(world.dev_cache)
+    nested = model.head.transform(cache.gather(np.arange(len(cache)))).astype(np.float64)
+    nested /= np.linalg.norm(nested, axis=1, keepdims=True)
+    embedding = cache.gather(np.arange(len(cache)), tap="embedding").astype(np.float64)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    assert np.abs(nested @ nested.T - embedding @ embedding.T).max() < 1e-5
+
+
+def test_what_a_run_leaves(trained: Trained, encoder: SpeakerModel, world: World) -> None:
+    folder = trained.folder
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint.safetensors",
+        "events",
+        "metrics.jsonl",
+        "model",
+        "recipe.yaml",
+        "result.json",
+        "rotation.safetensors",
+    }
+    model = nestvox.load(folder / "model")
+    assert model.fingerprint == trained.model.fingerprint != encoder.fingerprint
+    assert model.dims == (8, 24)
+    assert {threshold.dim for threshold in model.thresholds} == {8, 24}
+    keys = {speaker_key(f"s{s:02}") for s in [*TRAIN, *DEV]} | {"encoder key"}
+    assert set(model.training_speakers) == keys
+    assert model.chosen_on == (trained.trials_sha256,)
+    recipe = load_recipe(folder / "recipe.yaml")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["recipe_hash"] == recipe.hash
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == result["recipe"]
+    development = result["development"]
+    assert development["n_target"] == len(DEV) * 10
+    assert development["sha256"] == read_trials(world.trials).sha256
+    for rate in development["eer"]:
+        assert rate["low"] <= rate["best"] <= rate["high"]
+
+
+def test_the_best_epoch_is_kept(trained: Trained) -> None:
+    lines = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
+    means = {line["epoch"]: line["dev_eer_mean"] for line in lines if "dev_eer_mean" in line}
+    assert set(means) == {0, 1, 2, 3, 4}
+    assert trained.best_epoch == min(means, key=lambda epoch: means[epoch])
+    kept = sum(rate.best for rate in trained.rates) / len(trained.rates)
+    assert kept == pytest.approx(means[trained.best_epoch], abs=1e-12)
+    assert means[trained.best_epoch] < means[0], "training on these vectors helps"
+
+
+def test_a_run_is_not_overwritten(trained: Trained, encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds a run; --resume"):
+        run(encoder, world, trained.folder)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(TrainingError, match="not empty and holds no run"):
+        run(encoder, world, tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    run(encoder, world, tmp_path / "run")
+    again = load_recipe("linear", world.settings(**{**SMALL, "training.learning_rate": "0.5"}))
+    with pytest.raises(TrainingError, match="another recipe"):
+        train(again, tmp_path / "run", model=encoder, resume=True)
+    same = load_recipe("linear", world.settings(**SMALL))
+    lines = world.trials.read_text().splitlines()
+    fewer = tmp_path / "dev.txt"
+    fewer.write_text("\n".join(lines[1:]) + "\n")
+    with pytest.raises(TrainingError, match="another start"):
+        train(
+            load_recipe("linear", world.settings(**{**SMALL, "data.dev_trials": str(fewer)})),
+            tmp_path / "run",
+            model=encoder,
+            resume=True,
+        )
+    finished = train(same, tmp_path / "run", model=encoder, resume=True)
+    assert finished is not None
+    assert finished.epochs == 4
+
+
+def test_speakers_must_not_meet(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with pytest.raises(OverlapError, match=r"training and development share speakers.*s40"):
+        run(encoder, world, tmp_path / "a", **{"data.train": "{}"})
+    with pytest.raises(OverlapError, match=r"training and test share speakers.*s00"):
+        run(encoder, world, tmp_path / "b", **{"data.test": "{split: train}"})
+    with pytest.raises(OverlapError, match=r"development and test share speakers.*s40"):
+        run(encoder, world, tmp_path / "c", **{"data.test": "{split: dev}"})
+
+
+def test_material_that_is_missing_or_of_another_encoder(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train: no utterance of .*table\.tsv has"):
+        run(encoder, world, tmp_path / "a", **{"data.train": "{split: training}"})
+    table = read_utterances(world.table)
+    strange = write_cache(tmp_path / "cache", encoder, table.where(split="train"), 1, fingerprint="0" * 16)
+    with pytest.raises(FingerprintError, match="0000000000000000"):
+        run(encoder, world, tmp_path / "b", **{"data.cache": str(strange)})
+    half = write_cache(tmp_path / "half", encoder, table.where(speaker="s01"), 1)
+    with pytest.raises(StoreError, match="lacks 195 of 200 utterances"):
+        run(encoder, world, tmp_path / "c", **{"data.cache": str(half)})
+
+
+def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    found = run(encoder, world, tmp_path / "run", "rotation")
+    assert found.model.head is not None
+    assert found.model.head.kind == "rotation"
+    assert found.rates[-1].best == pytest.approx(found.rates[-1].truncated)
+    assert found.rates[0].best <= found.rates[0].truncated
