@@ -1,0 +1,421 @@
+"""The configuration of redimnet-mrl, as a recipe: every key is honoured, said to need nothing, or refused.
+
+`nestvox train config.yaml` recognises such a file by its sections. Its folders of speakers become tables, its pairs a
+trial list, its network the released one with a head that begins as the pretrained one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nestvox.corpora.generate import generate_trials
+from nestvox.corpora.prepare.folder import prepare_folder
+from nestvox.corpora.trials import write_trials
+from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.errors import RecipeError
+from nestvox.progress import Progress, silent
+
+__all__ = ["Migration", "is_redimnet_mrl", "migrate", "migration_table", "prepare_data"]
+
+_SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
+_THEIR_OWN = {"advanced", "hardware", "logging", "evaluation"}
+_SEED = 42
+_LOSSES = {"AAMSoftmax": "aam", "SubCenter": "subcenter", "Triplet": "triplet"}
+_OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
+_NEVER = 9999
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What became of a configuration.
+
+    Attributes:
+        recipe: content of a recipe, without the paths of the tables that `prepare_data` makes.
+        train_folder: folder of speaker folders to train on.
+        dev_folder: likewise, of the pairs that the best weights are chosen on.
+        test_folders: whose speakers must be in neither.
+        n_pairs: development pairs, half of them targets.
+        min_duration_s: shorter files are left out.
+        notes: one sentence for each key that needs a word.
+    """
+
+    recipe: Mapping[str, Any]
+    train_folder: Path
+    dev_folder: Path
+    test_folders: tuple[Path, ...]
+    n_pairs: int
+    min_duration_s: float
+    notes: tuple[str, ...]
+
+
+def is_redimnet_mrl(content: object) -> bool:
+    """Whether a YAML file is a configuration of redimnet-mrl: it has sections that no recipe has."""
+    return isinstance(content, dict) and "kind" not in content and bool(content.keys() & _THEIR_OWN)
+
+
+@dataclass
+class _Draft:
+    """What the keys have said so far."""
+
+    source: str
+    recipe: dict[str, Any] = field(default_factory=lambda: {"seed": _SEED})
+    notes: list[str] = field(default_factory=list)
+    said: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any) -> None:
+        """Set `section.name` of the recipe."""
+        section, _, name = key.rpartition(".")
+        place = self.recipe.setdefault(section, {}) if section else self.recipe
+        place[name] = value
+
+    def refuse(self, key: str, value: Any, reason: str) -> RecipeError:
+        return RecipeError(f"{self.source}: {key}: {value!r} cannot be honoured: {reason}")
+
+
+_Rule = Callable[[_Draft, Any], None]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What one key of the configuration becomes, and in which words the migration table says it."""
+
+    becomes: str
+    rule: _Rule
+
+
+def _to(key: str, change: Callable[[Any], Any] = lambda value: value) -> _Key:
+    return _Key(f"`{key}`", lambda draft, value: draft.put(key, change(value)))
+
+
+def _chosen(key: str, names: Mapping[str, str]) -> _Key:
+    def rule(draft: _Draft, value: Any) -> None:
+        if value not in names:
+            raise draft.refuse(key, value, f"there is {', '.join(names)}")
+        draft.put(key, names[value])
+
+    return _Key(f"`{key}`: {', '.join(f'{a} is {b}' for a, b in names.items())}", rule)
+
+
+def _kept(name: str, becomes: str) -> _Key:
+    """Remembered, for what is decided by several keys at the end."""
+    return _Key(becomes, lambda draft, value: draft.said.update({name: value}))
+
+
+def _needless(reason: str, *, unless: Sequence[Any] = ()) -> _Key:
+    """Needs nothing; said only where the value asks for something."""
+
+    def rule(draft: _Draft, value: Any) -> None:
+        if value not in (None, False, *unless):
+            draft.notes.append(f"{{key}} = {value!r}: {reason}")
+
+    return _Key(f"nothing to do: {reason}", rule)
+
+
+def _refused_unless(fine: Sequence[Any], reason: str) -> _Key:
+    def rule(draft: _Draft, value: Any) -> None:
+        if value not in fine:
+            raise draft.refuse("{key}", value, reason)
+
+    return _Key(f"refused unless {' or '.join(str(value) for value in fine)}: {reason}", rule)
+
+
+_OFFICIAL = "the released network says it; redimnet-mrl reads it only where use_pretrained is false"
+
+_KEYS: Mapping[str, _Key] = {
+    "model.name": _needless("advanced.model_name counts, as there"),
+    "model.embed_dim": _kept("embed_dim", "`head.dims`: the largest"),
+    "model.mrl_dims": _kept("mrl_dims", "`head.dims`"),
+    "model.mrl_weights": _kept("mrl_weights", "`loss.weights`, each bound to its dimension"),
+    **{
+        f"model.{name}": _Key(f"nothing to do: {_OFFICIAL}", lambda _draft, _value: None)
+        for name in ("F", "C", "block_1d_type", "block_2d_type", "pooling_func", "out_channels", "feat_type")
+    },
+    "loss.type": _chosen("loss.kind", _LOSSES),
+    "loss.margin": _to("loss.margin"),
+    "loss.scale": _to("loss.scale"),
+    "loss.easy_margin": _to("loss.easy_margin"),
+    "loss.num_subcenters": _to("loss.sub_centers"),
+    "training.num_epochs": _to("training.epochs"),
+    "training.batch_size": _kept("batch_size", "`training.batch_size` over `accumulation_steps` micro-batches"),
+    "training.accumulation_steps": _kept(
+        "accumulation_steps", "`training.micro_batch`: gradients are those of one batch"
+    ),
+    "training.max_grad_norm": _to("training.max_grad_norm"),
+    "training.learning_rate": _to("training.learning_rate"),
+    "training.lr_scheduler": _kept("lr_scheduler", "`training.schedule` (step: 30 epochs, 0.1; exponential: 0.95)"),
+    "training.warmup_epochs": _to("training.warmup_epochs"),
+    "training.min_lr": _to("training.min_learning_rate"),
+    "training.optimizer": _chosen("training.optimizer", _OPTIMIZERS),
+    "training.weight_decay": _to("training.weight_decay"),
+    "training.betas": _to("training.betas"),
+    "training.dropout": _needless("a linear head has no hidden units to drop; redimnet-mrl ignores it too", unless=[0]),
+    "training.feat_agg_dropout": _needless("a frozen network runs without dropout; read from scratch only", unless=[0]),
+    "data.train_dataset": _kept("train", "a table of its speaker folders, `data.table`"),
+    "data.val_dataset": _kept("val", "the same; pairs drawn from it are `data.dev_trials`"),
+    "data.test_dataset": _kept("test", "its speakers must stand in neither training nor development"),
+    "data.sample_rate": _refused_unless((16_000,), "the networks take 16 kHz; files of any rate are resampled"),
+    "data.chunk_duration": _to("data.crop_s"),
+    "data.min_duration": _kept("min_duration", "shorter files are left out of the tables"),
+    "data.augmentation": _kept("augmentation", "`data.augmentation` and `data.variants`"),
+    "data.noise_snr_range": _kept("snr", "`data.augmentation`: white noise at a true signal-to-noise ratio"),
+    "data.volume_range": _kept("volume", "`data.augmentation`: gain in dB"),
+    "data.num_workers": _to("run.workers", lambda value: max(1, int(value))),
+    "data.pin_memory": _needless("features come from memory-mapped files"),
+    "data.prefetch_factor": _needless("features come from memory-mapped files"),
+    "hardware.device": _to("run.device"),
+    "hardware.mixed_precision": _kept(
+        "mixed_precision", "`training.precision: bfloat16` where the encoder runs in training"
+    ),
+    "hardware.compile": _needless("the head is a few matrix products"),
+    "hardware.distributed": _needless("start it with torchrun; the result is the same on any number of processes"),
+    "hardware.world_size": _needless("torchrun says it", unless=[1]),
+    "hardware.rank": _needless("torchrun says it", unless=[0]),
+    "logging.log_dir": _needless("everything is in the run's folder, --out"),
+    "logging.save_dir": _needless("everything is in the run's folder, --out"),
+    "logging.tensorboard": _needless("always written", unless=[True]),
+    "logging.wandb": _kept("wandb", "`run.wandb`: the project"),
+    "logging.wandb_project": _kept("wandb_project", "`run.wandb`"),
+    "logging.wandb_run_name": _to("run.name"),
+    "logging.wandb_tags": _needless("the recipe and its hash stand in the run", unless=[[]]),
+    "logging.wandb_watch_model": _needless("gradients are not uploaded"),
+    "logging.save_interval": _needless("a checkpoint is written every epoch and every minute, and replaces the last"),
+    "logging.keep_last_n": _needless("the best model and one checkpoint to resume from are kept"),
+    "logging.save_best_only": _needless("the best model is kept always", unless=[True]),
+    "logging.log_interval": _to("run.log_steps"),
+    "logging.val_interval": _to("training.validate_epochs"),
+    "evaluation.use_eer_validation": _refused_unless((True,), "a loss says nothing about verification; set it to true"),
+    "evaluation.use_eer_for_best_model": _refused_unless((True,), "the best model is the one with the best EER"),
+    "evaluation.test_datasets": _kept(
+        "test_datasets", "their speakers must stand in neither; pairs to choose by come from data.val_dataset"
+    ),
+    "evaluation.num_val_pairs_per_dataset": _kept("n_pairs", "pairs drawn from data.val_dataset, half of them targets"),
+    "evaluation.eval_all_dims_during_training": _needless("every dimension is always measured", unless=[True]),
+    "evaluation.metrics": _needless("EER, minDCF and intervals are always measured"),
+    "evaluation.eer_threshold": _needless("thresholds are set on the development trials", unless=["auto"]),
+    "evaluation.test_pairs": _needless("report with nestvox evaluate --trials"),
+    "evaluation.eval_all_dims": _needless("every dimension is always measured", unless=[True]),
+    "seed": _to("seed"),
+    "deterministic": _needless("a run is reproducible on one kind of device in any case"),
+    "advanced.use_pretrained": _refused_unless(
+        (True,), "its own sizes are invented ones; write a recipe of kind scratch with encoder.config"
+    ),
+    "advanced.model_name": _kept("model_name", "`model`"),
+    "advanced.train_type": _kept("train_type", "`model`"),
+    "advanced.pretrained_dataset": _kept("dataset", "`model`"),
+    "advanced.freeze_backbone_epochs": _kept("freeze", "`kind: linear`, or `unfreeze` with a stage at that epoch"),
+    "advanced.pretrained_checkpoint": _refused_unless(
+        (None,), "put the file into the cache with nestvox models fetch NAME --weights FILE"
+    ),
+    "advanced.progressive_mrl": _kept("progressive", "`kind: progressive`"),
+    "advanced.progressive_schedule": _kept("schedule", "`stages`: one more dimension, from the largest, at each epoch"),
+    "advanced.mixed_datasets": _refused_unless((False, None), "name several tables in data.table of a recipe"),
+    "advanced.dataset_sampling_weights": _needless("there is one training set", unless=[[1.0]]),
+}
+
+
+def migration_table() -> tuple[tuple[str, str], ...]:
+    """Every key of config.yaml and what becomes of it, in the order of the file; the guide's table."""
+    return tuple((key, entry.becomes) for key, entry in _KEYS.items())
+
+
+def migrate(content: Mapping[str, Any], source: str) -> Migration:
+    """Translate a configuration of redimnet-mrl.
+
+    Args:
+        content: as YAML gives it.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: an unknown key, one that cannot be honoured (with the reason), or no data.
+    """
+    draft = _Draft(source)
+    for key, value in _flat(content, source):
+        if key not in _KEYS:
+            known = ", ".join(name for name in _KEYS if name.split(".")[0] == key.split(".", maxsplit=1)[0])
+            raise RecipeError(f"{source}: unknown key {key}; redimnet-mrl has {known or ', '.join(sorted(_SECTIONS))}")
+        before = len(draft.notes)
+        try:
+            _KEYS[key].rule(draft, value)
+        except RecipeError as error:
+            raise RecipeError(str(error).replace("{key}", key)) from None
+        draft.notes[before:] = [note.replace("{key}", key) for note in draft.notes[before:]]
+    said = draft.said
+    for name, key in (("train", "data.train_dataset"), ("val", "data.val_dataset")):
+        if not isinstance(said.get(name), str):
+            raise RecipeError(f"{source}: {key} must name a folder of speaker folders")
+    _network(draft)
+    _dims(draft)
+    _optimisation(draft)
+    _augmentation(draft)
+    _logging(draft)
+    tests = said.get("test_datasets") or {}
+    folders = [*(tests.values() if isinstance(tests, dict) else tests), said.get("test")]
+    return Migration(
+        recipe=draft.recipe,
+        train_folder=Path(said["train"]),
+        dev_folder=Path(said["val"]),
+        test_folders=tuple(dict.fromkeys(Path(folder) for folder in folders if folder)),
+        n_pairs=int(said.get("n_pairs") or 500),
+        min_duration_s=float(said.get("min_duration") or 0.0),
+        notes=tuple(draft.notes),
+    )
+
+
+def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Progress = silent) -> dict[str, Any]:
+    """Make tables and development pairs of the folders, and return the whole recipe.
+
+    Args:
+        plan: from `migrate`.
+        out: folder for ``train.tsv``, ``dev.tsv`` and ``dev_trials.txt``.
+        workers: threads that open files.
+        progress: files opened.
+
+    Returns:
+        Content of a recipe.
+
+    Raises:
+        RecipeError: training, development and test share speakers; those that are shared are named.
+        TableError: a folder without audio.
+    """
+    tables = {}
+    for name, folder in (("train", plan.train_folder), ("dev", plan.dev_folder)):
+        table = prepare_folder(folder, corpus=name, workers=workers, progress=progress).table
+        frame = table.frame.filter(pl.col("duration_s") >= plan.min_duration_s)
+        absolute = pl.Series("path", [str(table.root / path) for path in frame["path"]])
+        tables[name] = UtteranceTable(
+            frame=frame.with_columns(absolute, pl.lit(name).alias("split")), source=str(folder), root=out
+        )
+    speakers = {name: set(table.frame["speaker"]) for name, table in tables.items()}
+    for folder in plan.test_folders:
+        speakers[str(folder)] = (
+            {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+        )
+    names = list(speakers)
+    for number, first in enumerate(names[:2]):
+        for second in names[number + 1 :]:
+            if shared := sorted(speakers[first] & speakers[second]):
+                raise RecipeError(
+                    f"{len(shared)} speakers of {second} stand in {first} too ({', '.join(shared[:5])}, ...): error "
+                    "rates there would be flattered; VoxCeleb1 dev has 1,211 speakers, the 40 test speakers are apart"
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_utterances(table, out / f"{name}.tsv")
+    half = plan.n_pairs // 2
+    trials = generate_trials(tables["dev"], n_target=half, n_nontarget=plan.n_pairs - half, seed=_SEED)
+    write_trials(trials, out / "dev_trials.txt")
+    data = {
+        **plan.recipe.get("data", {}),
+        "table": [str(out / "train.tsv")],
+        "dev_table": [str(out / "dev.tsv")],
+        "dev_trials": str(out / "dev_trials.txt"),
+        "test": {},
+    }
+    return {**plan.recipe, "data": data}
+
+
+def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for section, values in content.items():
+        if section not in _SECTIONS:
+            found.append((str(section), values))
+            continue
+        if not isinstance(values, Mapping):
+            raise RecipeError(f"{source}: {section} must be a section with keys, got {values!r}")
+        found += [(f"{section}.{key}", value) for key, value in values.items()]
+    return found
+
+
+def _network(draft: _Draft) -> None:
+    said, recipe = draft.said, draft.recipe
+    name = said.get("model_name", "b2")
+    draft.put("model", f"redimnet-{name}-{said.get('dataset', 'vox2')}-{said.get('train_type', 'ptn')}")
+    if said.get("train_type", "ptn") == "ptn":
+        draft.notes.append(
+            "advanced.train_type = 'ptn': the published error rates (b2: 0.57 %) are those of ft_lm, a better start"
+        )
+    frozen = int(said.get("freeze", _NEVER))
+    epochs = int(recipe.get("training", {}).get("epochs", 30))
+    unfreezes = frozen < epochs
+    progressive = bool(said.get("progressive"))
+    if unfreezes and progressive:
+        raise draft.refuse(
+            "advanced.progressive_mrl", True, "together with freeze_backbone_epochs; run one after the other"
+        )
+    draft.put("kind", "unfreeze" if unfreezes else "progressive" if progressive else "linear")
+    if unfreezes:
+        draft.put("stages", [{"epoch": frozen, "train": ["all"]}])
+        if said.get("mixed_precision"):
+            draft.put("training.precision", "bfloat16")
+    elif said.get("mixed_precision"):
+        draft.notes.append("hardware.mixed_precision = True: a frozen encoder runs once; the head trains in float32")
+
+
+def _dims(draft: _Draft) -> None:
+    said = draft.said
+    given = [int(d) for d in said.get("mrl_dims") or (64, 128, 192, 256)]
+    weights = said.get("mrl_weights")
+    if weights is not None:
+        if len(weights) != len(given):
+            raise draft.refuse("model.mrl_weights", weights, f"{len(given)} dims need as many weights")
+        draft.put("loss.weights", {d: float(w) for d, w in zip(given, weights, strict=True)})
+    largest = int(said.get("embed_dim") or max(given))
+    if max(given) != largest:
+        draft.notes.append(f"model.embed_dim = {largest}: added to the dims, so that the full size is trained too")
+        if weights is not None:
+            draft.recipe["loss"]["weights"][largest] = 1.0
+    dims = sorted({*given, largest})
+    draft.put("head.dims", dims)
+    if draft.recipe["kind"] == "progressive":
+        epochs = [0, *(int(epoch) for epoch in said.get("schedule") or ())]
+        falling = dims[::-1]
+        draft.put(
+            "stages",
+            [
+                {"epoch": epoch, "dims": falling[: len(falling) if number == len(epochs) - 1 else number + 1]}
+                for number, epoch in enumerate(epochs[: len(falling)])
+            ],
+        )
+
+
+def _optimisation(draft: _Draft) -> None:
+    said = draft.said
+    batch, steps = int(said.get("batch_size") or 64), int(said.get("accumulation_steps") or 1)
+    draft.put("training.batch_size", batch * steps)
+    if draft.recipe.get("loss", {}).get("kind") == "triplet":
+        draft.put("training.balanced", {"speakers": max(2, batch * steps // 2), "utterances": 2})
+    elif steps > 1:
+        draft.put("training.micro_batch", batch)
+    schedule = said.get("lr_scheduler", "cosine")
+    if schedule not in ("cosine", "step", "exponential"):
+        raise draft.refuse("training.lr_scheduler", schedule, "there is cosine, step, exponential")
+    draft.put("training.schedule", schedule)
+    if schedule == "step":
+        draft.put("training.step_epochs", 30)
+    draft.put("training.gamma", 0.95 if schedule == "exponential" else 0.1)
+
+
+def _augmentation(draft: _Draft) -> None:
+    said = draft.said
+    if not said.get("augmentation"):
+        draft.put("data.augmentation", {})
+        draft.put("data.variants", 1)
+        return
+    # Only what redimnet-mrl does: no rooms, no codecs. Its own noise is 20 dB weaker than its configuration says.
+    settings: dict[str, Any] = dict.fromkeys(("p_reverb", "p_noise", "p_gain", "p_clip", "p_channel"), 0.0)
+    if said.get("snr") is not None:
+        settings |= {"p_noise": 1.0, "kinds": {"white": 1.0}, "snr_noise_db": [float(db) for db in said["snr"]]}
+    if said.get("volume") is not None:
+        settings |= {"p_gain": 1.0, "gain_db": [float(db) for db in said["volume"]]}
+    draft.put("data.augmentation", settings)
+    draft.put("data.variants", 4)
+
+
+def _logging(draft: _Draft) -> None:
+    if draft.said.get("wandb"):
+        draft.put("run.wandb", draft.said.get("wandb_project") or "nestvox")

@@ -1,0 +1,213 @@
+"""config.yaml of redimnet-mrl: every key is honoured, explained or refused."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import read_utterances
+from nestvox.errors import RecipeError
+from nestvox.training.recipe import parse_recipe
+from nestvox.training.redimnet_mrl import is_redimnet_mrl, migrate, migration_table, prepare_data
+
+# Keys and values of the published file, written down anew; the folders are shorter.
+CONFIG = yaml.safe_load("""
+model: {name: b2, embed_dim: 256, mrl_dims: [64, 128, 192, 256], mrl_weights: [1.0, 1.0, 1.0, 1.0], F: 72, C: 12,
+        block_1d_type: att, block_2d_type: convnext_like, pooling_func: ASTP, out_channels: 512, feat_type: pt}
+loss: {type: AAMSoftmax, margin: 0.2, scale: 30.0, easy_margin: false, num_subcenters: 3}
+training: {num_epochs: 30, batch_size: 64, accumulation_steps: 1, max_grad_norm: 1.0, learning_rate: 0.0001,
+           lr_scheduler: cosine, warmup_epochs: 5, min_lr: 0.000001, optimizer: AdamW, weight_decay: 0.001,
+           betas: [0.9, 0.999], dropout: 0.1, feat_agg_dropout: 0.1}
+data: {train_dataset: vox2/dev, val_dataset: vox1/dev, test_dataset: vox1/test, sample_rate: 16000, chunk_duration: 3.0,
+       min_duration: 1.0, augmentation: true, noise_snr_range: [20, 40], volume_range: [-3, 3], num_workers: 8,
+       pin_memory: true, prefetch_factor: 2}
+hardware: {device: 'cuda:0', mixed_precision: true, compile: false, distributed: false, world_size: 1, rank: 0}
+logging: {log_dir: logs, tensorboard: true, wandb: true, wandb_project: mrl, wandb_run_name: null, wandb_tags: [b2],
+          wandb_watch_model: false, save_dir: checkpoints, save_interval: 5, keep_last_n: 3, save_best_only: true,
+          log_interval: 10, val_interval: 1}
+evaluation: {use_eer_validation: true, use_eer_for_best_model: true, test_datasets: {voxceleb1: vox1/test},
+             num_val_pairs_per_dataset: 500, eval_all_dims_during_training: false, metrics: [eer, mindcf],
+             eer_threshold: auto, test_pairs: null, eval_all_dims: true}
+seed: 42
+deterministic: false
+advanced: {use_pretrained: true, model_name: b2, train_type: ptn, pretrained_dataset: vox2,
+           freeze_backbone_epochs: 9999,
+           pretrained_checkpoint: null, progressive_mrl: false, progressive_schedule: [10, 20, 30],
+           mixed_datasets: false, dataset_sampling_weights: [1.0]}
+""")
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """The configuration with other values; keys are ``section__name``."""
+    content = copy.deepcopy(CONFIG)
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        if name:
+            content[section][name] = value
+        else:
+            content[section] = value
+    return content
+
+
+def recipe_of(content: dict[str, Any]) -> Any:
+    return parse_recipe(dict(migrate(content, "config.yaml").recipe), "config.yaml")
+
+
+def test_the_published_file() -> None:
+    assert is_redimnet_mrl(CONFIG)
+    plan = migrate(CONFIG, "config.yaml")
+    recipe = parse_recipe(dict(plan.recipe), "config.yaml")
+    assert (recipe.kind, recipe.model, recipe.seed) == ("linear", "redimnet-b2-vox2-ptn", 42)
+    assert recipe.head.dims == (64, 128, 192, 256)
+    assert (recipe.loss.kind, recipe.loss.margin, recipe.loss.scale, recipe.loss.weights) == (
+        "aam",
+        0.2,
+        30.0,
+        dict.fromkeys((64, 128, 192, 256), 1.0),
+    )
+    training = recipe.training
+    assert (training.epochs, training.batch_size, training.micro_batch) == (30, 64, None)
+    assert (training.learning_rate, training.min_learning_rate, training.warmup_epochs) == (1e-4, 1e-6, 5)
+    assert (training.optimizer, training.weight_decay, training.schedule) == ("adamw", 0.001, "cosine")
+    assert recipe.data.crop_s == 3.0
+    assert (recipe.run.workers, recipe.run.log_steps, recipe.run.wandb) == (8, 10, "mrl")
+    assert (plan.train_folder, plan.dev_folder, plan.test_folders) == (
+        Path("vox2/dev"),
+        Path("vox1/dev"),
+        (Path("vox1/test"),),
+    )
+    assert (plan.n_pairs, plan.min_duration_s) == (500, 1.0)
+    told = " ".join(plan.notes)
+    for key in ("training.dropout", "data.pin_memory", "logging.keep_last_n", "hardware.mixed_precision"):
+        assert key in told
+    assert "hardware.rank" not in told  # asks for nothing
+
+
+def test_the_noise_is_as_loud_as_it_says() -> None:
+    augmentation = recipe_of(CONFIG).data.augmentation
+    assert augmentation["snr_noise_db"] == [20.0, 40.0]
+    assert augmentation["gain_db"] == [-3.0, 3.0]
+    assert recipe_of(changed(data__augmentation=False)).data.augmentation == {}
+    assert recipe_of(changed(data__augmentation=False)).data.variants == 1
+
+
+def test_every_key_is_in_the_table() -> None:
+    keys = {key for key, _ in migration_table()}
+    theirs = {
+        f"{section}.{key}" if isinstance(values, dict) else section
+        for section, values in CONFIG.items()
+        for key in (values if isinstance(values, dict) else [""])
+    }
+    assert theirs == keys
+
+
+def test_weights_stay_with_their_dims() -> None:
+    recipe = recipe_of(changed(model__mrl_dims=[256, 64], model__mrl_weights=[3.0, 1.0]))
+    assert recipe.loss.weights == {256: 3.0, 64: 1.0}
+    assert recipe.head.dims == (64, 256)
+
+
+def test_kinds() -> None:
+    unfreeze = recipe_of(changed(advanced__freeze_backbone_epochs=5))
+    assert (unfreeze.kind, unfreeze.stages[0].epoch, unfreeze.stages[0].train) == ("unfreeze", 5, ("all",))
+    assert unfreeze.training.precision == "bfloat16"
+    progressive = recipe_of(changed(advanced__progressive_mrl=True, advanced__progressive_schedule=[5, 10, 20]))
+    assert progressive.kind == "progressive"
+    assert [(s.epoch, s.dims) for s in progressive.stages] == [
+        (0, (256,)),
+        (5, (256, 192)),
+        (10, (256, 192, 128)),
+        (20, (256, 192, 128, 64)),
+    ]
+    triplet = recipe_of(changed(loss__type="Triplet"))
+    assert (triplet.loss.kind, triplet.training.balanced.speakers) == ("triplet", 32)
+    assert recipe_of(changed(loss__type="SubCenter")).loss.kind == "subcenter"
+
+
+def test_accumulation_is_one_batch() -> None:
+    training = recipe_of(changed(training__accumulation_steps=4)).training
+    assert (training.batch_size, training.micro_batch) == (256, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__sample_rate": 8000}, r"data\.sample_rate: 8000 cannot be honoured: the networks take 16 kHz"),
+        ({"evaluation__use_eer_validation": False}, r"evaluation\.use_eer_validation: False cannot be honoured"),
+        ({"advanced__use_pretrained": False}, "write a recipe of kind scratch"),
+        ({"advanced__pretrained_checkpoint": "x.pt"}, "nestvox models fetch NAME --weights FILE"),
+        ({"advanced__mixed_datasets": True}, r"data\.table"),
+        ({"loss__type": "Softmax"}, "there is AAMSoftmax, SubCenter, Triplet"),
+        ({"training__optimizer": "Adam"}, "there is AdamW, SGD"),
+        ({"training__lr_scheduler": "linear"}, "there is cosine, step, exponential"),
+        ({"model__mrl_weights": [1.0]}, "4 dims need as many weights"),
+        ({"training__epochs": 3}, r"unknown key training\.epochs; redimnet-mrl has training\.num_epochs"),
+        ({"data__train_dataset": None}, r"data\.train_dataset must name a folder"),
+        ({"hardware": 3}, "hardware must be a section"),
+    ],
+)
+def test_refusals_say_why(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        migrate(changed(**change), "config.yaml")
+
+
+def test_a_recipe_of_ours_is_not_taken_for_one() -> None:
+    assert not is_redimnet_mrl({"kind": "linear", "model": "ge2e", "training": {}})
+    assert not is_redimnet_mrl({"training": {"epochs": 3}})
+    assert not is_redimnet_mrl([1])
+
+
+# --- data ---
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for corpus, first in (("train", 0), ("dev", 4), ("test", 8)):
+        for speaker in range(first, first + 4):
+            for clip in range(3):
+                path = tmp_path / corpus / f"id{speaker}" / f"v{clip}" / "00001.wav"
+                path.parent.mkdir(parents=True)
+                soundfile.write(path, 0.1 * rng.standard_normal(24_000), 16_000)
+    soundfile.write(tmp_path / "train" / "id0" / "v0" / "short.wav", 0.1 * rng.standard_normal(4_000), 16_000)
+    return tmp_path
+
+
+def config_for(folders: Path, **more: Any) -> dict[str, Any]:
+    return changed(
+        data__train_dataset=str(folders / "train"),
+        data__val_dataset=str(folders / "dev"),
+        data__test_dataset=str(folders / "test"),
+        evaluation__test_datasets={"one": str(folders / "test")},
+        evaluation__num_val_pairs_per_dataset=16,
+        **more,
+    )
+
+
+def test_folders_become_tables_and_pairs(folders: Path, tmp_path: Path) -> None:
+    content = prepare_data(migrate(config_for(folders), "config.yaml"), tmp_path / "run")
+    recipe = parse_recipe(content, "config.yaml")
+    train = read_utterances(recipe.data.table[0])
+    assert (len(train), set(train.frame["split"])) == (12, {"train"})  # the short file is left out
+    assert all(Path(path).is_file() for path in train.audio_paths)
+    dev = read_utterances(recipe.data.dev_table[0])
+    trials = read_trials(recipe.data.dev_trials)
+    assert (trials.n_target, trials.n_nontarget) == (8, 8)
+    dev.resolve([*trials.frame["enrol"], *trials.frame["test"]])
+    again = prepare_data(migrate(config_for(folders), "config.yaml"), tmp_path / "again")
+    assert read_trials(Path(again["data"]["dev_trials"])).sha256 == trials.sha256
+
+
+def test_shared_speakers_are_named(folders: Path, tmp_path: Path) -> None:
+    (folders / "test" / "id5").mkdir()
+    plan = migrate(config_for(folders), "config.yaml")
+    with pytest.raises(RecipeError, match=r"1 speakers of .*test stand in dev too \(id5"):
+        prepare_data(plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
