@@ -158,7 +158,7 @@ class _Notes:
         self.made_for = {
             "format": _FORMAT,
             "root": str(root.resolve()),
-            "suffixes": list(suffixes),
+            "suffixes": sorted(suffixes),
             "durations": durations,
         }
 

@@ -11,6 +11,9 @@ Both are CC BY 4.0; the audio is given out on request only.
 | VoxCeleb2 dev | 5,994 | 1,092,009 |
 | VoxCeleb2 test | 118 | 36,237 |
 
+The paper of VoxCeleb2 (arXiv 1806.05622) counts 6,112 speakers and 1,128,246 utterances in all, which is the sum of its
+two parts here; a README of PaddleSpeech that says 36,273 for the test part has two digits in each other's place.
+
 Folders between the root and the speakers may be as published, merged (``wav/id10001``) or left out (``id10001``), and
 files may have been converted: `utt_id` is the name that the official lists use, ``id10270/x6uYqmx31kE/00001.wav``
 (VoxCeleb2: ``.m4a``), whatever the suffix on the disk. The test speakers of VoxCeleb1 are known by their numbers; the
@@ -172,7 +175,7 @@ def _prepare(
     found = scan(
         root,
         tops,
-        suffixes=tuple({*EXTENSIONS, corpus.suffix}),
+        suffixes=tuple(sorted({*EXTENSIONS, corpus.suffix})),
         durations=durations,
         journal=journal,
         workers=workers,
