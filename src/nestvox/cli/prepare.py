@@ -40,6 +40,9 @@ _Durations = Annotated[
     bool, typer.Option("--durations", help="Open every file for its duration; broken ones are skipped and listed.")
 ]
 _Mini = Annotated[bool, typer.Option("--mini", help="Only a seeded choice of speakers of the dev part.")]
+_Synthetic = Annotated[
+    bool, typer.Option("--synthetic", help="Nobody spoke: every number measured on this table carries the label.")
+]
 _Seed = Annotated[int, typer.Option(help="Of the mini corpus.")]
 
 
@@ -50,6 +53,7 @@ def folder(
     *,
     corpus: _Corpus = None,
     workers: _Workers = 4,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of a tree of speaker folders; what cannot be read is skipped and listed."""
@@ -58,7 +62,7 @@ def folder(
 
     with progress_bar("opening", "files") as progress:
         prepared = prepare_folder(root, corpus=corpus, workers=workers, progress=progress)
-    _finish(prepared, out, json_file)
+    _finish(prepared, out, json_file, synthetic=synthetic)
 
 
 @app.command()
@@ -74,6 +78,7 @@ def csv(
     root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the list.")] = None,
     corpus: _Corpus = None,
     workers: _Workers = 4,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of a list of files and speakers; what cannot be read is skipped and listed."""
@@ -97,7 +102,7 @@ def csv(
             workers=workers,
             progress=progress,
         )
-    _finish(prepared, out, json_file)
+    _finish(prepared, out, json_file, synthetic=synthetic)
 
 
 @app.command()
@@ -110,6 +115,7 @@ def voxceleb1(
     n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 50,
     seed: _Seed = 42,
     workers: _Workers = 8,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of VoxCeleb1, named as in the official lists, and hold it against the published counts.
@@ -123,7 +129,7 @@ def voxceleb1(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb1(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen)
+    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen, synthetic=synthetic)
 
 
 @app.command()
@@ -136,6 +142,7 @@ def voxceleb2(
     n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 140,
     seed: _Seed = 42,
     workers: _Workers = 8,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of VoxCeleb2 and hold it against the published counts; reading its m4a needs the extra [av].
@@ -149,7 +156,7 @@ def voxceleb2(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen)
+    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen, synthetic=synthetic)
 
 
 @app.command()
@@ -160,6 +167,7 @@ def librispeech(
     subset: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
     durations: _Durations = False,
     workers: _Workers = 8,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of any subsets of LibriSpeech, and hold them against the published counts."""
@@ -171,7 +179,7 @@ def librispeech(
         prepared = prepare_librispeech(
             root, subsets=subset, durations=durations, journal=journal, workers=workers, progress=progress
         )
-    _finish_corpus(prepared, out, json_file, journal=journal)
+    _finish_corpus(prepared, out, json_file, journal=journal, synthetic=synthetic)
 
 
 @app.command()
@@ -182,6 +190,7 @@ def cnceleb(
     trials_out: Annotated[Path | None, typer.Option(help="Where the official trials go, as VoxCeleb's.")] = None,
     durations: _Durations = False,
     workers: _Workers = 8,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of CN-Celeb, named as in its official list."""
@@ -197,7 +206,7 @@ def cnceleb(
         if prepared.trials is None:
             raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
         write_trials(prepared.trials, trials_out, "voxceleb")
-    _finish(prepared, out, json_file)
+    _finish(prepared, out, json_file, synthetic=synthetic)
     discard_journal(journal)
 
 
@@ -209,12 +218,14 @@ def kaldi(
     root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
     session: Annotated[str, typer.Option(help="recording or none: is each recording a session?")] = "recording",
     corpus: _Corpus = None,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of a kaldi data directory; commands in wav.scp are refused."""
     from nestvox.corpora.prepare.kaldi import prepare_kaldi
 
-    _finish(prepare_kaldi(folder, root=root, session=session, corpus=corpus), out, json_file)
+    prepared = prepare_kaldi(folder, root=root, session=session, corpus=corpus)
+    _finish(prepared, out, json_file, synthetic=synthetic)
 
 
 @app.command()
@@ -225,12 +236,14 @@ def lhotse(
     *,
     root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
     corpus: _Corpus = None,
+    synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
     """Make a table of a pair of lhotse manifests."""
     from nestvox.corpora.prepare.lhotse import prepare_lhotse
 
-    _finish(prepare_lhotse(recordings, supervisions, root=root, corpus=corpus), out, json_file)
+    prepared = prepare_lhotse(recordings, supervisions, root=root, corpus=corpus)
+    _finish(prepared, out, json_file, synthetic=synthetic)
 
 
 def _journal(out: Path) -> Path:
@@ -244,6 +257,7 @@ def _finish_corpus(
     *,
     journal: Path | None = None,
     chosen: UtteranceTable | None = None,
+    synthetic: bool = False,
 ) -> None:
     """Write the table (or the choice of it), and say what of the corpus is there and what is missing."""
     from dataclasses import replace
@@ -263,7 +277,8 @@ def _finish_corpus(
         ],
         "notes": list(prepared.notes),
     }
-    _finish(prepared if chosen is None else replace(prepared, table=chosen), out, json_file, content)
+    written = prepared if chosen is None else replace(prepared, table=chosen)
+    _finish(written, out, json_file, content, synthetic=synthetic)
     for part in prepared.coverage:
         typer.echo(part.sentence())
     for note in prepared.notes:
@@ -272,9 +287,18 @@ def _finish_corpus(
         discard_journal(journal)
 
 
-def _finish(prepared: Prepared, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
+def _finish(
+    prepared: Prepared,
+    out: Path,
+    json_file: Path | None,
+    further: dict[str, Any] | None = None,
+    *,
+    synthetic: bool = False,
+) -> None:
     from nestvox.corpora.utterances import write_utterances
 
+    if synthetic:
+        prepared = prepared.marked_synthetic()
     write_utterances(prepared.table, out)
     counts = _table_counts(prepared.table)
     print_rows({**counts, "skipped": len(prepared.skipped), "table": str(out)})

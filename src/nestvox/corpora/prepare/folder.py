@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import polars as pl
 
@@ -40,6 +41,11 @@ class Prepared:
 
     table: UtteranceTable
     skipped: tuple[Skipped, ...]
+
+    def marked_synthetic(self) -> Self:
+        """Say of every utterance that nobody spoke it, so that every number measured on the table is labelled."""
+        frame = self.table.frame.with_columns(pl.lit(value=True).alias("synthetic"))
+        return replace(self, table=UtteranceTable(frame, self.table.source, self.table.root))
 
 
 def prepare_folder(
