@@ -108,6 +108,12 @@ def test_every_key_is_in_the_table() -> None:
     assert theirs == keys
 
 
+def test_the_guide_has_the_table() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "moving.md").read_text(encoding="utf-8")
+    for key, becomes in migration_table():
+        assert f"| `{key}` | {becomes} |" in guide
+
+
 def test_weights_stay_with_their_dims() -> None:
     recipe = recipe_of(changed(model__mrl_dims=[256, 64], model__mrl_weights=[3.0, 1.0]))
     assert recipe.loss.weights == {256: 3.0, 64: 1.0}

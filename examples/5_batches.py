@@ -1,0 +1,26 @@
+"""Several recordings at once, of different lengths: padding changes no result.
+
+python examples/5_batches.py --checkpoint best.pt a.wav b.wav c.wav
+
+For a whole corpus use `nestvox embed`, which batches, bounds memory and resumes after a kill.
+"""
+
+import torch
+from stand_in import arguments, model_of, recordings_of
+from torch.nn.utils.rnn import pad_sequence
+
+from nestvox.mrl import load_audio
+
+options = arguments(__doc__)
+model = model_of(options)
+
+waveforms = [load_audio(path)[0, 0] for path in recordings_of(options, count=3)]
+waveforms[0] = waveforms[0][: len(waveforms[0]) * 2 // 3]  # a shorter one
+batch = pad_sequence(waveforms, batch_first=True)[:, None]  # (B, 1, samples), zeros behind the shorter ones
+lengths = torch.tensor([len(waveform) for waveform in waveforms])
+
+with torch.inference_mode():
+    embeddings = model(batch, target_dim=128, lengths=lengths)
+    alone = model(waveforms[0][None], target_dim=128)
+print(tuple(embeddings.shape))
+assert torch.allclose(embeddings[:1], alone, rtol=1e-4, atol=1e-5)
