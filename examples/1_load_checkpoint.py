@@ -3,9 +3,8 @@
 python examples/1_load_checkpoint.py --checkpoint best.pt speaker.wav
 """
 
-from stand_in import arguments, model_of, recordings_of
-
 from nestvox.mrl import get_model_info, load_audio
+from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)

@@ -4,9 +4,9 @@ python examples/2_all_dimensions.py --checkpoint best.pt speaker.wav
 """
 
 import torch
-from stand_in import arguments, model_of, recordings_of
 
 from nestvox.mrl import load_audio
+from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)

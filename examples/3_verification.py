@@ -4,10 +4,10 @@ python examples/3_verification.py --checkpoint best.pt a.wav b.wav
 """
 
 import torch
-from stand_in import arguments, model_of, recordings_of
 from torch.nn.functional import cosine_similarity
 
 from nestvox.mrl import load_audio
+from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)

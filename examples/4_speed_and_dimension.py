@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from stand_in import arguments, model_of, recordings_of
 
 from nestvox.mrl import load_audio
+from stand_in import arguments, model_of, recordings_of
 
 GALLERY = 50_000
 

@@ -6,10 +6,10 @@ For a whole corpus use `nestvox embed`, which batches, bounds memory and resumes
 """
 
 import torch
-from stand_in import arguments, model_of, recordings_of
 from torch.nn.utils.rnn import pad_sequence
 
 from nestvox.mrl import load_audio
+from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)
