@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nestvox.errors import TrialsError
+from nestvox.errors import ScoresError, TrialsError
 from nestvox.evaluation import evaluate_scores, evaluate_store
 from nestvox.evaluation.report import percent, percent_interval, render_html, write_html, write_json
 
@@ -93,10 +93,15 @@ def test_page_is_well_formed_and_self_contained(world, tmp_path):
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"url\((?!#)|@import|https?://", text)
-    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
+    assert not any("src" in attributes for _, attributes in page.tags)
+    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= anchors
     assert "default-src 'none'" in text
     svgs = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(svgs) == 2 + 3  # DET, EER by dimension, one histogram a dimension
+    # DET of dimensions and of systems, EER by dimension, Bayes error, calibration, one histogram a dimension.
+    assert len(svgs) == 5 + 3
     assert all(attributes["aria-label"] for attributes in svgs)
     assert not re.search(r"nan|inf", "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL)))
     for needed in (
@@ -117,16 +122,18 @@ def test_det_points_stand_where_the_probit_puts_them(world):
     """The curve's last point inside the frame, read back from the drawing, is a point of the curve."""
     from scipy.stats import norm
 
-    from nestvox.evaluation.figures import det_figure
+    from nestvox.evaluation.figures import DetLine, det_figure
 
     evaluation = evaluate_store(world.store(), world.trials, dims=[8], **FEW)
     curve = evaluation.det[0]
-    drawing = str(det_figure([curve], [8]))
+    drawing = str(det_figure([DetLine("eight", curve, 0, True)]).svg())
     path = re.search(r'class="line s0" d="M([^"]*)"', drawing).group(1)
     points = np.array([[float(value) for value in point.split()] for point in path.split("L")])
     grid = {
         float(text): float(x)
-        for x, text in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([\d.]+)</text>', drawing)
+        for x, text in re.findall(
+            r'<text class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="middle">([\d.]+)</text>', drawing
+        )
     }
     (low, at_low), (high, at_high) = sorted(grid.items())[0], sorted(grid.items())[-1]
     share = (norm.ppf(curve.p_fa) - norm.ppf(low / 100)) / (norm.ppf(high / 100) - norm.ppf(low / 100))
@@ -146,13 +153,15 @@ def test_labels_stand_in_a_banner_and_in_the_title(world, label):
 
 def test_a_labelled_baseline_labels_the_page(world):
     plain = evaluate_store(world.store(), world.trials, **FEW)
-    text = render_html(plain, baselines={"other": plain.with_labels(["synthetic"])})
+    other = evaluate_scores(world.trials, world.cosines(16), dim=16, labels=["synthetic"], **FEW)
+    text = render_html(plain, baselines={"other": other})
     assert "<strong>SYNTHETIC</strong>" in text
 
 
 def test_names_are_escaped(world):
     evaluation = evaluate_store(world.store("x", model="<script>alert(1)</script>"), world.trials, **FEW)
-    text = render_html(evaluation, baselines={"<b>other</b>": evaluation})
+    other = evaluate_scores(world.trials, world.cosines(16), dim=16, **FEW)
+    text = render_html(evaluation, baselines={"<b>other</b>": other})
     assert "<script" not in text
     assert "<b>other" not in text
     Page(text)
@@ -165,6 +174,12 @@ def test_baselines_on_other_trials_are_refused(world):
     other = evaluate_store(world.store(), Trials(world.trials.frame[1:], "shorter.txt"), **FEW)
     with pytest.raises(TrialsError, match=r"shorter\.txt"):
         render_html(evaluation, baselines={"other": other})
+
+
+def test_a_copy_beside_itself_is_refused(world):
+    evaluation = evaluate_store(world.store(), world.trials, **FEW)
+    with pytest.raises(ScoresError, match="copy and this model have the same error rates"):
+        render_html(evaluation, baselines={"copy": evaluate_store(world.store(), world.trials, **FEW)})
 
 
 def test_page_of_perfect_and_of_useless_scores(world):

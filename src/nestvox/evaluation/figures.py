@@ -1,129 +1,115 @@
-"""Figures of the report as inline SVG: no file, no script, no network; colours are the page's CSS variables.
-
-Classes ``s0`` to ``s7`` colour a series (``--series``), so that light, dark and printed pages share one drawing.
-"""
+"""The figures of the reports, each as a `Drawing`: error trade-off, dimensions, scores, calibration, differences."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
 from scipy.special import ndtri
 
+from nestvox.evaluation.calibration import CalibrationCurve
+from nestvox.evaluation.drawing import Drawing, Plot
 from nestvox.evaluation.results import DetCurve, ErrorRates, ScoreHistogram
 
-__all__ = ["N_SERIES", "SYSTEM_SERIES", "det_figure", "eer_by_dim_figure", "histogram_figure"]
+__all__ = [
+    "SYSTEM_SERIES",
+    "BayesLine",
+    "DetLine",
+    "Difference",
+    "bayes_error_figure",
+    "calibration_figure",
+    "det_figure",
+    "difference_figure",
+    "eer_by_dim_figure",
+    "histogram_figure",
+]
 
-N_SERIES = 8
-SYSTEM_SERIES = (3, 0, 1, 4, 5, 2, 6, 7)
+SYSTEM_SERIES = (3, 0, 4, 1, 2, 5, 6, 7)
 """Colours of systems, in an order of their own: dimensions count from 0, and blue is not 16 dimensions."""
 
-_DET_TICKS = (0.00001, 0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+# In the order in which they are wanted where there is no room for all.
+_DET_TICKS = (0.01, 0.1, 0.001, 0.5, 0.05, 0.2, 0.0001, 0.02, 0.005, 0.3, 0.002, 0.0005, 0.00001, 0.4)
+_LLR_REACH = 12.0  # nats beyond which nothing is drawn
 
 
-@dataclass
-class _Plot:
-    """A frame with two axes: data in, pixels out."""
+@dataclass(frozen=True)
+class DetLine:
+    """A curve of a DET figure.
 
-    width: int
-    height: int
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    left: int = 56
-    right: int = 14
-    top: int = 12
-    bottom: int = 44
-    parts: list[str] = field(default_factory=list)
+    Attributes:
+        name: in the key.
+        curve: what is drawn.
+        series: its colour.
+        banded: whether its interval is shaded; of more than three they hide each other.
+    """
 
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
-
-    def path(self, xs: Iterable[float], ys: Iterable[float]) -> str:
-        return "L".join(f"{self.x(a):.1f} {self.y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-
-    def axes(
-        self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], x_name: str, y_name: str
-    ) -> None:
-        bottom, right = self.height - self.bottom, self.width - self.right
-        for value, text in x_ticks:
-            at = self.x(value)
-            self.parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{self.top}" y2="{bottom}"/>')
-            self.parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(text)}</text>')
-        for value, text in y_ticks:
-            at = self.y(value)
-            self.parts.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            self.parts.append(f'<text x="{self.left - 6}" y="{at + 4:.1f}" text-anchor="end">{escape(text)}</text>')
-        self.parts.append(
-            f'<rect class="frame" x="{self.left}" y="{self.top}" width="{right - self.left}" '
-            f'height="{bottom - self.top}"/>'
-        )
-        middle = (self.left + right) / 2
-        self.parts.append(
-            f'<text class="axis" x="{middle:.0f}" y="{self.height - 8}" text-anchor="middle">{escape(x_name)}</text>'
-        )
-        up = (self.top + bottom) / 2
-        self.parts.append(
-            f'<text class="axis" transform="translate(14 {up:.0f}) rotate(-90)" text-anchor="middle">'
-            f"{escape(y_name)}</text>"
-        )
-
-    def svg(self, description: str) -> Markup:
-        body = "".join(self.parts)
-        # Every value in the parts is a number or escaped where it was put in.
-        return Markup(  # noqa: S704
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(description)}">{body}</svg>'
-        )
+    name: str
+    curve: DetCurve
+    series: int
+    banded: bool
 
 
-def det_figure(curves: Sequence[DetCurve], banded: Sequence[int | None]) -> Markup:
+@dataclass(frozen=True)
+class BayesLine:
+    """A curve of a Bayes error figure: its name, the rates at every prior, and how it is drawn."""
+
+    name: str
+    rates: Sequence[float]
+    series: int
+    style: str = "line"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its interval, in per cent points: what it is of, and the colour of its system."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    series: int
+
+
+def det_figure(lines: Sequence[DetLine], *, name: str = "det") -> Drawing:
     """Detection error trade-off: both errors on probit axes, where Gaussian scores give straight lines.
 
     (A. Martin, G. Doddington, T. Kamm, M. Ordowski and M. Przybocki, "The DET curve in assessment of detection task
     performance", Eurospeech 1997.)
 
     Args:
-        curves: one a dimension.
-        banded: dimensions whose interval is shaded (more than two hide each other).
+        lines: one a dimension or system.
+        name: of the drawing.
     """
-    low, y_low, high = _det_limits(curves)
-    plot = _Plot(520, 500, (_probit(low), _probit(high)), (_probit(y_low), _probit(high)))
+    low, y_low, high = _det_limits([line.curve for line in lines])
+    drawing = Drawing(name, 460, 440, "DET curves: misses against false alarms on probit axes")
+    plot = Plot(drawing, (_probit(low), _probit(high)), (_probit(y_low), _probit(high)))
 
-    def ticks(start: float) -> list[tuple[float, str]]:
-        return [(_probit(p), f"{100 * p:g}") for p in _DET_TICKS if start <= p <= high]
+    def ticks(start: float, pixel: Callable[[float], float], least: float) -> list[tuple[float, str]]:
+        return _spaced([(_probit(p), f"{100 * p:g}") for p in _DET_TICKS if start <= p <= high], pixel, least)
 
-    plot.axes(ticks(low), ticks(y_low), "false alarms, % of non-targets", "misses, % of targets")
-    clip = f"det-{len(curves)}"
-    plot.parts.append(
-        f'<clipPath id="{clip}"><rect x="{plot.left}" y="{plot.top}" width="{plot.width - plot.left - plot.right}" '
-        f'height="{plot.height - plot.top - plot.bottom}"/></clipPath><g clip-path="url(#{clip})">'
+    plot.axes(
+        ticks(low, plot.x, 31), ticks(y_low, plot.y, 17), "false alarms, % of non-targets", "misses, % of targets"
     )
-    end = min(low, y_low), high
-    plot.parts.append(f'<path class="diagonal" d="M{plot.path(map(_probit, end), map(_probit, end))}"/>')
-    xs = [[_probit(p) for p in curve.p_fa] for curve in curves]
-    for series, (curve, x) in enumerate(zip(curves, xs, strict=True)):
-        if curve.dim in banded:
-            there = [_probit(p) for p in curve.p_miss_low]
-            back = [_probit(p) for p in reversed(curve.p_miss_high)]
-            plot.parts.append(
-                f'<path class="band s{series % N_SERIES}" d="M{plot.path([*x, *reversed(x)], [*there, *back])}Z"/>'
-            )
-    for series, (curve, x) in enumerate(zip(curves, xs, strict=True)):
-        line = plot.path(x, [_probit(p) for p in curve.p_miss])
-        plot.parts.append(f'<path class="line s{series % N_SERIES}" d="M{line}"/>')
-    plot.parts.append("</g>")
-    return plot.svg("DET curves: misses against false alarms on probit axes, one curve a dimension")
+    end = [_probit(value) for value in (min(low, y_low), high)]
+    drawing.line(plot.points(end, end), "diagonal", clipped=True)
+    xs = [[_probit(p) for p in line.curve.p_fa] for line in lines]
+    for line, x in zip(lines, xs, strict=True):
+        if line.banded:
+            there = [_probit(p) for p in line.curve.p_miss_low]
+            back = [_probit(p) for p in reversed(line.curve.p_miss_high)]
+            drawing.area(plot.points([*x, *reversed(x)], [*there, *back]), "band", series=line.series, clipped=True)
+    for line, x in zip(lines, xs, strict=True):
+        ys = [_probit(p) for p in line.curve.p_miss]
+        drawing.line(plot.points(x, ys), "line", series=line.series, clipped=True)
+    if len(lines) > 1:
+        plot.key([("line", line.name, line.series) for line in lines])
+    return drawing
 
 
-def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Markup:
+def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Drawing:
     """Equal error rate with its interval against the dimension (spaced by its logarithm), one line a system.
 
     Args:
@@ -132,51 +118,148 @@ def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Markup:
     rows = {name: [row for row in found if row.dim] for name, found in systems.items()}
     dims = sorted({row.dim for found in rows.values() for row in found if row.dim})
     top = max(row.eer_high for found in rows.values() for row in found)
-    step = _round_step(100 * top / 6) / 100
-    ceiling = step * math.ceil(top / step + 0.2)
-    margin = 0.35
-    plot = _Plot(640, 360, (math.log2(dims[0]) - margin, math.log2(dims[-1]) + margin), (0.0, ceiling))
+    # Room for the key above the lines.
+    headroom = 1.0 + 0.07 * len(rows) if len(rows) > 1 else 1.05
+    step = _round_step(100 * top * headroom / 6) / 100
+    ceiling = step * math.ceil(top * headroom / step)
+    drawing = Drawing(
+        "eer-by-dimension", 460, 340, "Equal error rate with its interval against the number of dimensions"
+    )
+    plot = Plot(drawing, (math.log2(dims[0]) - 0.35, math.log2(dims[-1]) + 0.35), (0.0, ceiling))
     plot.axes(
         [(math.log2(dim), str(dim)) for dim in dims],
         [(i * step, f"{100 * i * step:g}") for i in range(round(ceiling / step) + 1)],
         "dimensions",
         "equal error rate, %",
     )
-    for series, found in enumerate(rows.values()):
-        shift = 7 * (series - (len(rows) - 1) / 2)  # pixels, so that the intervals of two systems stand side by side
+    for number, found in enumerate(rows.values()):
+        shift = 7 * (number - (len(rows) - 1) / 2)  # pixels, so that the intervals of two systems stand side by side
+        series = SYSTEM_SERIES[number % len(SYSTEM_SERIES)]
         points = [(plot.x(math.log2(row.dim)) + shift, row) for row in found if row.dim]
-        line = "L".join(f"{x:.1f} {plot.y(row.eer):.1f}" for x, row in points)
-        colour = f"s{SYSTEM_SERIES[series % N_SERIES]}"
-        plot.parts.append(f'<path class="line {colour}" d="M{line}"/>')
+        drawing.line([(x, plot.y(row.eer)) for x, row in points], "line", series=series)
         for x, row in points:
             low, high = plot.y(row.eer_low), plot.y(row.eer_high)
-            plot.parts.append(
-                f'<path class="whisker {colour}" d="M{x - 3:.1f} {low:.1f}h6m-3 0V{high:.1f}m-3 0h6"/>'
-                f'<circle class="dot {colour}" cx="{x:.1f}" cy="{plot.y(row.eer):.1f}" r="3.5"/>'
-            )
-    return plot.svg("Equal error rate with its interval against the number of dimensions, one line a system")
+            for ends in ([(x - 3, low), (x + 3, low)], [(x, low), (x, high)], [(x - 3, high), (x + 3, high)]):
+                drawing.line(ends, "whisker", series=series)
+            drawing.dot((x, plot.y(row.eer)), series=series)
+    if len(rows) > 1:
+        plot.key([("line", name, SYSTEM_SERIES[i % len(SYSTEM_SERIES)]) for i, name in enumerate(rows)])
+    return drawing
 
 
-def histogram_figure(histogram: ScoreHistogram, threshold: float) -> Markup:
+def histogram_figure(histogram: ScoreHistogram, threshold: float, *, name: str = "scores") -> Drawing:
     """Shares of both classes in each bin of the score, and the threshold of equal errors as a dashed line."""
     edges = histogram.edges
     shares = [np.asarray(n, float) / max(sum(n), 1) for n in (histogram.n_nontarget, histogram.n_target)]
     top = max(float(share.max()) for share in shares) * 1.08
-    plot = _Plot(320, 190, (edges[0], edges[-1]), (0.0, top), left=14)
-    step = _round_step((edges[-1] - edges[0]) / 5)
-    first = math.ceil(edges[0] / step)
-    x_ticks = [(i * step, f"{i * step:.6g}") for i in range(first, math.floor(edges[-1] / step) + 1)]
-    plot.axes(x_ticks, [], "score", "")
-    for name, share in zip(("nontarget", "target"), shares, strict=True):
+    drawing = Drawing(name, 400, 230, "Histogram of the scores of target and non-target trials")
+    plot = Plot(drawing, (edges[0], edges[-1]), (0.0, top), left=14)
+    plot.axes(_even_ticks(edges[0], edges[-1]), [], "score", "")
+    for style, share in zip(("area-nontarget", "area-target"), shares, strict=True):
         xs = [x for pair in itertools.pairwise(edges) for x in pair]
         ys = [float(y) for y in np.repeat(share, 2)]
-        outline = plot.path([edges[0], *xs, edges[-1]], [0.0, *ys, 0.0])
-        plot.parts.append(f'<path class="area {name}" d="M{outline}Z"/>')
-    at = plot.x(threshold)
-    plot.parts.append(
-        f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{plot.top}" y2="{plot.height - plot.bottom}"/>'
+        drawing.area(plot.points([edges[0], *xs, edges[-1]], [0.0, *ys, 0.0]), style)
+    drawing.line(plot.points([threshold, threshold], [0.0, top]), "threshold", clipped=True)
+    # Where the bars are low.
+    left = sum(float(share[: len(share) // 2].max()) for share in shares)
+    right = sum(float(share[len(share) // 2 :].max()) for share in shares)
+    plot.key(
+        [("area-nontarget", "non-target", None), ("area-target", "target", None), ("threshold", "EER", None)],
+        corner="top right" if right <= left else "top left",
     )
-    return plot.svg("Histogram of the scores of target and non-target trials")
+    return drawing
+
+
+def calibration_figure(curve: CalibrationCurve, *, name: str = "calibration") -> Drawing:
+    """The log likelihood ratio of the trials at each score, beside what the score itself says.
+
+    The steps are the bins of `metrics.pav`; bins without one class lie at infinity and are left out. The line is the
+    score itself where it is a log likelihood ratio, else the affine map fitted on these trials.
+    """
+    finite = [i for i, llr in enumerate(curve.bin_llr) if math.isfinite(llr)]
+    low, high = (curve.bin_low[0], curve.bin_high[-1])
+    if finite:
+        first, last = curve.bin_low[finite[0]], curve.bin_high[finite[-1]]
+        margin = 0.08 * (last - first) or 0.5
+        low, high = max(low, first - margin), min(high, last + margin)
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    heights = [curve.bin_llr[i] for i in finite] or [0.0]
+    scale, offset = (1.0, 0.0) if curve.llr else (curve.affine_scale, curve.affine_offset)
+    if scale is not None and offset is not None:
+        heights += [offset + scale * low, offset + scale * high]
+    y_low, y_high = max(min(heights) - 0.5, -_LLR_REACH), min(max(heights) + 0.5, _LLR_REACH)
+    drawing = Drawing(name, 460, 340, "Log likelihood ratio of the trials against their score")
+    plot = Plot(drawing, (low, high), (y_low, y_high))
+    plot.axes(
+        _even_ticks(low, high),
+        _even_ticks(y_low, y_high),
+        "score, a log likelihood ratio in nats" if curve.llr else "score",
+        "log likelihood ratio, nats",
+    )
+    drawing.line(plot.points([low, high], [0.0, 0.0]), "diagonal", clipped=True)
+    entries: list[tuple[str, str, int | None]] = [("line", "of the trials at this score", 3)]
+    if scale is not None and offset is not None:
+        ends = [low, high]
+        drawing.line(plot.points(ends, [offset + scale * x for x in ends]), "line-dashed", series=0, clipped=True)
+        entries.append(("line-dashed", "said by the score" if curve.llr else "affine map of the score", 0))
+    xs = [x for i in finite for x in (curve.bin_low[i], curve.bin_high[i])]
+    ys = [curve.bin_llr[i] for i in finite for _ in range(2)]
+    if xs:
+        drawing.line(plot.points(xs, ys), "line", series=3, clipped=True)
+    plot.key(entries, corner="top left")
+    return drawing
+
+
+def bayes_error_figure(
+    prior_log_odds: Sequence[float], lines: Sequence[BayesLine], *, at: float | None = None, name: str = "bayes-error"
+) -> Drawing:
+    """The normalised cost of decisions at every prior: 1 is as bad as not listening.
+
+    Args:
+        prior_log_odds: of the points of each line.
+        lines: what is drawn.
+        at: prior log odds of the operating point that is reported, marked by a dashed line.
+        name: of the drawing.
+    """
+    drawing = Drawing(name, 460, 340, "Normalised Bayes error rate against the prior log odds of a target")
+    plot = Plot(drawing, (prior_log_odds[0], prior_log_odds[-1]), (0.0, 1.4))
+    plot.axes(
+        _even_ticks(prior_log_odds[0], prior_log_odds[-1]),
+        [(i / 5, f"{i / 5:g}") for i in range(6)],
+        "prior log odds of a target (costs included)",
+        "cost, share of not listening",
+    )
+    drawing.line(plot.points([prior_log_odds[0], prior_log_odds[-1]], [1.0, 1.0]), "diagonal", clipped=True)
+    if at is not None:
+        drawing.line(plot.points([at, at], [0.0, 1.4]), "threshold", clipped=True)
+    for line in lines:
+        drawing.line(plot.points(prior_log_odds, line.rates), line.style, series=line.series, clipped=True)
+    plot.key([(line.style, line.name, line.series) for line in lines], corner="top right")
+    return drawing
+
+
+def difference_figure(rows: Sequence[Difference]) -> Drawing:
+    """Differences of the equal error rate with their intervals, one line each; 0 is drawn, left of it is better."""
+    height = 70 + 26 * len(rows)
+    names = [row.name if len(row.name) <= 24 else f"{row.name[:11]}…{row.name[-12:]}" for row in rows]
+    left = 30 + round(6.6 * max(map(len, names)))
+    ends = [bound for row in rows for bound in (row.low, row.high, 0.0)]
+    spread = (max(ends) - min(ends)) or 1.0
+    drawing = Drawing("differences", 560, height, "Differences of the equal error rate with their intervals")
+    plot = Plot(
+        drawing, (min(ends) - 0.06 * spread, max(ends) + 0.06 * spread), (len(rows) - 0.3, -0.7), left=left, top=10
+    )
+    plot.axes(_even_ticks(*plot.x_range), [], "difference of the EER, points (below 0: fewer errors)", "")
+    drawing.line(plot.points([0.0, 0.0], list(plot.y_range)), "threshold", clipped=True)
+    for number, (row, text) in enumerate(zip(rows, names, strict=True)):
+        y = plot.y(number)
+        drawing.text((left - 8, y + 4), text, "key", anchor="end")
+        low, high = plot.x(row.low), plot.x(row.high)
+        for ends_of in ([(low, y), (high, y)], [(low, y - 4), (low, y + 4)], [(high, y - 4), (high, y + 4)]):
+            drawing.line(ends_of, "whisker", series=row.series)
+        drawing.dot((plot.x(row.value), y), series=row.series, radius=4)
+    return drawing
 
 
 def _det_limits(curves: Sequence[DetCurve]) -> tuple[float, float, float]:
@@ -195,6 +278,22 @@ def _det_limits(curves: Sequence[DetCurve]) -> tuple[float, float, float]:
         return 1e-3, 1e-3, high
     low, y_low = (min(points) for points in zip(*inside, strict=True))
     return min(low * 0.8, 0.05), min(y_low * 0.8, 0.05), high
+
+
+def _spaced(
+    ticks: Sequence[tuple[float, str]], pixel: Callable[[float], float], least: float
+) -> list[tuple[float, str]]:
+    """Of ticks in the order of their worth, those that stay `least` pixels away from all worthier ones."""
+    kept: list[tuple[float, str]] = []
+    for value, text in ticks:
+        if all(abs(pixel(other) - pixel(value)) >= least for other, _ in kept):
+            kept.append((value, text))
+    return sorted(kept)
+
+
+def _even_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    step = _round_step((high - low) / 5)
+    return [(i * step, f"{i * step:.6g}") for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _probit(p: float) -> float:

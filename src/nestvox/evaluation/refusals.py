@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ScoresError, TrialsError
 from nestvox.evaluation.results import Evaluation
-from nestvox.metrics.compare import refuse_copied_series
 
 __all__ = ["SELECTED", "align_scores", "check_trials", "chosen_on_these", "refuse_copies", "refuse_shared_trials"]
 
@@ -111,16 +110,19 @@ def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:
     Raises:
         ScoresError: with both names.
     """
-    refuse_copied_series(
-        {
-            name: [
-                number
-                for row in found.overall
-                for number in (row.dim or 0, row.eer, row.eer_threshold, row.min_dcf, row.min_dcf_threshold)
-            ]
-            for name, found in evaluations.items()
-        }
-    )
+    seen: dict[tuple[float, ...], str] = {}
+    for name, found in evaluations.items():
+        figures = tuple(
+            number
+            for row in found.overall
+            for number in (row.dim or 0, row.eer, row.eer_threshold, row.min_dcf, row.min_dcf_threshold)
+        )
+        if figures in seen:
+            raise ScoresError(
+                f"{name} and {seen[figures]} have the same error rates and thresholds at every dimension: one is a "
+                "copy of the other, or was read twice"
+            )
+        seen[figures] = name
 
 
 def refuse_shared_trials(selection: Trials, reported: Trials) -> None:

@@ -1,23 +1,49 @@
-"""An evaluation as files: JSON for programs, one self-contained HTML page for people."""
+"""An evaluation as files: JSON and CSV for programs, one self-contained HTML page and its figures for people."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from nestvox import __version__
 from nestvox.atomic import write_text
 from nestvox.errors import TrialsError
-from nestvox.evaluation.figures import N_SERIES, SYSTEM_SERIES, det_figure, eer_by_dim_figure, histogram_figure
-from nestvox.evaluation.results import ErrorRates, Evaluation, NotComputable
+from nestvox.evaluation.conditions import DURATION
+from nestvox.evaluation.drawing import PALETTES, Drawing, style_sheet
+from nestvox.evaluation.figures import (
+    SYSTEM_SERIES,
+    BayesLine,
+    DetLine,
+    bayes_error_figure,
+    calibration_figure,
+    det_figure,
+    eer_by_dim_figure,
+    histogram_figure,
+)
+from nestvox.evaluation.refusals import refuse_copies
+from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
+from nestvox.metrics import bayes_threshold
 
-__all__ = ["percent", "percent_interval", "render_html", "write_html", "write_json"]
+__all__ = [
+    "evaluation_figures",
+    "percent",
+    "percent_interval",
+    "render_html",
+    "render_page",
+    "write_figures",
+    "write_html",
+    "write_json",
+]
 
 _MOST_HISTOGRAMS = 8
+_MOST_SPEAKERS = 20
 
 
 def percent(rate: float, digits: int = 2) -> str:
@@ -30,9 +56,9 @@ def percent_interval(row: ErrorRates) -> str:
     return f"{percent(row.eer)} [{percent(row.eer_low)}, {percent(row.eer_high)}]"
 
 
-def write_json(evaluation: Evaluation, path: str | Path) -> None:
-    """Write `Evaluation.to_json` atomically; rates are fractions."""
-    text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(evaluation: Evaluation, path: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
+    """Write `Evaluation.to_json` and what else is known atomically; rates are fractions."""
+    text = json.dumps({**evaluation.to_json(), **(more or {})}, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -47,6 +73,72 @@ def write_html(
     write_text(path, render_html(evaluation, baselines=baselines, name=name))
 
 
+def write_figures(drawings: Mapping[str, Drawing], folder: str | Path, fmt: str) -> tuple[Path, ...]:
+    """Write every figure of a report as ``<name>.<fmt>``, atomically; returns the files.
+
+    Raises:
+        NestvoxError: a format that is neither ``svg`` nor ``png``.
+    """
+    return tuple(drawing.write(folder, fmt) for drawing in drawings.values())
+
+
+def evaluation_figures(
+    evaluation: Evaluation, *, baselines: Mapping[str, Evaluation] | None = None, name: str = "this model"
+) -> dict[str, Drawing]:
+    """The figures of the report by their names.
+
+    ``det`` (one curve a dimension), ``det-systems`` and ``eer-by-dimension`` (where there are several),
+    ``bayes-error``, ``calibration`` and one ``scores...`` a dimension.
+
+    Args:
+        evaluation: what the figures are of.
+        baselines: other systems on the same trials.
+        name: what `evaluation` is called beside them.
+    """
+    systems = {name: evaluation, **(baselines or {})}
+    overall, headline = evaluation.overall, evaluation.headline
+    drawings = [
+        det_figure(
+            [
+                DetLine(f"{curve.dim} dimensions", curve, number, curve.dim in banded_dims(evaluation))
+                for number, curve in enumerate(evaluation.det)
+            ]
+        )
+    ]
+    same_dim = {other: curve for other, found in systems.items() for curve in found.det if curve.dim == headline.dim}
+    if len(same_dim) > 1:
+        drawings.append(
+            det_figure(
+                [
+                    DetLine(other, curve, SYSTEM_SERIES[number % len(SYSTEM_SERIES)], number == 0 or len(systems) <= 3)
+                    for number, (other, curve) in enumerate(same_dim.items())
+                ],
+                name="det-systems",
+            )
+        )
+    if any(row.dim for row in overall) and (len(overall) > 1 or len(systems) > 1):
+        drawings.append(eer_by_dim_figure({other: found.overall for other, found in systems.items()}))
+    calibration = evaluation.calibration[-1]
+    lines = [BayesLine("best threshold at each prior", calibration.bayes_minimum, 3)]
+    if calibration.llr:
+        lines.append(BayesLine("thresholds said by the score", calibration.bayes_actual, 0, "line-dashed"))
+    elif calibration.bayes_affine:
+        lines.append(BayesLine("through the affine map", calibration.bayes_affine, 0, "line-dashed"))
+    point = -bayes_threshold(headline.p_target, headline.c_miss, headline.c_fa)
+    inside = calibration.prior_log_odds[0] <= point <= calibration.prior_log_odds[-1]
+    drawings.append(bayes_error_figure(calibration.prior_log_odds, lines, at=point if inside else None))
+    drawings.append(calibration_figure(calibration))
+    for histogram in evaluation.histograms:
+        title = "scores" if histogram.dim is None else f"scores-{histogram.dim}"
+        drawings.append(histogram_figure(histogram, evaluation.rates(histogram.dim).eer_threshold, name=title))
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def banded_dims(evaluation: Evaluation) -> tuple[int | None, ...]:
+    """The smallest and the largest dimension: bands of all of them would hide each other."""
+    return tuple(dict.fromkeys((evaluation.overall[0].dim, evaluation.overall[-1].dim)))
+
+
 def render_html(
     evaluation: Evaluation, *, baselines: Mapping[str, Evaluation] | None = None, name: str = "this model"
 ) -> str:
@@ -59,6 +151,7 @@ def render_html(
 
     Raises:
         TrialsError: a baseline was measured on other trials.
+        ScoresError: a baseline is a copy of the evaluation or of another.
     """
     systems = {name: evaluation, **(baselines or {})}
     for other, found in systems.items():
@@ -68,47 +161,70 @@ def render_html(
                 f"than the report is about ({evaluation.trials_source}, sha256 {evaluation.trials_sha256[:16]}); "
                 "error rates on different trials cannot stand side by side"
             )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = percent
-    template = environment.from_string(
-        resources.files("nestvox.evaluation").joinpath("report.html.j2").read_text("utf-8")
-    )
+    refuse_copies(systems)
+    figures = evaluation_figures(evaluation, baselines=baselines, name=name)
     overall = evaluation.overall
-    by_dim = any(row.dim for row in overall) and (len(overall) > 1 or len(systems) > 1)
     dims = sorted({dim for found in systems.values() for dim in found.dims if dim is not None})
-    # The smallest and the largest dimension: bands of all of them would hide each other.
-    banded = tuple(dict.fromkeys((overall[0].dim, overall[-1].dim)))
-    headline = evaluation.headline
-    shown = evaluation.histograms[-_MOST_HISTOGRAMS:]
-    return template.render(
+    shown = [histogram.dim for histogram in evaluation.histograms[-_MOST_HISTOGRAMS:]]
+    conditions = _by_condition(evaluation)
+    durations = {key: rows for key, rows in conditions.items() if key.startswith(f"{DURATION}=")}
+    others = {key: rows for key, rows in conditions.items() if key not in durations and key != ALL}
+    return render_page(
+        "evaluation.html.j2",
         evaluation=evaluation,
-        headline=headline,
+        headline=evaluation.headline,
         overall=overall,
+        calibration=evaluation.calibration[-1],
         # A label of any system on the page is a label of the page.
         labels=tuple(sorted({label for found in systems.values() for label in found.labels})),
         systems=systems,
         by_system={other: {row.dim: row for row in found.overall} for other, found in systems.items()},
+        by_dim=len(overall) > 1 or len(systems) > 1,
         table_dims=dims or [None],
-        conditions=_by_condition(evaluation),
-        n_series=N_SERIES,
-        system_series=SYSTEM_SERIES,
-        det=det_figure(evaluation.det, banded),
-        banded=banded,
-        by_dim=eer_by_dim_figure({other: found.overall for other, found in systems.items()}) if by_dim else None,
-        histograms=[
-            (histogram.dim, histogram_figure(histogram, evaluation.rates(histogram.dim).eer_threshold))
-            for histogram in shown
-        ],
-        version=__version__,
+        conditions=[(ALL, conditions[ALL]), *others.items()] if others else [],
+        durations=[(key.removeprefix(f"{DURATION}="), rows) for key, rows in durations.items()],
+        banded=banded_dims(evaluation),
+        figures={**dict.fromkeys(("det-systems", "eer-by-dimension")), **figures},
+        histograms=[(dim, figures["scores" if dim is None else f"scores-{dim}"]) for dim in shown],
+        most_speakers=_MOST_SPEAKERS,
+        share_speakers=_speakers_of_half(evaluation),
     )
 
 
-def _by_condition(evaluation: Evaluation) -> list[tuple[str, list[ErrorRates | NotComputable]]]:
-    """Each condition, ``all`` first, with its rows, dimensions ascending; empty if the trials were not split."""
+def render_page(template: str, **values: Any) -> str:
+    """Fill one of the package's templates; every value is escaped unless it is a `Markup`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nestvox.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["p_value"] = _p_value
+    # The style sheet has no value of the user.
+    css = Markup(style_sheet())  # noqa: S704
+    page = environment.get_template(template)
+    return page.render(palettes=PALETTES, figure_css=css, version=__version__, **values)
+
+
+def _by_condition(evaluation: Evaluation) -> dict[str, list[ErrorRates | NotComputable]]:
+    """Each condition, ``all`` first, with its rows, dimensions ascending."""
     grouped: dict[str, list[ErrorRates | NotComputable]] = {}
     rows: tuple[ErrorRates | NotComputable, ...] = (*evaluation.results, *evaluation.not_computable)
     for row in rows:
         grouped.setdefault(row.condition, []).append(row)
-    return list(grouped.items()) if len(grouped) > 1 else []
+    return grouped
+
+
+def _speakers_of_half(evaluation: Evaluation) -> int:
+    """How many speakers, those with most errors first, take part in half of all errors."""
+    counts = [row.n_errors for row in evaluation.speakers]
+    half = sum(counts) / 2
+    return sum(total < half for total in itertools.accumulate(counts)) + 1 if half else 0
+
+
+def _p_value(p: float) -> str:
+    if p == 0 or p < 1e-99:
+        return "p < 1e-99"
+    return f"p = {p:.3f}" if p >= 0.001 else f"p < 1e{math.ceil(math.log10(p))}"
