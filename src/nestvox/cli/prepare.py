@@ -301,7 +301,8 @@ def _finish(
         prepared = prepared.marked_synthetic()
     write_utterances(prepared.table, out)
     counts = _table_counts(prepared.table)
-    print_rows({**counts, "skipped": len(prepared.skipped), "table": str(out)})
+    known = {name: count for name, count in counts.items() if count is not None}  # no hours without durations
+    print_rows({**known, "skipped": len(prepared.skipped), "table": str(out)})
     for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
         typer.echo(f"skipped {skipped.path}: {skipped.reason}")
     if len(prepared.skipped) > _SHOWN_SKIPPED:
