@@ -1,11 +1,12 @@
-"""One exception per reason why an audio file cannot be used; all name the file."""
+"""One exception per reason why an audio file cannot be used, all of which name the file; and one of augmentation."""
 
 from __future__ import annotations
 
-from nestvox.errors import AudioError
+from nestvox.errors import AudioError, NestvoxError
 
 __all__ = [
     "AudioRangeError",
+    "AugmentationError",
     "EmptyAudioError",
     "NonFiniteAudioError",
     "SampleRateError",
@@ -41,3 +42,7 @@ class SilentAudioError(AudioError):
 
 class SampleRateError(AudioError):
     """The sample rate in the header is not one of sound."""
+
+
+class AugmentationError(NestvoxError):
+    """Settings of an augmentation that make no sense, or a bank that does not hold what they ask for."""
