@@ -6,6 +6,7 @@ Commands turn any `NestvoxError` into one line on stderr and exit code 2.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AudioError",
@@ -27,7 +28,17 @@ __all__ = [
 
 
 class NestvoxError(Exception):
-    """Anything that is wrong with the input or the call."""
+    """Anything that is wrong with the input or the call; it survives pickling, so that workers can send it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default the class is called with the message alone, which constructors with other arguments refuse.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[NestvoxError], arguments: tuple[Any, ...], state: dict[str, Any]) -> NestvoxError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class AudioError(NestvoxError):

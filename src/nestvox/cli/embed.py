@@ -29,10 +29,17 @@ class _Backend(StrEnum):
     fused = "fused"
 
 
+class _Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 def embed(
     table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the store; a run that was stopped is resumed.")],
-    model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
+    model: Annotated[
+        str, typer.Option(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")
+    ] = "ge2e",
     tap: Annotated[_Tap, typer.Option(help="What is stored.")] = _Tap.nested,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances at once; measured by default.")] = None,
@@ -49,6 +56,13 @@ def embed(
         float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
     ] = 300.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Record unusable audio instead of stopping.")] = False,
+    engine: Annotated[
+        _Engine, typer.Option(help="local: this machine; ray: the tasks of a Ray cluster, with the same result.")
+    ] = _Engine.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the cluster, or auto; RAY_ADDRESS by default, else one of this machine's own."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     backend: Annotated[
         _Backend, typer.Option(help="How the network runs; auto: arranged for speed where it can be.")
@@ -85,6 +99,8 @@ def embed(
             dtype=dtype.value,
             max_duration_s=max_duration_s,
             skip_bad=skip_bad,
+            engine=engine.value,
+            ray_address=ray_address,
             progress=progress,
         )
     metadata = store.metadata
@@ -109,6 +125,8 @@ def embed(
             f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to choose "
             f"batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, {run.workers} for decoding"
         )
+        if run.engine == "ray":
+            typer.echo(f"engine       ray, room for {run.tasks} such tasks side by side")
         typer.echo(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
     if metadata.failed:
         typer.echo(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from threading import Lock
 from typing import Any
 
@@ -47,6 +47,12 @@ class CallableModel:
     training_speakers: tuple[str, ...] = ()
     one_at_a_time: bool = True
     _lock: AbstractContextManager[Any] = field(default_factory=Lock, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A lock cannot be sent to another process, and need not: it guards the calls of one.
+        return type(self), tuple(
+            getattr(self, item.name) for item in fields(self) if item.init and item.name != "_lock"
+        )
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -1,0 +1,334 @@
+"""One shard after another through the network: the work that every engine does, in the same batches.
+
+What a shard holds follows from the model, the rows of the table and a `Plan`; the machine, the shards before it and
+whoever else works at the same time have no part in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nestvox.errors import AudioError, ModelError, StoreError
+from nestvox.extraction.batches import Piece, plan_batches
+from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
+from nestvox.extraction.shards import ShardRows
+from nestvox.extraction.store_metadata import FailedUtterance
+from nestvox.extraction.tuning import Streams
+
+if TYPE_CHECKING:
+    from nestvox.corpora.utterances import UtteranceTable
+
+__all__ = [
+    "MAX_BATCH_S",
+    "EmbeddingModel",
+    "Network",
+    "Plan",
+    "ShardJob",
+    "StoreTap",
+    "decoder_for",
+    "sources_of",
+    "torch_threads",
+]
+
+MAX_BATCH_S = 320.0
+"""Seconds of audio in one batch with its padding: 64 utterances of 5 s. At 16 kHz these are 20 MB of samples."""
+
+StoreTap = Literal["nested", "embedding", "pooled", "frames"]
+Vector = NDArray[np.float32]
+
+
+class EmbeddingModel(Protocol):
+    """What embedding needs of a model; `SpeakerModel` has it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    @property
+    def sample_rate(self) -> int: ...  # noqa: D102
+
+    @property
+    def min_duration_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def training_speakers(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def forward(self, waveforms: Sequence[NDArray[np.floating[Any]]], *, tap: StoreTap) -> Any:
+        """Map B waveforms (S_i,) to (B, D), or for ``frames`` to a list of (T_i, C)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides, with the model and the table, every number of a shard.
+
+    Attributes:
+        tap: of the model.
+        batch_size: most utterances in one forward pass.
+        streams: forward passes side by side.
+        threads: of each on a CPU; 0: torch's own number, or the model is none of torch's.
+        workers: decoding threads.
+        max_duration_s: longer utterances go through in pieces.
+        skip_bad: record audio that cannot be used instead of stopping.
+    """
+
+    tap: StoreTap
+    batch_size: int
+    streams: int
+    threads: int
+    workers: int
+    max_duration_s: float
+    skip_bad: bool
+
+
+class Network:
+    """The model at one tap; halves batches that do not fit into memory."""
+
+    def __init__(self, model: EmbeddingModel, tap: StoreTap) -> None:
+        self.model = model
+        self.tap = tap
+        self._fits_s = float("inf")
+
+    def __call__(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]]]:
+        """Return (D,) vectors, or (T_i, C) frames."""
+        padded_s = len(waveforms) * max(len(waveform) for waveform in waveforms) / self.model.sample_rate
+        if padded_s < self._fits_s or len(waveforms) == 1:
+            try:
+                result = list(self.model.forward(waveforms, tap=self.tap))
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(waveforms) == 1:
+                    raise ModelError(
+                        f"{padded_s:.0f} s of audio do not fit into memory in one piece: lower --max-duration-s"
+                    ) from error
+                self._fits_s = padded_s
+            else:
+                return result
+        half = len(waveforms) // 2
+        return self(waveforms[:half]) + self(waveforms[half:])
+
+
+class _Begun(NamedTuple):
+    """A batch that a stream works on; None: nothing of it could be decoded."""
+
+    good: list[tuple[Piece, Vector]]
+    future: Future[list[NDArray[np.floating[Any]]]] | None
+
+
+class ShardJob:
+    """One pass over shards: batches in, shards out.
+
+    Args:
+        network: the model at its tap.
+        decoder: of the table's audio, by row; `decoder_for` makes one.
+        frame: the table's rows.
+        plan: how.
+
+    Attributes:
+        stored_rows: utterances in the shards that were written.
+        audio_s: seconds of audio that went through the network.
+    """
+
+    def __init__(self, network: Network, decoder: Decoder, frame: pl.DataFrame, plan: Plan) -> None:
+        self.network = network
+        self.decoder = decoder
+        self.frame = frame
+        self.plan = plan
+        self.stored_rows = 0
+        self.audio_s = 0.0
+        self._settled_rows = 0
+        self._open: dict[int, _Shard] = {}
+
+    def run(self, shards: Mapping[int, range], write: Callable[[int, ShardRows], None]) -> Iterator[int]:
+        """Make shards, in order, while whoever iterates follows.
+
+        Args:
+            shards: rows of the table by number of the shard.
+            write: takes each shard when it is whole.
+
+        Yields:
+            Utterances that are through, or recorded as unusable; the last stands for all.
+
+        Raises:
+            AudioError: a file cannot be used, and the plan does not skip such.
+            ModelError: a single utterance does not fit into memory.
+        """
+        with (
+            torch_threads() as set_threads,
+            Streams(self.network, self.plan.streams, lambda: set_threads(self.plan.threads)) as running,
+        ):
+            # One batch more than streams is under way, so that none waits for the next.
+            begun: deque[_Begun] = deque()
+            for batch in self.decoder.batches(self._planned(shards)):
+                good = self._good(batch)
+                begun.append(_Begun(good, running.submit([audio for _, audio in good]) if good else None))
+                if len(begun) > self.plan.streams:
+                    yield self._settle(begun.popleft(), write)
+            while begun:
+                yield self._settle(begun.popleft(), write)
+        # A shard without a single readable file has no batch that would complete it.
+        for shard in list(self._open):
+            self._write(shard, write)
+        yield self._settled_rows
+
+    def _settle(self, begun: _Begun, write: Callable[[int, ShardRows], None]) -> int:
+        if begun.future is not None:
+            for (piece, audio), result in zip(begun.good, begun.future.result(), strict=True):
+                self._shard_of(piece).add(piece, len(audio), result)
+                self.audio_s += len(audio) / self.network.model.sample_rate
+        for shard in [number for number, state in self._open.items() if state.complete]:
+            self._write(shard, write)
+        return self._settled_rows + sum(state.done for state in self._open.values())
+
+    def _planned(self, shards: Mapping[int, range]) -> Iterator[tuple[Piece, ...]]:
+        # Batches never cross shards: what is in a shard does not depend on where a run was stopped, or on who makes it.
+        for shard, rows in shards.items():
+            pieces, failed = self.decoder.pieces(rows)
+            self._open[shard] = _Shard(rows, pieces)
+            for row, error in failed.items():
+                self._fail(self._open[shard], row, error, had_piece=False)
+            yield from plan_batches(pieces, batch_size=self.plan.batch_size, max_batch_s=MAX_BATCH_S)
+
+    def _shard_of(self, piece: Piece) -> _Shard:
+        return next(state for state in self._open.values() if piece.row in state.rows)
+
+    def _good(self, batch: DecodedBatch) -> list[tuple[Piece, Vector]]:
+        """What of a batch could be decoded; the rest is recorded, or raised."""
+        good: list[tuple[Piece, Vector]] = []
+        for piece, audio in zip(batch.pieces, batch.audio, strict=True):
+            if isinstance(audio, AudioError):
+                self._fail(self._shard_of(piece), piece.row, audio, had_piece=True)
+            else:
+                good.append((piece, audio))
+        return good
+
+    def _fail(self, state: _Shard, row: int, error: AudioError, *, had_piece: bool) -> None:
+        utt_id = self.decoder.sources[row].utt_id
+        if not self.plan.skip_bad:
+            raise type(error)(
+                error.path,
+                f"{error.problem} (utterance {utt_id}); mend the table and embed again, or use --skip-bad: "
+                "what is stored so far stays",
+            ) from error
+        state.fail(row, error.problem, had_piece=had_piece)
+
+    def _write(self, shard: int, write: Callable[[int, ShardRows], None]) -> None:
+        state = self._open.pop(shard)
+        rows = [row for row in state.rows if row not in state.failed]
+        part = self.frame[rows]
+        failed = [
+            FailedUtterance(self.frame["utt_id"][row], self.frame["path"][row], state.failed[row])
+            for row in sorted(state.failed)
+        ]
+        vectors = [state.vector(row, joined=self.plan.tap == "frames") for row in rows]
+        speakers = part["speaker"].to_list() if "speaker" in part.columns else None
+        write(shard, ShardRows(part["utt_id"].to_list(), vectors, part["path"].to_list(), speakers, failed))
+        self.stored_rows += len(rows)
+        self._settled_rows += len(state.rows)
+
+
+class _Shard:
+    """Results of one shard, until all are there."""
+
+    def __init__(self, rows: range, pieces: Sequence[Piece]) -> None:
+        self.rows = rows
+        self.failed: dict[int, str] = {}
+        self.done = 0
+        self._parts = {piece.row: piece.n_parts for piece in pieces}
+        self._pieces_left = len(pieces)
+        self._results: dict[int, dict[int, tuple[int, NDArray[np.floating[Any]]]]] = {}
+
+    def add(self, piece: Piece, n_samples: int, result: NDArray[np.floating[Any]]) -> None:
+        results = self._results.setdefault(piece.row, {})
+        results[piece.part] = (n_samples, result)
+        self._pieces_left -= 1
+        self.done += len(results) == piece.n_parts
+
+    def fail(self, row: int, reason: str, *, had_piece: bool) -> None:
+        self._pieces_left -= had_piece
+        self.done += row not in self.failed
+        self.failed.setdefault(row, reason)
+
+    @property
+    def complete(self) -> bool:
+        return self._pieces_left == 0
+
+    def vector(self, row: int, *, joined: bool) -> NDArray[np.floating[Any]]:
+        parts = [self._results[row][part] for part in range(self._parts[row])]
+        if joined:
+            return np.concatenate([frames for _, frames in parts])
+        if len(parts) == 1:
+            return parts[0][1]
+        weights = np.array([n_samples for n_samples, _ in parts], np.float64)
+        return np.average(np.stack([vector for _, vector in parts]).astype(np.float64), axis=0, weights=weights)
+
+
+def sources_of(table: UtteranceTable) -> list[Source]:
+    """Return where the utterances of a table are found, in its order.
+
+    Raises:
+        StoreError: the table has no rows.
+    """
+    frame = table.frame
+    if not len(frame):
+        raise StoreError(f"{table.source}: no utterances to embed")
+    nothing = [None] * len(frame)
+    starts = frame["start_s"].to_list() if "start_s" in frame.columns else nothing
+    durations = frame["duration_s"].to_list() if "duration_s" in frame.columns else nothing
+    return [
+        Source(row, utt_id, table.root / path, start_s, duration_s)
+        for row, (utt_id, path, start_s, duration_s) in enumerate(
+            zip(frame["utt_id"], frame["path"], starts, durations, strict=True)
+        )
+    ]
+
+
+def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s: float, workers: int) -> Decoder:
+    """Return what decodes the rows of a table as a model takes them.
+
+    Raises:
+        StoreError: the table has no rows.
+    """
+    return Decoder(
+        sources_of(table),
+        sample_rate=model.sample_rate,
+        min_duration_s=model.min_duration_s,
+        max_duration_s=max_duration_s,
+        workers=workers,
+        ahead_s=2 * MAX_BATCH_S,
+    )
+
+
+@contextmanager
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    """Yield what sets torch's threads, and set them back afterwards; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield lambda count: None  # noqa: ARG005 - a model that is none of torch's has nothing to set
+        return
+    before: int = torch.get_num_threads()
+    try:
+        yield lambda count: torch.set_num_threads(count) if count else None
+    finally:
+        torch.set_num_threads(before)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch says so in the text of a RuntimeError: "CUDA out of memory", "DefaultCPUAllocator: can't allocate memory".
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
