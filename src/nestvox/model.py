@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,11 @@ from nestvox.audio.read import read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
 from nestvox.encoders.catalogue import find
+from nestvox.encoders.kaldi_fbank import KaldiFbank
+from nestvox.encoders.onnx_model import read_onnx
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
+from nestvox.fingerprint import fingerprint_of
 from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.heads.rotation import Rotation
 from nestvox.model_calibration import (
@@ -101,6 +103,7 @@ class SpeakerModel:
     def __post_init__(self) -> None:
         self.encoder.eval()
         if self.head is not None:
+            self._check_tap(self.head.tap)
             size = self.encoder.pooled_dim if self.head.tap == "pooled" else self.encoder.embedding_dim
             if size != self.head.input_dim:
                 raise ModelError(
@@ -113,6 +116,10 @@ class SpeakerModel:
             raise ModelError(f"unknown backend {self.backend!r}; known: {', '.join(_BACKENDS)}")
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
         self._arranged: tuple[tuple[object, ...], Encoder] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was derived for the tensors of this process is neither sent along nor believed in another.
+        return {**self.__dict__, "_fingerprint": None, "_arranged": None}
 
     @property
     def sample_rate(self) -> int:
@@ -139,12 +146,7 @@ class SpeakerModel:
         """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
         version = (id(self.head), *_versions(self.head), *_versions(self.encoder))
         if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.sha256()
-            digest.update(json.dumps(self._config_of_parts(), sort_keys=True).encode())
-            for key, array in sorted(self._arrays().items()):
-                digest.update(f"{key} {array.dtype} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-            self._fingerprint = version, digest.hexdigest()[:16]
+            self._fingerprint = version, fingerprint_of(self._config_of_parts(), self._arrays())
         return self._fingerprint[1]
 
     @property
@@ -181,8 +183,10 @@ class SpeakerModel:
             (B, D) float32; for ``frames`` a list of (T_i, C) arrays.
 
         Raises:
-            ModelError: no waveform, or one that is shorter than `min_duration_s`.
+            ModelError: no waveform, one that is shorter than `min_duration_s`, or a tap that the encoder has not.
         """
+        if tap != "nested":
+            self._check_tap(tap)
         taps = self._taps(waveforms)
         if tap == "frames":
             return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
@@ -200,16 +204,24 @@ class SpeakerModel:
             The pooled vectors (B, P) and the encoder's own embeddings (B, D), both float32; no head is applied.
 
         Raises:
-            ModelError: no waveform, or one that is shorter than `min_duration_s`.
+            ModelError: no waveform, one that is shorter than `min_duration_s`, or an encoder without these taps.
         """
+        self._check_tap("pooled")
         taps = self._taps(waveforms)
         return _numpy(taps.pooled), _numpy(taps.embedding)
+
+    def _check_tap(self, tap: str) -> None:
+        if tap not in self.encoder.taps:
+            raise ModelError(
+                f"{self.name} gives embeddings only and has no tap {tap!r}: the {self.encoder.architecture} network is "
+                f"a closed box; use {' or '.join(self.encoder.taps)}"
+            )
 
     def _taps(self, waveforms: Sequence[NDArray[np.floating[Any]]]) -> Taps:
         if not len(waveforms):
             raise ModelError("forward needs at least one waveform")
         torch = require("torch", extra="torch", purpose="running an encoder")
-        device = next(self.encoder.parameters()).device
+        device = next(itertools.chain(self.encoder.parameters(), self.encoder.buffers())).device
         lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
         audio = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(audio, waveforms, strict=True):
@@ -505,29 +517,39 @@ def load(
     offline: bool = False,
     device: str = "auto",
     backend: Backend = "auto",
+    front_end: str | Path | KaldiFbank | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> SpeakerModel:
-    """Load a model folder, or an encoder of the catalogue by name.
+    """Load a model folder, an ONNX file of another toolkit, or an encoder of the catalogue by name.
 
     Args:
-        name_or_folder: a folder written by `SpeakerModel.save`, or a name that ``nestvox models list`` shows.
+        name_or_folder: a folder written by `SpeakerModel.save`, a file that ends in ``.onnx``, or a name that
+            ``nestvox models list`` shows.
         truncate_dim: prefix length that `embed` and `verify` use by default.
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda[:n]``.
         backend: of `SpeakerModel`: ``auto``, ``eager`` or ``fused``.
+        front_end: of an ONNX file, where neither it nor a description beside it says so: ``wespeaker``, ``3dspeaker``,
+            filter banks of your own, or a description's path; see `encoders.onnx_model.read_onnx`.
         announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
 
     Raises:
         CatalogueError: neither a folder nor a known name.
         DownloadError: the weights could not be had.
-        ModelError: the folder is not a model.
-        MissingExtraError: torch is not installed.
+        ModelError: the folder is not a model, nor the ONNX file a speaker encoder, or an option means nothing.
+        MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
     """
     if backend not in _BACKENDS:
         raise ModelError(f"unknown backend {backend!r}; known: {', '.join(_BACKENDS)}")
     torch = require("torch", extra="torch", purpose="running an encoder")
     path = Path(name_or_folder)
+    if path.suffix.lower() == ".onnx":
+        if weights is not None or device not in ("auto", "cpu"):
+            raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
+        return _load_onnx(path, front_end, truncate_dim, backend)
+    if front_end is not None:
+        raise ModelError(f"only an ONNX file is told its front end, and {path} is none; leave it out")
     if path.is_dir():
         if weights is not None:
             raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
@@ -545,6 +567,18 @@ def load(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
+
+
+def _load_onnx(
+    path: Path, front_end: str | Path | KaldiFbank | None, truncate_dim: int | None, backend: Backend
+) -> SpeakerModel:
+    from nestvox.encoders.onnx_encoder import OnnxEncoder  # noqa: PLC0415  imports torch
+
+    file = read_onnx(path, front_end=front_end)
+    card = {"base_model": path.name, **file.card}
+    return SpeakerModel(
+        OnnxEncoder.from_file(file), name=path.stem, card=card, truncate_dim=truncate_dim, backend=backend
+    )
 
 
 def _versions(part: object) -> tuple[object, ...]:

@@ -184,7 +184,7 @@ def _system(
     path = Path(text)
     if is_store(path):
         return system_of_store(name, trials, EmbeddingStore(path), dims=dims)
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() != ".onnx":
         if dims:
             raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
         return system_of_scores(name, trials, read_scores(path), source=text, size_bytes=path.stat().st_size)
@@ -198,7 +198,8 @@ def _system(
     from nestvox.model import load
 
     loaded = load(text, offline=offline)
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else None
+    files = [path] if path.is_file() else path.iterdir() if path.is_dir() else None
+    size = None if files is None else sum(file.stat().st_size for file in files if file.is_file())
     with progress_bar(f"embedding with {name}", "utterances") as progress:
 
         def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:

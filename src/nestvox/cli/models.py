@@ -10,7 +10,7 @@ import typer
 
 from nestvox.errors import DownloadError
 
-__all__ = ["app", "fetch", "import_mrl", "list_models", "path", "show"]
+__all__ = ["app", "fetch", "import_mrl", "import_onnx", "list_models", "path", "show"]
 
 app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_is_help=True)
 
@@ -153,6 +153,24 @@ def import_mrl(
         f"{out}: {info['parameters']:,} parameters, {info['trainable']:,} of them trained by redimnet-mrl; "
         f"dimensions {dims}; fingerprint {saved.fingerprint}"
     )
+
+
+@app.command("import-onnx")
+def import_onnx(
+    file: Annotated[Path, typer.Argument(help="Network of WeSpeaker, 3D-Speaker or sherpa-onnx.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    front_end: Annotated[
+        str | None, typer.Option(help="wespeaker, 3dspeaker or a description (.json); by default what the file says.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
+) -> None:
+    """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
+    from nestvox.model import load
+
+    model = load(file, front_end=front_end)
+    model.name = name or model.name
+    model.save(out)
+    typer.echo(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
 
 
 def _announce(message: str) -> None:

@@ -17,9 +17,19 @@ __all__ = ["verify"]
 def verify(
     a: Annotated[Path, typer.Argument(help="First recording.")],
     b: Annotated[Path, typer.Argument(help="Second recording.")],
-    model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
+    model: Annotated[
+        str, typer.Option(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")
+    ] = "ge2e",
     dim: Annotated[int | None, typer.Option(help="Prefix length; all by default.")] = None,
-    operating_point: Annotated[str, typer.Option(help="Which stored threshold to use.")] = "eer",
+    operating_point: Annotated[
+        str | None, typer.Option(help="Which stored threshold to use; default: eer, or the only one there is.")
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Material that the threshold was set on, as you called it.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Thresholds and calibration of this file instead of the model's own.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
@@ -35,22 +45,31 @@ def verify(
 
     from nestvox.atomic import write_text
     from nestvox.model import load
+    from nestvox.model_calibration import read_calibration
 
     loaded = load(model, weights=weights, offline=offline)
-    answer = loaded.verify(a, b, dim=dim, operating_point=operating_point)
+    if calibration is not None:
+        given = read_calibration(calibration)
+        given.refuse_another(loaded.fingerprint)
+        loaded.thresholds, loaded.llr = given.thresholds, given.llr
+    point = operating_point or _usual_point(loaded.thresholds, loaded.check_dim(dim), domain)
+    answer = loaded.verify(a, b, dim=dim, operating_point=point, domain=domain)
     if json_out is not None:
         write_text(json_out, json.dumps(asdict(answer), indent=2) + "\n")
     console = Console(soft_wrap=True, highlight=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
     console.print(f"[bold]{verdict}[/bold]")
     console.print(f"  score      {answer.score:+.4f} {answer.score_name} ({answer.direction}; not a probability)")
+    if answer.llr is not None:
+        console.print(f"  LLR        {answer.llr:+.3f} nats, {answer.llr_origin}", markup=False)
+    elif loaded.llr is not None:
+        console.print(f"  LLR        none: {answer.llr_origin}", markup=False)
     if answer.threshold is None:
-        console.print(
-            f"  threshold  {_why_none(loaded.thresholds, answer.dim, operating_point)}; "
-            "set one on pairs of your own domain"
-        )
+        reason = _why_none(loaded.thresholds, answer.dim, point, domain)
+        console.print(f"  threshold  {reason}; set one on pairs of your own domain")
     else:
-        console.print(f"  threshold  {answer.threshold.value:+.4f}, {answer.threshold.describe()}")
+        unit = "nats" if answer.threshold.space.kind == "llr" else "cosine"
+        console.print(f"  threshold  {answer.threshold.value:+.4f} {unit}, {answer.threshold.describe()}", markup=False)
     console.print(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     for warning in answer.warnings:
         console.print(f"  [yellow]warning[/yellow]    {warning}")
@@ -58,10 +77,19 @@ def verify(
         raise typer.Exit(1)
 
 
-def _why_none(thresholds: Sequence[Threshold], dim: int, operating_point: str) -> str:
+def _usual_point(thresholds: Sequence[Threshold], dim: int, domain: str | None) -> str:
+    """``eer`` where there is one, else the only operating point."""
+    points = {t.operating_point for t in thresholds if t.dim == dim and (domain is None or t.domain == domain)}
+    return points.pop() if "eer" not in points and len(points) == 1 else "eer"
+
+
+def _why_none(thresholds: Sequence[Threshold], dim: int, operating_point: str, domain: str | None) -> str:
     """Say what there is instead."""
     if not thresholds:
         return "none: the model holds no thresholds"
-    dims = ", ".join(str(d) for d in sorted({t.dim for t in thresholds}))
+    dims = ", ".join(map(str, sorted({t.dim for t in thresholds if t.dim is not None})))
     points = ", ".join(sorted({t.operating_point.split()[0] for t in thresholds}))
-    return f"none for {dim} dimensions at {operating_point!r}; the model has some for {dims} at {points}"
+    domains = ", ".join(sorted({t.domain for t in thresholds if t.domain}))
+    asked = f"{operating_point!r}" + (f" for {domain!r}" if domain is not None else "")
+    there = f"the model has some for {dims} at {points}" + (f", for {domains}" if domains else "")
+    return f"none for {dim} dimensions at {asked}; {there}"

@@ -105,6 +105,7 @@ class Encoder(nn.Module, ABC):
         pooled_dim: P.
         embedding_dim: D.
         min_samples: shortest input, in samples, whose output is finite and meaningful; shorter is an error.
+        taps: those that the network has; of one that is a closed box only the embedding, and the others are empty.
     """
 
     architecture: str
@@ -114,6 +115,7 @@ class Encoder(nn.Module, ABC):
     pooled_dim: int
     embedding_dim: int
     min_samples: int
+    taps: tuple[Tap, ...] = ("frames", "pooled", "embedding")
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

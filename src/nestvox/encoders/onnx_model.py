@@ -6,10 +6,9 @@ the network was trained on does not stand in every file; the wrong window or sca
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from nestvox.encoders.adapters import check_tap, checked_vector
 from nestvox.encoders.kaldi_fbank import KaldiFbank
 from nestvox.errors import ModelError
 from nestvox.extras import require
+from nestvox.fingerprint import fingerprint_of
 
-__all__ = ["FRONT_ENDS", "OnnxModel"]
+__all__ = ["FRONT_ENDS", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
 
 FRONT_ENDS: Mapping[str, KaldiFbank] = {
     "3dspeaker": KaldiFbank(window="povey", scale=1.0),
@@ -30,12 +30,99 @@ FRONT_ENDS: Mapping[str, KaldiFbank] = {
 """Filter banks by the toolkit that trained the network; both subtract the mean."""
 
 
+_DESCRIPTION_SUFFIX = ".nestvox.json"
+_CARD_KEYS = ("language", "licence", "training_data")
+# A folder that is nowhere: weights that a file keeps beside itself would be neither hashed nor saved.
+_NOWHERE = "/nowhere/no external data"
+_SHORTEST_S = 0.1
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A network as it stands in a file, and what is known about how to run it.
+
+    Attributes:
+        content: the file's bytes.
+        front_end: the filter banks that it was trained on.
+        source: the file, for messages.
+        metadata: what the file says of itself.
+        card: lines for a model card from the description beside the file: ``licence``, ``language``, ``training_data``.
+    """
+
+    content: bytes
+    front_end: KaldiFbank
+    source: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OnnxNetwork:
+    """Audio to embedding: the filter banks and the network behind them. Several threads may call it.
+
+    Args:
+        content: an ONNX file's bytes, with all its weights.
+        front_end: the filter banks that it was trained on.
+        source: where it came from, for messages.
+        threads: of one call; one, because embedding runs several side by side.
+
+    Attributes:
+        embedding_dim: D.
+        metadata: what the file says of itself.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: not a network from such filter banks to embeddings, or one that keeps its weights elsewhere.
+    """
+
+    def __init__(self, content: bytes, front_end: KaldiFbank, source: str, *, threads: int = 1) -> None:
+        self.front_end = front_end
+        self.source = source
+        self._session = _session(content, source, threads)
+        self.metadata = _metadata(self._session)
+        self._input = self._only_input()
+        # A run on a second of noise tells the size, and at once whether the network takes such features at all.
+        second = 0.1 * np.random.default_rng(0).standard_normal(front_end.sample_rate)
+        self.embedding_dim = self(second).shape[-1]
+        promised = self.metadata.get("output_dim", "")
+        if promised.isdecimal() and int(promised) != self.embedding_dim:
+            raise ModelError(f"{source}: says that embeddings have {promised} numbers and gives {self.embedding_dim}")
+
+    def __call__(self, waveform: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Map (S,) in [-1, 1] to (D,).
+
+        Raises:
+            ModelError: shorter than a frame, or the network fails.
+        """
+        features = self.front_end(waveform)
+        try:
+            found = np.asarray(self._session.run(None, {self._input: features[None]})[0])
+        except Exception as error:
+            raise ModelError(f"{self.source}: fails on features {features.shape}: {_first_line(error)}") from error
+        if found.ndim != 2 or found.shape[0] != 1:
+            raise ModelError(f"{self.source}: its first output has shape {found.shape}, expected (1, size)")
+        return found[0].astype(np.float32)
+
+    def _only_input(self) -> str:
+        inputs = self._session.get_inputs()
+        shapes = ", ".join(f"{node.name} {node.shape}" for node in inputs)
+        bands = inputs[0].shape[-1] if inputs and inputs[0].shape else None
+        fits = len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].type == "tensor(float)"
+        if not fits or (isinstance(bands, int) and bands != self.front_end.n_mels):
+            raise ModelError(
+                f"{self.source}: takes {shapes or 'nothing'}, expected one input (batch, frames, "
+                f"{self.front_end.n_mels}) of float32; wrap another network with from_callable"
+            )
+        return str(inputs[0].name)
+
+
 class OnnxModel:
-    """A network in an ONNX file with its front end: a model that `extraction.embed.embed_table` takes.
+    """A network in an ONNX file with its front end: a model that `extraction.embed.embed_table` takes without torch.
+
+    Its fingerprint is that of the `SpeakerModel` which `nestvox.load` makes of the file, so stores of both compare.
 
     Args:
         path: the file.
-        front_end: ``wespeaker``, ``3dspeaker``, or filter banks of your own; None: what the file says of itself.
+        front_end: as `read_onnx` takes it.
         name: None: the name of the file.
         min_duration_s: shortest clip that it takes.
         training_speakers: keys of the speakers that it was trained on.
@@ -48,45 +135,31 @@ class OnnxModel:
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelError: no such file, not a network from filter banks to embeddings, or a front end that is not known.
+        ModelError: as `read_onnx` and `OnnxNetwork`.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        front_end: str | KaldiFbank | None = None,
+        front_end: str | Path | KaldiFbank | None = None,
         name: str | None = None,
-        min_duration_s: float = 0.1,
+        min_duration_s: float = _SHORTEST_S,
         training_speakers: Sequence[str] = (),
         threads: int = 1,
     ) -> None:
-        runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
-        path = Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error}") from error
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"{path}: not an ONNX network that runs here: {_first_line(error)}") from error
-        self.path = path
-        self.name = name or path.stem
+        file = read_onnx(path, front_end=front_end)
+        self._network = OnnxNetwork(file.content, file.front_end, file.source, threads=threads)
+        self.path = Path(path)
+        self.name = name or self.path.stem
         self.min_duration_s = min_duration_s
         self.training_speakers = tuple(training_speakers)
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.front_end = _front_end(front_end, self.metadata, path)
-        self.sample_rate = self.front_end.sample_rate
-        self._input = self._only_input()
-        settings = json.dumps(asdict(self.front_end), sort_keys=True)
-        self.fingerprint = hashlib.sha256(content + settings.encode()).hexdigest()[:16]
-        # A run on a second of noise tells the size, and at once whether the network takes such features at all.
-        second = 0.1 * np.random.default_rng(0).standard_normal(self.sample_rate)
-        self.embedding_dim = self._run(self.front_end(second)).shape[-1]
+        self.metadata = self._network.metadata
+        self.front_end = file.front_end
+        self.sample_rate = file.front_end.sample_rate
+        self.embedding_dim = self._network.embedding_dim
+        config = {"encoder": {"architecture": "onnx", **encoder_config(file, self.embedding_dim)}, "head": None}
+        self.fingerprint = fingerprint_of(config, {"encoder.network": np.frombuffer(file.content, np.uint8)})
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -105,45 +178,127 @@ class OnnxModel:
             raise ModelError("forward needs at least one waveform")
         rows = []
         for waveform in waveforms:
-            embedding = self._run(self.front_end(waveform))
+            embedding = self._network(waveform)
             rows.append(checked_vector(embedding, self.embedding_dim, self.name, len(waveform) / self.sample_rate))
         return np.stack(rows)
 
-    def _run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            found = np.asarray(self._session.run(None, {self._input: features[None]})[0])
-        except Exception as error:
-            raise ModelError(f"{self.path}: fails on features {features.shape}: {_first_line(error)}") from error
-        if found.ndim != 2 or found.shape[0] != 1:
-            raise ModelError(f"{self.path}: its first output has shape {found.shape}, expected (1, size)")
-        return found.astype(np.float32)
 
-    def _only_input(self) -> str:
-        inputs = self._session.get_inputs()
-        shapes = ", ".join(f"{node.name} {node.shape}" for node in inputs)
-        bands = inputs[0].shape[-1] if inputs and inputs[0].shape else None
-        fits = len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].type == "tensor(float)"
-        if not fits or (isinstance(bands, int) and bands != self.front_end.n_mels):
+def read_onnx(path: str | Path, *, front_end: str | Path | KaldiFbank | None = None) -> OnnxFile:
+    """Read an ONNX file and find out which filter banks it wants.
+
+    What counts is, in this order: `front_end`; a description beside the file, NAME.nestvox.json for NAME.onnx; what the
+    file says of itself, as exports for sherpa-onnx do (framework, sample_rate, normalize_samples,
+    feature_normalize_type). A description is a JSON object with ``front_end``, a toolkit's name or an object with the
+    fields of `KaldiFbank`, and perhaps ``licence``, ``language`` and ``training_data`` for the model card.
+
+    Args:
+        path: the file.
+        front_end: ``wespeaker``, ``3dspeaker``, filter banks of your own, or the path of a description.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: no such file, not ONNX, or a front end that is not known.
+    """
+    path = Path(path)
+    require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    metadata = _metadata(_session(content, str(path), 1))
+    beside = path.with_name(path.stem + _DESCRIPTION_SUFFIX)
+    card: dict[str, Any] = {}
+    asked: Any = front_end
+    if isinstance(front_end, Path) or (isinstance(front_end, str) and front_end.endswith(".json")):
+        asked, card = _described(Path(front_end))
+    elif beside.is_file():
+        described, card = _described(beside)
+        asked = described if front_end is None else front_end
+    if not isinstance(asked, KaldiFbank):
+        asked = _front_end(asked, metadata, path)
+    if "language" in metadata:
+        card.setdefault("language", [metadata["language"]])
+    return OnnxFile(content, asked, str(path), metadata, card)
+
+
+def encoder_config(file: OnnxFile, embedding_dim: int) -> dict[str, Any]:
+    """Return what, with the file's bytes, makes the encoder: the arguments of `onnx_encoder.OnnxEncoder`."""
+    front_end = file.front_end
+    shortest = max(front_end.frame_samples, round(_SHORTEST_S * front_end.sample_rate))
+    return {
+        "size_bytes": len(file.content),
+        "embedding_dim": embedding_dim,
+        "min_samples": shortest,
+        "front_end": asdict(front_end),
+    }
+
+
+def _session(content: bytes, source: str, threads: int) -> Any:
+    runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if "xternal data" in str(error):
             raise ModelError(
-                f"{self.path}: takes {shapes or 'nothing'}, expected one input (batch, frames, "
-                f"{self.front_end.n_mels}) of float32; wrap another network with from_callable"
-            )
-        return str(inputs[0].name)
+                f"{source}: keeps weights in a file beside it, which no fingerprint would cover: "
+                "save it with everything in one file (onnx.save without save_as_external_data)"
+            ) from error
+        raise ModelError(f"{source}: not an ONNX network that runs here: {_first_line(error)}") from error
 
 
-def _front_end(asked: str | KaldiFbank | None, metadata: Mapping[str, str], path: Path) -> KaldiFbank:
-    if isinstance(asked, KaldiFbank):
-        return asked
-    # sherpa-onnx writes the toolkit into its exports.
-    known = asked or metadata.get("framework", "").lower().replace("-", "")
+def _metadata(session: Any) -> dict[str, str]:
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def _described(path: Path) -> tuple[str | KaldiFbank | None, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: no description of a front end that can be read: {_first_line(error)}") from error
+    known = {"front_end", *_CARD_KEYS}
+    if not isinstance(content, dict) or not content.keys() <= known:
+        strange = f"has {', '.join(sorted(content.keys() - known))}" if isinstance(content, dict) else "is no object"
+        raise ModelError(f"{path}: {strange}; a description has {', '.join(sorted(known))}")
+    front_end = content.pop("front_end", None)
+    if isinstance(front_end, dict):
+        names = [item.name for item in fields(KaldiFbank)]
+        if strange_names := sorted(front_end.keys() - set(names)):
+            raise ModelError(f"{path}: front_end has {', '.join(strange_names)}; known: {', '.join(names)}")
+        try:
+            front_end = KaldiFbank(**front_end)
+        except (ModelError, TypeError) as error:
+            raise ModelError(f"{path}: front_end: {error}") from error
+    elif front_end is not None and not isinstance(front_end, str):
+        raise ModelError(f"{path}: front_end is a toolkit's name or an object, got {front_end!r}")
+    return front_end, content
+
+
+def _front_end(asked: str | None, metadata: Mapping[str, str], path: Path) -> KaldiFbank:
+    known = (asked or metadata.get("framework", "")).lower().replace("-", "")
     if known not in FRONT_ENDS:
         said = f"front_end {asked!r}" if asked else f"the file says {metadata.get('framework', 'nothing')!r}"
+        names = " or ".join(repr(name) for name in FRONT_ENDS)
         raise ModelError(
-            f"{path}: not known which filter banks it was trained on ({said}); give front_end="
-            f"{' or '.join(repr(name) for name in FRONT_ENDS)}, or a KaldiFbank"
+            f"{path}: not known which filter banks it was trained on ({said}); give front_end={names} or a KaldiFbank, "
+            f'or write {{"front_end": "wespeaker"}} into {path.stem}{_DESCRIPTION_SUFFIX} beside it'
         )
-    rate = metadata.get("sample_rate", "")
-    return replace(FRONT_ENDS[known], sample_rate=int(rate)) if rate.isdecimal() else FRONT_ENDS[known]
+    found = FRONT_ENDS[known]
+    if metadata.get("sample_rate", "").isdecimal():
+        found = replace(found, sample_rate=int(metadata["sample_rate"]))
+    if asked is not None:
+        return found
+    if metadata.get("normalize_samples") in ("0", "1"):
+        found = replace(found, scale=1.0 if metadata["normalize_samples"] == "1" else 32768.0)
+    if metadata.get("feature_normalize_type", "") not in ("", "global-mean"):
+        raise ModelError(
+            f"{path}: wants features normalised by {metadata['feature_normalize_type']!r}, and only 'global-mean' is "
+            "known; wrap it with from_callable"
+        )
+    return found
 
 
 def _first_line(error: BaseException) -> str:

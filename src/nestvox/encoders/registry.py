@@ -13,6 +13,7 @@ __all__ = ["architectures", "build"]
 
 _CLASSES = {
     "ge2e": "nestvox.encoders.ge2e:GE2E",
+    "onnx": "nestvox.encoders.onnx_encoder:OnnxEncoder",
     "redimnet": "nestvox.encoders.redimnet:ReDimNet",
     "redimnet2": "nestvox.encoders.redimnet2:ReDimNet2",
 }
