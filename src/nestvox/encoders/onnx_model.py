@@ -100,7 +100,8 @@ class OnnxNetwork:
             raise ModelError(f"{self.source}: fails on features {features.shape}: {_first_line(error)}") from error
         if found.ndim != 2 or found.shape[0] != 1:
             raise ModelError(f"{self.source}: its first output has shape {found.shape}, expected (1, size)")
-        return found[0].astype(np.float32)
+        vector: NDArray[np.float32] = found[0].astype(np.float32)
+        return vector
 
     def _only_input(self) -> str:
         inputs = self._session.get_inputs()
