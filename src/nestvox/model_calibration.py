@@ -217,6 +217,19 @@ class ModelCalibration:
                 f"{self.fingerprint or 'scores'}"
             )
 
+    def refuse_another(self, fingerprint: str) -> None:
+        """Refuse to be used with another model.
+
+        Raises:
+            FingerprintError: it belongs to another model, or does not say to which.
+        """
+        if fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"{self.source or 'the calibration'} is for scores of the model {self.fingerprint or '(unknown)'}, "
+                "this is "
+                f"{fingerprint}; calibrate this model and set its thresholds"
+            )
+
     def with_thresholds(self, thresholds: Sequence[Threshold]) -> ModelCalibration:
         """Add thresholds; one for the same dimension, score, operating point, domain and duration is replaced."""
         new = {threshold.place for threshold in thresholds}

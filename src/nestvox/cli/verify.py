@@ -68,8 +68,8 @@ def verify(
         reason = _why_none(loaded.thresholds, answer.dim, point, domain)
         console.print(f"  threshold  {reason}; set one on pairs of your own domain")
     else:
-        unit = "nats" if answer.threshold.space.kind == "llr" else "cosine"
-        console.print(f"  threshold  {answer.threshold.value:+.4f} {unit}, {answer.threshold.describe()}", markup=False)
+        unit = " nats" if answer.threshold.space.kind == "llr" else ""
+        console.print(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}", markup=False)
     console.print(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     for warning in answer.warnings:
         console.print(f"  [yellow]warning[/yellow]    {warning}")

@@ -21,8 +21,17 @@ from nestvox.errors import FingerprintError, ScoresError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.refusals import align_scores
 from nestvox.extraction.store import EmbeddingStore
+from nestvox.verdict import COSINE, ScoreSpace
 
-__all__ = ["NamedModel", "System", "check_system", "system_of_model", "system_of_scores", "system_of_store"]
+__all__ = [
+    "NamedModel",
+    "System",
+    "TrialVectors",
+    "check_system",
+    "system_of_model",
+    "system_of_scores",
+    "system_of_store",
+]
 
 Scores = NDArray[np.float64]
 
@@ -44,6 +53,26 @@ class NamedModel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class TrialVectors:
+    """The embeddings that N trials name, each once.
+
+    Attributes:
+        vectors: (U, D) float32 as they are stored, not normalised.
+        enrol: (N,) row of the first side.
+        test: (N,) row of the second side.
+    """
+
+    vectors: NDArray[np.float32]
+    enrol: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def norms(self, dim: int) -> tuple[Scores, Scores]:
+        """Lengths of the first `dim` dimensions of both sides, (N,) each."""
+        lengths = np.sqrt(np.einsum("ij,ij->i", *[self.vectors[:, :dim]] * 2, dtype=np.float64))
+        return lengths[self.enrol], lengths[self.test]
+
+
+@dataclass(frozen=True, eq=False)
 class System:
     """Scores of one system on N trials.
 
@@ -55,10 +84,14 @@ class System:
         fingerprint: of the model, if known.
         labels: what every number has to carry.
         training_speakers: keys, see `corpora.overlap.speaker_key`.
+        chosen_on: hashes of the trials that the model's head was chosen or its thresholds were set on.
         norms: dimension to the mean length of the embeddings' prefixes as they are stored.
         size_bytes: of the file, store or model folder, if there is one.
         speakers: names of both sides, (N,) each, if the store knows them.
         notes: what a reader has to know, in sentences.
+        model: name of the model that made the embeddings, if known.
+        space: what the scores mean.
+        embedded: what the scores were made of; None: they came from a file.
     """
 
     name: str
@@ -68,10 +101,14 @@ class System:
     fingerprint: str | None = None
     labels: tuple[str, ...] = ()
     training_speakers: tuple[str, ...] = ()
+    chosen_on: tuple[str, ...] = ()
     norms: Mapping[int, float] = field(default_factory=dict)
     size_bytes: int | None = None
     speakers: tuple[Sequence[str], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+    model: str | None = None
+    space: ScoreSpace = COSINE
+    embedded: TrialVectors | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -114,6 +151,7 @@ def system_of_scores(
         labels=tuple(labels),
         size_bytes=size_bytes,
         notes=notes,
+        space=ScoreSpace("given"),
     )
 
 
@@ -146,6 +184,7 @@ def system_of_model(
     *,
     dims: Sequence[int] | None = None,
     size_bytes: int | None = None,
+    chosen_on: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> System:
     """A model: the utterances that the trials name are embedded, each once, and scored by cosine.
@@ -158,6 +197,7 @@ def system_of_model(
         embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model.
         dims: prefix lengths; None: those of the model.
         size_bytes: of the model folder.
+        chosen_on: hashes of the trials that its head was chosen or its thresholds were set on.
         labels: added to those of the material.
 
     Raises:
@@ -175,7 +215,13 @@ def system_of_model(
                 f"the store of {name} is of the model {store.metadata.fingerprint}, not {model.fingerprint}"
             )
         found = _of_store(name, trials, store, names, dims or model.dims, labels)
-    return replace(found, source=name, size_bytes=size_bytes, training_speakers=model.training_speakers)
+    return replace(
+        found,
+        source=name,
+        size_bytes=size_bytes,
+        training_speakers=model.training_speakers,
+        chosen_on=tuple(chosen_on),
+    )
 
 
 def check_system(system: System, trials: Trials) -> None:
@@ -226,4 +272,6 @@ def _of_store(
         norms={dim: float(np.sqrt(squares[:, dim - 1]).mean()) for dim in scores},
         size_bytes=sum(shard.size_bytes for shard in store.metadata.shards),
         speakers=None if speakers is None else (speakers[0], speakers[1]),
+        model=store.metadata.model,
+        embedded=TrialVectors(vectors, enrol, test),
     )

@@ -1,0 +1,185 @@
+"""`nestvox calibrate`: a map from scores to log likelihood ratios, fitted on development trials."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from nestvox.evaluation.llr_fit import LlrCost, LlrFit
+
+__all__ = ["calibrate", "keeping_folder", "print_costs"]
+
+
+def calibrate(
+    *,
+    trials: Annotated[Path, typer.Option(help="Labelled development trials: never those that are reported.")],
+    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model with --table.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, which keeps the calibration; or a catalogue name, with --out.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Utterance table: audio, speakers, durations, columns.")] = None,
+    dims: Annotated[
+        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
+    ] = None,
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(help="Quality measure: duration, norm, snr, or a column of the table; may be given again."),
+    ] = None,
+    prior: Annotated[float, typer.Option(help="Of a target trial, around which the map is to be best.")] = 0.5,
+    ridge: Annotated[float, typer.Option(help="Penalty that keeps the map finite.")] = 1e-4,
+    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    p_target: Annotated[float, typer.Option(help="Prior of the detection costs that are shown.")] = 0.05,
+    c_miss: Annotated[float, typer.Option(help="Their cost of rejecting a target.")] = 1.0,
+    c_fa: Annotated[float, typer.Option(help="Their cost of accepting a non-target.")] = 1.0,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Fit on speakers the model was trained on; labelled leaky.")
+    ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the calibration here.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+) -> None:
+    """Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.
+
+    It is stored in the model folder, or with --out in a file of its own, and used by `nestvox evaluate --calibration`
+    and `nestvox verify`. It refuses the trials and the speakers that it was fitted on.
+    """
+    from rich.console import Console
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.dims import parse_dims
+    from nestvox.cli.progress import progress_bar
+    from nestvox.cli.source import read_score_norm, read_system
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.llr_fit import fit_llr
+    from nestvox.evaluation.quality import trial_quality
+    from nestvox.evaluation.refusals import check_trials
+    from nestvox.evaluation.rescore import normalised
+    from nestvox.model_calibration import ModelCalibration, store_in_model, write_calibration
+
+    folder = keeping_folder(model, out)
+    listed = read_trials(trials)
+    check_trials(listed)
+    utterances = None if table is None else read_utterances(table)
+    norm = read_score_norm(score_norm, cohort, top_k)
+    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    system = read_system(
+        listed, utterances, scores=scores, store=store, model=model, dims=wanted, weights=weights, offline=offline
+    )
+    speakers = trial_speakers(listed, [system], table=utterances)
+    if norm is not None:
+        system = normalised(system, norm, speakers)
+    measures = tuple(quality or ())
+    with progress_bar("measuring quality", "files") as progress:
+        measured = trial_quality(measures, system, listed, utterances, progress=progress)
+    with progress_bar("fitting", "dimensions") as progress:
+        found = fit_llr(
+            system,
+            listed,
+            speakers,
+            measures=measures,
+            quality=measured,
+            table=utterances,
+            prior=prior,
+            ridge=ridge,
+            p_target=p_target,
+            c_miss=c_miss,
+            c_fa=c_fa,
+            allow_overlap=allow_overlap,
+            progress=progress,
+        )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    _print(found, console)
+    if folder is not None:
+        store_in_model(folder, llr=found.llr)
+        console.print(f"Stored in {folder}, calibration {found.llr.key}", soft_wrap=True, markup=False)
+    if out is not None:
+        write_calibration(ModelCalibration(found.llr.fingerprint, llr=found.llr), out)
+        console.print(f"Written to {out}, calibration {found.llr.key}", soft_wrap=True, markup=False)
+    if json_out is not None:
+        content = {
+            "calibration": found.llr.to_dict(),
+            **{name: [asdict(cost) for cost in getattr(found, name)] for name in ("before", "after", "held_out")},
+            **{name: getattr(found, name) for name in ("p_target", "c_miss", "c_fa")},
+            "labels": list(found.labels),
+            "notes": list(found.notes),
+        }
+        write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+
+
+def keeping_folder(model: str | None, out: Path | None) -> Path | None:
+    """The model folder that keeps what is made, or None where it goes to a file of its own only.
+
+    Raises:
+        NestvoxError: there is no place for it.
+    """
+    folder = Path(model) if model is not None and (Path(model) / "config.json").is_file() else None
+    if folder is None and out is None:
+        raise NestvoxError("give --out FILE, or a model folder with --model, for what is made to be kept in")
+    return folder
+
+
+def print_costs(
+    columns: Mapping[str, Sequence[LlrCost]], console: Console, *, title: str, p_target: float, labels: Sequence[str]
+) -> None:
+    """Print Cllr and actDCF of several versions of the same scores, one row a dimension."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nestvox.cli.source import show_dim
+
+    shown_labels = f" [bold red]{escape(', '.join(labels).upper())}[/]" if labels else ""
+    shown = Table(title=escape(title) + shown_labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("dim", justify="right")
+    for name in columns:
+        shown.add_column(f"Cllr {name}", justify="right", no_wrap=True)
+    shown.add_column("minCllr", justify="right")
+    for name in columns:
+        shown.add_column(f"actDCF {name}", justify="right", no_wrap=True)
+    shown.add_column("minDCF", justify="right")
+    for rows in zip(*columns.values(), strict=True):
+        figures = [cost.cllr for cost in rows] + [rows[-1].min_cllr]
+        figures += [cost.act_dcf for cost in rows] + [rows[-1].min_dcf]
+        shown.add_row(show_dim(rows[0].dim), *(f"{figure:.3f}" for figure in figures))
+    console.print(shown)
+    console.print(f"Cllr in bits, 1 is what knowing nothing costs; detection cost at p_target {p_target:g}")
+
+
+def _print(found: LlrFit, console: Console) -> None:
+    from rich.markup import escape
+
+    columns = {"before": found.before, "fitted": found.after}
+    if found.held_out:
+        columns["held out"] = found.held_out
+    print_costs(columns, console, title="calibration", p_target=found.p_target, labels=found.labels)
+    console.print(f"The map: {escape(found.llr.describe())}", soft_wrap=True)
+    for dim, calibration in found.llr.maps.items():
+        terms = "".join(f" {weight:+.3f} * ({name})" for name, weight in calibration.quality)
+        at = "" if dim is None else f"{dim:>5} dimensions: "
+        console.print(
+            f"{at}LLR = {calibration.offset:+.3f} {calibration.scale:+.3f} * score{escape(terms)}", soft_wrap=True
+        )
+    console.print(
+        "Costs `fitted` are on the trials of the fit, and too good; `held out` by maps of other speakers only."
+    )
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)

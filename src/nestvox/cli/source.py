@@ -1,0 +1,186 @@
+"""Where scores come from on the command line: a score file, a store, or a model that embeds what the trials name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nestvox.errors import FingerprintError, NestvoxError
+
+if TYPE_CHECKING:
+    from nestvox.corpora.trials import Trials
+    from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation.rescore import ScoreNorm
+    from nestvox.evaluation.speakers import TrialSpeakers
+    from nestvox.evaluation.systems import System
+    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.progress import Progress
+
+__all__ = [
+    "check_model_folder",
+    "embedded_system",
+    "read_score_norm",
+    "read_system",
+    "rescored_system",
+    "show_dim",
+]
+
+
+def read_system(
+    trials: Trials,
+    table: UtteranceTable | None,
+    *,
+    scores: Path | None,
+    store: Path | None,
+    model: str | None,
+    dims: Sequence[int] | None,
+    weights: Path | None = None,
+    offline: bool = False,
+) -> System:
+    """The scores of the trials: of the file, of the store, else of the model.
+
+    Args:
+        trials: labelled, none twice.
+        table: needed where a model has to embed.
+        scores: score file.
+        store: embeddings; with `model` too, they must be of that model.
+        model: folder or catalogue name.
+        dims: prefix lengths of embeddings.
+        weights: local weights file for a catalogue name.
+        offline: never fetch.
+
+    Raises:
+        NestvoxError: none of the three is given, or they do not go together.
+        FingerprintError: the store is of another model.
+    """
+    from nestvox.corpora.trials import read_scores
+    from nestvox.evaluation.systems import system_of_scores, system_of_store
+    from nestvox.extraction.store import EmbeddingStore
+
+    if scores is not None:
+        if store is not None or model is not None:
+            raise NestvoxError("--scores are given already: leave out --store and --model")
+        if dims is not None:
+            raise NestvoxError("--dims means nothing with --scores: scores have no dimensions")
+        return system_of_scores(scores.stem, trials, read_scores(scores), source=str(scores))
+    if store is not None:
+        opened = EmbeddingStore(store)
+        if model is not None:
+            check_model_folder(model, opened.metadata.fingerprint, str(store))
+        return system_of_store(opened.metadata.model, trials, opened, dims=dims)
+    if model is None:
+        raise NestvoxError("give --scores, --store, or --model with --table")
+    if table is None:
+        raise NestvoxError("--model needs --table, which says where the audio of the trials is, or --store")
+    return embedded_system(model, model, trials, table, dims=dims, weights=weights, offline=offline)
+
+
+def embedded_system(
+    name: str,
+    model: str,
+    trials: Trials,
+    table: UtteranceTable,
+    *,
+    dims: Sequence[int] | None,
+    weights: Path | None = None,
+    offline: bool = False,
+) -> System:
+    """Load a model and embed the utterances that the trials name, each once, with a progress bar."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.evaluation.systems import system_of_model
+    from nestvox.extraction.embed import embed_table
+    from nestvox.model import load
+
+    loaded = load(model, weights=weights, offline=offline)
+    path = Path(model)
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else None
+    with progress_bar(f"embedding with {name}", "utterances") as progress:
+
+        def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
+            return embed_table(loaded, part, folder, progress=report)
+
+        return system_of_model(name, trials, loaded, table, embed, dims=dims, size_bytes=size)
+
+
+def read_score_norm(method: str | None, cohort: Path | None, top_k: int | None) -> ScoreNorm | None:
+    """The score normalisation that was asked for, or None.
+
+    Raises:
+        NestvoxError: options that do not go together.
+    """
+    from nestvox.evaluation.rescore import NORM_METHODS, ScoreNorm
+    from nestvox.extraction.store import EmbeddingStore
+
+    if method is None:
+        if cohort is not None or top_k is not None:
+            raise NestvoxError(f"{'--cohort' if cohort else '--top-k'} means nothing without --score-norm")
+        return None
+    known = {str(name): name for name in NORM_METHODS}
+    if method not in known:
+        raise NestvoxError(f"--score-norm {method}: expected {', '.join(known)}")
+    if cohort is None:
+        raise NestvoxError("--score-norm needs --cohort: a store of other speakers, by the same model")
+    return ScoreNorm(known[method], EmbeddingStore(cohort), top_k)
+
+
+def rescored_system(
+    system: System,
+    trials: Trials,
+    speakers: TrialSpeakers,
+    table: UtteranceTable | None,
+    *,
+    norm: ScoreNorm | None,
+    calibration: Path | None,
+    allow_overlap: bool,
+) -> tuple[System, System]:
+    """Normalise and calibrate what was asked for.
+
+    Returns:
+        The scores before the calibration, and after; the same where there is none.
+
+    Raises:
+        NestvoxError: the file holds no calibration.
+        FingerprintError, ScoresError, TrialsError, OverlapError: as `rescore.normalised` and `rescore.calibrated`.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.evaluation.quality import trial_quality
+    from nestvox.evaluation.rescore import calibrated, normalised
+    from nestvox.model_calibration import read_calibration
+
+    if norm is not None:
+        with progress_bar("scoring against the cohort", "dimensions") as progress:
+            system = normalised(system, norm, speakers, progress=progress)
+    if calibration is None:
+        return system, system
+    llr = read_calibration(calibration).llr
+    if llr is None:
+        raise NestvoxError(f"{calibration} holds no calibration; make one with `nestvox calibrate`")
+    with progress_bar("measuring quality", "files") as progress:
+        quality = trial_quality(llr.measures, system, trials, table, progress=progress)
+    return system, calibrated(system, llr, trials, speakers.names, quality, allow_overlap=allow_overlap)
+
+
+def check_model_folder(model: str, fingerprint: str, where: str) -> None:
+    """Refuse embeddings that a model folder did not make; a catalogue name is not loaded for this.
+
+    Raises:
+        FingerprintError: another model made them.
+        NestvoxError: `model` is no model folder.
+    """
+    from nestvox.model_calibration import read_calibration
+
+    if not (Path(model) / "config.json").is_file():
+        raise NestvoxError(
+            f"{model} is no model folder: to use embeddings of an encoder, leave out --model, give --out"
+        )
+    own = read_calibration(model).fingerprint
+    if own != fingerprint:
+        raise FingerprintError(
+            f"{where} holds embeddings of the model {fingerprint}, {model} is {own}; embed with this model"
+        )
+
+
+def show_dim(dim: int | None) -> str:
+    """A prefix length in a table; scores of a file have none."""
+    return "-" if dim is None else str(dim)

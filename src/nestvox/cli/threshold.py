@@ -1,0 +1,264 @@
+"""`nestvox threshold`: the score that decides, for a model, a dimension, a domain and an operating point."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvox.errors import NestvoxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from nestvox.evaluation.set_threshold import ThresholdsSet, ThresholdUse
+    from nestvox.metrics.thresholds import DecisionRule
+    from nestvox.verdict import DurationClass, Threshold
+
+__all__ = ["print_uses", "threshold"]
+
+
+def threshold(
+    *,
+    trials: Annotated[Path, typer.Option(help="Labelled pairs of your own domain.")],
+    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model with --table.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, which keeps the threshold; or a catalogue name, with --out.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Utterance table: audio, speakers, durations.")] = None,
+    dims: Annotated[
+        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
+    ] = None,
+    far: Annotated[float | None, typer.Option(help="Accept at most this share of the non-targets.")] = None,
+    frr: Annotated[float | None, typer.Option(help="Reject at most this share of the targets.")] = None,
+    eer: Annotated[bool, typer.Option("--eer", help="Both error rates equal.")] = False,
+    p_target: Annotated[
+        float | None, typer.Option(help="Prior of a target: lowest cost, with --c-miss, --c-fa.")
+    ] = None,
+    c_miss: Annotated[float | None, typer.Option(help="Cost of rejecting a target; default 1.")] = None,
+    c_fa: Annotated[float | None, typer.Option(help="Cost of accepting a non-target; default 1.")] = None,
+    domain: Annotated[str, typer.Option(help="What you call this material, e.g. phone.")] = "",
+    by_duration: Annotated[
+        bool, typer.Option("--by-duration", help="Also one for each duration of the shorter recording that allows it.")
+    ] = False,
+    duration_edges: Annotated[
+        str | None, typer.Option(metavar="2,4,...", help="Borders of the durations in seconds; default 2,4,8,16.")
+    ] = None,
+    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Set it on log likelihood ratios, by this model folder or calibration file.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Set it on speakers the model was trained on; labelled leaky.")
+    ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it here, beside what a calibration file there holds.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+) -> None:
+    """Set a threshold, say how sure it is, and keep it with the model.
+
+    Exactly one operating point: --far, --frr, --eer, or costs. It is refused where the trials are too few to say it.
+    """
+    from rich.console import Console
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.calibrate import keeping_folder
+    from nestvox.cli.dims import parse_dims
+    from nestvox.cli.progress import progress_bar
+    from nestvox.cli.source import read_score_norm, read_system, rescored_system
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.refusals import check_trials
+    from nestvox.evaluation.set_threshold import set_thresholds
+    from nestvox.model_calibration import ModelCalibration, read_calibration, store_in_model, write_calibration
+
+    rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
+    classes = _classes(by_duration=by_duration, edges=duration_edges)
+    folder = keeping_folder(model, out)
+    listed = read_trials(trials)
+    check_trials(listed)
+    utterances = None if table is None else read_utterances(table)
+    norm = read_score_norm(score_norm, cohort, top_k)
+    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    raw = read_system(
+        listed, utterances, scores=scores, store=store, model=model, dims=wanted, weights=weights, offline=offline
+    )
+    speakers = trial_speakers(listed, [raw], table=utterances)
+    _, system = rescored_system(
+        raw, listed, speakers, utterances, norm=norm, calibration=calibration, allow_overlap=allow_overlap
+    )
+    with progress_bar("setting", "thresholds") as progress:
+        found = set_thresholds(
+            system,
+            listed,
+            speakers,
+            rule,
+            domain=domain,
+            classes=classes,
+            table=utterances,
+            allow_overlap=allow_overlap,
+            n_bootstrap=bootstrap,
+            seed=seed,
+            confidence=confidence,
+            progress=progress,
+        )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    _print(found, console)
+    if folder is not None:
+        store_in_model(folder, thresholds=found.thresholds)
+        console.print(f"Stored in {folder}", soft_wrap=True, markup=False)
+    if out is not None:
+        kept = read_calibration(out) if out.exists() else ModelCalibration(system.fingerprint or "")
+        write_calibration(kept.with_thresholds(found.thresholds), out)
+        console.print(f"Written to {out}", soft_wrap=True, markup=False)
+    if json_out is not None:
+        write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+
+
+def print_uses(uses: Sequence[ThresholdUse], console: Console) -> None:
+    """Print what stored thresholds promise and what they do here; rates in per cent."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nestvox.cli.source import show_dim
+
+    labels = sorted({label for use in uses for label in use.labels})
+    shown_labels = f" [bold red]{escape(', '.join(labels).upper())}[/]" if labels else ""
+    shown = Table(title="stored thresholds on these trials" + shown_labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("dim", justify="right")
+    shown.add_column("set at")
+    for name in ("threshold", "FAR % there", "FAR % here", "FRR % there", "FRR % here", "trials here"):
+        shown.add_column(name, justify="right")
+    for use in uses:
+        stored = use.threshold
+        shown.add_row(
+            show_dim(stored.dim),
+            escape(_place(stored)),
+            f"{stored.value:.4f}",
+            f"{100 * stored.p_fa:.2f}",
+            escape(_percent(use.p_fa, use.p_fa_interval)),
+            f"{100 * stored.p_miss:.2f}",
+            escape(_percent(use.p_miss, use.p_miss_interval)),
+            f"{use.n_target} : {use.n_nontarget}",
+        )
+    console.print(shown)
+    if uses:
+        console.print(f"Interval: {escape(uses[0].interval)}", soft_wrap=True)
+
+
+def _print(found: ThresholdsSet, console: Console) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nestvox.cli.source import show_dim
+
+    labels = f" [bold red]{escape(', '.join(found.labels).upper())}[/]" if found.labels else ""
+    first = found.thresholds[0]
+    title = f"{first.operating_point}{f' for {first.domain}' if first.domain else ''}, {first.space}"
+    shown = Table(title=escape(title) + labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("dim", justify="right")
+    shown.add_column("recordings")
+    for name in ("threshold \\[interval]", "FAR % \\[interval]", "FRR % \\[interval]", "target : non-target"):
+        shown.add_column(name, justify="right")
+    for made in found.thresholds:
+        interval = "no upper end" if made.value_interval is None else "{:.4f}, {:.4f}".format(*made.value_interval)
+        cells = (
+            show_dim(made.dim),
+            "any duration" if made.duration_class is None else str(made.duration_class),
+            f"{made.value:.4f} [{interval}]",
+            _percent(made.p_fa, made.p_fa_interval),
+            _percent(made.p_miss, made.p_miss_interval),
+            f"{made.n_target} : {made.n_nontarget}",
+        )
+        shown.add_row(*map(escape, cells))
+    console.print(shown)
+    console.print(f"Trials {escape(first.trials_source)}, sha256 {first.trials_sha256}", soft_wrap=True)
+    console.print(f"Interval: {escape(first.interval)}", soft_wrap=True)
+    for missing in found.not_set:
+        console.print(
+            f"[yellow]not set:[/yellow] {show_dim(missing.dim)} dimensions, recordings of {missing.duration_class}: "
+            f"{escape(missing.reason)}",
+            soft_wrap=True,
+        )
+    for made, sentences in zip(found.thresholds, found.warnings, strict=True):
+        for sentence in sentences:
+            place = "" if made.duration_class is None else f", recordings of {made.duration_class}"
+            console.print(
+                f"[yellow]unsure:[/yellow] {show_dim(made.dim)} dimensions{place}: {escape(sentence)}", soft_wrap=True
+            )
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _place(stored: Threshold) -> str:
+    parts = [stored.operating_point, stored.domain, "" if stored.duration_class is None else str(stored.duration_class)]
+    return ", ".join(part for part in parts if part)
+
+
+def _percent(rate: float, interval: tuple[float, float] | None) -> str:
+    ends = "" if interval is None else f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    return f"{100 * rate:.2f}{ends}"
+
+
+def _rule(
+    *,
+    far: float | None,
+    frr: float | None,
+    eer: bool,
+    p_target: float | None,
+    c_miss: float | None,
+    c_fa: float | None,
+) -> DecisionRule:
+    from nestvox.metrics.thresholds import DecisionRule
+
+    costs = [value is not None for value in (p_target, c_miss, c_fa)]
+    given = [name for name, there in (("--far", far), ("--frr", frr), ("--eer", eer or None)) if there is not None]
+    given += ["costs"] if any(costs) else []
+    if len(given) != 1:
+        raise NestvoxError(
+            "give exactly one operating point: --far, --frr, --eer, or costs by --p-target (with --c-miss, --c-fa); "
+            "got "
+            f"{' and '.join(given) or 'none'}"
+        )
+    if far is not None:
+        return DecisionRule("far", far)
+    if frr is not None:
+        return DecisionRule("frr", frr)
+    if eer:
+        return DecisionRule("eer")
+    if p_target is None:
+        raise NestvoxError("costs need --p-target: how often the two recordings are of one speaker")
+    return DecisionRule(
+        "min_dcf", p_target=p_target, c_miss=1.0 if c_miss is None else c_miss, c_fa=1.0 if c_fa is None else c_fa
+    )
+
+
+def _classes(*, by_duration: bool, edges: str | None) -> tuple[DurationClass, ...]:
+    from nestvox.verdict import duration_classes
+
+    if edges is None:
+        return duration_classes() if by_duration else ()
+    try:
+        return duration_classes([float(part) for part in edges.split(",")])
+    except ValueError as error:
+        raise NestvoxError(
+            f"--duration-edges must be seconds with commas between, like 2,4,8; got {edges!r}"
+        ) from error

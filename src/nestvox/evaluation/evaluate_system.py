@@ -1,0 +1,97 @@
+"""Error rates of a system whose scores were normalised or calibrated; see `rescore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import TableError
+from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
+from nestvox.evaluation.intervals import STUDENTISED
+from nestvox.evaluation.measure import Origin, Settings, measure
+from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.results import Evaluation
+from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
+from nestvox.evaluation.systems import System, check_system
+from nestvox.progress import Progress, silent
+
+__all__ = ["evaluate_system"]
+
+
+def evaluate_system(
+    system: System,
+    trials: Trials,
+    speakers: TrialSpeakers,
+    *,
+    table: UtteranceTable | None = None,
+    conditions: Mapping[str, Sides] | Sequence[str] = (),
+    allow_overlap: bool = False,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    interval: str = STUDENTISED,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure the scores of a system at every dimension and under every condition.
+
+    Args:
+        system: scores of these trials, of any kind.
+        trials: labelled, of both classes, none twice.
+        speakers: of the trials, see `compare.trial_speakers`.
+        table: where conditions, paths and the label ``synthetic`` come from.
+        conditions: columns of the table, or column name to the values of both sides.
+        allow_overlap: evaluate in spite of training speakers, with the label ``leaky``.
+        p_target: prior of the detection cost.
+        c_miss: its cost of a miss.
+        c_fa: its cost of a false alarm.
+        n_bootstrap: replicates of the interval, clustered by speaker on both sides.
+        seed: of the replicates.
+        confidence: of the interval.
+        interval: kind of the interval, see `intervals`.
+        progress: told the rows measured.
+
+    Raises:
+        TrialsError: unknown labels, one class only, duplicates.
+        ScoresError: scores of other trials.
+        OverlapError: training speakers stand in the trials.
+        TableError: the table lacks utterances of the trials or a column, or there is none to split by.
+    """
+    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
+    targets = check_trials(trials)
+    check_system(system, trials)
+    labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    if isinstance(conditions, Mapping):
+        sides = dict(conditions)
+    elif table is not None:
+        sides = values_of_sides(table, trials, conditions)
+    elif conditions:
+        raise TableError(f"splitting by {', '.join(conditions)} needs the utterance table that has this column")
+    else:
+        sides = {}
+    origin = Origin(
+        system.model or system.name,
+        system.fingerprint,
+        (*system.labels, *labels, *synthetic_labels(trials, table)),
+        (f"The scores are the {system.space}.", *system.notes, *notes),
+        llr=system.space.kind == "llr",
+        path_of=lambda name: None if table is None else _path(table, name),
+    )
+    return measure(
+        trials,
+        targets,
+        system.scores,
+        speakers=speakers,
+        sides=sides,
+        origin=origin,
+        settings=settings,
+        progress=progress,
+    )
+
+
+def _path(table: UtteranceTable, name: str) -> str | None:
+    path = str(table.audio_path(int(table.resolve([name])[0])))
+    return None if path == name else path

@@ -1,0 +1,258 @@
+"""Fitting a calibration on the scores of a system, and what the scores cost before and after.
+
+The cost on the trials that the maps were fitted on is a little too good. Where the speakers are known it is also
+measured
+held out: the speakers are divided into parts, and each trial is scored by a map fitted on the trials that have no
+speaker of the part or the two parts that this trial's speakers are in.
+
+Notation: N trials, S speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import NestvoxError, ScoresError, TrialsError
+from nestvox.evaluation.conditions import synthetic_labels
+from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
+from nestvox.evaluation.systems import System
+from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
+from nestvox.model_calibration import LlrCalibration, quality_columns, quality_names
+from nestvox.progress import Progress, silent
+
+__all__ = ["LlrCost", "LlrFit", "fit_llr", "llr_costs"]
+
+_PARTS = 5
+_ROUNDING = 1e-5  # embeddings are float32
+
+Quality = Mapping[int | None, Mapping[str, tuple[ArrayLike, ArrayLike]]]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LlrCost:
+    """What scores cost when they are taken for log likelihood ratios in nats.
+
+    Attributes:
+        dim: prefix length; None: scores of a file.
+        n_target: target trials.
+        n_nontarget: non-target trials.
+        cllr: over all operating points, in bits; 1 is what knowing nothing costs.
+        min_cllr: of the best non-decreasing map on these trials: what the order of the scores is worth.
+        act_dcf: normalised cost of deciding at the Bayes threshold.
+        min_dcf: normalised cost at the best threshold on these trials.
+    """
+
+    dim: int | None
+    n_target: int
+    n_nontarget: int
+    cllr: float
+    min_cllr: float
+    act_dcf: float
+    min_dcf: float
+
+
+@dataclass(frozen=True)
+class LlrFit:
+    """A calibration and what it does to the trials that it was fitted on.
+
+    Attributes:
+        llr: to be stored and used on other trials.
+        before: cost of the scores as they came, one a dimension.
+        after: of their log likelihood ratios, on the trials that the maps were fitted on: too good.
+        held_out: of log likelihood ratios by maps that have seen neither speaker of the trial; empty where the speakers
+            are not known or too few.
+        p_target: of the detection costs.
+        c_miss: of the detection costs.
+        c_fa: of the detection costs.
+        labels: what has to be said with every number.
+        notes: what a reader has to know, in sentences.
+    """
+
+    llr: LlrCalibration
+    before: tuple[LlrCost, ...]
+    after: tuple[LlrCost, ...]
+    held_out: tuple[LlrCost, ...]
+    p_target: float
+    c_miss: float
+    c_fa: float
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def fit_llr(
+    system: System,
+    trials: Trials,
+    speakers: TrialSpeakers,
+    *,
+    measures: Sequence[str] = (),
+    quality: Quality | None = None,
+    table: UtteranceTable | None = None,
+    prior: float = 0.5,
+    ridge: float = 1e-4,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    allow_overlap: bool = False,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> LlrFit:
+    """Fit an affine map of the scores, and of quality measures, at every dimension.
+
+    Args:
+        system: scores of development trials; higher means "more likely the same speaker".
+        trials: labelled, of both classes, none twice.
+        speakers: of the trials; their keys are kept, so that nobody is judged on them.
+        measures: quality measures that enter, see `LlrCalibration.measures`.
+        quality: dimension to each measure on both sides, see `quality.trial_quality`.
+        table: where the label ``synthetic`` comes from.
+        prior: of a target trial, around which the maps are to be best.
+        ridge: strength of the penalty that keeps the maps finite.
+        p_target: of the detection costs that are reported.
+        c_miss: of the same.
+        c_fa: of the same.
+        allow_overlap: fit on speakers that the model was trained or tuned on, with the label ``leaky``.
+        seed: of the division of the speakers.
+        progress: told the dimensions done.
+
+    Raises:
+        TrialsError: unknown labels, one class only, or duplicates.
+        ScoresError: scores that do not vary or have the wrong direction, or measures that do not fit.
+        OverlapError: the model was trained on speakers of the trials; they are named.
+        NestvoxError: a prior, ridge or operating point out of range.
+    """
+    targets = check_trials(trials)
+    if system.space.kind == "llr":
+        raise NestvoxError(f"{system.name} is calibrated already; fit on the scores as they came")
+    labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    of_dim = quality or {}
+    maps, held_out = {}, {}
+    for done, (dim, scores) in enumerate(system.scores.items(), start=1):
+        columns = _without_rounding(quality_columns(measures, of_dim.get(dim, {})))
+        names = quality_names(measures)
+        maps[dim] = fit_calibration(
+            scores,
+            targets,
+            columns,
+            quality_names=names,
+            p_target=prior,
+            ridge=ridge,
+            trials_sha256=trials.sha256,
+        )
+        apart = _held_out(scores, targets, columns, names, speakers, prior=prior, ridge=ridge, seed=seed)
+        if apart is not None:
+            held_out[dim] = apart
+        progress(done, len(system.scores))
+    llr = LlrCalibration(
+        maps,
+        fingerprint=system.fingerprint or "",
+        measures=tuple(measures),
+        space=system.space,
+        trials_sha256=trials.sha256,
+        trials_source=trials.source,
+        speakers=tuple(sorted({speaker_key(name) for name in speakers.names})),
+        labels=labels,
+    )
+    point = (p_target, c_miss, c_fa)
+    notes = (*system.notes, *notes)
+    if not speakers.known:
+        notes += (
+            "The trials do not say who speaks: the calibration cannot refuse to be judged on its own speakers later.",
+        )
+    elif not held_out:
+        notes += ("Too few speakers to hold some out: the cost after calibration is on the trials it was fitted on.",)
+    after = {dim: llr.llr(dim, scores, of_dim.get(dim, {})) for dim, scores in system.scores.items()}
+    return LlrFit(
+        llr,
+        llr_costs(system.scores, targets, *point),
+        llr_costs(after, targets, *point),
+        llr_costs(held_out, targets, *point),
+        *point,
+        labels,
+        notes,
+    )
+
+
+def llr_costs(
+    scores: Mapping[int | None, Scores],
+    targets: NDArray[np.bool_],
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> tuple[LlrCost, ...]:
+    """Costs of scores (N,) at each dimension, taken for log likelihood ratios in nats.
+
+    Raises:
+        ScoresError, TrialsError, NestvoxError: as `error_curve` and `act_dcf`.
+    """
+    found = []
+    for dim, values in scores.items():
+        curve = error_curve(values, targets)
+        found.append(
+            LlrCost(
+                dim,
+                int(curve.n_target),
+                int(curve.n_nontarget),
+                cllr(curve),
+                min_cllr(curve),
+                act_dcf(curve, p_target, c_miss, c_fa).value,
+                min_dcf(curve, p_target, c_miss, c_fa).value,
+            )
+        )
+    return tuple(found)
+
+
+def _without_rounding(columns: Scores | None) -> Scores | None:
+    """Measures that vary by rounding only (norms of unit vectors) set to 0, so that nothing is made of their digits."""
+    if columns is None:
+        return None
+    flat = columns.std(axis=0) <= _ROUNDING * np.maximum(1.0, np.abs(columns.mean(axis=0)))
+    return np.where(flat, 0.0, columns)
+
+
+def _held_out(
+    scores: Scores,
+    targets: NDArray[np.bool_],
+    columns: Scores | None,
+    names: Sequence[str],
+    speakers: TrialSpeakers,
+    *,
+    prior: float,
+    ridge: float,
+    seed: int,
+) -> Scores | None:
+    """(N,) log likelihood ratios by maps that know neither speaker of the trial; None where that cannot be done."""
+    n_speakers = len(speakers.names)
+    if not speakers.known or n_speakers < 2 * _PARTS:
+        return None
+    part_of = np.random.default_rng(seed).permutation(n_speakers) % _PARTS
+    enrol, test = part_of[speakers.enrol], part_of[speakers.test]
+    llr = np.empty(len(scores))
+    for one, other in combinations_with_replacement(range(_PARTS), 2):
+        inside = (enrol == one) & (test == other) | (enrol == other) & (test == one)
+        outside = ~np.isin(enrol, (one, other)) & ~np.isin(test, (one, other))
+        if not inside.any():
+            continue
+        try:
+            found = fit_calibration(
+                scores[outside],
+                targets[outside],
+                None if columns is None else columns[outside],
+                quality_names=names,
+                p_target=prior,
+                ridge=ridge,
+            )
+        except (ScoresError, TrialsError):  # the other speakers' trials alone carry no calibration
+            return None
+        llr[inside] = found(scores[inside], None if columns is None else columns[inside])
+    return llr

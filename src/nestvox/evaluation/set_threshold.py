@@ -1,0 +1,343 @@
+"""Thresholds from labelled pairs of the user's own domain, by duration where the pairs allow, and their use elsewhere.
+
+Notation: N trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import NestvoxError, TrialsError
+from nestvox.evaluation.conditions import synthetic_labels
+from nestvox.evaluation.quality import trial_durations_s
+from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.results import plain_values
+from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
+from nestvox.evaluation.systems import System
+from nestvox.metrics.thresholds import DecisionRule, MeasuredThreshold, fit_threshold, measure_threshold
+from nestvox.progress import Progress, silent
+from nestvox.verdict import DurationClass, Threshold
+
+__all__ = ["NotSet", "ThresholdUse", "ThresholdsSet", "set_thresholds", "use_thresholds"]
+
+_FEWEST_TRIALS = 30
+_FEWEST_SPEAKERS = 5
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class NotSet:
+    """A duration class that has no threshold of its own, and why."""
+
+    dim: int | None
+    duration_class: DurationClass
+    n_target: int
+    n_nontarget: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ThresholdsSet:
+    """What was set, and what could not be.
+
+    Attributes:
+        thresholds: dimensions ascending; for each the one for any duration first.
+        not_set: duration classes without a threshold of their own.
+        warnings: for each threshold, sentences on what its trials are too few to say.
+        labels: what has to be said with every rate.
+        notes: what a reader has to know, in sentences.
+    """
+
+    thresholds: tuple[Threshold, ...]
+    not_set: tuple[NotSet, ...]
+    warnings: tuple[tuple[str, ...], ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; rates are fractions."""
+        plain: dict[str, Any] = plain_values(asdict(self))
+        return plain
+
+
+@dataclass(frozen=True)
+class ThresholdUse:
+    """What a stored threshold does on other trials.
+
+    Attributes:
+        threshold: as it was stored, with the rates that it promises.
+        p_fa: false-alarm rate here.
+        p_miss: miss rate here.
+        p_fa_interval: over samples of these speakers.
+        p_miss_interval: likewise.
+        n_target: target trials that it decides about.
+        n_nontarget: non-target trials.
+        trials_sha256: canonical hash of exactly these trials.
+        interval: in words.
+        labels: what has to be said with every rate.
+    """
+
+    threshold: Threshold
+    p_fa: float
+    p_miss: float
+    p_fa_interval: tuple[float, float]
+    p_miss_interval: tuple[float, float]
+    n_target: int
+    n_nontarget: int
+    trials_sha256: str
+    interval: str
+    labels: tuple[str, ...]
+
+
+def set_thresholds(
+    system: System,
+    trials: Trials,
+    speakers: TrialSpeakers,
+    rule: DecisionRule,
+    *,
+    domain: str = "",
+    classes: Sequence[DurationClass] = (),
+    table: UtteranceTable | None = None,
+    allow_overlap: bool = False,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    progress: Progress = silent,
+) -> ThresholdsSet:
+    """Set a threshold for every dimension, and one for each duration class that has the trials for it.
+
+    Args:
+        system: scores of the trials.
+        trials: labelled pairs of the domain, of both classes, none twice.
+        speakers: of the trials, for the intervals.
+        rule: the operating point.
+        domain: what the user calls this material.
+        classes: durations of the shorter recording that are to have thresholds of their own; needs the table.
+        table: durations and the label ``synthetic``.
+        allow_overlap: set it on speakers that the model was trained or tuned on, with the label ``leaky``.
+        n_bootstrap: replicates of the intervals, clustered by speaker.
+        seed: of the replicates.
+        confidence: of the intervals.
+        progress: told the thresholds set.
+
+    Raises:
+        TrialsError: the trials cannot say what is asked; unknown labels, one class only, duplicates.
+        OverlapError: the model was trained on speakers of the trials; they are named.
+        NestvoxError: classes without a table, or an interval that so few replicates cannot bound.
+    """
+    targets = check_trials(trials)
+    labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    if classes and table is None:
+        raise NestvoxError("thresholds by duration need the utterance table that says how long the recordings are")
+    shorter_s = trial_durations_s(trials, table) if classes and table is not None else np.zeros(len(trials))
+    everything: list[DurationClass | None] = [None, *classes]
+    hashes = [_sha256(trials, _of_class(duration_class, shorter_s)) for duration_class in everything]
+    found: list[Threshold] = []
+    warnings: list[tuple[str, ...]] = []
+    not_set: list[NotSet] = []
+    for n_dim, (dim, scores) in enumerate(system.scores.items()):
+        for n_class, duration_class in enumerate(everything):
+            mask = _of_class(duration_class, shorter_s)
+            reason = "" if duration_class is None else _too_few(rule, targets, speakers, mask)
+            try:
+                if reason:
+                    raise TrialsError(reason)
+                enrol, test, _ = speakers.restricted(mask)
+                measured = fit_threshold(
+                    scores[mask],
+                    targets[mask],
+                    enrol,
+                    test,
+                    rule,
+                    n_replicates=n_bootstrap,
+                    seed=seed,
+                    confidence=confidence,
+                )
+            except TrialsError as error:
+                if duration_class is None:
+                    raise TrialsError(str(error), source=trials.source) from error
+                counts = int(targets[mask].sum()), int((~targets[mask]).sum())
+                not_set.append(NotSet(dim, duration_class, *counts, str(error)))
+            else:
+                found.append(
+                    _threshold(
+                        measured,
+                        system,
+                        speakers,
+                        dim=dim,
+                        rule=rule,
+                        trials_sha256=hashes[n_class],
+                        trials_source=trials.source,
+                        domain=domain,
+                        duration_class=duration_class,
+                        labels=labels,
+                        seed=seed,
+                    )
+                )
+                warnings.append(measured.warnings())
+            progress(n_dim * len(everything) + n_class + 1, len(system.scores) * len(everything))
+    if not speakers.known:
+        notes += (f"Intervals are {speakers.warning}.",)
+    return ThresholdsSet(tuple(found), tuple(not_set), tuple(warnings), labels, (*system.notes, *notes))
+
+
+def use_thresholds(
+    thresholds: Sequence[Threshold],
+    system: System,
+    trials: Trials,
+    speakers: TrialSpeakers,
+    *,
+    table: UtteranceTable | None = None,
+    allow_overlap: bool = False,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[ThresholdUse, ...]:
+    """Count the errors of stored thresholds on other trials: what they promise, held against what they do.
+
+    Args:
+        thresholds: of this model and this kind of score; those of dimensions that the system has not are passed over.
+        system: scores of the trials.
+        trials: labelled, of both classes, none twice; best not those that the thresholds were set on.
+        speakers: of the trials.
+        table: durations, where a threshold is for a duration class.
+        allow_overlap: count on training speakers, with the label ``leaky``.
+        n_bootstrap: replicates of the intervals, clustered by speaker.
+        seed: of the replicates.
+        confidence: of the intervals.
+
+    Raises:
+        FingerprintError: a threshold of another model.
+        ModelError: a threshold on another kind of score.
+        TrialsError: no threshold is for any of the dimensions, or a duration class has no trials of both classes.
+        OverlapError: the model was trained on speakers of the trials.
+    """
+    targets = check_trials(trials)
+    labels, _ = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    here = [threshold for threshold in thresholds if threshold.dim in system.scores]
+    if not here:
+        there = ", ".join(sorted({str(threshold.dim) for threshold in thresholds})) or "none"
+        raise TrialsError(f"there is no threshold for any of the dimensions measured; there are thresholds for {there}")
+    by_duration = any(threshold.duration_class is not None for threshold in here)
+    if by_duration and table is None:
+        raise NestvoxError("thresholds by duration need the utterance table that says how long the recordings are")
+    shorter_s = trial_durations_s(trials, table) if by_duration and table is not None else np.zeros(len(trials))
+    found = []
+    for threshold in here:
+        threshold.refuse_elsewhere(
+            fingerprint=system.fingerprint or "", dim=threshold.dim, space=system.space
+        )  # the dimension is among the system's
+        mask = _of_class(threshold.duration_class, shorter_s)
+        enrol, test, _ = speakers.restricted(mask)
+        measured = measure_threshold(
+            system.scores[threshold.dim][mask],
+            targets[mask],
+            enrol,
+            test,
+            threshold.value,
+            n_replicates=n_bootstrap,
+            seed=seed,
+            confidence=confidence,
+        )
+        found.append(
+            ThresholdUse(
+                threshold,
+                measured.point.p_fa,
+                measured.point.p_miss,
+                (measured.p_fa.low, measured.p_fa.high),
+                (measured.p_miss.low, measured.p_miss.high),
+                measured.n_target,
+                measured.n_nontarget,
+                _sha256(trials, mask),
+                _in_words(measured, speakers, seed),
+                labels,
+            )
+        )
+    return tuple(found)
+
+
+def _of_class(duration_class: DurationClass | None, shorter_s: NDArray[np.float64]) -> Mask:
+    if duration_class is None:
+        return np.ones(len(shorter_s), dtype=np.bool_)
+    high = math.inf if duration_class.high_s is None else duration_class.high_s
+    return np.asarray((shorter_s >= duration_class.low_s) & (shorter_s < high))
+
+
+def _sha256(trials: Trials, mask: Mask) -> str:
+    return trials.sha256 if mask.all() else Trials(trials.frame.filter(mask), trials.source).sha256
+
+
+def _too_few(rule: DecisionRule, targets: Mask, speakers: TrialSpeakers, mask: Mask) -> str:
+    """Why a duration class cannot have a threshold of its own; empty where it can."""
+    n_target, n_nontarget = int(targets[mask].sum()), int((~targets[mask]).sum())
+    if not n_target or not n_nontarget:
+        return f"{n_target} target and {n_nontarget} non-target trials: it takes both"
+    n_speakers = speakers.restricted(mask)[2]
+    if n_speakers < _FEWEST_SPEAKERS:
+        return f"{n_speakers} speakers: it takes {_FEWEST_SPEAKERS} or more to say how sure it is"
+    if rule.rate is None and min(n_target, n_nontarget) <= _FEWEST_TRIALS:
+        return (
+            f"{n_target} target and {n_nontarget} non-target trials: it takes more than {_FEWEST_TRIALS} of each to "
+            "tell "
+            "an error rate of 10 % from none"
+        )
+    return rule.too_few(n_target, n_nontarget)
+
+
+def _threshold(
+    measured: MeasuredThreshold,
+    system: System,
+    speakers: TrialSpeakers,
+    *,
+    dim: int | None,
+    rule: DecisionRule,
+    trials_sha256: str,
+    trials_source: str,
+    domain: str,
+    duration_class: DurationClass | None,
+    labels: tuple[str, ...],
+    seed: int,
+) -> Threshold:
+    # The draws in which only rejecting everybody holds the rule leave the interval open upwards.
+    ends = None if measured.value is None else tuple(map(float, measured.value))
+    return Threshold(
+        dim=dim,
+        value=measured.point.threshold,
+        operating_point=rule.name,
+        p_fa=measured.point.p_fa,
+        p_miss=measured.point.p_miss,
+        n_target=measured.n_target,
+        n_nontarget=measured.n_nontarget,
+        trials_sha256=trials_sha256,
+        trials_source=trials_source,
+        labels=labels,
+        fingerprint=system.fingerprint or "",
+        space=system.space,
+        domain=domain,
+        duration_class=duration_class,
+        value_interval=None if ends is None or not all(map(math.isfinite, ends)) else (ends[0], ends[1]),
+        p_fa_interval=(measured.p_fa.low, measured.p_fa.high),
+        p_miss_interval=(measured.p_miss.low, measured.p_miss.high),
+        interval=_in_words(measured, speakers, seed),
+    )
+
+
+def _in_words(measured: MeasuredThreshold, speakers: TrialSpeakers, seed: int) -> str:
+    unit = f"speakers ({speakers.source})" if speakers.known else "utterances"
+    return (
+        f"{100 * measured.confidence:g} % percentile interval of {measured.n_replicates} bootstrap replicates (seed "
+        f"{seed}): {measured.n_clusters} {unit} drawn with replacement on both sides of a trial; rates no narrower "
+        "than "
+        "Wilson's interval of independent trials" + (f"; {speakers.warning}" if speakers.warning else "")
+    )
