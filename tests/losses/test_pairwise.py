@@ -168,6 +168,18 @@ def test_separated_speakers_cost_nothing() -> None:
         assert Triplet(mining=mining)(x, labels).item() == 0.0
 
 
+def test_semi_hard_means_strictly_farther() -> None:
+    """A wrong speaker exactly as far as the right one is passed over for the next one."""
+    angles = torch.tensor([0.0, 0.5, -0.5, 0.6, 2.5], dtype=torch.float64)
+    x, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 0, 1, 2, 3])
+    far = torch.linalg.vector_norm(x[:, None] - x, dim=2)
+    assert far[0, 2] == far[0, 1] < far[0, 3]
+    assert far[1, 3] < far[1, 0] < far[1, 2]
+    assert far[1, 2] > far[1, 0] + 0.3
+    expected = (far[0, 1] - far[0, 3] + 0.3).item()  # of 1 and 0 there is no such wrong speaker
+    assert Triplet(mining="semi-hard")(x, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_margin_may_be_set() -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(12, 4), torch.arange(12) // 3
