@@ -61,12 +61,20 @@ class CachePlan:
         return {name: whole[name] for name in there}
 
 
-def plan_in(metadata: StoreMetadata) -> CachePlan:
-    """Return the plan that a store was made with.
+def plan_in(where: str, metadata: StoreMetadata) -> CachePlan:
+    """Return the plan that a cache was made with.
+
+    Args:
+        where: the folder, for messages.
+        metadata: what the store there says of itself.
 
     Raises:
         StoreError: the store is no feature cache.
     """
+    if metadata.tap != "pooled" or "embedding" not in metadata.columns:
+        raise StoreError(
+            f"{where} is a store of the tap {metadata.tap} and no feature cache: make one with `nestvox cache`"
+        )
     try:
         return CachePlan(
             fingerprint=metadata.fingerprint,
@@ -76,7 +84,7 @@ def plan_in(metadata: StoreMetadata) -> CachePlan:
             **metadata.plan,
         )
     except TypeError as error:
-        raise StoreError(f"the store is no feature cache ({error}): make one with `nestvox cache`") from error
+        raise StoreError(f"{where}: a feature cache of another nestvox ({error}): make it anew") from error
 
 
 def refuse_difference(where: str, there: CachePlan, expected: CachePlan | Mapping[str, Any]) -> None:

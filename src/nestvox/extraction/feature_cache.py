@@ -10,19 +10,39 @@ Notation: N utterances, V variants, P pooled size, D embedding size, B rows of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.audio.augment import Augmentation, Banks
+from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
 from nestvox.errors import StoreError
+from nestvox.extraction.cache_job import CacheableModel, CacheJob, Features
 from nestvox.extraction.cache_plan import CachePlan, plan_in, refuse_difference
+from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration, table_sha256
 from nestvox.extraction.mapped_rows import MappedRows
-from nestvox.extraction.store import EmbeddingStore, StoreMetadata, default_shard_rows
+from nestvox.extraction.pace import Pace, try_out
+from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of, torch_threads
+from nestvox.extraction.store import (
+    EmbeddingStore,
+    StoreMetadata,
+    StoreWriter,
+    default_shard_rows,
+    is_store,
+    read_metadata,
+)
+from nestvox.extraction.variants import VariantDecoder, Variants
+from nestvox.progress import Progress, silent
 
-__all__ = ["CachePlan", "CacheTap", "FeatureCache", "cache_metadata", "open_cache"]
+if TYPE_CHECKING:
+    from nestvox.corpora.utterances import UtteranceTable
+
+__all__ = ["CachePlan", "CacheTap", "FeatureCache", "build_cache", "cache_metadata", "open_cache", "voices_of"]
 
 CacheTap = Literal["pooled", "embedding"]
 
@@ -55,12 +75,7 @@ class FeatureCache:
         self.store = EmbeddingStore(path)
         self.path = self.store.path
         self.metadata = self.store.metadata
-        if "embedding" not in self.metadata.columns or self.metadata.tap != "pooled":
-            raise StoreError(
-                f"{self.path} is a store of the tap {self.metadata.tap} and no feature cache: "
-                "make one with `nestvox cache`"
-            )
-        self.plan = plan_in(self.metadata)
+        self.plan = plan_in(str(self.path), self.metadata)
         self.pooled: MappedRows = self.store.mapped()
         self.embedding: MappedRows = self.store.mapped("embedding")
 
@@ -187,6 +202,153 @@ def open_cache(path: str | Path, expect: CachePlan | Mapping[str, Any] | None = 
     if expect is not None:
         refuse_difference(str(cache.path), cache.plan, expect)
     return cache
+
+
+def build_cache(
+    model: CacheableModel,
+    table: UtteranceTable,
+    out: str | Path,
+    *,
+    variants: int = 4,
+    augmentation: Augmentation | None = None,
+    noise: NoiseBank | None = None,
+    rooms: RoomBank | None = None,
+    crop_s: float | None = None,
+    dtype: str = "float16",
+    seed: int = 0,
+    max_duration_s: float = DEFAULT_MAX_DURATION_S,
+    skip_bad: bool = False,
+    batch_size: int | None = None,
+    streams: int | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    shard_utterances: int | None = None,
+    progress: Progress = silent,
+) -> FeatureCache:
+    """Run the encoder over all variants of all utterances, or go on where an earlier run was stopped.
+
+    A file is decoded once for all its variants. Babble is made of the table's own utterances: give training speakers
+    only.
+
+    Args:
+        model: a `SpeakerModel`; its head takes no part.
+        table: utterances; ids are unique.
+        out: folder of the cache.
+        variants: rows of each utterance, variant 0 included.
+        augmentation: settings of the others; None: `Augmentation.for_banks` with the banks that are given.
+        noise: noise and music, at the model's sample rate.
+        rooms: impulse responses, likewise.
+        crop_s: longest stretch of the others, in seconds, at a random place; None: whole.
+        dtype: ``float16`` or ``float32``.
+        seed: of places and augmentation.
+        max_duration_s: longer utterances go through in pieces, whose vectors are averaged.
+        skip_bad: leave out unusable audio, with the reason in the store, instead of stopping at the first.
+        batch_size: most rows in one forward pass; None: tried out, as in `embed_table`. It changes rows by rounding.
+        streams: forward passes side by side, likewise.
+        threads: of each on a CPU, likewise.
+        workers: threads that decode and augment, likewise.
+        shard_utterances: utterances of one file; None: by the size of the table.
+        progress: rows done of all, which are utterances times variants.
+
+    Returns:
+        The complete cache.
+
+    Raises:
+        AudioError: a file cannot be used, and `skip_bad` is off; or one of the banks cannot.
+        AugmentationError: settings that make no sense, or banks without what they ask for.
+        FingerprintError: `out` holds vectors of another encoder.
+        StoreError: `out` was begun with other settings (each is named), or cannot be written.
+    """
+    check_max_duration(model, max_duration_s)
+    if crop_s is not None and crop_s < 2 * model.min_duration_s:
+        raise StoreError(f"crop_s must be at least twice the {model.min_duration_s} s that {model.name} needs")
+    speakers = table.frame["speaker"].to_list()
+    sources = sources_of(table)
+    banks = Banks(noise, rooms, voices_of(table, sample_rate=model.sample_rate))
+    augmentation = Augmentation.for_banks(banks) if augmentation is None else augmentation
+    if variants > 1:
+        augmentation.check_banks(banks)
+        banks.check_rate(model.sample_rate)
+    features = Features(model)
+    plan = CachePlan(
+        fingerprint=features.fingerprint,
+        front_end=features.config(),
+        variants=variants,
+        crop_s=crop_s,
+        augmentation={**augmentation.config(), "banks": banks.config()} if variants > 1 else {},
+        seed=seed,
+        max_duration_s=max_duration_s,
+        dtype=dtype,
+        table_sha256=table_sha256(table.frame),
+    )
+    before = read_metadata(out) if is_store(out) else None
+    if before is not None:
+        refuse_difference(str(out), plan_in(str(out), before), plan)
+        features = Features(model, before.dim, before.columns.get("embedding", 0))
+    pace = Pace.asked(
+        {} if before is None else before.run,
+        batch_size=batch_size,
+        streams=streams,
+        threads=threads,
+        workers=workers,
+    )
+    decoder = VariantDecoder(
+        sources,
+        Variants(variants, seed, augmentation, banks, crop_s),
+        speakers,
+        sample_rate=model.sample_rate,
+        min_duration_s=model.min_duration_s,
+        max_duration_s=max_duration_s,
+        workers=pace.workers or 2,
+        ahead_s=2 * MAX_BATCH_S,
+    )
+    with closing(decoder):
+        if before is None or not pace.settled:
+            with torch_threads() as set_threads:
+                _, pace = try_out(Network(features, "pooled"), decoder, pace, set_threads, model=features)
+        metadata = cache_metadata(
+            plan,
+            model=model.name,
+            utterances=len(table),
+            pooled_dim=features.pooled_dim,
+            embedding_dim=features.embedding_dim,
+            shard_utterances=shard_utterances or (before.shard_rows // variants if before else None),
+            run={name: value for name, value in asdict(pace).items() if value is not None},
+            labels=table.labels,
+            training_speakers=tuple(model.training_speakers),
+        )
+        writer = StoreWriter(out, metadata)
+        resumed = writer.done_rows
+        progress(resumed, metadata.planned_rows)
+        job = CacheJob(
+            features,
+            decoder,
+            table.frame,
+            Plan(
+                tap="pooled",
+                batch_size=pace.batch_size or 1,
+                streams=pace.streams or 1,
+                threads=pace.threads or 0,
+                workers=pace.workers or 1,
+                max_duration_s=max_duration_s,
+                skip_bad=skip_bad,
+            ),
+        )
+        for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
+            progress(resumed + done, metadata.planned_rows)
+    writer.finish()
+    return FeatureCache(out)
+
+
+def voices_of(table: UtteranceTable, *, sample_rate: int) -> SpeechBank:
+    """Return the utterances of a table as voices for babble.
+
+    Raises:
+        StoreError: the table has no rows.
+    """
+    pairs = zip(sources_of(table), table.frame["speaker"].to_list(), strict=True)
+    voices = [Voice(source.path, speaker, source.start_s, source.duration_s) for source, speaker in pairs]
+    return SpeechBank(voices, sample_rate=sample_rate)
 
 
 def cache_metadata(

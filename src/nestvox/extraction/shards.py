@@ -194,8 +194,9 @@ def check_identity(file: Path, schema: pa.Schema, metadata: StoreMetadata) -> No
 def check_count(file: Path, metadata: StoreMetadata, shard: int, rows: int, failed: int) -> None:
     """Refuse a shard whose stored and skipped rows are not those that were planned."""
     planned = len(metadata.planned(shard))
-    if rows + failed != planned:
-        raise StoreError(f"{file}: {rows} rows and {failed} skipped, the plan has {planned}")
+    # What failed is listed once, whatever number of rows it would have had.
+    if rows + failed * metadata.variants != planned:
+        raise StoreError(f"{file}: {rows} rows and {failed * metadata.variants} skipped, the plan has {planned}")
 
 
 def check_size(file: Path, record: ShardRecord) -> None:

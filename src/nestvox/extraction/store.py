@@ -150,7 +150,8 @@ class StoreWriter:
     @property
     def done_rows(self) -> int:
         """Planned rows that are settled: stored, or recorded as failed."""
-        return sum(self._rows.values()) + sum(len(failed) for failed in self._failed.values())
+        failed = sum(len(failed) for failed in self._failed.values())
+        return sum(self._rows.values()) + failed * self.metadata.variants
 
     def write_shard(self, shard: int, rows: ShardRows) -> None:
         """Write one shard whole, or leave no trace of it.

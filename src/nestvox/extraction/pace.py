@@ -1,0 +1,137 @@
+"""How fast a run goes: batch size, streams and threads as they are asked for, recorded or tried out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestvox.errors import AudioError, StoreError
+from nestvox.extraction.decoding import Decoder
+from nestvox.extraction.tuning import SIZES, choose
+
+__all__ = ["Pace", "try_out"]
+
+_TRIAL_CLIPS = 64
+_TRIAL_DECODING_S = 1.0
+_TRIAL_AUDIO_S = 320.0
+_TOO_FEW_TO_TRY = 128
+
+Forward = Callable[[Sequence[NDArray[np.float32]]], Sequence[NDArray[np.floating[Any]]]]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Batch size, streams, threads of each and decoding threads; None: not chosen yet."""
+
+    batch_size: int | None
+    streams: int | None
+    threads: int | None
+    workers: int | None
+
+    @classmethod
+    def asked(
+        cls,
+        recorded: Mapping[str, Any],
+        *,
+        batch_size: int | None,
+        streams: int | None,
+        threads: int | None,
+        workers: int | None,
+    ) -> Self:
+        """Return what is asked for; what is not is as an earlier run of the same store had it.
+
+        Raises:
+            StoreError: a number below 1.
+        """
+        counts = {"batch_size": batch_size, "streams": streams, "threads": threads, "workers": workers}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise StoreError(f"{name} must be at least 1, got {value}")
+        return cls(
+            batch_size or recorded.get("batch_size"),
+            streams or recorded.get("streams") or (1 if threads else None),
+            threads or recorded.get("threads", 1 if streams else None),
+            workers or recorded.get("workers"),
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to choose."""
+        return None not in (self.batch_size, self.streams, self.threads, self.workers)
+
+
+def try_out(
+    forward: Forward, decoder: Decoder, asked: Pace, set_threads: Callable[[int], None], *, model: object
+) -> tuple[int, Pace]:
+    """Learn the vector size, and choose what was not asked for, from the first utterances that can be read.
+
+    Args:
+        forward: the network.
+        decoder: of the utterances.
+        asked: what is not None stays.
+        set_threads: sets the network's number of threads.
+        model: on a CPU its `encoder`, if it has one, is tried in several streams.
+
+    Returns:
+        The size of a result's last axis, and the pace.
+
+    Raises:
+        AudioError: no utterance at all can be read.
+    """
+    wanted = 1 if asked.settled or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
+    clips: list[NDArray[np.float32]] = []
+    problem: AudioError | None = None
+    began = time.perf_counter()
+    for row in range(len(decoder.sources)):
+        pieces, failed = decoder.pieces([row])
+        clip = decoder.decode(pieces[0]) if pieces else failed[row]
+        if isinstance(clip, AudioError):
+            problem = problem or clip
+            continue
+        clips.append(clip)
+        # Neither slow decoding (a network drive) nor long recordings may make the trial long or large.
+        heard_s = sum(len(clip) for clip in clips) / decoder.sample_rate
+        if len(clips) == wanted or heard_s > _TRIAL_AUDIO_S or time.perf_counter() - began > _TRIAL_DECODING_S:
+            break
+    if not clips:
+        assert problem is not None
+        raise AudioError(problem.path, f"{problem.problem}; nor can any other of the table's files be used")
+    decode_rate = sum(len(clip) for clip in clips) / decoder.sample_rate / (time.perf_counter() - began)
+    dim = int(forward(clips[:1])[0].shape[-1])
+    if wanted == 1:
+        return dim, asked
+    found = choose(
+        forward,
+        clips,
+        sample_rate=decoder.sample_rate,
+        decode_rate=decode_rate,
+        set_threads=set_threads,
+        thread_counts=_thread_counts() if asked.threads is None else (asked.threads,),
+        streams=_stream_count(model) if asked.streams is None else 1,
+        sizes=SIZES if asked.batch_size is None else (asked.batch_size,),
+    )
+    return dim, Pace(found.batch_size, asked.streams or found.streams, found.threads, asked.workers or found.workers)
+
+
+def _stream_count(model: object) -> int:
+    """Streams that are worth a try: one for each core, on a CPU."""
+    torch = sys.modules.get("torch")
+    parameters = getattr(getattr(model, "encoder", None), "parameters", None)
+    if torch is None or parameters is None or any(parameter.device.type != "cpu" for parameter in parameters()):
+        return 1
+    usual: int = torch.get_num_threads()
+    return usual
+
+
+def _thread_counts() -> tuple[int, ...]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return (0,)
+    usual: int = torch.get_num_threads()
+    return tuple(dict.fromkeys((usual, max(1, usual // 2), 1)))
