@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
+from nestvox.audio.augment import Augmentation, Banks
+from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError
-from nestvox.extraction.feature_cache import FeatureCache, open_cache
+from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.training.development import Development, keep_apart
+from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 
 __all__ = ["Bars", "Material", "no_bars"]
@@ -67,12 +70,23 @@ class Material:
         return digest.hexdigest()[:16]
 
     @classmethod
-    def of(cls, recipe: Recipe, model: SpeakerModel | None) -> Material:
-        """Read tables and trials, keep speakers apart, and open the caches that the recipe needs.
+    def of(
+        cls,
+        recipe: Recipe,
+        model: SpeakerModel | None,
+        folder: Path,
+        processes: Processes,
+        *,
+        bars: Bars = no_bars,
+    ) -> Material:
+        """Read tables and trials, keep speakers apart, and open or make the caches that the recipe needs.
 
         Args:
             recipe: the section `data`.
             model: the encoder, of which the features are; None: nothing pretrained, so that there are no features.
+            folder: of the run, where missing caches are made.
+            processes: the first one makes what is missing.
+            bars: for the display.
 
         Raises:
             OverlapError: two of training, development and test share speakers.
@@ -104,8 +118,12 @@ class Material:
         test = _part(whole, data.test, "test", may_be_empty=True) if whole is not None and data.test else None
         dev_speakers = dev_table.frame["speaker"].unique().to_list()
         keep_apart(train_speakers, dev_speakers, [] if test is None else test.frame["speaker"].unique().to_list())
-        if model is not None and (given is None or given_dev is None):
-            raise RecipeError("data.cache is missing: a feature cache of the training and development utterances")
+        if model is not None and given is None:
+            assert train is not None
+            given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
+        if model is not None and given_dev is None:
+            named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
+            given_dev = _made(recipe, model, named, folder / "cache" / "dev", processes, bars, clean=True)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
         return cls(train, given, dev, given_dev, tuple(sorted(labels)), tuple(sorted({*train_speakers, *dev_speakers})))
 
@@ -145,3 +163,51 @@ def _table_of(cache: FeatureCache) -> UtteranceTable:
 
 def _opened(path: Path, model: SpeakerModel | None) -> FeatureCache:
     return open_cache(path, None if model is None else {"fingerprint": model.encoder_fingerprint})
+
+
+def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
+    """Open the noise, the rooms and the voices (of the training utterances) that augmentation draws from."""
+    data = recipe.data
+    places = zip(table.audio_paths, table.frame["speaker"].to_list(), strict=True)
+    voices = [Voice(path, speaker) for path, speaker in places]
+    return Banks(
+        None if data.noise is None else NoiseBank.from_folder(data.noise, sample_rate=sample_rate),
+        None if data.rooms is None else RoomBank.from_folder(data.rooms, sample_rate=sample_rate),
+        SpeechBank(voices, sample_rate=sample_rate),
+    )
+
+
+def _made(
+    recipe: Recipe,
+    model: SpeakerModel,
+    table: UtteranceTable,
+    path: Path,
+    processes: Processes,
+    bars: Bars,
+    *,
+    clean: bool = False,
+) -> FeatureCache:
+    """Make a cache in the run's folder, or resume or open the one that an earlier call made there."""
+    if processes.first:
+        data = recipe.data
+        # Where the encoder learns, features serve to begin the head and the prototypes only.
+        variants = data.variants if recipe.from_cache and recipe.kind != "rotation" and not clean else 1
+        banks = banks_of(recipe, table, model.sample_rate)
+        with bars(f"features ({path.name})", "rows") as progress:
+            build_cache(
+                model,
+                table,
+                path,
+                variants=variants,
+                augmentation=Augmentation.for_banks(banks, **data.augmentation) if variants > 1 else None,
+                noise=banks.noise,
+                rooms=banks.rooms,
+                crop_s=data.crop_s if variants > 1 else None,
+                dtype="float32" if clean else "float16",
+                seed=recipe.seed,
+                skip_bad=data.skip_bad and not clean,
+                workers=recipe.run.workers,
+                progress=progress,
+            )
+    processes.wait()
+    return open_cache(path, {"fingerprint": model.encoder_fingerprint})

@@ -82,6 +82,7 @@ class DataSection(_Section):
         dev_trials: the labelled list that the best weights are chosen on.
         cache: feature cache of the training utterances; none: made in the run's folder.
         dev_cache: of the development utterances; none: made, or `cache` where that was given and holds them.
+        skip_bad: leave out audio that cannot be used, with its reason in the cache, instead of stopping at the first.
         variants: seeded augmented copies of each utterance in the cache; the first is the clean one.
         augmentation: settings of `audio.augment.Augmentation` that are not the default; what the folders below do not
             allow is left out. With ``variants: 1`` there is none.
@@ -98,6 +99,7 @@ class DataSection(_Section):
     dev_trials: Path | None = None
     cache: Path | None = None
     dev_cache: Path | None = None
+    skip_bad: bool = False
     variants: Positive = 4
     augmentation: dict[str, Any] = {}
     noise: Path | None = None

@@ -50,7 +50,10 @@ class Finished:
 def training_data(material: Material) -> CachedUtterances:
     """Take the training utterances of the cache."""
     assert material.train_cache is not None
-    names = None if material.train is None else material.train.frame["utt_id"].to_list()
+    names = None
+    if material.train is not None:
+        skipped = {failure.utt_id for failure in material.train_cache.metadata.failed}
+        names = [name for name in material.train.frame["utt_id"].to_list() if name not in skipped]
     return CachedUtterances.of(material.train_cache, names)
 
 

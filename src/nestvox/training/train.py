@@ -122,7 +122,7 @@ def train(
         if every.first:
             _open_folder(folder, recipe, resume=resume)
         every.wait()
-        material = Material.of(recipe, model)
+        material = Material.of(recipe, model, folder, every, bars=bars)
         finished = _run(recipe, model, material, folder, every, bars)
         if not every.first:
             return None
