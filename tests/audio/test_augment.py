@@ -101,7 +101,7 @@ def test_something_is_always_heard() -> None:
     assert not nothing.draw(utterance_rng(0, "u", 1)).changes
 
 
-@pytest.mark.parametrize("kind", ["noise", "music", "babble"])
+@pytest.mark.parametrize("kind", ["noise", "music", "babble", "white"])
 @pytest.mark.parametrize("snr_db", [-3.0, 0.0, 12.0])
 def test_measured_ratio_of_a_treatment(banks: Banks, kind: Any, snr_db: float) -> None:
     """What is left when the speech is taken away has the power that the ratio says; the tone is active throughout."""
@@ -181,6 +181,7 @@ def test_settings_and_banks_must_meet(banks: Banks) -> None:
     bare = Augmentation.for_banks(Banks())
     assert (bare.p_reverb, bare.p_noise) == (0, 0)
     bare.check_banks(Banks())
+    Augmentation(kinds={"white": 1}, p_reverb=0).check_banks(Banks())  # needs no bank
     only_voices = Augmentation.for_banks(Banks(voices=banks.voices), p_clip=0.2)
     assert only_voices.p_clip == 0.2
     assert {kind for kind, weight in only_voices.kinds.items() if weight} == {"babble"}

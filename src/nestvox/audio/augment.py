@@ -25,9 +25,9 @@ from nestvox.audio.reverb import reverberate
 
 __all__ = ["Augmentation", "Banks", "NoiseType", "Treatment", "augment", "utterance_rng"]
 
-NoiseType = Literal["noise", "music", "babble"]
+NoiseType = Literal["noise", "music", "babble", "white"]
 
-_KINDS: tuple[NoiseType, ...] = ("noise", "music", "babble")
+_KINDS: tuple[NoiseType, ...] = ("noise", "music", "babble", "white")
 _REDRAWS = 64
 
 Waveform = NDArray[np.float32]
@@ -122,10 +122,10 @@ class Augmentation:
         p_speed: another speed, one of `speeds`, which makes another speaker.
         speeds: factors; pitch changes with tempo.
         p_reverb: a room.
-        p_noise: something is added: noise, music or babble.
-        kinds: weights of these three.
-        snr_noise_db, snr_music_db, snr_babble_db: active speech over what is added. The defaults are those of Kaldi's
-            recipes (Snyder et al., "X-vectors", ICASSP 2018).
+        p_noise: something is added: noise, music, babble or white noise.
+        kinds: weights of these four; the last needs no bank.
+        snr_noise_db, snr_music_db, snr_babble_db: active speech over what is added, for white noise the first. The
+            defaults are those of Kaldi's recipes (Snyder et al., "X-vectors", ICASSP 2018).
         voices: least and most voices of babble.
         p_gain: another level.
         gain_db: of it.
@@ -240,7 +240,7 @@ class Augmentation:
             if kind == "babble":
                 there = banks.voices is not None and banks.voices.speakers > self.voices[1]
             else:
-                there = banks.noise is not None and kind in banks.noise.kinds
+                there = kind == "white" or (banks.noise is not None and kind in banks.noise.kinds)
             if not there:
                 what = f"more than {self.voices[1]} speakers" if kind == "babble" else f"a noise bank that holds {kind}"
                 raise AugmentationError(f"kinds asks for {kind}, which needs {what}: give it, or set its weight to 0")
@@ -266,7 +266,12 @@ class Augmentation:
         kind: NoiseType | None = None
         if chance[2] < self.p_noise:
             kind = _KINDS[int(np.searchsorted(np.cumsum(weights), place[2] * weights.sum(), side="right"))]
-        snr = {"noise": self.snr_noise_db, "music": self.snr_music_db, "babble": self.snr_babble_db}
+        snr = {
+            "noise": self.snr_noise_db,
+            "music": self.snr_music_db,
+            "babble": self.snr_babble_db,
+            "white": self.snr_noise_db,
+        }
         least, most = self.voices
         return Treatment(
             speed=self.speeds[int(place[0] * len(self.speeds))] if chance[0] < self.p_speed else 1.0,
@@ -351,6 +356,8 @@ def _noise(treatment: Treatment, length: int, banks: Banks, rng: np.random.Gener
         if banks.voices is None:
             raise AugmentationError("the treatment adds babble, and there is no bank of voices")
         return banks.voices.draw(treatment.voices, length, rng, speaker=speaker)
+    if treatment.kind == "white":
+        return rng.standard_normal(length).astype(np.float32)
     if banks.noise is None or treatment.kind is None:
         raise AugmentationError(f"the treatment adds {treatment.kind}, and there is no bank of noise")
     return banks.noise.draw(treatment.kind, length, rng)
