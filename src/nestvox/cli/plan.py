@@ -10,21 +10,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.plan_enrol import enrol
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan
 
-__all__ = ["plan"]
+__all__ = ["app", "plan"]
+
+app = typer.Typer(
+    help="How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
+    invoke_without_command=True,
+)
 
 
+@app.callback()
 def plan(
+    context: typer.Context,
     *,
-    eer: Annotated[float, typer.Option(help="Expected equal error rate of the first system, a fraction.")],
+    eer: Annotated[
+        float | None, typer.Option(help="Expected equal error rate of the first system, a fraction.  [required]")
+    ] = None,
     difference: Annotated[
-        float, typer.Option(help="Difference to be found, a fraction; below 0: the second is better.")
-    ],
-    speakers: Annotated[int, typer.Option(help="Speakers that the study can have.")],
+        float | None,
+        typer.Option(help="Difference to be found, a fraction; below 0: the second is better.  [required]"),
+    ] = None,
+    speakers: Annotated[int | None, typer.Option(help="Speakers that the study can have.  [required]")] = None,
     pairs: Annotated[
         int | None, typer.Option(help="Trials that it can have, half of them targets; default: by --per-speaker.")
     ] = None,
@@ -56,6 +67,11 @@ def plan(
     from nestvox.atomic import write_text
     from nestvox.metrics.plan import USUAL, plan_study
 
+    if context.invoked_subcommand is not None:
+        return
+    if eer is None or difference is None or speakers is None:
+        missing = [n for n, v in (("eer", eer), ("difference", difference), ("speakers", speakers)) if v is None]
+        raise typer.BadParameter(f"missing: {', '.join(f'--{name}' for name in missing)}", context)
     found_clusters, found_correlation, origin = USUAL, 0.5, "usual values; a pilot study would say better"
     if pilot_trials is not None or pilot_scores:
         if pilot_trials is None or not pilot_scores:
@@ -86,6 +102,9 @@ def plan(
         }
         write_text(json_out, json.dumps(plain, indent=2, allow_nan=False) + "\n")
         typer.echo(f"JSON: {json_out}")
+
+
+app.command("enrol")(enrol)
 
 
 def _lines(made: StudyPlan, origin: str) -> list[str]:

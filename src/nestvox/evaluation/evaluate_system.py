@@ -10,7 +10,7 @@ from nestvox.errors import TableError
 from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
-from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System, check_system
@@ -64,6 +64,7 @@ def evaluate_system(
     targets = check_trials(trials)
     check_system(system, trials)
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    chosen_labels, chosen_notes = chosen_on_these(trials, system.chosen_on)
     if isinstance(conditions, Mapping):
         sides = dict(conditions)
     elif table is not None:
@@ -75,8 +76,8 @@ def evaluate_system(
     origin = Origin(
         system.model or system.name,
         system.fingerprint,
-        (*system.labels, *labels, *synthetic_labels(trials, table)),
-        (f"The scores are the {system.space}.", *system.notes, *notes),
+        (*system.labels, *labels, *chosen_labels, *synthetic_labels(trials, table)),
+        (f"The scores are the {system.space}.", *system.notes, *notes, *chosen_notes),
         llr=system.space.kind == "llr",
         path_of=lambda name: None if table is None else _path(table, name),
     )

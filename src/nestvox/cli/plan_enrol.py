@@ -1,0 +1,207 @@
+"""`nestvox plan enrol`: how many enrolment clips, and of what length, are worth having."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestvox.errors import FingerprintError, NestvoxError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation.enrolment import EnrolmentPlan
+    from nestvox.model import SpeakerModel
+
+__all__ = ["enrol"]
+
+
+def enrol(
+    *,
+    table: Annotated[Path, typer.Option(help="Utterance table of your own speakers, several clips each.")],
+    store: Annotated[
+        Path | None, typer.Option(help="Folder that `nestvox embed` made of it; spares embedding.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or catalogue name; embeds the clips, and crops for --lengths.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Prefix length; default: the full size.")] = None,
+    clips: Annotated[str, typer.Option(metavar="1,2,...", help="Numbers of enrolment clips.")] = "1,2,3,5,10",
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,2,...",
+            help="Seconds that clips are cut to and embedded again; without: clips by their duration.",
+        ),
+    ] = None,
+    divisions: Annotated[int, typer.Option(min=1, help="How often each speaker's clips are divided.")] = 10,
+    impostors: Annotated[int, typer.Option(min=1, help="Clips of others that each division meets.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the divisions.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Plan on speakers the model was trained on; labelled leaky.")
+    ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
+) -> None:
+    """Measure the equal error rate against the number and the length of enrolment clips, and advise."""
+    import numpy as np
+    from rich.console import Console
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.overlap import refuse_overlap
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.evaluation.enrolment import plan_enrolment
+    from nestvox.evaluation.quality import durations_s
+    from nestvox.verdict import duration_classes
+
+    if store is None and model is None:
+        raise NestvoxError("give --store, or --model that embeds the clips")
+    if lengths is not None and model is None:
+        raise NestvoxError("--lengths cuts clips and embeds them again: give --model too")
+    counts, seconds = [int(number) for number in _numbers("--clips", clips, whole=True)], _numbers("--lengths", lengths)
+    utterances = read_utterances(table)
+    if split is not None:
+        utterances = utterances.where(split=split)
+    rows = np.arange(len(utterances), dtype=np.int64)
+    durations = durations_s(utterances, rows)
+    loaded = None
+    if model is not None and (store is None or seconds):
+        from nestvox.model import load
+
+        loaded = load(model, weights=weights, offline=offline)
+    vectors, labels, keys = _whole_clips(loaded, store, utterances)
+    labels += (*refuse_overlap(set(keys), utterances.frame["speaker"], allow=allow_overlap), *utterances.labels)
+    crops = {}
+    for length in seconds:
+        assert loaded is not None
+        if length < loaded.min_duration_s:
+            raise NestvoxError(f"--lengths {length:g}: the encoder needs {loaded.min_duration_s:.3f} s")
+        inside = rows[durations >= length]
+        if len(inside):
+            middle = _middles(utterances, inside, durations[inside], length)
+            crops[length] = inside, _embed(loaded, middle, f"embedding {length:g} s")
+    frame = utterances.frame
+    with progress_bar("measuring", "rows") as progress:
+        found = plan_enrolment(
+            vectors,
+            frame["speaker"].to_list(),
+            dim=dim,
+            counts=counts,
+            durations_s=durations,
+            sessions=frame["session"].to_list() if "session" in frame.columns else None,
+            crops=crops,
+            classes=() if seconds else duration_classes(),
+            n_divisions=divisions,
+            n_impostors=impostors,
+            seed=seed,
+            confidence=confidence,
+            labels=labels,
+            progress=progress,
+        )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    _print(found, console)
+    if json_out is not None:
+        write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+
+
+def _whole_clips(
+    model: SpeakerModel | None, store: Path | None, table: UtteranceTable
+) -> tuple[NDArray[Any], tuple[str, ...], tuple[str, ...]]:
+    """Embeddings of the table's clips, labels, and keys of the training speakers."""
+    from nestvox.extraction.store import EmbeddingStore
+
+    if store is None:
+        assert model is not None
+        return _embed(model, table, "embedding"), (), model.training_speakers
+    opened = EmbeddingStore(store)
+    metadata = opened.metadata
+    if model is not None and model.fingerprint != metadata.fingerprint:
+        raise FingerprintError(
+            f"{store} is of the model {metadata.fingerprint}, {model.name} is {model.fingerprint}; give the store that "
+            "this model made, or none"
+        )
+    vectors = opened.take(opened.index_of(table.frame["utt_id"].to_list()))
+    return vectors, metadata.labels, metadata.training_speakers
+
+
+def _numbers(option: str, text: str | None, *, whole: bool = False) -> Sequence[float]:
+    try:
+        found = [float(int(part)) if whole else float(part) for part in (text or "").split(",") if part]
+    except ValueError as error:
+        raise NestvoxError(f"{option} must be numbers with commas between, like 1,2,5; got {text!r}") from error
+    if any(number <= 0 for number in found):
+        raise NestvoxError(f"{option} must be above 0, got {text}")
+    return found
+
+
+def _middles(
+    table: UtteranceTable, rows: NDArray[np.int64], durations_s: NDArray[np.float64], length: float
+) -> UtteranceTable:
+    """The middle seconds of these clips as utterances of their own."""
+    import polars as pl
+
+    from nestvox.corpora.utterances import UtteranceTable
+
+    frame = table.frame[rows]
+    begins = frame["start_s"].fill_null(0.0) if "start_s" in frame.columns else pl.zeros(len(frame), eager=True)
+    cut = frame.with_columns(
+        pl.Series("start_s", begins.to_numpy() + (durations_s - length) / 2),
+        pl.Series("duration_s", [length] * len(frame)),
+    )
+    return UtteranceTable(frame=cut, source=table.source, root=table.root)
+
+
+def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> NDArray[Any]:
+    from nestvox.cli.progress import progress_bar
+    from nestvox.extraction.embed import embed_table
+
+    with tempfile.TemporaryDirectory(prefix="nestvox-") as folder, progress_bar(what, "utterances") as progress:
+        store = embed_table(model, table, Path(folder) / "store", progress=progress)
+        return store.take(store.index_of(table.frame["utt_id"].to_list()))
+
+
+def _print(found: EnrolmentPlan, console: Console) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    labels = f" [bold red]{escape(', '.join(found.labels).upper())}[/]" if found.labels else ""
+    shown = Table(title=f"enrolment at {found.dim} dimensions{labels}", title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("clips of")
+    for name in ("clips", "speakers", "target : non-target", "EER % \\[interval]", "change in points \\[interval]"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("against")
+    for row in found.rows:
+        place = [row.length, str(row.n_clips), str(row.n_speakers)]
+        if row.eer is None or row.low is None or row.high is None:
+            continue
+        change = ""
+        if row.change is not None and row.change_low is not None and row.change_high is not None:
+            change = f"{100 * row.change:+.2f} [{100 * row.change_low:+.2f}, {100 * row.change_high:+.2f}]"
+        rate = f"{100 * row.eer:.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]"
+        cells = [*place, f"{row.n_target} : {row.n_nontarget}", rate, change, row.against]
+        shown.add_row(*map(escape, cells))
+    console.print(shown)
+    for length in dict.fromkeys(row.length for row in found.rows if row.reason):
+        first, *more = [row for row in found.rows if row.reason and row.length == length]
+        counts = ", ".join(str(row.n_clips) for row in (first, *more))
+        console.print(f"not computable: {length}, {counts} clips: {escape(first.reason)}", style="dim", soft_wrap=True)
+    for sentence in found.advice:
+        console.print(escape(sentence), soft_wrap=True)
+    console.print(f"Interval: {escape(found.interval)}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
