@@ -1,0 +1,152 @@
+"""`nestvox cache`: a table of training utterances to a feature cache, from which heads are trained in seconds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nestvox.audio.augment import Augmentation, Banks
+
+__all__ = ["cache"]
+
+
+class _Dtype(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+
+
+def cache(
+    table: Annotated[Path, typer.Argument(help="Utterance table of training speakers: .tsv, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the cache; a run that was stopped is resumed.")],
+    model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
+    variants: Annotated[
+        int, typer.Option(min=1, help="Rows of each utterance; the first is the recording itself.")
+    ] = 4,
+    noise: Annotated[Path | None, typer.Option(help="Folder of noise and music to mix in.")] = None,
+    rir: Annotated[Path | None, typer.Option(help="Folder of room impulse responses.")] = None,
+    augment: Annotated[
+        list[str] | None, typer.Option(help="A setting, e.g. p_reverb=0.5 or snr_noise_db=[5,20]; may be repeated.")
+    ] = None,
+    crop_s: Annotated[float | None, typer.Option(help="Longest stretch of an augmented variant; else whole.")] = None,
+    dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float16,
+    seed: Annotated[int, typer.Option(min=0, help="Of places and augmentation.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    max_duration_s: Annotated[
+        float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
+    ] = 300.0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable audio instead of stopping.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; measured by default.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Forward passes side by side; measured by default.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each forward pass on a CPU; measured by default.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; measured by default.")] = None,
+    shard_utterances: Annotated[int | None, typer.Option(min=1, help="Utterances of a file of the cache.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write what the cache is as JSON.")] = None,
+) -> None:
+    """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."""
+    import json
+    from dataclasses import asdict
+
+    from nestvox.atomic import write_text
+    from nestvox.audio.augment import Banks
+    from nestvox.audio.banks import NoiseBank, RoomBank
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.extraction.feature_cache import build_cache, voices_of
+    from nestvox.model import load
+
+    utterances = read_utterances(table)
+    if split is not None:
+        utterances = utterances.where(split=split)
+    speaker_model = load(model, weights=weights, offline=offline, device=device)
+    rate = speaker_model.sample_rate
+    banks = Banks(
+        None if noise is None else NoiseBank.from_folder(noise, sample_rate=rate),
+        None if rir is None else RoomBank.from_folder(rir, sample_rate=rate),
+        voices_of(utterances, sample_rate=rate),
+    )
+    with progress_bar("caching", "rows") as progress:
+        found = build_cache(
+            speaker_model,
+            utterances,
+            out,
+            variants=variants,
+            augmentation=_augmentation(banks, augment or []),
+            noise=banks.noise,
+            rooms=banks.rooms,
+            crop_s=crop_s,
+            dtype=dtype.value,
+            seed=seed,
+            max_duration_s=max_duration_s,
+            skip_bad=skip_bad,
+            batch_size=batch_size,
+            streams=streams,
+            threads=threads,
+            workers=workers,
+            shard_utterances=shard_utterances,
+            progress=progress,
+        )
+    speakers = found.classes[0]
+    failed = found.metadata.failed
+    size = sum(shard.size_bytes for shard in found.metadata.shards)
+    if json_out is not None:
+        report = {
+            "cache": str(out),
+            "key": found.key,
+            "plan": asdict(found.plan),
+            "utterances": len(found),
+            "variants": found.n_variants,
+            "speakers": len(speakers),
+            "pooled_dim": found.pooled_dim,
+            "embedding_dim": found.embedding_dim,
+            "size_bytes": size,
+            "failed": [asdict(failure) for failure in failed],
+        }
+        write_text(json_out, json.dumps(report, indent=2) + "\n")
+    typer.echo(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
+    typer.echo(
+        f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype.value}, {size:,} bytes"
+    )
+    if variants > 1:
+        typer.echo(f"augmented    {_summary(found.plan.augmentation)}")
+    if failed:
+        typer.echo(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
+        for failure in failed[:5]:
+            typer.echo(f"             {failure.utt_id}: {failure.reason}")
+    typer.echo(f"key          {found.key}")
+    typer.echo(f"cache        {out}")
+
+
+def _augmentation(banks: Banks, given: list[str]) -> Augmentation:
+    """Return the defaults for the banks, changed as `name=value` says; values are JSON."""
+    import json
+
+    from nestvox.audio.augment import Augmentation
+    from nestvox.audio.errors import AugmentationError
+
+    changes: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        try:
+            changes[name.strip()] = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise AugmentationError(
+                f"--augment {text}: "
+                + ('the value is not JSON, as 0.5, [5,20] or ["opus"] are' if sign else "give NAME=VALUE")
+            ) from error
+    return Augmentation.from_config({**Augmentation.for_banks(banks).config(), **changes})
+
+
+def _summary(settings: Any) -> str:
+    used = [name for name in ("speed", "reverb", "noise", "gain", "clip", "channel") if settings[f"p_{name}"]]
+    return ", ".join(f"{name} {settings[f'p_{name}']:.0%}" for name in used) or "nothing"
