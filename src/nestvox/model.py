@@ -19,6 +19,7 @@ from nestvox.audio.condition import condition
 from nestvox.audio.read import read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
+from nestvox.encoders.backends import Backend, Precision
 from nestvox.encoders.catalogue import find
 from nestvox.encoders.kaldi_fbank import KaldiFbank
 from nestvox.encoders.onnx_model import read_onnx
@@ -48,9 +49,9 @@ __all__ = ["Audio", "Backend", "ModelTap", "SpeakerModel", "load"]
 
 Audio = str | Path | NDArray[np.floating[Any]]
 ModelTap = Literal["frames", "pooled", "embedding", "nested"]
-Backend = Literal["auto", "eager", "fused"]
 
 _BACKENDS: tuple[Backend, ...] = get_args(Backend)
+_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _FORMAT = "nestvox-model-1"
 
 
@@ -86,8 +87,11 @@ class SpeakerModel:
         llr: maps from its cosines to log likelihood ratios, per dimension; None: `verify` gives none.
         training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
         card: further lines for the model card: ``licence``, ``language``, ``results``...
-        backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged by `encoders.inference.optimise` where
-            it has such a form, ``auto`` so on a CPU only. It changes vectors by rounding, and nothing that is saved.
+        backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged for torch, ``onnx`` by ONNX Runtime on a
+            CPU, ``auto`` the fastest that is installed; see `encoders.inference.for_inference`. It changes vectors by
+            rounding, and nothing that is saved.
+        precision: of all behind the front end: ``float32``; ``bfloat16`` or ``float16`` where the device computes in
+            them; ``auto`` is bfloat16 where it does and scores stay within 1e-3. Nothing that is saved changes.
     """
 
     encoder: Encoder
@@ -98,6 +102,7 @@ class SpeakerModel:
     training_speakers: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
     backend: Backend = "auto"
+    precision: Precision = "float32"
     llr: LlrCalibration | None = None
 
     def __post_init__(self) -> None:
@@ -112,8 +117,7 @@ class SpeakerModel:
                 )
         if self.truncate_dim is not None:
             self.check_dim(self.truncate_dim)
-        if self.backend not in _BACKENDS:
-            raise ModelError(f"unknown backend {self.backend!r}; known: {', '.join(_BACKENDS)}")
+        _check_run(self.backend, self.precision)
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
         self._arranged: tuple[tuple[object, ...], Encoder] | None = None
 
@@ -226,7 +230,7 @@ class SpeakerModel:
         audio = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(audio, waveforms, strict=True):
             row[: len(waveform)] = torch.as_tensor(waveform, dtype=torch.float32)
-        network = self._network(device)
+        network = self._network()
         with torch.inference_mode():
             taps: Taps = network(audio.to(device), lengths)
         return taps
@@ -462,18 +466,16 @@ class SpeakerModel:
         self.encoder.to(device)
         return self
 
-    def _network(self, device: torch.device) -> Encoder:
+    def _network(self) -> Encoder:
         """What runs: the encoder, or its form for inference, made anew when a weight has changed."""
-        from nestvox.encoders.inference import has_faster_form, optimise  # noqa: PLC0415  imports torch
+        from nestvox.encoders.inference import for_inference  # noqa: PLC0415  imports torch
 
-        if self.backend == "eager" or (self.backend == "auto" and device.type != "cpu"):
+        if self.backend == "eager" and self.precision == "float32":
             return self.encoder
-        if self.encoder.training or not has_faster_form(self.encoder):
-            return self.encoder
-        version = _versions(self.encoder)
+        version = (self.backend, self.precision, self.encoder.training, *_versions(self.encoder))
         arranged = self._arranged  # another thread may replace it meanwhile
         if arranged is None or arranged[0] != version:
-            arranged = version, optimise(self.encoder)
+            arranged = version, for_inference(self.encoder, backend=self.backend, precision=self.precision)
             self._arranged = arranged
         return arranged[1]
 
@@ -517,6 +519,7 @@ def load(
     offline: bool = False,
     device: str = "auto",
     backend: Backend = "auto",
+    precision: Precision = "float32",
     front_end: str | Path | KaldiFbank | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> SpeakerModel:
@@ -529,7 +532,8 @@ def load(
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda[:n]``.
-        backend: of `SpeakerModel`: ``auto``, ``eager`` or ``fused``.
+        backend: of `SpeakerModel`: ``auto``, ``eager``, ``fused`` or ``onnx``.
+        precision: of `SpeakerModel`: ``float32``, ``auto``, ``bfloat16`` or ``float16``.
         front_end: of an ONNX file, where neither it nor a description beside it says so: ``wespeaker``, ``3dspeaker``,
             filter banks of your own, or a description's path; see `encoders.onnx_model.read_onnx`.
         announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
@@ -540,14 +544,13 @@ def load(
         ModelError: the folder is not a model, nor the ONNX file a speaker encoder, or an option means nothing.
         MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
     """
-    if backend not in _BACKENDS:
-        raise ModelError(f"unknown backend {backend!r}; known: {', '.join(_BACKENDS)}")
+    _check_run(backend, precision)
     torch = require("torch", extra="torch", purpose="running an encoder")
     path = Path(name_or_folder)
     if path.suffix.lower() == ".onnx":
         if weights is not None or device not in ("auto", "cpu"):
             raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
-        return _load_onnx(path, front_end, truncate_dim, backend)
+        return _load_onnx(path, front_end, truncate_dim, backend, precision)
     if front_end is not None:
         raise ModelError(f"only an ONNX file is told its front end, and {path} is none; leave it out")
     if path.is_dir():
@@ -561,7 +564,7 @@ def load(
         encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
         card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
         model = SpeakerModel(encoder, name=entry.name, card=card)
-    model.backend = backend
+    model.backend, model.precision = backend, precision
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)
     if device == "auto":
@@ -570,23 +573,43 @@ def load(
 
 
 def _load_onnx(
-    path: Path, front_end: str | Path | KaldiFbank | None, truncate_dim: int | None, backend: Backend
+    path: Path,
+    front_end: str | Path | KaldiFbank | None,
+    truncate_dim: int | None,
+    backend: Backend,
+    precision: Precision,
 ) -> SpeakerModel:
     from nestvox.encoders.onnx_encoder import OnnxEncoder  # noqa: PLC0415  imports torch
 
     file = read_onnx(path, front_end=front_end)
     card = {"base_model": path.name, **file.card}
     return SpeakerModel(
-        OnnxEncoder.from_file(file), name=path.stem, card=card, truncate_dim=truncate_dim, backend=backend
+        OnnxEncoder.from_file(file),
+        name=path.stem,
+        card=card,
+        truncate_dim=truncate_dim,
+        backend=backend,
+        precision=precision,
     )
 
 
 def _versions(part: object) -> tuple[object, ...]:
     """Changes with every weight of a network: torch counts the changes of a tensor. Other parts never change."""
-    if not hasattr(part, "parameters") or not hasattr(part, "buffers"):
-        return ()
-    tensors = itertools.chain(part.parameters(), part.buffers())
-    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    found: list[object] = []
+    open_modules: list[Any] = [part] if hasattr(part, "_parameters") else []
+    # Before every forward pass: four times as fast as the iterators that torch has for it.
+    while open_modules:
+        module = open_modules.pop()
+        open_modules.extend(child for child in module._modules.values() if child is not None)
+        for tensors in (module._parameters, module._buffers):
+            found += [(tensor.data_ptr(), tensor._version) for tensor in tensors.values() if tensor is not None]
+    return tuple(found)
+
+
+def _check_run(backend: str, precision: str) -> None:
+    for name, value, known in (("backend", backend, _BACKENDS), ("precision", precision, _PRECISIONS)):
+        if value not in known:
+            raise ModelError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,17 +18,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nestvox.encoders import inference
+from nestvox.encoders import backends, inference, redimnet_rows
 from nestvox.encoders.contract import Encoder, Taps
+from nestvox.encoders.folding import fewer_groups
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.inference import has_faster_form, optimise
+from nestvox.encoders.inference import Runtime, for_inference, has_faster_form, optimise, score_shift
 from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
 from nestvox.encoders.variants import variant
-from nestvox.errors import ModelError
+from nestvox.errors import MissingExtraError, ModelError
 from nestvox.model import SpeakerModel, load
 
 LIMIT = 1e-5
+BOTH = pytest.mark.parametrize("runtime", get_args(Runtime))
 
 
 def _load_golden() -> ModuleType:
@@ -74,11 +78,12 @@ def slow_if_large(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if large else name
 
 
+@BOTH
 @pytest.mark.parametrize("name", [slow_if_large(name) for name in NETWORKS])
-def test_every_golden_network_keeps_its_numbers(name: str) -> None:
+def test_every_golden_network_keeps_its_numbers(name: str, runtime: Runtime) -> None:
     network = NETWORKS[name]
     encoder = golden.with_keyed_weights(network)
-    arranged = optimise(encoder)
+    arranged = optimise(encoder, runtime=runtime)
     signals = golden.signals()
     both, alone = torch.from_numpy(np.stack([signals["a"], signals["b"]])), torch.from_numpy(signals["c"])[None]
     found, expected = taps_of(arranged, both).embedding, taps_of(encoder, both).embedding
@@ -88,31 +93,51 @@ def test_every_golden_network_keeps_its_numbers(name: str) -> None:
     assert relative(found, official[:2]) < 1e-4
     assert relative(taps_of(arranged, alone).embedding, official[2:]) < 1e-4
     # A normalisation can enlarge the rounding of float32 at a frame; in float64 every tap must be the same.
-    encoder = encoder.double()
-    assert_equal_taps(taps_of(optimise(encoder), alone), taps_of(encoder, alone), limit=1e-9)
+    if runtime == "torch":
+        encoder = encoder.double()
+        assert_equal_taps(taps_of(optimise(encoder), alone), taps_of(encoder, alone), limit=1e-9)
+    else:
+        assert_equal_taps(taps_of(arranged, alone), taps_of(encoder, alone), limit=1e-4)
 
 
+@BOTH
 @pytest.mark.parametrize("name", ["redimnet-b2", "redimnet2-b0"])
-def test_scores_do_not_change(name: str) -> None:
+def test_scores_do_not_change(name: str, runtime: Runtime) -> None:
     encoder = of_size(name)
     audio = noise(5, 24_000) * torch.linspace(0.05, 2, 5)[:, None]
-    units = [functional.normalize(taps_of(net, audio).embedding.double()) for net in (encoder, optimise(encoder))]
+    networks = (encoder, optimise(encoder, runtime=runtime))
+    units = [functional.normalize(taps_of(network, audio).embedding.double()) for network in networks]
     scores, again = (unit @ unit.T for unit in units)
     assert float((scores - again).abs().max()) < LIMIT
     assert float(scores.std()) > 100 * LIMIT  # the limit tells scores apart
 
 
-def test_lengths_in_a_batch_differ() -> None:
+@BOTH
+def test_lengths_in_a_batch_differ(runtime: Runtime) -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny2-gnorm-dual"])
     audio, lengths = noise(4, 9_000), torch.tensor([9_000, 5_003, 9_000, 4_000])
-    assert_equal_taps(taps_of(optimise(encoder), audio, lengths), taps_of(encoder, audio, lengths))
+    arranged = optimise(encoder, runtime=runtime)
+    found = taps_of(arranged, audio, lengths)
+    assert_equal_taps(found, taps_of(encoder, audio, lengths))
+    audio[1, 5_003:] = 7.0  # padding is not looked at
+    assert torch.equal(taps_of(arranged, audio, lengths).embedding, found.embedding)
 
 
+def test_with_onnx_runtime_the_bits_do_not_depend_on_the_batch() -> None:
+    arranged = optimise(of_size("redimnet-b0"), runtime="onnx")
+    audio, lengths = noise(4, 9_000), torch.tensor([9_000, 5_003, 9_000, 9_000])
+    frames = taps_of(arranged, audio, lengths).frames
+    for row, length in enumerate(lengths.tolist()):
+        alone = taps_of(arranged, audio[row : row + 1, :length]).frames[0]
+        assert torch.equal(frames[row, :, : alone.shape[1]], alone)
+
+
+@BOTH
 @pytest.mark.parametrize("name", ["tiny1-convatt-resnet", "tiny2-base"])
-def test_the_shortest_input(name: str) -> None:
+def test_the_shortest_input(name: str, runtime: Runtime) -> None:
     encoder = golden.with_keyed_weights(NETWORKS[name])
     audio = noise(1, encoder.min_samples)
-    arranged = optimise(encoder)
+    arranged = optimise(encoder, runtime=runtime)
     assert arranged.min_samples == encoder.min_samples
     assert_equal_taps(taps_of(arranged, audio), taps_of(encoder, audio))
     with pytest.raises(ModelError, match="at least"):
@@ -127,6 +152,7 @@ def test_the_original_stays_as_it_is() -> None:
     fingerprint, trainable = model.fingerprint, [p.requires_grad for p in encoder.parameters()]
     embedding = taps_of(encoder, audio).embedding
     taps_of(optimise(encoder), audio)
+    taps_of(optimise(encoder, runtime="onnx"), audio)
     assert model.fingerprint == fingerprint == SpeakerModel(encoder).fingerprint
     assert [p.requires_grad for p in encoder.parameters()] == trainable
     after = encoder.state_dict()
@@ -135,9 +161,10 @@ def test_the_original_stays_as_it_is() -> None:
     assert torch.equal(taps_of(encoder, audio).embedding, embedding)
 
 
-def test_later_training_does_not_reach_the_arranged_network() -> None:
+@BOTH
+def test_later_training_does_not_reach_the_arranged_network(runtime: Runtime) -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny1-convatt-resnet"])
-    arranged, audio = optimise(encoder), noise(1, 8_000)
+    arranged, audio = optimise(encoder, runtime=runtime), noise(1, 8_000)
     before = taps_of(arranged, audio).embedding
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -146,12 +173,16 @@ def test_later_training_does_not_reach_the_arranged_network() -> None:
     assert relative(taps_of(encoder, audio).embedding, before) > 0.01
 
 
-def test_the_same_input_gives_the_same_bits() -> None:
-    arranged, audio = optimise(of_size("redimnet-b2")), noise(1, 16_000)
+@BOTH
+def test_the_same_input_gives_the_same_bits(runtime: Runtime) -> None:
+    encoder = of_size("redimnet-b2")
+    arranged, audio = optimise(encoder, runtime=runtime), noise(1, 16_000)
     first = taps_of(arranged, audio)
-    again = taps_of(arranged, audio)
-    assert torch.equal(first.embedding, again.embedding)
-    assert torch.equal(first.frames, again.frames)
+    with ThreadPoolExecutor(3) as pool:  # as streams call one network
+        others = list(pool.map(lambda _: taps_of(arranged, audio), range(3)))
+    for again in (*others, taps_of(optimise(encoder, runtime=runtime), audio)):
+        assert torch.equal(first.embedding, again.embedding)
+        assert torch.equal(first.frames, again.frames)
 
 
 def test_sixteen_bits_are_kept() -> None:
@@ -166,16 +197,117 @@ def test_what_has_no_faster_form_is_returned_as_it_is() -> None:
     encoder = GE2E().eval()
     assert not has_faster_form(encoder)
     assert optimise(encoder) is encoder
+    assert has_faster_form(encoder, runtime="onnx")
     assert has_faster_form(golden.with_keyed_weights(NETWORKS["tiny1-fc-convnextrelu"]))
+
+
+def test_ge2e_keeps_its_numbers_with_onnx_runtime() -> None:
+    torch.manual_seed(0)
+    encoder = GE2E().eval()
+    with torch.no_grad():  # as drawn, they hardly tell signals apart
+        for parameter in encoder.lstm.parameters():
+            parameter.mul_(3.0)
+    audio, lengths = noise(3, 40_000), torch.tensor([40_000, 26_001, 3_000])
+    found, expected = taps_of(optimise(encoder, runtime="onnx"), audio, lengths), taps_of(encoder, audio, lengths)
+    assert_equal_taps(found, expected)
+    assert float(expected.embedding.std(dim=0).max()) > 0.005
 
 
 def test_training_mode_and_unknown_modules_are_refused() -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny1-fc-convnextrelu"])
-    with pytest.raises(ModelError, match=r"eval\(\)"):
-        optimise(encoder.train())
+    for runtime in get_args(Runtime):
+        with pytest.raises(ModelError, match=r"eval\(\)"):
+            optimise(encoder.train(), runtime=runtime)
     encoder.eval().backbone.stage0[4] = nn.Hardswish()
     with pytest.raises(ModelError, match="Hardswish has no form for inference"):
         optimise(encoder)
+    with pytest.raises(ModelError, match="Hardswish has no ONNX form"):
+        optimise(encoder, runtime="onnx")
+
+
+def test_onnx_runtime_takes_float32_on_a_cpu() -> None:
+    encoder = golden.with_keyed_weights(NETWORKS["tiny2-base"])
+    with pytest.raises(ModelError, match=r"float32 on a CPU, the encoder is torch.float64 on cpu"):
+        optimise(encoder.double(), runtime="onnx")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_without_the_extra_onnx(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wave = model_of(backend="onnx"), noise(8_000).numpy()
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError, match=r"nestvox\[onnx\]"):
+        model.forward([wave])
+    monkeypatch.setattr(inference, "onnx_is_installed", lambda: False)
+    model.backend = "auto"
+    np.testing.assert_array_equal(model.forward([wave]), model_of(backend="fused").forward([wave]))
+
+
+# Precision
+
+
+def centred(name: str = "tiny2-base") -> Encoder:
+    """A network whose embeddings differ in direction, which those of random weights hardly do."""
+    encoder = golden.with_keyed_weights(NETWORKS[name])
+    with torch.no_grad():
+        encoder.linear.bias -= taps_of(encoder, noise(4, 16_000)).embedding.mean(dim=0)
+    return encoder
+
+
+def test_automatic_precision_keeps_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    steady, delicate = golden.with_keyed_weights(NETWORKS["tiny2-base"]), centred()
+    for encoder in (steady, delicate):  # this processor may not have it
+        monkeypatch.setattr(inference, "cpu_computes", lambda _: False)
+        assert for_inference(encoder, precision="auto", backend="fused").linear.weight.dtype == torch.float32
+        monkeypatch.setattr(inference, "cpu_computes", lambda _: True)
+    chosen = [for_inference(encoder, precision="auto", backend="fused") for encoder in (steady, delicate)]
+    assert [network.linear.weight.dtype for network in chosen] == [torch.bfloat16, torch.float32]
+    assert score_shift(steady, chosen[0]) <= 1e-3
+    assert score_shift(delicate, for_inference(delicate, precision="bfloat16")) > 1e-3
+    assert steady.linear.weight.dtype == torch.float32
+
+
+def test_lower_precision_gives_nearly_the_same_and_features_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "cpu_computes", lambda _: True)
+    wave = noise(16_000).numpy()
+    expected = model_of().forward([wave])[0]
+    for precision, limit in (("bfloat16", 0.02), ("float16", 0.003)):
+        for backend in ("auto", "eager", "fused"):
+            model = model_of(backend=backend, precision=precision)
+            found = model.forward([wave])[0]
+            assert found.dtype == np.float32
+            assert 0 < np.abs(found - expected).max() / np.abs(expected).max() < limit
+            assert model.fingerprint == model_of().fingerprint
+
+
+def test_precisions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = noise(16_000).numpy()
+    monkeypatch.setattr(inference, "cpu_computes", lambda precision: precision == "float32")
+    with pytest.raises(ModelError, match="cpu does not compute in bfloat16"):
+        model_of(precision="bfloat16").forward([wave])
+    with pytest.raises(ModelError, match="onnx runs float32, not float16"):
+        model_of(precision="float16", backend="onnx").forward([wave])
+    with pytest.raises(ModelError, match="ge2e runs in float32 only"):
+        SpeakerModel(GE2E(), precision="float16").forward([wave])
+    with pytest.raises(ModelError, match="unknown precision 'int8'; known: float32, auto, bfloat16, float16"):
+        model_of(precision="int8")
+    assert for_inference(GE2E().eval(), precision="auto", backend="eager").lstm is not None
+
+
+def test_what_the_processor_computes_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {
+        "flags\t\t: fpu avx2 avx512f avx512_bf16\n": {"float32", "bfloat16"},
+        "flags : amx_bf16 amx_fp16\nflags : amx_bf16\n": {"float32", "bfloat16", "float16"},
+        "Features\t: fp asimd asimdhp bf16\n": {"float32", "bfloat16", "float16"},
+        "bugs : bf16\nflags : fpu avx512f\n": {"float32"},
+    }
+    monkeypatch.setattr(backends.platform, "system", lambda: "Linux")
+    for number, (text, expected) in enumerate(cases.items()):
+        file = tmp_path / str(number)
+        file.write_text(text)
+        monkeypatch.setattr(backends, "_CPUINFO", file)
+        backends._cpu_flags.cache_clear()
+        assert {name for name in ("float32", "bfloat16", "float16") if backends.cpu_computes(name)} == expected
+    backends._cpu_flags.cache_clear()
 
 
 # Within a model
@@ -189,7 +321,7 @@ def test_a_model_runs_the_arranged_network_unless_told_otherwise() -> None:
     wave = noise(8_000).numpy()
     runs: list[str] = []
     vectors = {}
-    for backend in ("auto", "eager", "fused"):
+    for backend in ("auto", "eager", "fused", "onnx"):
         model = model_of(backend=backend)
         model.encoder.register_forward_pre_hook(lambda *_, backend=backend: runs.append(backend))
         # The copy has the hook as well: a model that runs the original says so by the module that it ran.
@@ -198,19 +330,31 @@ def test_a_model_runs_the_arranged_network_unless_told_otherwise() -> None:
         )
         vectors[backend] = model.forward([wave])[0]
         assert model.fingerprint == model_of().fingerprint
-    assert runs == ["auto", "eager", "eager original", "fused"]
-    np.testing.assert_array_equal(vectors["auto"], vectors["fused"])
+    assert runs == ["auto", "eager", "eager original", "fused", "onnx"]
+    np.testing.assert_array_equal(vectors["auto"], vectors["onnx"])
     largest = np.abs(vectors["eager"]).max()
-    np.testing.assert_allclose(vectors["auto"], vectors["eager"], rtol=0, atol=LIMIT * largest)
+    for backend in ("fused", "onnx"):
+        np.testing.assert_allclose(vectors[backend], vectors["eager"], rtol=0, atol=LIMIT * largest)
 
 
-def test_a_model_arranges_anew_after_training() -> None:
-    model, wave = model_of(), noise(8_000).numpy()
+@pytest.mark.parametrize("backend", ["fused", "onnx"])
+def test_a_model_arranges_anew_after_training(backend: str) -> None:
+    model, wave = model_of(backend=backend), noise(8_000).numpy()
     before = model.forward([wave])[0]
     np.testing.assert_array_equal(model.forward([wave])[0], before)
     with torch.no_grad():
         model.encoder.linear.bias += 1.0
     np.testing.assert_allclose(model.forward([wave])[0], before + 1.0, rtol=0, atol=1e-5)
+    # in place, by a new parameter, and in a module that takes the place of another
+    seen = [model.forward([wave])[0]]
+    with torch.no_grad():
+        model.encoder.backbone.stem[0].weight.mul_(2.0)
+    seen.append(model.forward([wave])[0])
+    model.encoder.backbone.stem[0].weight = nn.Parameter(model.encoder.backbone.stem[0].weight * 0.3)
+    seen.append(model.forward([wave])[0])
+    model.encoder.backbone.stem[0] = nn.Conv2d(1, model.encoder.backbone.stem[0].out_channels, 3, padding="same")
+    seen.append(model.forward([wave])[0])
+    assert all(np.abs(first - second).max() > 1e-4 for first, second in itertools.pairwise(seen))
 
 
 def test_the_backend_is_not_saved(tmp_path: Path) -> None:
@@ -223,7 +367,7 @@ def test_the_backend_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_unknown_backends_are_refused() -> None:
-    with pytest.raises(ModelError, match="unknown backend 'turbo'; known: auto, eager, fused"):
+    with pytest.raises(ModelError, match="unknown backend 'turbo'; known: auto, eager, fused, onnx"):
         model_of(backend="turbo")
     with pytest.raises(ModelError, match="unknown backend 'turbo'"):
         load("ge2e", backend="turbo")  # type: ignore[arg-type]
@@ -248,17 +392,17 @@ def test_joined_groups_convolve_as_the_groups_do(
     plane = torch.randn(2, 9, 5, groups * enter, dtype=torch.float64)  # (B, T, f, c)
     with torch.inference_mode():
         expected = conv(plane.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)
-        made: Any = inference._PlaneConvolution(conv.weight, conv.bias, groups)
+        made: Any = redimnet_rows._PlaneConvolution(conv.weight, conv.bias, groups)
         torch.testing.assert_close(made(plane), expected)
     assert groups % made.groups == 0
 
 
 def test_narrow_groups_are_joined_and_channels_by_themselves_are_not() -> None:
-    assert inference._fewer_groups(24, 96, 96) == 12  # four channels each, of 96: eight each
-    assert inference._fewer_groups(6, 48, 48) == 6  # eight already
-    assert inference._fewer_groups(40, 40, 40) == 40
-    assert inference._fewer_groups(1, 7, 9) == 1
-    assert inference._fewer_groups(3, 9, 9) == 3  # nine do not make a multiple of eight
+    assert fewer_groups(24, 96, 96) == 12  # four channels each, of 96: eight each
+    assert fewer_groups(6, 48, 48) == 6  # eight already
+    assert fewer_groups(40, 40, 40) == 40
+    assert fewer_groups(1, 7, 9) == 1
+    assert fewer_groups(3, 9, 9) == 3  # nine do not make a multiple of eight
 
 
 @settings(max_examples=20, deadline=None)
@@ -274,5 +418,5 @@ def test_a_step_is_a_product(freqs: int, frames: int, groups: int, seed: int) ->
     plane = torch.randn(2, 4 * frames, 5 * freqs, 4, dtype=torch.float64)
     with torch.inference_mode():
         expected = norm.eval()(conv(plane.permute(0, 3, 2, 1))).permute(0, 3, 2, 1)
-        (made,) = inference._as_rows([conv, norm])
+        (made,) = redimnet_rows._as_rows([conv, norm])
         torch.testing.assert_close(made(plane), expected)

@@ -27,6 +27,14 @@ class _Backend(StrEnum):
     auto = "auto"
     eager = "eager"
     fused = "fused"
+    onnx = "onnx"
+
+
+class _Precision(StrEnum):
+    float32 = "float32"
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class _Engine(StrEnum):
@@ -65,8 +73,12 @@ def embed(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     backend: Annotated[
-        _Backend, typer.Option(help="How the network runs; auto: arranged for speed where it can be.")
+        _Backend,
+        typer.Option(help="How the network runs; auto: ONNX Runtime where installed, else arranged for torch."),
     ] = _Backend.auto,
+    precision: Annotated[
+        _Precision, typer.Option(help="Of the network; auto: bfloat16 where the device has it and scores stay.")
+    ] = _Precision.float32,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,
@@ -84,7 +96,9 @@ def embed(
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
-    speaker_model = load(model, weights=weights, offline=offline, device=device, backend=backend.value)
+    speaker_model = load(
+        model, weights=weights, offline=offline, device=device, backend=backend.value, precision=precision.value
+    )
     with progress_bar("embedding", "utterances") as progress:
         store, run = run_embedding(
             speaker_model,

@@ -1,58 +1,140 @@
-"""The same network, arranged for inference on a CPU: equal outputs to rounding, fewer and faster steps.
+"""The same network, arranged for inference: equal outputs to rounding, in less time.
 
-A ReDimNet keeps its flat maps as (B, f c, T) and its planes as (B, c, f, T), so every way from one to the other copies
-the map, and its grouped convolutions find channels far apart in memory. Here both are *rows*: a flat map is
-(B, T, f c), a plane (B, T, f, c), and the one is a view of the other. With channels last in memory
+A ReDimNet's backbone is arranged anew, for torch (`redimnet_rows`) or for ONNX Runtime (`redimnet_onnx`), GE2E's LSTM
+for ONNX Runtime (`lstm_onnx`). Front ends stay as they are. In the attentive pooling the context, equal at every frame,
+is multiplied once instead of at every frame.
 
-- 1x1 convolutions, and those whose kernel is their stride, are matrix products of rows;
-- grouped convolutions see their channels side by side, and groups of fewer channels than a vector register holds are
-  joined until they fill one (the joined blocks hold zeros between the groups);
-- normalisations with stored statistics are folded into the convolution before them, in float64;
-- the context of the pooling, equal at every frame, is multiplied once instead of at every frame.
-
-Notation: B utterances, T frames, f frequencies, c channels, W = f c channels of a flat map, H hidden channels.
+Notation: B utterances, T frames, C frame channels, D embedding size.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestvox.encoders.backends import Backend, Precision, cpu_computes, onnx_is_installed
 from nestvox.encoders.contract import Encoder
+from nestvox.encoders.folding import folded, scale_and_shift
+from nestvox.encoders.ge2e import GE2E
+from nestvox.encoders.lstm_onnx import OnnxLstm
 from nestvox.encoders.pooling import ASTP
-from nestvox.encoders.redimnet import ReDimNet
-from nestvox.encoders.redimnet2 import Repeat
-from nestvox.encoders.redimnet_blocks import (
-    Block2d,
-    ChannelNorm,
-    ConvNeXtBlock,
-    Flatten,
-    FrequencyGate,
-    MapSum,
-    ResNetBlock,
-    Unflatten,
-)
 from nestvox.encoders.redimnet_network import ReDimNetEncoder
-from nestvox.encoders.redimnet_temporal import AttentionLayer, Positions, TemporalBlock
+from nestvox.encoders.redimnet_onnx import OnnxBackbone
+from nestvox.encoders.redimnet_rows import arrange_rows
 from nestvox.errors import ModelError
 
-__all__ = ["has_faster_form", "optimise"]
+__all__ = ["Runtime", "for_inference", "has_faster_form", "optimise", "score_shift"]
 
-# Channels of one register of AVX2 in float32: narrower groups leave lanes of it empty.
-_LANES = 8
+Runtime = Literal["torch", "onnx"]
+
+# Largest change of a cosine that `precision="auto"` accepts.
+_ALLOWED_SHIFT = 1e-3
 
 
-def has_faster_form(encoder: Encoder) -> bool:
+def for_inference(encoder: Encoder, *, backend: Backend = "auto", precision: Precision = "float32") -> Encoder:
+    """Make what runs an encoder, where the encoder is: itself, or a network of its own that gives the same.
+
+    Args:
+        encoder: one in training mode runs as it is.
+        backend: ``eager``: as it is; ``fused``: arranged for torch; ``onnx``: by ONNX Runtime, on a CPU; ``auto``: on a
+            CPU the fastest of those that are installed, on a GPU ``eager``. Where there is no such form: as it is.
+        precision: of all behind the front end, for ReDimNets. ``float32`` leaves the network in its own. ``bfloat16``
+            and ``float16`` need a device that computes in them. ``auto`` is bfloat16 where the device has it and no
+            cosine between test signals changes by more than 1e-3, else ``float32``.
+
+    Raises:
+        ModelError: the precision is not for this network, device or backend; or ``onnx`` is not for this device.
+        MissingExtraError: ``onnx`` is asked for and not installed.
+    """
+    if encoder.training:
+        return encoder
+    weight = next(itertools.chain(encoder.parameters(), encoder.buffers()))
+    if precision == "auto":
+        return _in_safe_precision(encoder, weight, backend)
+    if precision != "float32":
+        return _in_precision(encoder, weight, backend, precision)
+    on_cpu = weight.device.type == "cpu"
+    if backend == "eager" or (backend == "auto" and not on_cpu):
+        return encoder
+    onnx_fits = on_cpu and weight.dtype == torch.float32 and onnx_is_installed()
+    runtime: Runtime = "onnx" if backend == "onnx" or (backend == "auto" and onnx_fits) else "torch"
+    return optimise(encoder, runtime=runtime)
+
+
+def _in_safe_precision(encoder: Encoder, weight: Tensor, backend: Backend) -> Encoder:
+    full = for_inference(encoder, backend=backend)
+    if backend == "onnx" or not isinstance(encoder, ReDimNetEncoder) or not _computes(weight.device, "bfloat16"):
+        return full
+    reduced = _in_precision(encoder, weight, backend, "bfloat16")
+    return reduced if score_shift(full, reduced) <= _ALLOWED_SHIFT else full
+
+
+def _in_precision(encoder: Encoder, weight: Tensor, backend: Backend, precision: Precision) -> Encoder:
+    if not isinstance(encoder, ReDimNetEncoder):
+        raise ModelError(f"{encoder.architecture} runs in float32 only, not in {precision}")
+    if backend == "onnx":
+        raise ModelError(f"backend onnx runs float32, not {precision}; choose backend auto, or precision float32")
+    if not _computes(weight.device, precision):
+        raise ModelError(
+            f"this machine's {weight.device.type} does not compute in {precision}: it would convert every number and "
+            "be slower than in float32; choose precision auto or float32"
+        )
+    fused = backend == "fused" or (backend == "auto" and weight.device.type == "cpu")
+    # Normalisations are folded in full precision before anything is rounded.
+    reduced = optimise(encoder) if fused else copy.deepcopy(encoder)
+    return reduced.to(getattr(torch, precision)).requires_grad_(False)
+
+
+def _computes(device: torch.device, precision: Precision) -> bool:
+    if device.type == "cpu":
+        return cpu_computes(precision)
+    return device.type == "cuda" and (
+        precision != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+
+
+@torch.inference_mode()
+def score_shift(first: Encoder, second: Encoder) -> float:
+    """Largest difference that two networks make to the cosines between test signals (voices of different pitch).
+
+    Args:
+        first: gives embeddings as it is.
+        second: of the same size, on the same device.
+    """
+    device = next(itertools.chain(first.parameters(), first.buffers())).device
+    audio = torch.from_numpy(_voices(first.sample_rate)).to(device)
+    units = [functional.normalize(network(audio).embedding.double()) for network in (first, second)]
+    scores = [unit @ unit.T for unit in units]
+    return float((scores[0] - scores[1]).abs().max())
+
+
+def _voices(sample_rate: int, count: int = 6, seconds: float = 2.0) -> NDArray[np.float32]:
+    """Signals (count, S): buzzes of different pitch and colour, rising and falling four times a second, in noise."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(int(seconds * sample_rate)) / sample_rate
+    voices = []
+    for pitch_hz in np.geomspace(80, 300, count):
+        order = np.arange(1, int(4000 / pitch_hz))[:, None]
+        level, phase = 0.1 * rng.random(order.shape) / order, rng.random(order.shape)
+        buzz = (level * np.sin(2 * np.pi * (order * pitch_hz * time_s + phase))).sum(axis=0)
+        rising = 0.6 + 0.4 * np.sin(2 * np.pi * (4 * time_s + rng.random()))
+        voices.append(buzz * rising + 0.003 * rng.standard_normal(len(time_s)))
+    return np.stack(voices).astype(np.float32)
+
+
+def has_faster_form(encoder: Encoder, *, runtime: Runtime = "torch") -> bool:
     """Whether `optimise` changes anything about this encoder."""
-    return isinstance(encoder, ReDimNetEncoder)
+    return isinstance(encoder, ReDimNetEncoder) or (runtime == "onnx" and isinstance(encoder, GE2E))
 
 
-def optimise(encoder: Encoder) -> Encoder:
+def optimise(encoder: Encoder, *, runtime: Runtime = "torch") -> Encoder:
     """Arrange a network for inference; the original stays as it is and shares no tensors that change.
 
     The result gives the same taps up to the rounding of float32. It is for running only: its tensors have other names
@@ -60,39 +142,45 @@ def optimise(encoder: Encoder) -> Encoder:
 
     Args:
         encoder: in evaluation mode.
+        runtime: what runs the heavy part: ``torch``, or ``onnx`` for ONNX Runtime, which takes float32 on a CPU.
 
     Returns:
-        A network of its own, or `encoder` itself where there is no faster form (GE2E's time is in its LSTM).
+        A network of its own, or `encoder` itself where there is no faster form.
 
     Raises:
-        ModelError: the encoder is in training mode, where normalisations depend on the batch.
+        ModelError: the encoder is in training mode, where normalisations depend on the batch; or ONNX
+            Runtime is asked for and it is not in float32 on a CPU.
+        MissingExtraError: ONNX Runtime is asked for and not installed.
     """
-    if not isinstance(encoder, ReDimNetEncoder):
+    if not has_faster_form(encoder, runtime=runtime):
         return encoder
     if encoder.training:
         raise ModelError("only an encoder in evaluation mode can be arranged for inference: call eval() first")
+    weight = next(encoder.parameters())
+    if runtime == "onnx" and (weight.dtype != torch.float32 or weight.device.type != "cpu"):
+        raise ModelError(f"backend onnx runs float32 on a CPU, the encoder is {weight.dtype} on {weight.device}")
     arranged = copy.deepcopy(encoder)
     with torch.no_grad():
-        backbone = arranged.backbone
-        for name, child in list(backbone.named_children()):
-            made: Callable[[list[nn.Module]], list[nn.Module]] = _stem if name == "stem" else _as_rows
-            items = made(list(child) if isinstance(child, nn.Sequential) else [child])
-            setattr(backbone, name, items[0] if len(items) == 1 else nn.Sequential(*items))
-        last = "mfa" if isinstance(encoder, ReDimNet) else "head"
-        setattr(backbone, last, nn.Sequential(backbone.get_submodule(last), _ToFrames()))
-        if isinstance(arranged.pool, ASTP):
-            arranged.pool = _RowsASTP(arranged.pool)  # type: ignore[assignment]
-        _fold_embedding(arranged)
+        if isinstance(arranged, GE2E):
+            arranged.lstm = OnnxLstm(arranged.lstm)  # type: ignore[assignment]
+        if isinstance(arranged, ReDimNetEncoder):
+            if runtime == "onnx":
+                arranged.backbone = OnnxBackbone(arranged)
+            else:
+                arrange_rows(arranged)
+            if isinstance(arranged.pool, ASTP):
+                arranged.pool = _LeanASTP(arranged.pool)  # type: ignore[assignment]
+            _fold_embedding(arranged)
     return arranged.requires_grad_(False).eval()
 
 
 def _fold_embedding(encoder: ReDimNetEncoder) -> None:
     """Fold the normalisations before and behind the embedding layer into it."""
-    scale, shift = _scale_and_shift(encoder.bn)
+    scale, shift = scale_and_shift(encoder.bn)
     weight, bias = encoder.linear.weight.double(), encoder.linear.bias.double()
     weight, bias = weight * scale, bias + weight @ shift
     if isinstance(encoder.bn2, nn.BatchNorm1d):
-        scale, shift = _scale_and_shift(encoder.bn2)
+        scale, shift = scale_and_shift(encoder.bn2)
         weight, bias = weight * scale[:, None], bias * scale + shift
     encoder.linear.weight.copy_(weight)
     encoder.linear.bias.copy_(bias)
@@ -100,344 +188,26 @@ def _fold_embedding(encoder: ReDimNetEncoder) -> None:
     encoder.bn2 = nn.Identity()
 
 
-def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a normalisation with stored statistics does to each channel, in float64."""
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def _folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the normalisation behind it, or without one."""
-    assert isinstance(conv, nn.Conv1d | nn.Conv2d)
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-    if norm is None:
-        return weight, bias
-    scale, shift = _scale_and_shift(norm)
-    folded = weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))
-    moved = shift if bias is None else bias.double() * scale + shift
-    return folded.to(weight.dtype), moved.to(weight.dtype)
-
-
-def _joined(weight: Tensor, groups: int, into: int) -> Tensor:
-    """Kernels of `groups` groups as those of the fewer groups `into`, with zeros where a group does not look."""
-    if groups == into:
-        return weight
-    out, share = weight.shape[0] // groups, weight.shape[1]
-    wide = weight.new_zeros(weight.shape[0], share * (groups // into), *weight.shape[2:])
-    for group in range(groups):
-        column = group % (groups // into) * share
-        wide[group * out : (group + 1) * out, column : column + share] = weight[group * out : (group + 1) * out]
-    return wide
-
-
-def _fewer_groups(groups: int, entering: int, leaving: int) -> int:
-    """Number of groups after joining narrow neighbours; groups of one channel are a case that libraries know."""
-    if groups == 1 or entering == leaving == groups:
-        return groups
-    for join in range(1, groups + 1):
-        if groups % join == 0 and leaving // groups * join % _LANES == 0 and entering // groups * join >= _LANES:
-            return groups // join
-    return groups
-
-
-def _as_rows(items: Sequence[nn.Module]) -> list[nn.Module]:
-    """Modules in sequence to modules that do the same to rows; a normalisation is folded where it can be."""
-    made: list[nn.Module] = []
-    position = 0
-    while position < len(items):
-        item = items[position]
-        position += 1
-        if isinstance(item, nn.Conv1d | nn.Conv2d):
-            norm = items[position] if position < len(items) else None
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                position += 1
-                made.append(_convolution(item, norm))
-            else:
-                made.append(_convolution(item, None))
-        elif isinstance(item, nn.Sequential):
-            made += _as_rows(list(item))
-        elif type(item) in _ARRANGED:
-            made.append(_ARRANGED[type(item)](item))
-        else:
-            raise ModelError(f"{type(item).__name__} has no form for inference")
-    return made
-
-
-def _stem(items: Sequence[nn.Module]) -> list[nn.Module]:
-    conv, *others = items
-    return [_Stem(conv), *_as_rows(others)]
-
-
-def _convolution(conv: nn.Conv1d | nn.Conv2d, norm: nn.Module | None) -> nn.Module:
-    weight, bias = _folded(conv, norm)
-    kernel = tuple(conv.kernel_size)
-    if conv.groups == 1 and max(kernel) == 1 == max(conv.stride):
-        return _Product(weight.flatten(1), bias)
-    if kernel == tuple(conv.stride):
-        return _Step(_joined(weight, conv.groups, 1), bias)
-    return _PlaneConvolution(weight, bias, conv.groups)
-
-
-class _Arranged(nn.Module):
-    """Tensors that are computed from those of the original."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-
-class _Product(_Arranged):
-    """A 1x1 convolution: a product with every row."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return functional.linear(rows, self.weight, self.bias)
-
-
-class _Step(_Arranged):
-    """A convolution whose kernel is its stride: each piece of the plane is one row of a product."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        out, _, self.freqs, self.frames = weight.shape
-        super().__init__(weight.permute(0, 3, 2, 1).reshape(out, -1), bias)
-
-    def forward(self, plane: Tensor) -> Tensor:
-        n, frames, freqs, channels = plane.shape
-        pieces = plane.reshape(n, frames // self.frames, self.frames, freqs // self.freqs, self.freqs, channels)
-        # A view where the step is in frequency only.
-        return functional.linear(pieces.transpose(2, 3).flatten(3), self.weight, self.bias)
-
-
-class _PlaneConvolution(_Arranged):
-    """A convolution that keeps the plane's size, over channels that lie side by side."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-        self.groups = _fewer_groups(groups, weight.shape[1] * groups, weight.shape[0])
-        turned = _joined(weight, groups, self.groups).transpose(2, 3)  # time is the height of a plane of rows
-        super().__init__(turned.contiguous(memory_format=torch.channels_last), bias)
-
-    def forward(self, plane: Tensor) -> Tensor:
-        x = plane.permute(0, 3, 1, 2)  # (B, c, T, f), channels last in memory
-        heard = functional.conv2d(x, self.weight, self.bias, padding="same", groups=self.groups)
-        return heard.permute(0, 2, 3, 1)
-
-
-class _Stem(_Arranged):
-    """The first convolution, features (B, 1, F, T) to a plane. One channel gains nothing from being last."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        weight, bias = _folded(conv, None)
-        super().__init__(weight.transpose(2, 3).contiguous(), bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        heard = functional.conv2d(features.transpose(2, 3), self.weight, self.bias, padding="same")  # (B, c, T, F)
-        return heard.permute(0, 2, 3, 1).contiguous()
-
-
-class _Affine(_Arranged):
-    """A normalisation with stored statistics that cannot be folded: padding or an activation is between."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        dtype = next(norm.parameters()).dtype
-        scale, shift = (part.to(dtype) for part in _scale_and_shift(norm))
-        super().__init__(scale, shift)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        assert self.bias is not None
-        return torch.addcmul(self.bias, rows, self.weight)
-
-
-class _RowsMapSum(_Arranged):
-    def __init__(self, original: MapSum) -> None:
-        super().__init__(original.w.double().softmax(dim=1)[0, :, :, 0].to(original.w.dtype), None)  # (K, W)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        if len(maps) == 1:
-            return maps[0]
-        total = maps[0] * self.weight[0]
-        for number in range(1, len(maps)):
-            total.addcmul_(maps[number], self.weight[number])
-        return total
-
-
-class _RowsUnflatten(nn.Module):
-    def __init__(self, original: Unflatten) -> None:
-        super().__init__()
-        self.shape = original.shape
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows.reshape(*rows.shape[:2], *self.shape)
-
-
-class _RowsFlatten(nn.Module):
-    def __init__(self, original: Flatten) -> None:  # noqa: ARG002  has nothing to say
-        super().__init__()
-
-    def forward(self, plane: Tensor) -> Tensor:
-        return plane.flatten(2)
-
-
-class _RowsChannelNorm(_Arranged):
-    def __init__(self, original: ChannelNorm) -> None:
-        super().__init__(original.weight.detach(), original.bias.detach())
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return functional.layer_norm(rows, self.weight.shape, self.weight, self.bias, eps=1e-6)
-
-
-class _RowsConvNeXt(nn.Module):
-    """Works on planes, and on flat maps as planes of one frequency."""
-
-    def __init__(self, original: ConvNeXtBlock) -> None:
-        super().__init__()
-        parts, first = [], 0
-        scale, shift = _scale_and_shift(original.norm)
-        for conv in original.dwconvs:
-            assert isinstance(conv, nn.Conv1d | nn.Conv2d)
-            weight, bias = _folded(conv, None)
-            assert bias is not None
-            part = slice(first, first + conv.out_channels)
-            folded = (weight.double() * scale[part].view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
-            moved = (bias.double() * scale[part] + shift[part]).to(bias.dtype)
-            parts.append(_PlaneConvolution(folded if folded.ndim == 4 else folded[:, :, None], moved, conv.groups))
-            first = part.stop
-        self.parts = nn.ModuleList(parts)
-        self.act = original.act
-        self.back = _convolution(original.pwconv1, None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        plane = x if x.ndim == 4 else x[:, :, None]
-        parts = [part(plane) for part in self.parts]
-        heard = parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)
-        changed: Tensor = self.back(self.act(heard))
-        return changed.reshape(x.shape).add_(x)
-
-
-class _RowsGate(nn.Module):
-    def __init__(self, original: FrequencyGate) -> None:
-        super().__init__()
-        self.squeeze, self.excite = original.squeeze, original.exitation
-
-    def forward(self, plane: Tensor) -> Tensor:
-        gate = self.excite(functional.relu(self.squeeze(plane.mean(dim=(1, 3))))).sigmoid()  # (B, f)
-        scaled: Tensor = plane * gate[:, None, :, None]
-        return scaled
-
-
-class _RowsResNet(nn.Module):
-    def __init__(self, original: ResNetBlock) -> None:
-        super().__init__()
-        dense = isinstance(original.conv1pw, nn.Identity)
-        first = [original.conv1] if dense else [original.conv1, original.conv1pw]
-        self.first = nn.Sequential(*_as_rows(first))
-        self.norm = _Affine(original.bn1)
-        second = [original.conv2, original.bn2] if dense else [original.conv2, original.conv2pw, original.bn2]
-        self.second = nn.Sequential(*_as_rows(second))
-        self.gate = _RowsGate(original.se) if isinstance(original.se, FrequencyGate) else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.second(self.norm(self.first(x).relu_()))
-        changed: Tensor = self.gate(hidden)
-        return changed.add_(x).relu_()
-
-
-class _RowsPositions(nn.Module):
-    def __init__(self, original: Positions) -> None:
-        super().__init__()
-        weight, bias = _folded(original.conv, None)
-        self.conv = _PlaneConvolution(weight[:, :, None], bias, original.conv.groups)
-        self.norm = _RowsChannelNorm(original.norm)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        told: Tensor = self.norm(self.conv(rows[:, :, None])[:, :, 0])
-        return told.add_(rows)
-
-
-class _RowsAttention(nn.Module):
-    """Query, key and value are one product."""
-
-    def __init__(self, original: AttentionLayer, heads: int = 4) -> None:
-        super().__init__()
-        attention = original.attention
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.heads = heads
-        self.enter = _Product(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections]))
-        self.leave = attention.out_proj
-        self.first_norm, self.last_norm = original.layer_norm, original.final_layer_norm
-        self.feed_forward = original.feed_forward
-
-    def forward(self, rows: Tensor) -> Tensor:
-        query, key, value = self.enter(rows).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heard = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, T, H / heads)
-        rows = self.first_norm(self.leave(heard.transpose(1, 2).flatten(2)).add_(rows))
-        changed: Tensor = self.last_norm(self.feed_forward(rows).add_(rows))
-        return changed
-
-
-class _RowsTemporal(nn.Module):
-    def __init__(self, original: TemporalBlock) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(*_as_rows([original.red_dim_conv, original.tcm, original.exp_dim_conv]))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        changed: Tensor = self.inner(rows)
-        return changed.add_(rows)
-
-
-class _RowsRepeat(nn.Module):
-    def __init__(self, original: Repeat) -> None:
-        super().__init__()
-        self.times = original.times
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows if self.times == 1 else rows.repeat_interleave(self.times, dim=1)
-
-
-class _RowsGroupNorm(_Arranged):
-    def __init__(self, original: nn.GroupNorm) -> None:
-        super().__init__(original.weight.detach(), original.bias.detach())
-        self.groups, self.eps = original.num_groups, original.eps
-
-    def forward(self, rows: Tensor) -> Tensor:
-        assert self.bias is not None
-        share = rows.shape[2] // self.groups
-
-        def over_groups(channels: Tensor) -> Tensor:  # (B, W), the mean of a group at each of its channels
-            groups = channels.reshape(-1, self.groups, share).mean(dim=2)
-            return groups.repeat_interleave(share, dim=1)
-
-        mean = over_groups(rows.mean(dim=1))
-        variance = over_groups((rows - mean[:, None]).square_().mean(dim=1))
-        scale = (variance + self.eps).rsqrt() * self.weight
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift[:, None], rows, scale[:, None])
-
-
-class _ToFrames(nn.Module):
-    """Rows to the `frames` of an encoder, (B, C, T) without a copy; of a plane, channels before frequencies."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        flat = rows.transpose(2, 3).flatten(2) if rows.ndim == 4 else rows
-        return flat.transpose(1, 2)
-
-
-class _RowsASTP(nn.Module):
-    """Attentive statistics over frames whose channels lie side by side."""
+def _product(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A 1x1 convolution as a product with every row."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype, device=weight.device)
+    layer.weight.copy_(weight.flatten(1))
+    if bias is not None:
+        layer.bias.copy_(bias)
+    return layer
+
+
+class _LeanASTP(nn.Module):
+    """Attentive statistics that multiply their context once."""
 
     def __init__(self, original: ASTP) -> None:
         super().__init__()
         self.out_dim = original.out_dim
-        weight, bias = _folded(original.linear1, None)
+        weight, bias = folded(original.linear1, None)
         parts = weight[:, :, 0].chunk(3, dim=1) if original.global_context else (weight[:, :, 0],)
-        self.seen = _Product(parts[0].contiguous(), bias)
-        self.context = _Product(torch.cat(parts[1:], dim=1), None) if original.global_context else None
-        self.weigh = _convolution(original.linear2, None)
+        self.seen = _product(parts[0], bias)
+        self.context = _product(torch.cat(parts[1:], dim=1), None) if original.global_context else None
+        self.weigh = _product(*folded(original.linear2, None))
         self.floor = 1e-7
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -452,27 +222,3 @@ class _RowsASTP(nn.Module):
         mean = (weights * wide).sum(dim=1)
         variance = (weights * (wide - mean[:, None]).square_()).sum(dim=1)
         return torch.cat([mean, variance.clamp(min=self.floor).sqrt()], dim=1).to(rows.dtype)
-
-
-def _block(original: Block2d) -> nn.Module:
-    inner = original.conv_block
-    return _RowsResNet(inner) if isinstance(inner, ResNetBlock) else _RowsConvNeXt(inner)  # type: ignore[arg-type]
-
-
-_ARRANGED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
-    AttentionLayer: _RowsAttention,
-    Block2d: _block,
-    ChannelNorm: _RowsChannelNorm,
-    ConvNeXtBlock: _RowsConvNeXt,
-    Flatten: _RowsFlatten,
-    MapSum: _RowsMapSum,
-    Positions: _RowsPositions,
-    Repeat: _RowsRepeat,
-    TemporalBlock: _RowsTemporal,
-    Unflatten: _RowsUnflatten,
-    nn.BatchNorm1d: _Affine,
-    nn.BatchNorm2d: _Affine,
-    nn.GELU: lambda original: original,
-    nn.GroupNorm: _RowsGroupNorm,
-    nn.Identity: lambda original: original,
-}
