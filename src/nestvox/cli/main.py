@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from nestvox import __version__
-from nestvox.cli import compare, data, demo, embed, evaluate, models, plan, rotate, train, verify
+from nestvox.cli import (
+    cache,
+    calibrate,
+    compare,
+    data,
+    demo,
+    embed,
+    evaluate,
+    models,
+    plan,
+    rotate,
+    threshold,
+    train,
+    verify,
+)
 from nestvox.errors import NestvoxError
 
 __all__ = ["app", "main"]
@@ -26,12 +40,15 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.command()(embed.embed)
+app.command()(cache.cache)
 app.command()(embed.export)
 app.command()(rotate.rotate)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
-app.command()(plan.plan)
+app.command()(calibrate.calibrate)
+app.command()(threshold.threshold)
+app.add_typer(plan.app, name="plan")
 app.command()(verify.verify)
 app.command()(demo.demo)
 
