@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from typer.testing import CliRunner
 
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
@@ -217,3 +218,34 @@ def test_shared_speakers_are_named(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"1 speakers of .*test stand in dev too \(id5"):
         prepare_data(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_their_file_trains_a_model(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nestvox train config.yaml`, from folders of speakers to a model, with a small network as the released one."""
+    torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    from nestvox.cli.main import app
+    from nestvox.encoders.redimnet import ReDimNet
+    from nestvox.model import SpeakerModel
+
+    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "weights"))
+    small = {"stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]], "F": 24, "C": 4, "embed_dim": 192}
+    torch.manual_seed(0)
+    torch.save({"model_config": small, "state_dict": ReDimNet(**small).state_dict()}, tmp_path / "b0.pt")
+    runner = CliRunner()
+    fetched = runner.invoke(app, ["models", "fetch", "redimnet-b0-vox2-ptn", "--weights", str(tmp_path / "b0.pt")])
+    assert fetched.exit_code == 0, fetched.output
+    content = config_for(
+        folders, training__num_epochs=2, training__batch_size=8, data__chunk_duration=1.0, advanced__model_name="b0"
+    )
+    content["hardware"]["device"] = "cpu"
+    content["logging"]["wandb"] = False
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    out = tmp_path / "runs" / "mrl"
+    done = runner.invoke(app, ["train", str(tmp_path / "config.yaml"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "training.dropout" in done.output
+    model = SpeakerModel.from_folder(out / "model")
+    assert model.dims == (64, 128, 192, 256)
+    assert model.head.kind == "linear"
+    assert {threshold.dim for threshold in model.thresholds} == {64, 128, 192, 256}
+    assert read_utterances(tmp_path / "runs" / "mrl-data" / "train.tsv").frame.height == 12

@@ -42,14 +42,18 @@ def train(
         return
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
+    from nestvox.cli.progress import progress_bar
+    from nestvox.extras import require
+    from nestvox.training.redimnet_mrl import recipe_for
+
+    if out is not None:
+        recipe = recipe_for(recipe, out, tell=lambda note: typer.echo(note, err=True), bars=progress_bar)
     resolved = load_recipe(recipe, set_ or [])
     if show:
         print(resolved.to_yaml(), end="")
         return
     if out is None:
         raise NestvoxError("--out is missing: the folder of the run")
-    from nestvox.cli.progress import progress_bar
-    from nestvox.extras import require
 
     require("torch", extra="torch", purpose="training")
     from nestvox.training.train import train as run

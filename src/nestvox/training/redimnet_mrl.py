@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
+from nestvox.atomic import write_text
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.prepare.folder import prepare_folder
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError
 from nestvox.progress import Progress, silent
+from nestvox.training.material import Bars, no_bars
 
-__all__ = ["Migration", "is_redimnet_mrl", "migrate", "migration_table", "prepare_data"]
+__all__ = ["Migration", "is_redimnet_mrl", "migrate", "migration_table", "prepare_data", "recipe_for"]
 
 _SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
 _THEIR_OWN = {"advanced", "hardware", "logging", "evaluation"}
@@ -264,6 +267,44 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
         min_duration_s=float(said.get("min_duration") or 0.0),
         notes=tuple(draft.notes),
     )
+
+
+def recipe_for(
+    name_or_path: str, out: Path, *, tell: Callable[[str], None] = lambda _: None, bars: Bars = no_bars
+) -> str:
+    """Return what `load_recipe` takes: the argument itself, or the recipe that a configuration of redimnet-mrl became.
+
+    That recipe, its tables and its trials are written once, into a folder beside the run: ``out`` with ``-data``.
+
+    Args:
+        name_or_path: what the user gave.
+        out: folder of the run.
+        tell: told each note.
+        bars: opens a display for the files that are opened.
+
+    Raises:
+        RecipeError: a configuration that cannot be honoured.
+        TableError: a folder without audio.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        return name_or_path
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return name_or_path  # whose message is the recipe reader's
+    if not is_redimnet_mrl(content):
+        return name_or_path
+    plan = migrate(content, str(path))
+    for note in plan.notes:
+        tell(note)
+    folder = out.absolute().with_name(f"{out.name}-data")
+    recipe = folder / "recipe.yaml"
+    with bars("opening files", "files") as progress:
+        made = prepare_data(plan, folder, progress=progress)
+    text = f"# From {path.name}, a configuration of redimnet-mrl.\n{yaml.safe_dump(made, sort_keys=False)}"
+    write_text(recipe, text)
+    return str(recipe)
 
 
 def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Progress = silent) -> dict[str, Any]:
