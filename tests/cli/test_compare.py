@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from nestvox.cli.compare import compare
-from nestvox.errors import NestvoxError, ScoresError
+from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -63,7 +63,10 @@ def test_scores_and_stores_agree(files):
 
 
 def test_every_common_dimension_and_a_third_system(files):
-    result = run(files / "good_store", files / "bad_store", files / "bad.txt", "--trials", files / "trials.txt", *FEW)
+    noise = np.random.default_rng(1).normal(size=3160)
+    rows = ((line.split(maxsplit=1), extra) for line, extra in zip((files / "bad.txt").open(), noise, strict=True))
+    (files / "third.txt").write_text("".join(f"{float(score) + extra:.6f} {rest}" for (score, rest), extra in rows))
+    result = run(files / "good_store", files / "bad_store", files / "third.txt", "--trials", files / "trials.txt", *FEW)
     assert result.exit_code == 0, result.output
     for text in ("at 4 dimensions", "at 16 dimensions", "16 : -", "3 comparisons (Holm)", "other trials"):
         assert text in result.output
@@ -129,7 +132,7 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
     (files / "table.tsv").write_text("utt_id\tpath\tspeaker\n" + "".join(rows))
 
     class Model:
-        dims, training_speakers = (4, 16), ()
+        dims, training_speakers, chosen_on = (4, 16), (), ()
 
         def __init__(self, name: str, fingerprint: str) -> None:
             self.name, self.fingerprint = name, fingerprint
@@ -152,3 +155,63 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
     assert (by_model.exit_code, by_store.exit_code) == (0, 0), f"{by_model.exception} {by_store.exception}"
     a, b = (json.loads((files / name).read_text()) for name in ("a.json", "b.json"))
     assert [row["paired"] for row in a["rows"]] == [row["paired"] for row in b["rows"]]
+    # One command compares two checkpoints, dimension by dimension.
+    for text in ("accuracy points", "EER threshold", "mean norm", "differences", "EER at 4 dimensions"):
+        assert text in by_model.output
+    models["bad"].chosen_on = (a["trials_sha256"],)
+    chosen = run("good", "bad", *common)
+    assert "SELECTED" in chosen.output
+    assert "bad: The model's head was chosen" in chosen.output.replace("\n", " ")
+
+
+def test_report_tables_and_figures(files):
+    import polars as pl
+
+    result = run(
+        *(files / "good_store", files / "bad_store", "--trials", files / "trials.txt", *FEW),
+        *("--report", files / "r.html", "--csv", files / "csv", "--figures", files / "figures"),
+        *("--json", files / "a.json"),
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads((files / "a.json").read_text())
+    page = (files / "r.html").read_text()
+    for row in content["rows"]:
+        assert row["verdict"] in page
+    assert content["trials_sha256"] in page
+    assert "://" not in page
+    tables = {path.stem: pl.read_csv(path) for path in (files / "csv").iterdir()}
+    assert tables["systems"]["eer"].to_list() == [row["eer"] for row in content["systems"]]
+    differences = tables["differences"]
+    for name, kind in (("eer", "eer"), ("min_dcf", "min_dcf")):
+        for key in ("difference", "low", "high", "p_value"):
+            assert differences[f"{name}_{key}"].to_list() == [row["paired"][kind][key] for row in content["rows"]]
+    assert len(tables["disputed_trials"]) == len(content["disputed"]) > 0
+    assert {"results", "det", "calibration", "speakers"} <= set(tables)
+    assert "selection" not in tables
+    assert set(tables["results"]["system"]) == {"good_store", "bad_store"}
+    names = {path.name for path in (files / "figures").iterdir()}
+    drawn = ("differences", "eer-by-dimension", "det-systems", "bayes-error", "scores-1", "scores-2")
+    assert names == {f"{name}.svg" for name in drawn}
+
+
+def test_the_best_is_chosen_on_other_trials(files):
+    lines = (files / "trials.txt").read_text().splitlines(keepends=True)
+
+    def of(first: bool) -> list[str]:
+        return [line for line in lines if all((int(name[:7][2:]) < 10010) == first for name in line.split()[1:])]
+
+    (files / "dev.txt").write_text("".join(of(True)))
+    (files / "test.txt").write_text("".join(of(False)))
+    arguments = [files / "bad.txt", files / "good.txt", *FEW, "--json", files / "a.json"]
+    result = run(*arguments, "--trials", files / "test.txt", "--select-on", files / "dev.txt")
+    assert result.exit_code == 0, result.output
+    assert "good was chosen of 2 by its EER" in result.output.replace("\n", " ")
+    content = json.loads((files / "a.json").read_text())
+    assert content["selection"]["name"] == "good"
+    assert content["rows"][0]["a"] == "good"
+    same = run(*arguments, "--trials", files / "test.txt", "--select-on", files / "test.txt")
+    assert isinstance(same.exception, TrialsError)
+    assert "same trials" in str(same.exception)
+    shared = run(*arguments, "--trials", files / "test.txt", "--select-on", files / "trials.txt")
+    assert isinstance(shared.exception, TrialsError)
+    assert f"{len(of(False))} of {len(of(False))} trials" in str(shared.exception)

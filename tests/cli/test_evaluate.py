@@ -66,17 +66,28 @@ def test_scores_store_and_json_agree(files):
         assert text in first.output
 
 
+def other_store(files: Path) -> Path:
+    """Another model's embeddings of the same utterances."""
+    metadata = StoreMetadata("cd" * 8, "other", "nested", (4, 16), 16, "float32", 32, 32)
+    writer = StoreWriter(files / "other", metadata)
+    vectors = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+    writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
+    writer.finish()
+    return files / "other"
+
+
 def test_conditions_baseline_and_page(files):
+    other_store(files)
     result = run(
         *("--trials", files / "trials.txt", "--store", files / "store", "--table", files / "table.tsv"),
-        *("--condition", "corpus", "--baseline", f"same={files / 'store'}", "--html", files / "r.html", *FEW),
+        *("--condition", "corpus", "--baseline", f"other={files / 'other'}", "--report", files / "r.html", *FEW),
     )
     assert result.exit_code == 0, result.output
     for text in ("corpus=a", "corpus=b", "corpus=mixed", "not computable", "no target trials"):
         assert text in result.output
     page = (files / "r.html").read_text()
     assert "corpus=mixed" in page
-    assert "<td>same</td>" in page
+    assert "<td>other</td>" in page
 
 
 def test_overlap_is_refused_or_labelled(files):
@@ -101,6 +112,10 @@ def test_overlap_is_refused_or_labelled(files):
         (["--scores", "scores.txt", "--baseline", "a=store"], "--baseline means nothing"),
         (["--store", "store", "--dims", "16;32"], "--dims must be"),
         (["--store", "store", "--baseline", "store"], "NAME=STORE"),
+        (["--store", "store", "--llr"], "--llr is about --scores"),
+        (["--store", "store", "--figure-format", "pdf"], "svg or png, got 'pdf'"),
+        (["--store", "store", "--interval", "bca"], "studentised, percentile"),
+        (["--store", "store", "--baseline", "same=store"], "same and tiny have the same error rates"),
     ],
 )
 def test_calls_that_mean_nothing(files, monkeypatch, arguments, words):
@@ -143,7 +158,7 @@ def nestvox(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_published_figures_from_the_command_line(lists_dir: Path, tmp_path: Path):
     trials, scores = lists_dir / "voxsrc2021_val_trials.txt", lists_dir / "voxsrc2021_val_scores.txt"
     done = nestvox(
-        "--scores", scores, "--trials", trials, "--json", tmp_path / "out.json", "--html", tmp_path / "o.html"
+        "--scores", scores, "--trials", trials, "--json", tmp_path / "out.json", "--report", tmp_path / "o.html"
     )
     assert done.returncode == 0, done.stderr
     assert "EER 5.177 %, minDCF(0.05) 0.2928" in done.stdout
@@ -168,7 +183,7 @@ def test_no_torch_is_imported(files):
         "import sys; from nestvox.cli.evaluate import evaluate; from pathlib import Path\n"
         f"root = Path({str(files)!r})\n"
         "evaluate(trials=root / 'trials.txt', store=root / 'store', table=root / 'table.tsv', bootstrap=60, "
-        "html_out=root / 'r.html')\n"
+        "report=root / 'r.html', csv=root / 'csv', figures=root / 'figures')\n"
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -179,7 +194,7 @@ def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(file
     from nestvox.extraction.store import EmbeddingStore
 
     class Model:
-        name, fingerprint, dims, training_speakers = "tiny", "ab" * 8, (4, 16), ()
+        name, fingerprint, dims, training_speakers, chosen_on = "tiny", "ab" * 8, (4, 16), (), ("0" * 64,)
 
     whole = EmbeddingStore(files / "store")
     asked = []
@@ -207,3 +222,54 @@ def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(file
     assert (by_model.exit_code, by_store.exit_code) == (0, 0), by_model.output + by_store.output
     assert asked == [("tiny", None, True)]
     assert json.loads((files / "a.json").read_text()) == json.loads((files / "b.json").read_text())
+    # Chosen on these very trials: every number says so.
+    Model.chosen_on = (json.loads((files / "a.json").read_text())["trials_sha256"],)
+    again = run(*common, "--model", "tiny", "--offline", "--json", files / "c.json", "--report", files / "c.html")
+    assert again.exit_code == 0, again.output
+    assert "SELECTED" in again.output
+    assert "on these very trials" in again.output.replace("\n", " ")
+    assert {tuple(row["labels"]) for row in json.loads((files / "c.json").read_text())["results"]} == {("selected",)}
+    assert "<strong>SELECTED</strong>" in (files / "c.html").read_text()
+
+
+def test_every_number_as_csv_and_every_figure(files):
+    import polars as pl
+
+    other_store(files)
+    result = run(
+        *("--trials", files / "trials.txt", "--store", files / "store", "--table", files / "table.tsv"),
+        *("--baseline", f"other={files / 'other'}", "--condition", "corpus", "--json", files / "a.json"),
+        *("--csv", files / "csv", "--figures", files / "figures", "--figure-format", "png", *FEW),
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads((files / "a.json").read_text())
+    tables = {path.stem: pl.read_csv(path) for path in (files / "csv").iterdir()}
+    results = tables["results"].filter(pl.col("system") == "tiny")
+    assert [(row["dim"], row["condition"], row["eer"]) for row in content["results"]] == list(
+        results.select("dim", "condition", "eer").iter_rows()
+    )
+    assert results["reason"].to_list() == [row["reason"] for row in content["results"]]
+    for name in ("det", "histograms", "calibration", "speakers", "zoo"):
+        mine = tables[name].filter(pl.col("system") == "tiny")
+        rows = content[name]
+        length = {"det": "p_fa", "histograms": "n_target", "calibration": "bin_low"}.get(name)
+        assert len(mine) == (sum(len(row[length]) for row in rows) if length else len(rows)), name
+    assert set(tables["worst_trials"]["system"]) == {"tiny", "other"}
+    assert tables["speakers"]["n_errors"].sum() > 0
+    pictures = sorted((path.name for path in (files / "figures").iterdir()), key=lambda name: name.split("."))
+    assert pictures == [
+        f"{name}.png"
+        for name in ("bayes-error", "calibration", "det", "det-systems", "eer-by-dimension", "scores-16", "scores-4")
+    ]
+    assert all((files / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+
+
+def test_llrs_are_judged(files):
+    lines = (line.split(maxsplit=1) for line in (files / "scores.txt").read_text().splitlines(keepends=True))
+    (files / "llr.txt").write_text("".join(f"{10 * float(score) - 3:.6f} {rest}" for score, rest in lines))
+    arguments = ["--trials", files / "trials.txt", "--scores", files / "llr.txt", *FEW]
+    result = run(*arguments, "--llr", "--json", files / "a.json", "--report", files / "a.html")
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads((files / "a.json").read_text())["calibration"]
+    assert found["cllr"] >= found["min_cllr"]
+    assert f"Cllr {found['cllr']:.4f} bits" in " ".join((files / "a.html").read_text().split())

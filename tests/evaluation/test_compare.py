@@ -94,6 +94,54 @@ def test_a_copy_is_refused_by_name(world):
         compare_systems(world.trials, [scored(world, "first", values), scored(world, "again", 2 * values - 1)], **FEW)
 
 
+def test_a_copy_among_the_others_is_refused_too(world):
+    values = noisy(world, 1)
+    systems = [scored(world, "first", noisy(world, 2)), scored(world, "b", values), scored(world, "c", values)]
+    with pytest.raises(ScoresError, match=r"c and b .* copy"):
+        compare_systems(world.trials, systems, **FEW)
+
+
+def test_a_rotation_of_all_dimensions_is_no_other_system(world):
+    """Scores that differ by rounding only are the same scores; prefixes of a rotation are not."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0]
+    turned = replace(world, vectors=(world.vectors @ rotation).astype(np.float32)).store("turned")
+    systems = [system_of_store(name, world.trials, store) for name, store in (("a", world.store()), ("b", turned))]
+    assert not np.array_equal(systems[0].scores[32], systems[1].scores[32])
+    found = compare_systems(world.trials, systems, **FEW)
+    assert [row.paired is None for row in found.rows] == [False, False, True]
+    # What they disagree about is shown where they differ.
+    assert {trial.score_a for trial in found.disputed} <= set(systems[0].scores[16].tolist())
+
+
+def test_what_changes_between_two_checkpoints(world):
+    other = replace(world, vectors=2 * world.vectors + 1).store("other", fingerprint="f" * 16)
+    systems = [system_of_store("one", world.trials, world.store()), system_of_store("two", world.trials, other)]
+    found = compare_systems(world.trials, systems, **FEW)
+    of = {(row.name, row.dim): row for row in found.systems}
+    for row in found.rows:
+        a, b = of["one", row.dim_a], of["two", row.dim_b]
+        assert row.accuracy_change == b.accuracy - a.accuracy
+        assert row.threshold_change == b.eer_threshold - a.eer_threshold
+        assert row.norm_change == pytest.approx(
+            np.linalg.norm(2 * world.vectors[:, : row.dim_a] + 1, axis=1).mean()
+            - np.linalg.norm(world.vectors[:, : row.dim_a], axis=1).mean(),
+            rel=1e-6,
+        )
+        assert row.size_change_bytes == b.size_bytes - a.size_bytes
+    scores = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(2)]
+    (row,) = compare_systems(world.trials, scores, table=world.table, **FEW).rows
+    assert (row.norm_change, row.size_change_bytes) == (None, None)
+
+
+def test_a_system_chosen_on_these_trials_is_labelled(world):
+    systems = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(2)]
+    chosen = [systems[0], replace(systems[1], chosen_on=("0" * 64, world.trials.sha256))]
+    found = compare_systems(world.trials, chosen, table=world.table, **FEW)
+    assert found.labels == ("selected",)
+    assert any(note.startswith("s1: ") and "these very trials" in note for note in found.notes)
+    assert compare_systems(world.trials, systems, table=world.table, **FEW).labels == ()
+
+
 def test_three_systems_are_held_against_the_first_and_the_choice_is_warned_of(world):
     systems = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(3)]
     found = compare_systems(world.trials, systems, table=world.table, **FEW)

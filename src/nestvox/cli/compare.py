@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.evaluation import Evaluation
     from nestvox.evaluation.compare import Comparison
     from nestvox.evaluation.systems import System
     from nestvox.extraction.store import EmbeddingStore
@@ -42,6 +43,12 @@ def compare(
     dims: Annotated[
         str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those that the systems share.")
     ] = None,
+    select_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TRIALS", help="Choose the best system and dimension on these other trials, put it first."
+        ),
+    ] = None,
     p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
     c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
@@ -54,6 +61,16 @@ def compare(
     ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report here, one self-contained HTML page.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every number of the report as CSV tables here.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the figures of the report here.")
+    ] = None,
+    figure_format: Annotated[str, typer.Option(metavar="svg|png", help="Format of these figures.")] = "svg",
 ) -> None:
     """Say whether one system is better than another on the same trials, or how many trials it would take to say.
 
@@ -64,20 +81,29 @@ def compare(
 
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
+    from nestvox.cli.evaluate import check_figure_format
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import compare_systems
-    from nestvox.evaluation.refusals import check_trials
+    from nestvox.evaluation.refusals import check_trials, refuse_shared_trials
+    from nestvox.evaluation.selection import select_system
 
+    check_figure_format(figure_format)
     listed = read_trials(trials)
     check_trials(listed)
+    choice = None if select_on is None else read_trials(select_on)
+    if choice is not None:
+        refuse_shared_trials(choice, listed)  # before anything is embedded
     utterances = None if table is None else read_utterances(table)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
-    made = [
-        _system(name, text, listed, utterances, dims=wanted, offline=offline)
-        for name, text in zip(_names(systems), systems, strict=True)
-    ]
+    named = list(zip(_names(systems), systems, strict=True))
+
+    def scored(on: Trials) -> list[System]:
+        return [_system(name, text, on, utterances, dims=wanted, offline=offline) for name, text in named]
+
+    selection = None if choice is None else select_system(choice, scored(choice), reported=listed)
+    made = scored(listed)
     with progress_bar("comparing", "comparisons") as progress:
         found = compare_systems(
             listed,
@@ -91,6 +117,7 @@ def compare(
             n_permutations=permutations,
             seed=seed,
             confidence=confidence,
+            selection=selection,
             progress=progress,
         )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -98,6 +125,11 @@ def compare(
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
         console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+    if report is not None or csv is not None or figures is not None:
+        alone = _each_alone(
+            found, listed, made, utterances, n_bootstrap=bootstrap, seed=seed, allow_overlap=allow_overlap
+        )
+        _write(found, alone, console, report=report, csv=csv, figures=(figures, figure_format))
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -105,6 +137,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
+
+    from nestvox.download import readable_size
 
     labels = f" [bold red]{escape(', '.join(comparison.labels).upper())}[/]" if comparison.labels else ""
     shown = Table(title="systems" + labels, title_justify="left", box=box.SIMPLE_HEAD)
@@ -121,7 +155,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             f"{100 * row.accuracy:.2f}",
             f"{row.min_dcf:.4f}",
             "-" if row.mean_norm is None else f"{row.mean_norm:.3f}",
-            "-" if row.size_bytes is None else _size(row.size_bytes),
+            "-" if row.size_bytes is None else readable_size(row.size_bytes),
         )
         shown.add_row(*map(escape, values))
     console.print(shown)
@@ -130,8 +164,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for name in ("dim", "EER points \\[interval]", "p", "minDCF \\[interval]", "p", "only A : B right", "McNemar p"):
         shown.add_column(name, justify="right", no_wrap=True)
     for pair in comparison.rows:
-        dim = "-" if pair.dim_b is None else str(pair.dim_b)
-        dim = dim if pair.dim_a == pair.dim_b else f"{'-' if pair.dim_a is None else pair.dim_a} : {dim}"
+        dim = _dims(pair.dim_a, pair.dim_b)
         if pair.paired is None:
             shown.add_row(escape(pair.b), dim, "identical order")
             continue
@@ -147,6 +180,21 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             f"{changed.p_mid:.2g}",
         )
     console.print(shown)
+    shown = Table(title="changes" + labels, title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("system")
+    for name in ("dim", "accuracy points", "EER threshold", "mean norm", "size"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for pair in comparison.rows:
+        size = pair.size_change_bytes
+        shown.add_row(
+            escape(pair.b),
+            _dims(pair.dim_a, pair.dim_b),
+            f"{100 * pair.accuracy_change:+.2f}",
+            f"{pair.threshold_change:+.4f}",
+            "-" if pair.norm_change is None else f"{pair.norm_change:+.3f}",
+            "-" if size is None else f"{'-' if size < 0 else '+'}{readable_size(abs(size))}",
+        )
+    console.print(shown)
     for pair in comparison.rows:
         at = "" if pair.dim_b is None else f" at {pair.dim_b} dimensions"
         console.print(f"EER{at}: {escape(pair.verdict)}.", soft_wrap=True)
@@ -160,6 +208,74 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print("McNemar's test takes trials as independent, which trials that share speakers are not.")
     for note in comparison.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _each_alone(
+    comparison: Comparison,
+    trials: Trials,
+    systems: Sequence[System],
+    table: UtteranceTable | None,
+    *,
+    n_bootstrap: int,
+    seed: int,
+    allow_overlap: bool,
+) -> dict[str, Evaluation]:
+    """What the report shows of every system by itself."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.evaluate_system import evaluate_system
+
+    speakers = trial_speakers(trials, systems, table=table)
+    found = {}
+    with progress_bar("measuring", "rows") as progress:
+        for system in systems:
+            found[system.name] = evaluate_system(
+                system,
+                trials,
+                speakers,
+                table=table,
+                allow_overlap=allow_overlap,
+                p_target=comparison.p_target,
+                c_miss=comparison.c_miss,
+                c_fa=comparison.c_fa,
+                n_bootstrap=n_bootstrap,
+                seed=seed,
+                confidence=comparison.confidence,
+                progress=progress,
+            )
+    return found
+
+
+def _write(
+    comparison: Comparison,
+    alone: dict[str, Evaluation],
+    console: Console,
+    *,
+    report: Path | None,
+    csv: Path | None,
+    figures: tuple[Path | None, str],
+) -> None:
+    from nestvox.evaluation.comparison_report import comparison_figures, comparison_tables, write_comparison
+    from nestvox.evaluation.report import write_figures
+    from nestvox.evaluation.tables import write_tables
+
+    said = {}
+    if csv is not None:
+        said["CSV"] = f"{csv} ({len(write_tables(comparison_tables(comparison, alone), csv))} tables)"
+    folder, figure_format = figures
+    if folder is not None:
+        drawings = comparison_figures(comparison, alone)
+        said["Figures"] = f"{folder} ({len(write_figures(drawings, folder, figure_format))} {figure_format} files)"
+    if report is not None:
+        write_comparison(comparison, alone, report)
+        said["Report"] = str(report)
+    for title, where in said.items():
+        console.print(f"{title}: {where}", soft_wrap=True, markup=False)
+
+
+def _dims(dim_a: int | None, dim_b: int | None) -> str:
+    a, b = ("-" if dim is None else str(dim) for dim in (dim_a, dim_b))
+    return b if a == b else f"{a} : {b}"
 
 
 def _names(given: Sequence[str]) -> list[str]:
@@ -205,11 +321,6 @@ def _system(
         def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
             return embed_table(loaded, part, folder, progress=report)
 
-        return system_of_model(name, trials, loaded, table, embed, dims=dims, size_bytes=size)
-
-
-def _size(size_bytes: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:.1f} {unit}"
-    return f"{size_bytes} B"
+        return system_of_model(
+            name, trials, loaded, table, embed, dims=dims, size_bytes=size, chosen_on=loaded.chosen_on
+        )

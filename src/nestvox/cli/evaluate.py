@@ -11,6 +11,8 @@ import typer
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from nestvox.corpora.utterances import UtteranceTable
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from nestvox.extraction.store import EmbeddingStore
     from nestvox.progress import Progress
 
-__all__ = ["evaluate", "print_evaluation"]
+__all__ = ["check_figure_format", "evaluate", "print_evaluation"]
 
 
 def evaluate(
@@ -34,7 +36,8 @@ def evaluate(
         str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
     ] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="Column of the table to split the trials by; may be given again.")
+        list[str] | None,
+        typer.Option(help="Column of the table to split the trials by, or duration; may be given again."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -43,7 +46,13 @@ def evaluate(
     p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
     c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
-    bootstrap: Annotated[int, typer.Option(help="Replicates of the interval, clustered by speaker.")] = 1000,
+    llr: Annotated[
+        bool, typer.Option("--llr", help="The scores are log likelihood ratios in nats: judge their calibration.")
+    ] = False,
+    interval: Annotated[
+        str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")
+    ] = "studentised",
+    bootstrap: Annotated[int, typer.Option(help="Replicates of the bootstrap, clustered by speaker.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
@@ -51,46 +60,97 @@ def evaluate(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out trials whose utterances are not there, and say so.")
     ] = False,
+    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores: z, t, s or as.")] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Measure log likelihood ratios by this model folder or calibration file.")
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="Count the errors of the thresholds of this model folder or calibration file.")
+    ] = None,
+    scores_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
-    html_out: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report page here.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", "--html", metavar="FILE", help="Write the report here, one self-contained HTML page."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every number of the report as CSV tables here.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the figures of the report here.")
+    ] = None,
+    figure_format: Annotated[str, typer.Option(metavar="svg|png", help="Format of these figures.")] = "svg",
 ) -> None:
     """Measure EER and minDCF with intervals, at every dimension and under every condition.
 
     The scores come from exactly one of --scores, --store and --model. Rates are per cent on the screen and fractions in
-    the JSON file.
+    the JSON and CSV files. With --report and a table that has duration_s, the trials are split by duration too.
     """
     from rich.console import Console
 
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
+    from nestvox.cli.rescored import evaluate_rescored, print_rescored
     from nestvox.corpora.trials import read_scores, read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
+    from nestvox.evaluation.refusals import refuse_copies
     from nestvox.extraction.store import EmbeddingStore
 
+    check_figure_format(figure_format)
     _check_call(
-        scores=scores, store=store, model=model, table=table, dims=dims, baseline=baseline, skip_missing=skip_missing
+        scores=scores,
+        store=store,
+        model=model,
+        table=table,
+        dims=dims,
+        baseline=baseline,
+        skip_missing=skip_missing,
+        llr=llr,
     )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     common: dict[str, Any] = {
         "table": utterances,
-        "conditions": tuple(condition or ()),
+        "conditions": _conditions(condition or (), utterances, with_durations=report is not None),
         "allow_overlap": allow_overlap,
         "p_target": p_target,
         "c_miss": c_miss,
         "c_fa": c_fa,
         "n_bootstrap": bootstrap,
         "seed": seed,
+        "interval": interval,
     }
+    special: dict[str, Any] = {
+        "score_norm": score_norm,
+        "cohort": cohort,
+        "top_k": top_k,
+        "calibration": calibration,
+        "thresholds": thresholds,
+        "scores_out": scores_out,
+    }
+    rescored = None
+    if any(value is not None for value in special.values()):
+        if skip_missing:
+            raise NestvoxError("--skip-missing cannot be combined with score normalisation, calibration or thresholds")
+        special |= {"scores": scores, "store": store, "model": model, "weights": weights, "offline": offline}
+        rescored = evaluate_rescored(listed, dims=wanted, **special, **common)
     if scores is None:
         common["skip_missing"] = skip_missing
-    if scores is not None:
+    if rescored is not None:
+        found = rescored.evaluation
+    elif scores is not None:
         with progress_bar("measuring", "rows") as progress:
-            found = evaluate_scores(listed, read_scores(scores), source=str(scores), progress=progress, **common)
+            found = evaluate_scores(
+                listed, read_scores(scores), source=str(scores), llr=llr, progress=progress, **common
+            )
     elif store is not None:
         with progress_bar("measuring", "rows") as progress:
             found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
@@ -104,17 +164,32 @@ def evaluate(
             def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
                 return embed_table(loaded, part, folder, progress=report)
 
-            found = evaluate_model(loaded, listed, embed=embed, dims=wanted, **common)
+            chosen_on = loaded.chosen_on
+            found = evaluate_model(loaded, listed, embed=embed, dims=wanted, chosen_on=chosen_on, **common)
     others = {
         name: evaluate_store(EmbeddingStore(folder), listed, dims=wanted, **{**common, "conditions": ()})
         for name, folder in _baselines(baseline)
     }
+    name = found.model or "scores"
+    refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     print_evaluation(found, console)
-    for name, other in others.items():
-        print_evaluation(other, console, title=name)
-    _write(found, others, json_out, html_out, console)
+    if rescored is not None:
+        print_rescored(rescored, console)
+    for title, other in others.items():
+        print_evaluation(other, console, title=title)
+    _write(
+        found,
+        others,
+        name,
+        console,
+        json_out=json_out,
+        report=report,
+        csv=csv,
+        figures=(figures, figure_format),
+        more={} if rescored is None else rescored.to_json(),
+    )
 
 
 def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | None = None) -> None:
@@ -162,6 +237,26 @@ def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | N
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
 
 
+def check_figure_format(figure_format: str) -> None:
+    """Refuse a format of figures that does not exist, before anything is measured.
+
+    Raises:
+        NestvoxError: with those that do.
+    """
+    from nestvox.evaluation.drawing import FIGURE_FORMATS
+
+    if figure_format not in FIGURE_FORMATS:
+        raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
+
+
+def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_durations: bool) -> tuple[str, ...]:
+    """What to split by; a report has a table by duration wherever the durations are known."""
+    from nestvox.evaluation.conditions import DURATION
+
+    known = table is not None and "duration_s" in table.frame.columns
+    return tuple(dict.fromkeys([*wanted, *([DURATION] if with_durations and known else [])]))
+
+
 def _check_call(
     *,
     scores: Path | None,
@@ -171,6 +266,7 @@ def _check_call(
     dims: str | None,
     baseline: list[str] | None,
     skip_missing: bool,
+    llr: bool,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -183,6 +279,8 @@ def _check_call(
         )
     if scores is not None and skip_missing:
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
+    if scores is None and llr:
+        raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:
@@ -198,15 +296,31 @@ def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:
 def _write(
     found: Evaluation,
     others: dict[str, Evaluation],
-    json_out: Path | None,
-    html_out: Path | None,
+    name: str,
     console: Console,
+    *,
+    json_out: Path | None,
+    report: Path | None,
+    csv: Path | None,
+    figures: tuple[Path | None, str],
+    more: dict[str, Any],
 ) -> None:
-    from nestvox.evaluation.report import write_html, write_json
+    from nestvox.evaluation.report import evaluation_figures, write_figures, write_html, write_json
+    from nestvox.evaluation.tables import evaluation_tables, write_tables
 
+    said = {}
     if json_out is not None:
-        write_json(found, json_out)
-        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
-    if html_out is not None:
-        write_html(found, html_out, baselines=others, name=found.model or "scores")
-        console.print(f"Report: {html_out}", soft_wrap=True, markup=False)
+        write_json(found, json_out, more=more)
+        said["JSON"] = str(json_out)
+    if csv is not None:
+        written = write_tables(evaluation_tables({name: found, **others}), csv)
+        said["CSV"] = f"{csv} ({len(written)} tables)"
+    folder, figure_format = figures
+    if folder is not None:
+        drawings = evaluation_figures(found, baselines=others, name=name)
+        said["Figures"] = f"{folder} ({len(write_figures(drawings, folder, figure_format))} {figure_format} files)"
+    if report is not None:
+        write_html(found, report, baselines=others, name=name)
+        said["Report"] = str(report)
+    for title, where in said.items():
+        console.print(f"{title}: {where}", soft_wrap=True, markup=False)

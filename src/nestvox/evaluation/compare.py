@@ -6,19 +6,23 @@ The first system is the one that the others are held against.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import NestvoxError, ScoresError
+from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.conditions import synthetic_labels, values_of_sides
-from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
+from nestvox.evaluation.paths import path_in_table
+from nestvox.evaluation.refusals import check_trials, chosen_on_these
+from nestvox.evaluation.results import plain_values
+from nestvox.evaluation.selection import Selection
 from nestvox.evaluation.speakers import (
     TrialSpeakers,
     given_speakers,
@@ -26,7 +30,7 @@ from nestvox.evaluation.speakers import (
     speakers_of_sides,
     training_overlap,
 )
-from nestvox.evaluation.systems import System, check_system
+from nestvox.evaluation.systems import Scores, System, check_system
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
 from nestvox.metrics.wording import difference_in_words
@@ -34,7 +38,9 @@ from nestvox.progress import Progress, silent
 
 __all__ = ["Comparison", "ComparisonRow", "SystemRow", "compare_systems", "trial_speakers"]
 
-IDENTICAL = "both put the trials in the same order: nothing to compare"
+IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
+
+_ROUNDING = 1e-5  # of a standard deviation of the scores: more than rotating float32 vectors leaves
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,10 @@ class ComparisonRow:
         p_min_dcf: of the minDCF, likewise.
         verdict: on the EER, in words.
         verdict_min_dcf: on the minDCF.
+        accuracy_change: of the share of right decisions at each system's EER threshold, the other's less the first's.
+        threshold_change: of the EER threshold, in the units of the scores.
+        norm_change: of the mean length of the embeddings as stored; None where one has none.
+        size_change_bytes: of the files; None where one is not known.
     """
 
     a: str
@@ -91,6 +101,10 @@ class ComparisonRow:
     p_min_dcf: float
     verdict: str
     verdict_min_dcf: str
+    accuracy_change: float
+    threshold_change: float
+    norm_change: float | None
+    size_change_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,8 @@ class Comparison:
     Attributes:
         systems: one row a system and dimension.
         rows: each other system against the first, dimensions ascending.
+        disputed: trials that only one of two systems decides rightly, at the largest dimension at which they differ.
+        selection: how the first system was chosen, if it was.
         n_target: target trials.
         n_nontarget: non-target trials.
         n_clusters: speakers (or what else was resampled).
@@ -116,6 +132,8 @@ class Comparison:
 
     systems: tuple[SystemRow, ...]
     rows: tuple[ComparisonRow, ...]
+    disputed: tuple[DisputedTrial, ...]
+    selection: Selection | None
     n_target: int
     n_nontarget: int
     n_clusters: int
@@ -131,7 +149,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; rates are fractions, an infinite threshold is null."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = plain_values(asdict(self))
         return plain
 
 
@@ -149,6 +167,7 @@ def compare_systems(
     n_permutations: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    selection: Selection | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Hold every other system against the first.
@@ -169,41 +188,34 @@ def compare_systems(
         n_permutations: rounds of the permutation by speaker.
         seed: of both.
         confidence: of the intervals; p values are held against 1 minus it.
+        selection: of one of these systems on other trials, see `select_system`: it is put first.
         progress: told the comparisons made.
 
     Raises:
         NestvoxError: fewer than two systems, or two of one name.
-        ScoresError: scores of other trials, or a system that is a copy of the first at every dimension.
+        ScoresError: scores of other trials, or a system that is a copy of another at every dimension.
         TrialsError, TableError: as `evaluate_scores`.
         OverlapError: training speakers of a system stand in the trials.
     """
     targets = check_trials(trials)
-    names = [system.name for system in systems]
-    if len(systems) < 2 or len(set(names)) < len(names):
-        raise NestvoxError(
-            f"a comparison needs two or more systems of different names, got {', '.join(names) or 'none'}"
-        )
-    for system in systems:
-        check_system(system, trials)
+    systems = _ordered(trials, systems, selection)
     known = trial_speakers(trials, systems, speakers=speakers, table=table)
     keys = [key for system in systems for key in system.training_speakers]
     labels, notes = training_overlap(known, keys, allow=allow_overlap)
+    for system, (of_choice, sentences) in ((s, chosen_on_these(trials, s.chosen_on)) for s in systems):
+        labels += of_choice
+        notes += tuple(f"{system.name}: {sentence}" for sentence in sentences)
     labels = tuple(sorted({*labels, *synthetic_labels(trials, table), *itertools.chain(*(s.labels for s in systems))}))
     enrol, test, n_clusters = known.restricted(targets | True)
     first, others = systems[0], systems[1:]
     tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]
-    for other in others:
-        if all(rank_identically(first.scores[a], o.scores[b]) for o, a, b in tasks if o is other):
-            raise ScoresError(
-                f"{other.name} and {first.name} have the same scores, or order the trials alike, throughout: one is a "
-                "copy of the other"
-            )
+    _refuse_copies(systems)
     paired: list[PairedComparison | None] = []
     for done, (other, dim_a, dim_b) in enumerate(tasks, start=1):
         a, b = first.scores[dim_a], other.scores[dim_b]
         paired.append(
             None
-            if rank_identically(a, b)
+            if _same(a, b)
             else compare_scores(
                 a,
                 b,
@@ -226,11 +238,17 @@ def compare_systems(
         iter(holm([found.min_dcf.p_value for found in made])),
     )
     unit = "speakers" if known.known else "utterances"
+    figures = {
+        (system.name, dim): _system_row(system, dim, targets, (p_target, c_miss, c_fa))
+        for system in systems
+        for dim in system.scores
+    }
     rows: list[ComparisonRow] = []
     for (other, dim_a, dim_b), found in zip(tasks, paired, strict=True):
         pair = (first.name, other.name, dim_a, dim_b)
+        changes = _changes(figures[first.name, dim_a], figures[other.name, dim_b])
         if found is None:
-            rows.append(ComparisonRow(*pair, None, 1.0, 1.0, IDENTICAL, IDENTICAL))
+            rows.append(ComparisonRow(*pair, None, 1.0, 1.0, IDENTICAL, IDENTICAL, **changes))
             continue
         p_values = float(next(p_eer)), float(next(p_cost))
         words = [
@@ -248,21 +266,34 @@ def compare_systems(
             )
             for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
         ]
-        rows.append(ComparisonRow(*pair, found, *p_values, *words))
+        rows.append(ComparisonRow(*pair, found, *p_values, words[0], words[1], **changes))
     notes += tuple(itertools.chain(*(system.notes for system in systems)))
     if not known.known:
         notes += (f"Intervals and p values are {known.warning}.",)
-    if len(systems) > 2:
+    if selection is not None:
+        notes += (selection.sentence,)
+    elif len(systems) > 2:
         notes += (
             "Whoever picks the best of these systems by these figures has to measure it on other trials: the best of "
             "several looks better than it is.",
         )
     corrected = f", p values corrected for {len(made)} comparisons (Holm)" if len(made) > 1 else ""
     return Comparison(
-        systems=tuple(
-            _system_row(system, dim, targets, (p_target, c_miss, c_fa)) for system in systems for dim in system.scores
-        ),
+        systems=tuple(figures.values()),
         rows=tuple(rows),
+        disputed=tuple(
+            trial
+            for other in others
+            for dim_a, dim_b in _last_different(first, other)
+            for trial in disputed_trials(
+                trials,
+                (first.name, other.name),
+                (first.scores[dim_a], other.scores[dim_b]),
+                (figures[first.name, dim_a].eer_threshold, figures[other.name, dim_b].eer_threshold),
+                path_of=path_in_table(table),
+            )
+        ),
+        selection=selection,
         n_target=int(targets.sum()),
         n_nontarget=int((~targets).sum()),
         n_clusters=n_clusters,
@@ -307,6 +338,43 @@ def trial_speakers(
     return guess_speakers(trials)
 
 
+def _ordered(trials: Trials, systems: Sequence[System], selection: Selection | None) -> list[System]:
+    """The systems as given, the chosen one first; refuses what cannot be compared."""
+    names = [system.name for system in systems]
+    if len(systems) < 2 or len(set(names)) < len(names):
+        raise NestvoxError(
+            f"a comparison needs two or more systems of different names, got {', '.join(names) or 'none'}"
+        )
+    for system in systems:
+        check_system(system, trials)
+    if selection is None:
+        return list(systems)
+    if selection.trials_sha256 == trials.sha256 or selection.name not in names:
+        raise TrialsError(
+            f"the choice of {selection.name} was made on {selection.trials_source}; it must be one of the systems, and "
+            "the figures must be of other trials"
+        )
+    return sorted(systems, key=lambda system: system.name != selection.name)
+
+
+def _refuse_copies(systems: Sequence[System]) -> None:
+    for one, other in itertools.combinations(systems, 2):
+        if all(_same(one.scores[a], other.scores[b]) for a, b in _dims_of(one, other)):
+            raise ScoresError(
+                f"{other.name} and {one.name} have the same scores, or order the trials alike, throughout: one is a "
+                "copy of the other"
+            )
+
+
+def _last_different(first: System, other: System) -> list[tuple[int | None, int | None]]:
+    """The largest dimension at which they are not the same, e.g. not the full one of two rotations."""
+    return [(a, b) for a, b in _dims_of(first, other) if not _same(first.scores[a], other.scores[b])][-1:]
+
+
+def _same(a: Scores, b: Scores) -> bool:
+    return rank_identically(a, b) or bool(np.abs(a - b).max() <= _ROUNDING * a.std())
+
+
 def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]]:
     common = [dim for dim in first.scores if dim is not None and dim in other.scores]
     if common:
@@ -332,9 +400,13 @@ def _system_row(system: System, dim: int | None, targets: Any, point: tuple[floa
     )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and math.isinf(value) else value
+def _changes(first: SystemRow, other: SystemRow) -> dict[str, Any]:
+    def less(a: Any, b: Any) -> Any:
+        return None if a is None or b is None else b - a
+
+    return {
+        "accuracy_change": other.accuracy - first.accuracy,
+        "threshold_change": other.eer_threshold - first.eer_threshold,
+        "norm_change": less(first.mean_norm, other.mean_norm),
+        "size_change_bytes": less(first.size_bytes, other.size_bytes),
+    }

@@ -84,6 +84,7 @@ class _Style:
 _STYLES: Mapping[str, _Style] = {
     "area-nontarget": _Style("nontarget", 1.2, fill="nontarget", opacity=0.32),
     "area-target": _Style("target", 1.2, fill="target", opacity=0.32),
+    "backing": _Style(fill="paper", opacity=0.86),
     "band": _Style(fill="series", opacity=0.16),
     "diagonal": _Style("soft", 1.0, (2, 4)),
     "dot": _Style(fill="series"),
@@ -357,6 +358,10 @@ class Plot:
         step, sample, gap = 17, 20, 7
         height = step * len(entries)
         top = self.top + 10 if corner.startswith("top") else sheet.height - self.bottom - height - 6
+        width = 12 + sample + gap + 6.6 * max(map(len, texts))  # of the words as near as one can tell here
+        left = sheet.width - self.right - 6 - width if corner.endswith("right") else self.left + 6
+        box = [(left, top - 5), (left + width, top - 5), (left + width, top + height), (left, top + height)]
+        sheet.area(box, "backing")
         for number, ((style, _, series), text) in enumerate(zip(entries, texts, strict=True)):
             y = top + step * number + 8
             if corner.endswith("right"):

@@ -22,6 +22,7 @@ from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
 from nestvox.evaluation.missing import without_missing
+from nestvox.evaluation.paths import path_in_stores, path_in_table
 from nestvox.evaluation.refusals import align_scores, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.speakers import (
@@ -153,7 +154,7 @@ def evaluate_scores(
         notes,
         n_ignored,
         llr=llr,
-        path_of=_path_in(table),
+        path_of=path_in_table(table),
     )
     return measure(
         trials,
@@ -245,7 +246,7 @@ def evaluate_store(
         metadata.fingerprint,
         (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *synthetic_labels(trials, table)),
         notes + left_out,
-        path_of=_path_in(table) if table is not None else _path_in_store(store, other),
+        path_of=path_in_table(table) if table is not None else path_in_stores(store, other),
     )
     return measure(
         trials,
@@ -338,7 +339,7 @@ def evaluate_model(
         model.fingerprint,
         (*labels, *stored_labels, *more_labels, *chosen_labels, *synthetic_labels(trials, table)),
         notes + left_out + chosen_notes,
-        path_of=_path_in(table),
+        path_of=path_in_table(table),
     )
     return measure(trials, targets, scores, speakers=known, sides=sides, origin=origin, settings=settings)
 
@@ -360,31 +361,6 @@ def _embed_files(model: Embedder, table: UtteranceTable, progress: Progress) -> 
 
 def _names(store: EmbeddingStore) -> set[str]:
     return {*store.utt_ids, *(path for path in store.paths if path is not None)}
-
-
-def _path_in(table: UtteranceTable | None) -> Callable[[str], str | None]:
-    """Looks the audio file of a name up in the table."""
-
-    def path_of(name: str) -> str | None:
-        if table is None:
-            return None
-        path = str(table.audio_path(int(table.resolve([name])[0])))
-        return None if path == name else path
-
-    return path_of
-
-
-def _path_in_store(*stores: EmbeddingStore) -> Callable[[str], str | None]:
-    """Looks the audio file of a name up in the first store that knows it."""
-
-    def path_of(name: str) -> str | None:
-        for store in stores:
-            if name in _names(store):
-                path = store.paths[int(store.index_of([name])[0])]
-                return None if path == name else path
-        return None
-
-    return path_of
 
 
 def _refuse_another_model(found: Sequence[str], wanted: str, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,7 @@ def render_html(
     others = {key: rows for key, rows in conditions.items() if key not in durations and key != ALL}
     return render_page(
         "evaluation.html.j2",
+        None,
         evaluation=evaluation,
         headline=evaluation.headline,
         overall=overall,
@@ -191,8 +192,14 @@ def render_html(
     )
 
 
-def render_page(template: str, **values: Any) -> str:
-    """Fill one of the package's templates; every value is escaped unless it is a `Markup`."""
+def render_page(template: str, filters: Mapping[str, Callable[[Any], str]] | None = None, /, **values: Any) -> str:
+    """Fill one of the package's templates; every value is escaped unless it is a `Markup`.
+
+    Args:
+        template: its file.
+        filters: more filters than ``percent`` and ``p_value``.
+        values: what the template names.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nestvox.evaluation"),
         autoescape=True,
@@ -202,6 +209,7 @@ def render_page(template: str, **values: Any) -> str:
     )
     environment.filters["percent"] = percent
     environment.filters["p_value"] = _p_value
+    environment.filters.update(filters or {})
     # The style sheet has no value of the user.
     css = Markup(style_sheet())  # noqa: S704
     page = environment.get_template(template)
