@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.corpora import UtteranceTable, read_trials, read_utterances, write_utterances
+from nestvox.corpora.utterances import _relative_to
 from nestvox.errors import TableError
 
 
@@ -204,3 +206,24 @@ def test_the_speech_corpus_reads_and_every_trial_resolves(speech_dir: Path) -> N
         enrol, test = (table.resolve(listed.frame[side]) for side in ("enrol", "test"))
         np.testing.assert_array_equal(speakers[enrol] == speakers[test], listed.frame["target"].to_numpy())
         assert set(table.frame["split"][np.unique(enrol).tolist()]) == {split}
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["/corpus", "/corpus/tables", "/corpus/tables/deep", "/", "/elsewhere", "/corp"]),
+    st.lists(
+        st.lists(
+            st.sampled_from(["a b", "tables", "deep", ".", "..", "", "x.wav", "c:", "é\\"]), min_size=1, max_size=4
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_paths_of_a_table_that_is_moved(folder: str, parts: list[list[str]]) -> None:
+    paths = [path for part in parts if (path := "/".join(part))]
+    if not paths:
+        return
+    rows = [(str(number), path, "s") for number, path in enumerate(paths)]
+    moved = _relative_to(table_of(rows, root=Path("/corpus")), Path(folder))["path"].to_list()
+    expected = [path if path.startswith("/") else os.path.relpath(f"/corpus/{path}", folder) for path in paths]
+    assert [os.path.normpath(path) for path in moved] == [os.path.normpath(path) for path in expected]
