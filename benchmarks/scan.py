@@ -34,14 +34,13 @@ Row = tuple[str, float, int]
 def main() -> int:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="nestvox-scan-", dir=options.folder))
+    print(f"{'step':52} {'seconds':>9} {'files/s':>10}")
     try:
         rows = _measure(folder, options)
     finally:
-        print("deleting the tree", file=sys.stderr, flush=True)
-        shutil.rmtree(folder)
-    print(f"{'step':52} {'seconds':>9} {'files/s':>10}")
-    for name, seconds, files in rows:
-        print(f"{name:52} {seconds:9.1f} {files / seconds:10,.0f}")
+        began = time.perf_counter()
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"deleted in {time.perf_counter() - began:.1f} s", file=sys.stderr)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of this process {peak_mib:.0f} MiB; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if options.json is not None:
@@ -64,10 +63,11 @@ def _measure(folder: Path, options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
-        print(name, file=sys.stderr, flush=True)
         began = time.perf_counter()
         result = step()
-        rows.append((name, time.perf_counter() - began, options.files))
+        seconds = time.perf_counter() - began
+        rows.append((name, seconds, options.files))
+        print(f"{name:52} {seconds:9.1f} {options.files / seconds:10,.0f}", flush=True)
         return result
 
     timed("making the tree", lambda: _make(root, options.files))
