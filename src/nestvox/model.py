@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.audio.condition import condition
 from nestvox.audio.read import read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
-from nestvox.encoders.backends import Backend, Precision
+from nestvox.encoders.backends import Backend, Precision, check_way
 from nestvox.encoders.catalogue import find
 from nestvox.encoders.kaldi_fbank import KaldiFbank
 from nestvox.encoders.onnx_model import read_onnx
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
-from nestvox.fingerprint import fingerprint_of
+from nestvox.fingerprint import fingerprint_of, versions_of
 from nestvox.heads.contract import FloatArray, Head, truncate
-from nestvox.heads.rotation import Rotation
 from nestvox.model_calibration import (
     CALIBRATION_FILE,
     DURATION,
@@ -37,6 +35,16 @@ from nestvox.model_calibration import (
     LlrCalibration,
     ModelCalibration,
     read_calibration,
+)
+from nestvox.model_folder import (
+    CONFIG_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    read_config,
+    read_head,
+    read_tensors,
+    refuse_foreign,
+    section,
 )
 from nestvox.verdict import COSINE, Threshold, Verification, choose_threshold
 
@@ -49,29 +57,6 @@ __all__ = ["Audio", "Backend", "ModelTap", "SpeakerModel", "load"]
 
 Audio = str | Path | NDArray[np.floating[Any]]
 ModelTap = Literal["frames", "pooled", "embedding", "nested"]
-
-_BACKENDS: tuple[Backend, ...] = get_args(Backend)
-_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_FORMAT = "nestvox-model-1"
-
-
-def _saved_linear(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
-    from nestvox.heads.linear import LinearHead  # noqa: PLC0415  imports torch
-
-    return LinearHead.from_saved(config, tensors)
-
-
-def _saved_mlp(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
-    from nestvox.heads.mlp import MlpHead  # noqa: PLC0415  imports torch
-
-    return MlpHead.from_saved(config, tensors)
-
-
-_HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {
-    "linear": _saved_linear,
-    "mlp": _saved_mlp,
-    "rotation": Rotation.from_saved,
-}
 
 
 @dataclass
@@ -117,7 +102,7 @@ class SpeakerModel:
                 )
         if self.truncate_dim is not None:
             self.check_dim(self.truncate_dim)
-        _check_run(self.backend, self.precision)
+        check_way(self.backend, self.precision)
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
         self._arranged: tuple[tuple[object, ...], Encoder] | None = None
 
@@ -148,7 +133,7 @@ class SpeakerModel:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the configuration and every weight; thresholds and names do not enter."""
-        version = (id(self.head), *_versions(self.head), *_versions(self.encoder))
+        version = (id(self.head), *versions_of(self.head), *versions_of(self.encoder))
         if self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = version, fingerprint_of(self._config_of_parts(), self._arrays())
         return self._fingerprint[1]
@@ -371,16 +356,16 @@ class SpeakerModel:
             OSError: it cannot be written.
         """
         folder = Path(folder)
-        _refuse_foreign(folder)
-        (folder / "config.json").unlink(missing_ok=True)
-        with atomic_path(folder / "model.safetensors") as temporary:
+        refuse_foreign(folder)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
             # ascontiguousarray would make a row of a scalar.
             save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
         decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
         write_text(folder / CALIBRATION_FILE, decisions.to_json())
         write_text(folder / "README.md", self.model_card())
         config = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "library_name": "nestvox",
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -389,7 +374,7 @@ class SpeakerModel:
             "training_speakers": list(self.training_speakers),
             "card": self.card,
         }
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -400,27 +385,16 @@ class SpeakerModel:
             WeightsError: tensors are missing, unexpected or mis-shaped.
         """
         folder = Path(folder)
-        config = _read_json(folder / "config.json")
-        if config.get("format") != _FORMAT:
-            raise ModelError(f"{folder / 'config.json'}: format {config.get('format')!r}, expected {_FORMAT!r}")
+        config = read_config(folder)
         require("torch", extra="torch", purpose="running an encoder")
         from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch
         from nestvox.encoders.weights import load_strict  # noqa: PLC0415
 
-        path = folder / "model.safetensors"
-        try:
-            arrays = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+        arrays = read_tensors(folder)
         try:
             encoder = build(config["encoder"])
-            load_strict(encoder, _section(arrays, "encoder."), str(path))
-            saved_head = config["head"]
-            head = None
-            if saved_head is not None:
-                if saved_head["kind"] not in _HEADS:
-                    raise ModelError(f"unknown head {saved_head['kind']!r}; this version knows {', '.join(_HEADS)}")
-                head = _HEADS[saved_head["kind"]](saved_head, _section(arrays, "head."))
+            load_strict(encoder, section(arrays, "encoder."), str(folder / WEIGHTS_FILE))
+            head = read_head(config["head"], section(arrays, "head."))
             calibration = read_calibration(folder)
             if calibration.fingerprint != config["fingerprint"]:
                 raise ModelError(
@@ -472,7 +446,7 @@ class SpeakerModel:
 
         if self.backend == "eager" and self.precision == "float32":
             return self.encoder
-        version = (self.backend, self.precision, self.encoder.training, *_versions(self.encoder))
+        version = (self.backend, self.precision, self.encoder.training, *versions_of(self.encoder))
         arranged = self._arranged  # another thread may replace it meanwhile
         if arranged is None or arranged[0] != version:
             arranged = version, for_inference(self.encoder, backend=self.backend, precision=self.precision)
@@ -544,7 +518,7 @@ def load(
         ModelError: the folder is not a model, nor the ONNX file a speaker encoder, or an option means nothing.
         MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
     """
-    _check_run(backend, precision)
+    check_way(backend, precision)
     torch = require("torch", extra="torch", purpose="running an encoder")
     path = Path(name_or_folder)
     if path.suffix.lower() == ".onnx":
@@ -593,25 +567,6 @@ def _load_onnx(
     )
 
 
-def _versions(part: object) -> tuple[object, ...]:
-    """Changes with every weight of a network: torch counts the changes of a tensor. Other parts never change."""
-    found: list[object] = []
-    open_modules: list[Any] = [part] if hasattr(part, "_parameters") else []
-    # Before every forward pass: four times as fast as the iterators that torch has for it.
-    while open_modules:
-        module = open_modules.pop()
-        open_modules.extend(child for child in module._modules.values() if child is not None)
-        for tensors in (module._parameters, module._buffers):
-            found += [(tensor.data_ptr(), tensor._version) for tensor in tensors.values() if tensor is not None]
-    return tuple(found)
-
-
-def _check_run(backend: str, precision: str) -> None:
-    for name, value, known in (("backend", backend, _BACKENDS), ("precision", precision, _PRECISIONS)):
-        if value not in known:
-            raise ModelError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-
-
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.detach().to("cpu").float().numpy()
     return array
@@ -620,30 +575,3 @@ def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
 def _saved(tensor: torch.Tensor) -> NDArray[Any]:
     # Counters and masks stay whole numbers; weights are float32 wherever and in whatever precision they run.
     return _numpy(tensor) if tensor.is_floating_point() else tensor.detach().cpu().numpy()
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to overwrite what `save` did not write; half a model that a killed save left is ours."""
-    if (folder / "config.json").is_file():
-        if _read_json(folder / "config.json").get("format") != _FORMAT:
-            raise ModelError(f"{folder / 'config.json'} is not of a nestvox model; give another folder")
-    elif (folder / "README.md").exists() and not (folder / "model.safetensors").exists():
-        raise ModelError(f"{folder} holds a README.md but no model; give another folder, so that it is not overwritten")
-
-
-def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
-    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path}: not there; a model folder holds config.json, model.safetensors and calibration.json"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return content

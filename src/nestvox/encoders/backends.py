@@ -6,9 +6,11 @@ import importlib.util
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["Backend", "Precision", "cpu_computes", "onnx_is_installed"]
+from nestvox.errors import ModelError
+
+__all__ = ["Backend", "Precision", "check_way", "cpu_computes", "onnx_is_installed"]
 
 Backend = Literal["auto", "eager", "fused", "onnx"]
 """``eager``: as the network is written; ``fused``: arranged for torch; ``onnx``: by ONNX Runtime; ``auto``: what is
@@ -23,6 +25,17 @@ _FLAGS = {
     "bfloat16": {"amx_bf16", "avx512_bf16", "bf16"},
     "float16": {"amx_fp16", "avx512_fp16", "asimdhp"},
 }
+
+
+def check_way(backend: str, precision: str) -> None:
+    """Refuse what is not among the names.
+
+    Raises:
+        ModelError: it names those that there are.
+    """
+    for name, value, known in (("backend", backend, get_args(Backend)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise ModelError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def onnx_is_installed() -> bool:
