@@ -3,7 +3,7 @@
     python benchmarks/kill_training.py --kills 20
 
 A head with dropout, distillation, an average of the weights and a large-margin stage is trained on drawn vectors. The
-run is a process that is killed with SIGKILL after a time drawn between 0 and nine tenths of what an undisturbed run takes,
+run is a process that is killed with SIGKILL after a time drawn between 0 and nine tenths of an undisturbed run's,
 wherever it is then: in the middle of an epoch, of a validation, of writing a checkpoint or the model. Then it is taken
 up; a run that gets finished meanwhile is compared, and a new one begun. Two runs are equal when every tensor of their
 checkpoints (weights, prototypes, state of the optimizer, average, best) and every byte of their models' weights are,
@@ -191,8 +191,15 @@ def write_cache(path: Path, encoder: SpeakerModel, table: UtteranceTable, varian
     names = [name for name in table.frame["utt_id"] for _ in range(variants)]
     speakers = [name for name in table.frame["speaker"] for _ in range(variants)]
     plan = CachePlan(encoder.encoder_fingerprint, variants=variants)
-    sizes = {"pooled_dim": 256, "embedding_dim": 256, "shard_utterances": len(table)}
-    writer = StoreWriter(path, cache_metadata(plan, model=encoder.name, utterances=len(table), **sizes))
+    metadata = cache_metadata(
+        plan,
+        model=encoder.name,
+        utterances=len(table),
+        pooled_dim=256,
+        embedding_dim=256,
+        shard_utterances=len(table),
+    )
+    writer = StoreWriter(path, metadata)
     numbers = list(range(variants)) * len(table) if variants > 1 else None
     writer.write_shard(0, ShardRows(names, vectors, names, speakers, variants=numbers, columns={"embedding": vectors}))
     writer.finish()

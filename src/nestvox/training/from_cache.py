@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from nestvox.errors import StoreError
 from nestvox.extraction.feature_cache import CacheTap, FeatureCache
-from nestvox.heads.contract import Head, normalise
+from nestvox.heads.contract import normalise
 from nestvox.heads.pairs import LabelledPairs
+from nestvox.heads.trained import TrainedHead
 from nestvox.training.criterion import Criterion
 from nestvox.training.loop import Batch, MicroBatch, ParameterGroup
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, generator, share_of
 
-__all__ = ["CachedSource", "CachedUtterances", "HeadTask", "split_decay"]
+__all__ = ["CachedSource", "CachedUtterances", "HeadTask", "cached_rows", "moving_statistics", "split_decay"]
 
 _BLOCK = 16_384
 
@@ -162,17 +163,16 @@ class HeadTask:
     """A head on a frozen encoder, of which only vectors are there.
 
     Args:
-        head: a network that is also a `Head`, on the device of the run.
+        head: on the device of the run.
         criterion: likewise.
         pairs: development trials on vectors of the head's tap.
         recipe: rates and decay.
     """
 
-    def __init__(self, head: nn.Module, criterion: Criterion, pairs: LabelledPairs, recipe: Recipe) -> None:
-        assert isinstance(head, Head)
-        self.network = head
+    def __init__(self, head: TrainedHead, criterion: Criterion, pairs: LabelledPairs, recipe: Recipe) -> None:
+        self.network: nn.Module = head
         self.criterion = criterion
-        self._head: Head = head
+        self._head = head
         self._pairs = pairs
         training = recipe.training
         self.groups: Sequence[ParameterGroup] = [
@@ -180,7 +180,7 @@ class HeadTask:
             *split_decay(criterion.parameters(), training.prototype_rate, training.weight_decay),
         ]
         self.kept = tuple(head.state_dict())
-        self.statistics: Sequence[Tensor] = tuple(head.buffers())
+        self.statistics: Sequence[Tensor] = moving_statistics(head)
 
     def begin_epoch(self, epoch: int) -> None:  # noqa: ARG002  everything learns in every epoch
         """Set the modes."""
@@ -193,6 +193,11 @@ class HeadTask:
         eers = self._pairs.eers(self._head)
         self.network.train(training)
         return eers
+
+
+def moving_statistics(head: TrainedHead) -> list[Tensor]:
+    """Return the running statistics of a head that its training renews."""
+    return list(head.buffers()) if head.norm_kind == "batch" else []
 
 
 def split_decay(parameters: Iterator[nn.Parameter], scale: float, weight_decay: float) -> list[ParameterGroup]:

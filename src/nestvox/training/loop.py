@@ -57,7 +57,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of the optimizer.
+    """One step of the optimizer; its parts are used up before the next batch is asked for.
 
     Attributes:
         n: samples of all processes together.

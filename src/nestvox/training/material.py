@@ -23,7 +23,7 @@ from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 
-__all__ = ["Bars", "Material", "no_bars"]
+__all__ = ["Bars", "Material", "banks_of", "no_bars"]
 
 
 class Bars(Protocol):

@@ -282,13 +282,16 @@ class EncoderSection(_Section):
     """Which parts of the encoder learn, and how fast.
 
     Attributes:
-        config: architecture and constructor arguments of an encoder with random weights (``scratch``).
+        variant: size of an encoder with random weights, e.g. ``redimnet-b2`` (``scratch``); `encoders.variants` has
+            them all.
+        config: architecture and constructor arguments of one, instead (``scratch``).
         batch_norm: ``frozen`` keeps the stored statistics of every BatchNorm; ``train`` renews them where it learns.
         learning_rate: factor of the learning rate for the part of the encoder next to the head.
         decay: factor of the learning rate from one named part to the one before it (discriminative rates).
         lora: low-rank additions (``lora``).
     """
 
+    variant: str | None = None
     config: dict[str, Any] | None = None
     batch_norm: Literal["frozen", "train"] = "frozen"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
@@ -361,10 +364,12 @@ class Recipe(_Section):
             yield "stages: kind unfreeze needs stages with train, e.g. [{epoch: 1, train: [linear]}]"
         if (self.kind == "lora") != (self.encoder.lora is not None):
             yield "encoder.lora: kind lora needs it, e.g. {rank: 8}, and no other kind takes it"
-        if (self.kind == "scratch") != (self.encoder.config is not None):
-            yield "encoder.config: kind scratch needs it, e.g. {architecture: redimnet, ...}; others take model"
+        if (self.encoder.config is not None) + (self.encoder.variant is not None) != (self.kind == "scratch"):
+            yield "encoder: kind scratch needs variant (e.g. redimnet-b2) or config, and no other kind takes either"
         if self.kind == "scratch" and self.model is not None:
-            yield "model: kind scratch begins with random weights of encoder.config; leave model out"
+            yield "model: kind scratch begins with random weights; leave model out"
+        if self.kind == "scratch" and (self.head.start != "random" or self.loss.distill):
+            yield "head.start, loss.distill: with kind scratch nothing is pretrained; say random and 0"
         if self.kind == "scratch" and self.encoder.batch_norm == "frozen":
             yield "encoder.batch_norm: random weights have no statistics to freeze; say train"
         epochs = [stage.epoch for stage in self.stages]

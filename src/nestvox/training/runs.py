@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,17 @@ from nestvox.training.material import Bars, Material
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 
-__all__ = ["Finished", "prepared_head", "run_cached", "run_rotation", "training_data"]
+__all__ = [
+    "Finished",
+    "cached_pairs",
+    "dev_pairs",
+    "first_criterion",
+    "plain_rates",
+    "prepared_head",
+    "run_cached",
+    "run_rotation",
+    "training_data",
+]
 
 _ROTATION_FILE = "rotation.safetensors"
 
@@ -113,7 +123,7 @@ def run_cached(
     head = prepared_head(recipe, model, material, folder, processes, bars)
     data = training_data(material)
     pairs = dev_pairs(material, head.tap)
-    criterion = first_criterion(recipe, head, data)
+    criterion = first_criterion(recipe, head, data, data.names)
     start = f"{model.fingerprint} {material.key}"
     head.to(processes.device)
     task = HeadTask(head, criterion.to(processes.device), pairs, recipe)
@@ -124,14 +134,25 @@ def run_cached(
     return Finished(SpeakerModel(model.encoder, head), pairs, plain_rates(material, head), progressed)
 
 
-def first_criterion(recipe: Recipe, head: TrainedHead, data: CachedUtterances) -> Criterion:
-    """Build the criterion, its prototypes where the recipe says that they begin."""
+def first_criterion(
+    recipe: Recipe, head: TrainedHead, data: CachedUtterances | None, names: Sequence[str]
+) -> Criterion:
+    """Build the criterion, its prototypes where the recipe says that they begin.
+
+    Args:
+        recipe: the section `loss`, and the seed.
+        head: as it is before the first step.
+        data: training features, of which the speakers' means are; None: prototypes begin at random.
+        names: of the classes; one that `data` lacks, a speaker at another speed, begins at the speaker's own mean.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        criterion = Criterion(recipe.loss, head.dims, len(data.names))
-        if recipe.loss.prototypes == "means" and recipe.loss.weight:
+        criterion = Criterion(recipe.loss, head.dims, len(names))
+        if recipe.loss.prototypes == "means" and recipe.loss.weight and data is not None:
             head.eval()
-            criterion.begin_at(data.mean_embeddings(head, head.tap))
+            place = {name: row for row, name in enumerate(data.names)}
+            rows = [place[name] if name in place else place[name.partition("#speed")[0]] for name in names]
+            criterion.begin_at(data.mean_embeddings(head, head.tap)[rows])
     return criterion
 
 

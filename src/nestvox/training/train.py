@@ -17,6 +17,7 @@ from nestvox.heads.contract import Head
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel, load
 from nestvox.training.development import Development
+from nestvox.training.from_audio import run_audio
 from nestvox.training.material import Bars, Material, no_bars
 from nestvox.training.parallel import Processes, processes
 from nestvox.training.recipe import Recipe
@@ -133,7 +134,7 @@ def _run(
     recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, every: Processes, bars: Bars
 ) -> Finished:
     if not recipe.from_cache:
-        raise RecipeError(f"kind {recipe.kind} is not there")
+        return run_audio(recipe, model, material, folder, every, bars)
     assert model is not None
     if recipe.kind == "rotation":
         return run_rotation(recipe, model, material, bars)
@@ -168,7 +169,7 @@ def _finish(
     before = () if model is None else model.training_speakers
     speakers = tuple(sorted({*map(speaker_key, material.speakers), *before}))
     card: dict[str, Any] = {} if model is None else dict(model.card)
-    n_train = len(training_data(material).utterances)
+    n_train = len(training_data(material).utterances) if material.train is None else len(material.train)
     card |= {
         "head_data": f"{n_train} utterances, recipe {recipe.kind} {recipe.hash}, chosen on {dev.trials.source}",
         "chosen_on": sorted({dev.trials.sha256, *card.get("chosen_on", ())}),

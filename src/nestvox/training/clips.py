@@ -1,0 +1,190 @@
+"""Training clips from audio files: cut, augmented, and the same ones whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nestvox.audio.augment import Augmentation, Banks, augment, utterance_rng
+from nestvox.audio.read import probe, read
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import RecipeError
+from nestvox.extraction.feature_cache import FeatureCache
+from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe import Recipe
+from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, share_of
+from nestvox.training.schedule import Schedule
+
+__all__ = ["DEFAULT_CROP_S", "AudioSource"]
+
+DEFAULT_CROP_S = 3.0
+_AHEAD = 2  # micro-batches that are decoded while one is learned from
+
+Waveform = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    utt_id: str
+    path: Path
+    speaker: str
+    start_s: float
+    duration_s: float | None
+
+
+class AudioSource:
+    """Batches of clips of one length: every utterance once an epoch, at a place and with a treatment of that epoch.
+
+    Args:
+        table: training utterances.
+        recipe: crop, augmentation, batch size, balance and seed.
+        sample_rate: of the encoder, in Hz.
+        processes: whose share is read.
+        banks: noise, rooms and voices.
+        teacher: features of the clean utterances, where there is distillation.
+
+    Attributes:
+        names: of the classes, sorted; a clip of another speed is of another class.
+
+    Raises:
+        AugmentationError: settings that make no sense.
+        RecipeError: batches by speaker, and other speeds, which would be other speakers.
+    """
+
+    def __init__(
+        self,
+        table: UtteranceTable,
+        recipe: Recipe,
+        sample_rate: int,
+        processes: Processes,
+        banks: Banks,
+        *,
+        teacher: FeatureCache | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.schedule = Schedule.of(recipe)
+        self.sample_rate = sample_rate
+        self.processes = processes
+        self.banks = banks
+        self.teacher = teacher
+        self.augmentation = Augmentation.for_banks(banks, **recipe.data.augmentation)
+        self.augmented = recipe.data.variants > 1
+        self.utterances = _utterances(table)
+        speeds = self.augmentation.speeds if self.augmented and self.augmentation.p_speed else ()
+        suffixes = ["", *(f"#speed{speed:g}" for speed in speeds)]
+        self.names = tuple(sorted({u.speaker + suffix for u in self.utterances for suffix in suffixes}))
+        self._class = {name: number for number, name in enumerate(self.names)}
+        balanced = recipe.training.balanced
+        self.order: Order
+        if balanced is None:
+            self.order = ShuffledOrder(len(self.utterances), recipe.training.batch_size, recipe.seed)
+        elif speeds:
+            raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
+        else:
+            codes = [self._class[u.speaker] for u in self.utterances]
+            self.order = BalancedOrder(codes, balanced.speakers, balanced.utterances, recipe.seed)
+        if teacher is not None:
+            place = {name: number for number, name in enumerate(teacher.utt_ids)}
+            self._taught = np.array([place[u.utt_id] for u in self.utterances], np.int64)
+
+    @property
+    def n(self) -> int:
+        """Utterances."""
+        return len(self.utterances)
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return self.order.steps(epoch)
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
+        batches = self.order.batches(epoch)[first:]
+        shares = [share_of(rows, self.processes.rank, self.processes.world) for rows in batches]
+        parts = [_parts(share, self.recipe.training.micro_batch) for share in shares]
+        planned = iter([part for share in parts for part in share])
+        waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str]]]]] = deque()
+        with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
+
+            def submit() -> None:
+                rows = next(planned, None)
+                if rows is not None:
+                    waiting.append((rows, [pool.submit(self.clip, int(row), epoch) for row in rows]))
+
+            def taken(count: int) -> Iterator[MicroBatch]:
+                for _ in range(count):
+                    rows, futures = waiting.popleft()
+                    submit()
+                    yield self._batch(rows, [future.result() for future in futures])
+
+            for _ in range(_AHEAD):
+                submit()
+            try:
+                for rows, share in zip(batches, parts, strict=True):
+                    yield Batch(len(rows), taken(len(share)))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def clip(self, row: int, epoch: int) -> tuple[Waveform, str]:
+        """Return the clip (S,) of one utterance in one epoch, and whose it is.
+
+        Raises:
+            AudioError: the file cannot be used.
+        """
+        utterance = self.utterances[row]
+        crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
+        assert crop_s is not None
+        # The variant 0 of an utterance is the clean one, elsewhere.
+        draw = utterance_rng(self.recipe.seed, utterance.utt_id, epoch + 1)
+        place = float(draw.random())
+        treatment = self.augmentation.draw(draw) if self.augmented else None
+        heard_s = crop_s * (1.0 if treatment is None else treatment.speed)
+        whole_s = utterance.duration_s or probe(utterance.path).duration_s - utterance.start_s
+        start_s = utterance.start_s + place * max(0.0, whole_s - heard_s)
+        samples, _ = read(
+            utterance.path, sample_rate=self.sample_rate, start_s=start_s, duration_s=min(heard_s, whole_s)
+        )
+        # A short utterance is repeated: padding with zeros would teach silence.
+        samples = np.resize(samples, round(heard_s * self.sample_rate))
+        speaker = utterance.speaker
+        if treatment is not None:
+            samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
+            speaker += treatment.suffix
+        return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker
+
+    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str]]) -> MicroBatch:
+        device = self.processes.device
+        audio = torch.from_numpy(np.stack([samples for samples, _ in clips])).to(device)
+        labels = torch.tensor([self._class[speaker] for _, speaker in clips], device=device)
+        if self.teacher is None:
+            return MicroBatch(audio, labels)
+        taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
+        return MicroBatch(audio, labels, torch.from_numpy(taught).to(device))
+
+
+def _parts(rows: Numbers, size: int | None) -> list[Numbers]:
+    if not len(rows):
+        return []
+    return np.split(rows, range(size, len(rows), size)) if size else [rows]
+
+
+def _utterances(table: UtteranceTable) -> list[_Utterance]:
+    frame = table.frame
+
+    def column(name: str) -> list[float | None]:
+        return frame[name].to_list() if name in frame.columns else [None] * len(table)
+
+    rows = zip(
+        frame["utt_id"], table.audio_paths, frame["speaker"], column("start_s"), column("duration_s"), strict=True
+    )
+    return [
+        _Utterance(utt_id, path, speaker, start or 0.0, duration) for utt_id, path, speaker, start, duration in rows
+    ]

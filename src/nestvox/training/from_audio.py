@@ -1,0 +1,256 @@
+"""Training the encoder too: parts that join in stages, low-rank additions, or everything from random weights."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nestvox.encoders.contract import Encoder, Taps
+from nestvox.encoders.log_mel import MelSpectrogram
+from nestvox.encoders.redimnet_front_end import FrontEnd
+from nestvox.encoders.registry import build
+from nestvox.encoders.variants import variant
+from nestvox.errors import RecipeError
+from nestvox.extraction.embed import embed_table
+from nestvox.heads.pairs import LabelledPairs
+from nestvox.heads.trained import TrainedHead
+from nestvox.model import SpeakerModel
+from nestvox.training.clips import AudioSource
+from nestvox.training.criterion import Criterion
+from nestvox.training.development import Development
+from nestvox.training.from_cache import moving_statistics, split_decay
+from nestvox.training.head_start import begin_head
+from nestvox.training.loop import ParameterGroup, TrainingLoop
+from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
+from nestvox.training.material import Bars, Material, banks_of
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe import Recipe
+from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data
+from nestvox.training.schedule import Schedule
+
+__all__ = ["AudioTask", "NestedNetwork", "full_precision_front_end", "run_audio"]
+
+_ADAPTER_FILE = "adapter.safetensors"
+_DEV_BATCH = 8
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class NestedNetwork(nn.Module):
+    """Encoder and head as one network: clips of one length in, nested embeddings out.
+
+    Args:
+        encoder: the encoder.
+        head: of one of its taps.
+    """
+
+    def __init__(self, encoder: Encoder, head: TrainedHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Map (B, S) to (B, D), not normalised."""
+        taps: Taps = self.encoder(audio)
+        nested: Tensor = self.head(taps.pooled if self.head.tap == "pooled" else taps.embedding)
+        return nested
+
+
+class AudioTask:
+    """Encoder and head, of which more and more learns.
+
+    Args:
+        network: on the device of the run.
+        criterion: likewise.
+        dev: development trials, whose audio is embedded anew at every validation.
+        recipe: stages, rates and decay.
+
+    Raises:
+        RecipeError: a stage names a part that the encoder does not have, or that an earlier stage names.
+    """
+
+    def __init__(self, network: NestedNetwork, criterion: Criterion, dev: Development, recipe: Recipe) -> None:
+        self.network = network
+        self.criterion = criterion
+        self.dev = dev
+        self.recipe = recipe
+        self.schedule = Schedule.of(recipe)
+        training, section = recipe.training, recipe.encoder
+        encoder, decay = network.encoder, recipe.training.weight_decay
+        learnable = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+        self._part_of: dict[str, str] = {}
+        groups = [*split_decay(network.head.parameters(), 1.0, decay)]
+        scale = section.learning_rate
+        for part in self._parts():
+            mine = [name for name in learnable if name not in self._part_of and _within(name, part)]
+            if not mine:
+                children = ", ".join(name for name, _ in encoder.named_children())
+                raise RecipeError(f"stages: nothing of the encoder is left for {part!r}; it has {children}")
+            self._part_of |= dict.fromkeys(mine, part)
+            groups += split_decay((learnable[name] for name in mine), scale, decay)
+            scale *= section.decay
+        groups += split_decay(criterion.parameters(), training.prototype_rate, decay)
+        self.groups: Sequence[ParameterGroup] = groups
+        for name, parameter in learnable.items():
+            parameter.requires_grad_(name in self._part_of)
+        moving = self._statistics_that_move()
+        self.statistics: Sequence[Tensor] = [
+            *moving_statistics(network.head),
+            *(encoder.get_buffer(name) for name in moving),
+        ]
+        self.kept = [
+            *(f"head.{name}" for name in network.head.state_dict()),
+            *(f"encoder.{name}" for name in [*self._part_of, *moving]),
+        ]
+
+    def _parts(self) -> list[str]:
+        if self.recipe.kind in ("lora", "scratch"):
+            return ["all"]
+        return [name for stage in self.recipe.stages for name in stage.train]
+
+    def _statistics_that_move(self) -> list[str]:
+        """Names of the running statistics that are renewed at some time."""
+        if self.recipe.encoder.batch_norm == "frozen":
+            return []
+        return [
+            f"{name}.{buffer}"
+            for name, module in self.network.encoder.named_modules()
+            if isinstance(module, _NORMS) and any(_within(f"{name}.weight", part) for part in self._parts())
+            for buffer, _ in module.named_buffers()
+        ]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the parts of the epoch learn, and set the modes: what is frozen is in evaluation, BatchNorm as asked."""
+        parts = ["all"] if self.recipe.kind in ("lora", "scratch") else list(self.schedule.parts(epoch))
+        encoder = self.network.encoder
+        for name, parameter in encoder.named_parameters():
+            if name in self._part_of:
+                parameter.requires_grad_(self._part_of[name] in parts)
+        self.network.head.train()
+        encoder.eval()
+        for name, module in encoder.named_modules():
+            if not any(_within(f"{name}.weight", part) for part in parts):
+                continue
+            # A network whose weights hardly move is left as it was trained: no dropout, no masking.
+            module.training = self.recipe.kind != "lora"
+            if isinstance(module, _NORMS) and self.recipe.encoder.batch_norm == "frozen":
+                module.training = False
+
+    def validate(self) -> Mapping[int, float]:
+        """Return the EER on the development trials at each dimension."""
+        return self.pairs().eers(self.network.head)
+
+    def pairs(self) -> LabelledPairs:
+        """Return the development trials on vectors of the encoder as it is now."""
+        modes = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+        table = replace(self.dev.table, frame=self.dev.table.frame[self.dev.utterances], _lines=None)
+        with tempfile.TemporaryDirectory(prefix="nestvox-dev-") as folder:
+            store = embed_table(
+                SpeakerModel(self.network.encoder, backend="eager"),
+                table,
+                Path(folder) / "store",
+                tap=self.network.head.tap,
+                # Said, not tried out: a validation that is repeated must give the same bits.
+                batch_size=_DEV_BATCH,
+                streams=1,
+                threads=torch.get_num_threads(),
+                workers=self.recipe.run.workers,
+            )
+            pairs = self.dev.pairs(lambda names: store.take(store.index_of(names)))
+        for module, training in modes.items():
+            module.training = training
+        return pairs
+
+
+def run_audio(
+    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, processes: Processes, bars: Bars
+) -> Finished:
+    """Train encoder and head on audio files; the model that was given stays as it is.
+
+    Raises:
+        RecipeError: only a cache was given, or the encoder has no such parts.
+    """
+    if material.train is None:
+        raise RecipeError(f"data.table is missing: kind {recipe.kind} learns from audio, a cache is not enough")
+    network, began_with = _network(recipe, model, material, folder, processes, bars)
+    lora = recipe.encoder.lora
+    if lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            add_low_rank(network.encoder, lora)
+    teacher = material.train_cache if recipe.loss.distill else None
+    banks = banks_of(recipe, material.train, network.encoder.sample_rate)
+    source = AudioSource(material.train, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher)
+    criterion = _criterion(recipe, network.head, material, source.names)
+    network.to(processes.device)
+    task = AudioTask(network, criterion.to(processes.device), material.dev, recipe)
+    start = f"{began_with} {material.key}"
+    with full_precision_front_end(network.encoder), bars(f"train ({recipe.kind})", "samples") as progress:
+        progressed = TrainingLoop(task, source, recipe, folder, processes, start=start, progress=progress).run()
+    pairs = task.pairs()
+    network.cpu().eval()
+    if lora is not None:
+        if processes.first:
+            save_adapter(network.encoder, folder / _ADAPTER_FILE, fingerprint=began_with, section=lora)
+        merge_low_rank(network.encoder)
+    network.requires_grad_(requires_grad=True)
+    finished = SpeakerModel(network.encoder, network.head)
+    return Finished(finished, pairs, plain_rates(material, network.head), progressed)
+
+
+def _network(
+    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, processes: Processes, bars: Bars
+) -> tuple[NestedNetwork, str]:
+    """Build what the run begins with, and the fingerprint of its encoder."""
+    if model is not None:
+        head = prepared_head(recipe, model, material, folder, processes, bars)
+        return NestedNetwork(copy.deepcopy(model.encoder), head), model.encoder_fingerprint
+    config = recipe.encoder.config
+    if config is None:
+        size = variant(str(recipe.encoder.variant))
+        config = {"architecture": size.architecture, **size.config}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        drawn = SpeakerModel(build(config))
+    return NestedNetwork(drawn.encoder, begin_head(recipe, drawn, None, None)), drawn.fingerprint
+
+
+def _criterion(recipe: Recipe, head: TrainedHead, material: Material, names: Sequence[str]) -> Criterion:
+    """Build the criterion; prototypes begin at the means of the clean features, where there are any.
+
+    A speaker at another speed begins beside the speaker.
+    """
+    data = None if material.train_cache is None else training_data(material)
+    return first_criterion(recipe, head, data, names)
+
+
+@contextmanager
+def full_precision_front_end(encoder: Encoder) -> Iterator[None]:
+    """Keep the log-mel front end in float32 where the rest of a forward pass is in half precision."""
+    fronts = [module for module in encoder.modules() if isinstance(module, FrontEnd | MelSpectrogram)]
+    for module in fronts:
+        module.forward = _without_autocast(module.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in fronts:
+            del module.forward  # the class's is there again
+
+
+def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def whole(audio: Tensor, *others: object) -> Tensor:
+        with torch.autocast(audio.device.type, enabled=False):
+            return forward(audio, *others)
+
+    return whole
+
+
+def _within(name: str, part: str) -> bool:
+    return part == "all" or name.startswith(f"{part}.")

@@ -1,0 +1,308 @@
+"""Training the encoder: what learns and what stays, clips, adapters, and nothing of a teacher in the student."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+
+import nestvox
+from nestvox.audio.augment import Banks
+from nestvox.audio.read import read
+from nestvox.corpora.trials import Trials, write_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
+from nestvox.encoders.registry import build
+from nestvox.errors import ModelError, RecipeError
+from nestvox.model import SpeakerModel
+from nestvox.training.checkpoint import read_checkpoint
+from nestvox.training.clips import AudioSource
+from nestvox.training.from_audio import full_precision_front_end
+from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe import Lora, load_recipe
+from nestvox.training.train import Trained, train
+
+from .conftest import TINY, World
+
+RATE = 16_000
+TRAIN, DEV, TAKES = 8, 4, 3
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noises through a resonance of each speaker's own, 0.5 to 1.2 s."""
+    folder = tmp_path_factory.mktemp("speech")
+    draw = np.random.default_rng(2)
+    rows = []
+    for speaker in range(TRAIN + DEV):
+        for take in range(TAKES):
+            samples = draw.standard_normal(int(draw.uniform(0.5, 1.2) * RATE))
+            time = np.arange(len(samples)) / RATE
+            samples = 0.05 * samples * np.sin(2 * np.pi * (120 + 40 * speaker) * time)
+            name = f"s{speaker}-{take}"
+            soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
+            split = "train" if speaker < TRAIN else "dev"
+            rows.append({"utt_id": name, "path": f"{name}.wav", "speaker": f"s{speaker}", "split": split})
+    write_utterances(UtteranceTable(pl.DataFrame(rows), "table", folder), folder / "table.tsv")
+    dev = [(row["speaker"], row["utt_id"]) for row in rows if row["split"] == "dev"]
+    pairs = [(a, b, x == y) for k, (x, a) in enumerate(dev) for y, b in dev[k + 1 :]]
+    schema = {"enrol": pl.String, "test": pl.String, "target": pl.Boolean}
+    write_trials(Trials(pl.DataFrame(pairs, schema, orient="row"), "dev"), folder / "dev.txt", "voxceleb")
+    return folder
+
+
+def settings(speech: Path, **changes: str) -> list[str]:
+    given = {
+        "data.table": f"{speech}/table.tsv",
+        "data.dev_trials": f"{speech}/dev.txt",
+        "data.test": "{}",
+        "data.crop_s": "0.5",
+        "data.augmentation": "{p_channel: 0}",
+        "head.dims": "[8,24]",
+        "head.start": "pretrained",
+        "training.epochs": "2",
+        "training.batch_size": "8",
+        "training.learning_rate": "0.01",
+        "training.ema": "null",
+        "training.warmup_epochs": "0",
+        "run.device": "cpu",
+        "run.checkpoint_steps": "2",
+        **changes,
+    }
+    return [f"{key}={value}" for key, value in given.items()]
+
+
+UNFREEZE = {"stages": "[{epoch: 1, train: [pool, backbone.stage2]}]", "encoder.learning_rate": "1.0"}
+SCRATCH = {
+    "encoder.variant": "null",
+    "encoder.config": json.dumps({"architecture": "redimnet", **TINY}),
+    "head.start": "random",
+    "training.micro_batch": "null",
+    "training.large_margin": "null",
+    "training.margin_warmup_epochs": "1",
+}
+
+
+def run(speech: Path, out: Path, kind: str, model: SpeakerModel | None, **changes: str) -> Trained:
+    found = train(load_recipe(kind, settings(speech, **changes)), out, model=model)
+    assert found is not None
+    return found
+
+
+def state_of(model: SpeakerModel) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.encoder.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def unfrozen(speech: Path, encoder: SpeakerModel, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return run(speech, tmp_path_factory.mktemp("unfreeze") / "run", "unfreeze", encoder, **UNFREEZE)
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What the run ended with; the best may be what it began with."""
+    return read_checkpoint(folder / "checkpoint.safetensors").section("network")
+
+
+def test_only_what_a_stage_names_learns(unfrozen: Trained, encoder: SpeakerModel) -> None:
+    before, after = encoder.encoder.state_dict(), last_weights(unfrozen.folder)
+    learned = {name.removeprefix("encoder.") for name in after if name.startswith("encoder.")}
+    assert learned
+    assert all(name.startswith(("pool.", "backbone.stage2.")) for name in learned)
+    assert not any("running" in name for name in learned), "frozen statistics are not even kept"
+    changed = {name for name in learned if not torch.equal(after[f"encoder.{name}"], before[name])}
+    assert {name.split(".")[0] for name in changed} == {"pool", "backbone"}
+    kept = state_of(unfrozen.model)
+    for name, content in state_of(encoder).items():
+        if name not in learned:
+            assert kept[name] == content, name
+
+
+def test_the_given_model_stays_as_it_is(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    before = state_of(encoder)
+    requires = [parameter.requires_grad for parameter in encoder.encoder.parameters()]
+    run(speech, tmp_path / "run", "unfreeze", encoder, **UNFREEZE)
+    assert state_of(encoder) == before
+    assert [parameter.requires_grad for parameter in encoder.encoder.parameters()] == requires
+    assert not encoder.encoder.training
+
+
+def test_what_is_saved_is_what_was_measured(unfrozen: Trained, speech: Path) -> None:
+    model = nestvox.load(unfrozen.folder / "model")
+    assert model.fingerprint == unfrozen.model.fingerprint
+    trials = pl.read_csv(speech / "dev.txt", separator=" ", has_header=False, new_columns=["target", "a", "b"])
+    scores = [model.verify(speech / f"{a}.wav", speech / f"{b}.wav", dim=8).score for _, a, b in trials.iter_rows()]
+    threshold = next(t for t in model.thresholds if t.dim == 8 and t.operating_point == "eer")
+    targets = trials["target"].to_numpy() == 1
+    assert np.mean(np.array(scores)[targets] < threshold.value - 1e-5) <= threshold.p_miss
+    assert np.mean(np.array(scores)[~targets] >= threshold.value + 1e-5) <= threshold.p_fa
+
+
+def test_statistics_move_where_asked(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    run(speech, tmp_path / "run", "unfreeze", encoder, **UNFREEZE, **{"encoder.batch_norm": "train"})
+    before, after = encoder.encoder.state_dict(), last_weights(tmp_path / "run")
+    means = {name.removeprefix("encoder.") for name in after if name.endswith("running_mean") and "encoder." in name}
+    assert means
+    assert all(name.startswith(("pool.", "backbone.stage2.")) for name in means)
+    assert any(not torch.equal(after[f"encoder.{name}"], before[name]) for name in means)
+
+
+def test_stopped_and_taken_up(speech: Path, encoder: SpeakerModel, tmp_path: Path, unfrozen: Trained) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Bars:
+        def __call__(self, description: str, unit: str) -> Bars:
+            return self
+
+        def __enter__(self) -> Callable[[int, int | None], None]:
+            return self.report
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def report(self, done: int, total: int | None) -> None:
+            if total == 2 * TRAIN * TAKES and done >= 40:  # the fifth of six steps
+                raise Killed
+
+    recipe = load_recipe("unfreeze", settings(speech, **UNFREEZE))
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", model=encoder, bars=Bars())
+    train(recipe, tmp_path / "run", model=encoder, resume=True)
+    first, second = (
+        read_checkpoint(folder / "checkpoint.safetensors") for folder in (unfrozen.folder, tmp_path / "run")
+    )
+    assert first.tensors.keys() == second.tensors.keys()
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, second.tensors[name]), name
+    assert first.progressed.eers == second.progressed.eers
+
+
+def test_a_part_that_is_not_there(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'backbone\.stage9'; it has backbone, spec, pool"):
+        run(speech, tmp_path / "run", "unfreeze", encoder, stages="[{epoch: 1, train: [backbone.stage9]}]")
+
+
+def test_an_adapter_is_the_difference(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    found = run(speech, tmp_path / "run", "lora", encoder, **{"encoder.lora.rank": "2", "training.epochs": "1"})
+    network = SpeakerModel(nestvox.load(tmp_path / "run" / "model").encoder)
+    assert network.encoder.state_dict().keys() == encoder.encoder.state_dict().keys(), "merged, and named as before"
+    changed = {name for name, content in state_of(network).items() if content != state_of(encoder)[name]}
+    assert all(name.endswith("weight") for name in changed)
+    again = SpeakerModel(nestvox.load(tmp_path / "run" / "model").encoder)
+    again.encoder.load_state_dict(encoder.encoder.state_dict())
+    apply_adapter(again.encoder, tmp_path / "run" / "adapter.safetensors", fingerprint=encoder.fingerprint)
+    for name, tensor in again.encoder.state_dict().items():
+        assert torch.allclose(tensor, network.encoder.state_dict()[name], atol=1e-6), name
+    with pytest.raises(ModelError, match=r"adapter\.safetensors was trained on the encoder"):
+        apply_adapter(again.encoder, tmp_path / "run" / "adapter.safetensors", fingerprint="0" * 16)
+    assert found.model.head is not None
+
+
+def test_low_rank_additions(encoder: SpeakerModel) -> None:
+    network = build({"architecture": "redimnet", **TINY}).eval()
+    network.load_state_dict(encoder.encoder.state_dict())
+    audio = 0.1 * torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
+    expected = network(audio).embedding
+    names = add_low_rank(network, Lora(rank=3, targets=("attention", "pointwise")))
+    attention = [name for name in names if ".attention." in name]
+    assert {name.rsplit(".", maxsplit=1)[-1] for name in attention} == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert any(name.endswith("pwconv1") for name in names)
+    assert not any("dwconvs" in name for name in names), "grouped convolutions are no matrices"
+    assert torch.equal(network(audio).embedding, expected), "nothing is changed before the first step"
+    learnable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    assert len(learnable) == 2 * len(names)
+    with torch.no_grad():
+        for parameter in learnable:
+            parameter.normal_(0, 0.05)
+    changed = network(audio).embedding
+    assert not torch.allclose(changed, expected, atol=1e-3)
+    merge_low_rank(network)
+    assert torch.allclose(network(audio).embedding, changed, atol=1e-5)
+
+
+def test_an_encoder_without_such_matrices(encoder: SpeakerModel) -> None:
+    with pytest.raises(ModelError, match="GE2E has no attention and no pointwise"):
+        add_low_rank(build({"architecture": "ge2e"}), Lora())
+
+
+def test_from_scratch(speech: Path, tmp_path: Path) -> None:
+    found = run(speech, tmp_path / "run", "scratch", None, **SCRATCH)
+    model = nestvox.load(tmp_path / "run" / "model")
+    assert model.dims == (8, 24)
+    assert model.fingerprint == found.model.fingerprint
+    assert all(rate.truncated is None for rate in found.rates)
+    after = last_weights(tmp_path / "run")
+    assert any(name.endswith("running_mean") for name in after)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+
+
+def source(speech: Path, **changes: str) -> AudioSource:
+    table = read_utterances(speech / "table.tsv").where(split="train")
+    recipe = load_recipe("lora", settings(speech, **changes))
+    return AudioSource(table, recipe, RATE, ALONE, Banks())
+
+
+def test_clips_do_not_depend_on_workers_nor_on_where_an_epoch_is_entered(speech: Path) -> None:
+    one, many = source(speech, **{"run.workers": "1"}), source(speech, **{"run.workers": "4"})
+    whole = [list(batch.parts) for batch in one.batches(3, 0)]
+    assert [sum(len(part.labels) for part in parts) for parts in whole] == [8, 8, 8]
+    for first in (0, 1, 2):
+        for parts, expected in zip([list(batch.parts) for batch in many.batches(3, first)], whole[first:], strict=True):
+            for part, other in zip(parts, expected, strict=True):
+                assert torch.equal(part.inputs, other.inputs)
+                assert torch.equal(part.labels, other.labels)
+    another = [list(batch.parts) for batch in one.batches(4, 0)]
+    assert not torch.equal(another[0][0].inputs, whole[0][0].inputs)
+
+
+def test_a_clean_clip_is_a_stretch_of_its_file(speech: Path) -> None:
+    clips = source(speech, **{"data.variants": "1"})
+    for row, utterance in enumerate(clips.utterances[:6]):
+        clip, speaker = clips.clip(row, 0)
+        whole, _ = read(utterance.path)
+        assert speaker == utterance.speaker
+        assert clip.shape == (RATE // 2,)
+        if len(whole) >= len(clip):
+            windows = np.lib.stride_tricks.sliding_window_view(whole, len(clip))
+            assert np.abs(windows - clip).max(axis=1).min() < 1e-6
+        else:
+            assert np.allclose(clip[: len(whole)], whole, atol=1e-6)
+            assert np.allclose(clip[len(whole) :], whole[: len(clip) - len(whole)], atol=1e-6)
+
+
+def test_another_speed_is_another_speaker(speech: Path) -> None:
+    clips = source(speech, **{"data.augmentation": "{p_channel: 0, p_speed: 1, speeds: [0.9]}"})
+    assert len(clips.names) == 2 * TRAIN
+    clip, speaker = clips.clip(0, 0)
+    assert speaker == clips.utterances[0].speaker + "#speed0.9"
+    assert clip.shape == (RATE // 2,)
+    with pytest.raises(RecipeError, match="set p_speed to 0"):
+        source(
+            speech,
+            **{
+                "data.augmentation": "{p_channel: 0, p_speed: 1}",
+                "training.balanced": "{speakers: 4, utterances: 2}",
+            },
+        )
+
+
+def test_the_front_end_stays_in_float32_under_autocast(encoder: SpeakerModel) -> None:
+    network = encoder.encoder
+    audio = 0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    expected = network.spec(audio)
+    with torch.autocast("cpu", torch.bfloat16), full_precision_front_end(network):
+        assert torch.equal(network.spec(audio), expected)
+    assert "forward" not in vars(network.spec)
+
+
+def test_a_cache_alone_does_not_train_an_encoder(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    recipe = load_recipe("lora", [*world.settings(), "data.table=[]"])
+    with pytest.raises(RecipeError, match="learns from audio"):
+        train(recipe, tmp_path / "run", model=encoder)
