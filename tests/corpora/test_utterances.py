@@ -225,5 +225,5 @@ def test_paths_of_a_table_that_is_moved(folder: str, parts: list[list[str]]) -> 
         return
     rows = [(str(number), path, "s") for number, path in enumerate(paths)]
     moved = _relative_to(table_of(rows, root=Path("/corpus")), Path(folder))["path"].to_list()
-    expected = [path if path.startswith("/") else os.path.relpath(f"/corpus/{path}", folder) for path in paths]
-    assert [os.path.normpath(path) for path in moved] == [os.path.normpath(path) for path in expected]
+    for before, after in zip(paths, moved, strict=True):
+        assert os.path.normpath(Path(folder, after)) == os.path.normpath(Path("/corpus", before))
