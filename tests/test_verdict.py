@@ -1,0 +1,138 @@
+"""Thresholds hold for their model, dimension and score only, and the right one is chosen for a pair."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from nestvox.errors import FingerprintError, ModelError, NestvoxError
+from nestvox.verdict import (
+    COSINE,
+    DurationClass,
+    ScoreSpace,
+    Threshold,
+    choose_threshold,
+    duration_classes,
+)
+
+LLR = ScoreSpace("llr", "calibration 0123")
+STORED = Threshold(
+    64,
+    0.25,
+    "far 0.01",
+    0.01,
+    0.2,
+    1000,
+    2000,
+    "ab" * 32,
+    "phone.txt",
+    ("synthetic",),
+    fingerprint="f" * 16,
+    domain="phone",
+    duration_class=DurationClass(2, 4),
+    value_interval=(0.2, 0.3),
+    p_fa_interval=(0.005, 0.02),
+    p_miss_interval=(0.1, 0.3),
+    interval="95 % percentile interval",
+)
+
+
+def test_plain_values_and_back():
+    content = json.loads(json.dumps(STORED.to_dict(), allow_nan=False))
+    assert Threshold.from_dict(content) == STORED
+    bare = Threshold(64, 0.25, "eer", 0.1, 0.1, 10, 20, "ab" * 32, "dev.txt")
+    assert set(bare.to_dict()) == {
+        *("dim", "value", "operating_point", "p_fa", "p_miss", "n_target", "n_nontarget"),
+        *("trials_sha256", "trials_source", "labels"),
+    }
+    assert Threshold.from_dict(bare.to_dict()) == bare
+    on_llr = replace(STORED, space=LLR, duration_class=DurationClass(16, None))
+    assert Threshold.from_dict(json.loads(json.dumps(on_llr.to_dict()))) == on_llr
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "error", "words"),
+    [
+        ({"fingerprint": "0" * 16}, FingerprintError, "set for the model ffffffffffffffff, the scores are of 0000"),
+        ({"dim": 128}, ModelError, "set for 64 dimensions, the scores are of 128 dimensions"),
+        ({"dim": None}, ModelError, "scores without a dimension"),
+        ({"space": LLR}, ModelError, r"splits a cosine, the scores are a LLR in nats \(calibration 0123\)"),
+        ({"space": ScoreSpace("normalised", "as-norm")}, ModelError, "normalised cosine"),
+    ],
+)
+def test_used_elsewhere_it_is_refused(elsewhere, error, words):
+    here = {"fingerprint": "f" * 16, "dim": 64, "space": COSINE}
+    assert STORED.accepts(0.25, **here)
+    assert not STORED.accepts(0.2499999, **here)
+    with pytest.raises(error, match=words):
+        STORED.accepts(0.9, **(here | elsewhere))
+
+
+def test_it_says_where_it_comes_from_and_how_sure_it_is():
+    text = STORED.describe()
+    for words in (
+        "far 0.01 for phone and recordings of 2 to 4 s",
+        "1000 target and 2000 non-target",
+        "synthetic",
+        "1.00% (0.50 to 2.00) false alarms",
+        "20.00% (10.00 to 30.00) misses",
+    ):
+        assert words in text
+
+
+def test_classes_have_no_gaps_and_no_overlaps():
+    classes = duration_classes((2, 4))
+    assert [str(c) for c in classes] == ["0 to 2 s", "2 to 4 s", "4 s and more"]
+    for duration_s in (0.0, 0.5, 1.999, 2.0, 3.5, 4.0, 1000.0):
+        assert sum(c.contains(duration_s) for c in classes) == 1
+    assert classes[1].contains(2.0)
+    for wrong in ((), (4, 2), (0, 2), (2, 2)):
+        with pytest.raises(NestvoxError):
+            duration_classes(wrong)
+    with pytest.raises(NestvoxError, match="lower to a higher"):
+        DurationClass(4, 2)
+
+
+def choose(thresholds, **changes):
+    asked = {"dim": 64, "operating_point": "far", "domain": None, "duration_s": 3.0} | changes
+    return choose_threshold(thresholds, **asked)
+
+
+def test_the_class_of_the_shorter_recording_goes_before_any_duration():
+    any_duration = replace(STORED, duration_class=None, value=0.5)
+    longer = replace(STORED, duration_class=DurationClass(4, 8), value=0.4)
+    stored = [any_duration, STORED, longer]
+    assert choose(stored) == STORED
+    assert choose(stored, duration_s=5.0) == longer
+    assert choose(stored, duration_s=30.0) == any_duration
+    assert choose([STORED, longer], duration_s=30.0) is None
+
+
+def test_dimension_point_domain_and_score_must_fit():
+    assert choose([STORED], dim=128) is None
+    assert choose([STORED], operating_point="eer") is None
+    assert choose([STORED], operating_point="far 0.01") == STORED
+    assert choose([STORED], domain="phone") == STORED
+    assert choose([STORED], domain="studio") is None
+    on_llr = replace(STORED, space=LLR)
+    assert choose([on_llr]) is None
+    assert choose([on_llr], spaces=[COSINE, LLR]) == on_llr
+    assert choose([on_llr, STORED], spaces=[COSINE, LLR]) == STORED
+
+
+def test_several_domains_have_to_be_named():
+    studio = replace(STORED, domain="studio")
+    with pytest.raises(ModelError, match="for phone, studio: name the domain"):
+        choose([STORED, studio])
+    assert choose([STORED, studio], domain="studio") == studio
+    plain = replace(STORED, domain="")
+    assert choose([STORED, studio, plain]) == plain
+
+
+def test_several_points_of_one_kind_have_to_be_named():
+    strict = replace(STORED, operating_point="far 0.001")
+    with pytest.raises(ModelError, match=r"at far 0.01, far 0.001: name the operating point in full"):
+        choose([STORED, strict])
+    assert choose([STORED, strict], operating_point="far 0.001") == strict
