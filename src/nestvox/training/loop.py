@@ -39,6 +39,8 @@ __all__ = ["CHECKPOINT_FILE", "Batch", "MicroBatch", "ParameterGroup", "Source",
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
+_RUN_AWAY = 1e15  # its square is still a number in single precision
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -322,6 +324,7 @@ class TrainingLoop:
     def _validate(self) -> None:
         """Measure the weights (their average, where there is one) and keep them if they are the best so far."""
         progressed, state = self.progressed, self._average or self._state
+        _refuse_broken(state)
         numbers: list[float] = []
         dims = self.task.criterion.dims
         if self.processes.first:
@@ -363,9 +366,7 @@ class TrainingLoop:
             "best": self._best,
         }
         tensors = {f"{section}.{name}": tensor for section, found in sections.items() for name, tensor in found.items()}
-        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-        if broken:
-            raise TrainingError(f"{broken[0]} is not finite; lower training.learning_rate, or take float32")
+        _refuse_broken(tensors)
         scaler: dict[str, Any] = self._scaler.state_dict()
         log_bytes = self._log.n_bytes if self._log is not None else 0
         Checkpoint(replace(self.progressed, scaler=scaler, log_bytes=log_bytes), tensors).write(
@@ -412,6 +413,13 @@ class TrainingLoop:
             raise TrainingError(f"{self.folder}: the checkpoint is of another network; give another --out")
         for name, tensor in tensors.items():
             self._state[name].copy_(tensor)
+
+
+def _refuse_broken(tensors: Mapping[str, Tensor]) -> None:
+    # Not a number fails the comparison too.
+    broken = [name for name, tensor in tensors.items() if not bool((tensor.abs() < _RUN_AWAY).all())]
+    if broken:
+        raise TrainingError(f"{broken[0]} has run away or is no number; lower training.learning_rate, or take float32")
 
 
 def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> optim.Optimizer:

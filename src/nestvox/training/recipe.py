@@ -524,14 +524,21 @@ def _told(detail: Any) -> str:
     place = [str(part) for part in detail["loc"]]
     key = ".".join(place)
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.0) if place else []
-        same_name = [known for known in _known_keys() if known.rsplit(".", maxsplit=1)[-1] == place[-1]]
-        nearest = (same_name or near)[0]
-        return f"unknown key {key}; the nearest known one is {nearest}"
+        return f"unknown key {key}; the nearest known one is {_nearest(key)}"
     if detail["type"] == "missing":
         return f"{key} is missing; it is one of {', '.join(_kinds())}" if key == "kind" else f"{key} is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{key} = {detail['input']!r}: {message}" if key else message
+
+
+def _nearest(key: str) -> str:
+    """A likely slip of the pen in the same section, else the same name in another, else whatever looks most alike."""
+    section, _, name = key.rpartition(".")
+    known = _known_keys()
+    beside = [other for other in known if other.rpartition(".")[0] == section]
+    slips = difflib.get_close_matches(key, beside, n=1, cutoff=0.8)
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    return (slips or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0))[0]
 
 
 def _known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:

@@ -1,0 +1,152 @@
+"""Recipes: every key is known or named, overrides are typed, what decides the result is in the hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nestvox.errors import RecipeError
+from nestvox.training.recipe import load_recipe, parse_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_are_whole_and_are_read_again(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    about = shipped_recipes()[name]
+    assert about == about.strip()
+    assert "#" not in about
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    again = load_recipe(tmp_path / "again.yaml")
+    assert again == recipe
+    assert again.hash == recipe.hash
+    assert recipe.to_yaml().startswith(f"# recipe {recipe.hash}\n")
+
+
+def test_there_is_a_recipe_of_every_kind() -> None:
+    kinds = {load_recipe(name).kind for name in shipped_recipes()}
+    assert kinds == {"rotation", "linear", "mlp", "progressive", "unfreeze", "lora", "scratch"}
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("training.epoch", "training.epochs"),
+        ("training.learning_rat", "training.learning_rate"),
+        ("learning_rate", "training.learning_rate"),
+        ("data.trials", "data.dev_trials"),
+        ("los.margin", "loss"),
+        ("training.large_margin.crop", "training.large_margin.crop_s"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(key: str, nearest: str) -> None:
+    extra = ["training.large_margin.epochs=1"] if "large" in key else []
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("linear", [*extra, f"{key}=1"])
+    unknown = key if "los." not in key else "los"
+    assert f"unknown key {unknown}; the nearest known one is " in str(caught.value)
+    assert str(caught.value).endswith(nearest)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=3", 3),
+        ("training.learning_rate=1e-5", 1e-5),
+        ("training.ema=null", None),
+        ("training.micro_batch=16", 16),
+        ("training.betas=[0.8, 0.99]", (0.8, 0.99)),
+        ("training.precision=bfloat16", "bfloat16"),
+    ],
+)
+def test_an_override_is_yaml(override: str, value: Any) -> None:
+    recipe = load_recipe("linear", [override])
+    assert getattr(recipe.training, override.partition("=")[0].partition(".")[2]) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.epochs=-1", "training.epochs = -1: Input should be greater than or equal to 0"),
+        ("training.schedule=linear", "training.schedule = 'linear': Input should be 'cosine'"),
+        ("kind=bilinear", "kind = 'bilinear'"),
+        ("kind.linear=1", "--set kind.linear: kind holds 'linear' and has no keys below it"),
+        ("training", "--set training: expected section.key=value"),
+        ("training.epochs=[", "not a YAML value"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("linear", [override])
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"kind": "linear", "encoder": {"decay": 0.5}}, "nothing of the encoder learns with kind linear"),
+        ({"kind": "linear", "stages": [{"epoch": 0, "train": ["pool"]}]}, "frozen with kind linear"),
+        ({"kind": "progressive"}, "kind progressive needs stages with dims"),
+        ({"kind": "unfreeze"}, "kind unfreeze needs stages with train"),
+        ({"kind": "lora"}, "kind lora needs it"),
+        ({"kind": "unfreeze", "encoder": {"lora": {}}, "stages": [{"epoch": 1, "train": ["all"]}]}, "no other kind"),
+        ({"kind": "scratch"}, "kind scratch needs variant"),
+        ({"kind": "scratch", "encoder": {"variant": "redimnet-b0"}}, "say random and 0"),
+        (
+            {"kind": "scratch", "encoder": {"variant": "redimnet-b0"}, "head": {"start": "random"}},
+            "random weights have no statistics to freeze",
+        ),
+        ({"kind": "linear", "loss": {"kind": "angular"}}, "compares clips of one speaker"),
+        ({"kind": "linear", "loss": {"distill": 1}, "training": {"micro_batch": 8}}, "of the whole batch"),
+        ({"kind": "linear", "loss": {"weight": 0}}, "nothing would be learned"),
+        ({"kind": "linear", "stages": [{"epoch": 3, "dims": [8]}, {"epoch": 1, "dims": [4]}]}, "epochs must rise"),
+        ({"kind": "linear", "stages": [{"epoch": 30, "dims": [8]}]}, "never begins"),
+        ({"kind": "linear", "training": {"epochs": 2, "large_margin": {"epochs": 3}}}, "3 of 2"),
+        ({"kind": "rotation", "stages": [{"epoch": 0, "dims": [8]}]}, "a rotation is fitted at once"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_with_the_reason(content: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(content, "here.yaml")
+    assert str(caught.value).startswith("here.yaml: ")
+    assert told in str(caught.value)
+
+
+def test_what_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"linaer is neither a file nor a recipe; did you mean linear\?"):
+        load_recipe("linaer")
+    for text, told in (("- 1\n", "a recipe is a mapping"), ("a: [", "not YAML"), ("seed: 1\n", "kind is missing")):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(RecipeError, match=told):
+            load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a text file"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_paths_of_a_file_start_from_its_folder_and_those_of_an_override_do_not(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    content = {
+        "kind": "linear",
+        "model": "encoder",
+        "data": {"table": ["a.tsv", "/b.tsv"], "dev_trials": "dev.txt", "cache": "cache"},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_recipe(tmp_path / "r.yaml", ["data.cache=other"])
+    assert recipe.data.table == (tmp_path / "a.tsv", Path("/b.tsv"))
+    assert recipe.data.dev_trials == tmp_path / "dev.txt"
+    assert recipe.data.cache == Path("other")
+    assert recipe.model == str(tmp_path / "encoder")
+
+
+def test_the_hash_is_of_what_decides_the_result() -> None:
+    plain = load_recipe("linear", ["data.table=a/t.tsv"]).hash
+    assert load_recipe("linear", ["data.table=b/t.tsv", "run.workers=7", "run.name=x"]).hash == plain
+    assert load_recipe("linear", ["data.table=a/u.tsv"]).hash != plain
+    assert load_recipe("linear", ["data.table=a/t.tsv", "seed=1"]).hash != plain
+
+
+def test_one_table_stands_for_a_list_of_one() -> None:
+    assert load_recipe("linear", ["data.table=t.tsv"]).data.table == (Path("t.tsv"),)

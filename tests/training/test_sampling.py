@@ -1,0 +1,71 @@
+"""Orders: everything once, the same whenever it is asked, shares that add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nestvox.errors import TrainingError
+from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, share_of
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 300), size=st.integers(1, 60), epoch=st.integers(0, 5))
+def test_every_row_once_an_epoch(n: int, size: int, epoch: int) -> None:
+    order = ShuffledOrder(n, size, 3)
+    batches = order.batches(epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+    assert len(batches) == order.steps(epoch)
+    assert all(len(batch) == size for batch in batches[:-1])
+    # What is left is at least a quarter of a batch, or joins the last.
+    assert len(batches) == 1 or size / 4 <= len(batches[-1]) < size * 1.25
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    first = ShuffledOrder(50, 50, 0).batches(0)[0].tolist()
+    assert ShuffledOrder(50, 50, 0).batches(0)[0].tolist() == first
+    assert ShuffledOrder(50, 50, 0).batches(1)[0].tolist() != first
+    assert ShuffledOrder(50, 50, 1).batches(0)[0].tolist() != first
+    assert generator(0, "order", 1).random() != generator(0, "variant", 1).random()
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 70), world=st.integers(1, 9))
+def test_shares_add_up(n: int, world: int) -> None:
+    shares = [share_of(np.arange(n), rank, world) for rank in range(world)]
+    assert np.concatenate(shares).tolist() == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=4, max_size=20),
+    utterances=st.integers(2, 4),
+    epoch=st.integers(0, 3),
+)
+def test_a_batch_has_every_speaker_once(counts: list[int], utterances: int, epoch: int) -> None:
+    codes = np.repeat(np.arange(len(counts)), counts)
+    order = BalancedOrder(codes, 4, utterances, 1)
+    batches = order.batches(epoch)
+    assert batches
+    assert len(batches) == order.steps(epoch)
+    used: Counter[int] = Counter()
+    for batch in batches:
+        assert len(batch) == 4 * utterances
+        groups = codes[batch].reshape(4, utterances)
+        assert (groups == groups[:, :1]).all()
+        assert len(set(groups[:, 0].tolist())) == 4
+        used.update(batch.tolist())
+    for row, times in used.items():
+        assert times == 1 or counts[codes[row]] < utterances, "only who has too few is heard twice"
+    again = BalancedOrder(codes, 4, utterances, 1).batches(epoch)
+    assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
+
+
+def test_too_few_speakers() -> None:
+    with pytest.raises(TrainingError, match=r"training\.balanced\.speakers is 5, but there are 3"):
+        BalancedOrder(np.array([0, 1, 2]), 5, 2, 0)
