@@ -152,7 +152,7 @@ def test_skipped_utterances_survive_resumption(tmp_path: Path) -> None:
     assert store.metadata.failed == (bad,)
     assert store.utt_ids == ["u0", "u2", "u3", "u4", "u5", "u6"]
     with pytest.raises(StoreError, match=r"lacks 1 of 2 utterances, e\.g\. u1 \(all samples are zero\)"):
-        store.index_of(["u0", "u1"])
+        store.index_of(["u0", "u1", "u1", "u0"])  # each is counted once
 
 
 def test_index_by_id_then_path(tmp_path: Path) -> None:

@@ -376,12 +376,12 @@ class EmbeddingStore:
                 or a path that several utterances share.
         """
         index = self._index
-        unknown = [name for name in names if name not in index]
+        unknown = list(dict.fromkeys(name for name in names if name not in index))
         if unknown:
             reasons = {failure.utt_id: failure.reason for failure in self.metadata.failed}
             shown = ", ".join(f"{name} ({reasons[name]})" if name in reasons else name for name in unknown[:5])
             raise StoreError(
-                f"{self.path} lacks {len(unknown)} of {len(names)} utterances, e.g. {shown}; "
+                f"{self.path} lacks {len(unknown)} of {len(set(names))} utterances, e.g. {shown}; "
                 "embed a table that has them"
             )
         rows = np.fromiter((index[name] for name in names), np.int64, count=len(names))
