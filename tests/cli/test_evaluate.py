@@ -87,7 +87,7 @@ def test_conditions_baseline_and_page(files):
         assert text in result.output
     page = (files / "r.html").read_text()
     assert "corpus=mixed" in page
-    assert "<td>other</td>" in page
+    assert '<td class="sys">other</td>' in page
 
 
 def test_overlap_is_refused_or_labelled(files):

@@ -229,10 +229,10 @@ def test_json_holds_every_number_with_its_conditions(world):
     assert content["trials_sha256"] == world.trials.sha256
     assert (content["p_target"], content["c_miss"], content["n_clusters"]) == (0.01, 1.0, 12)
     figure = content["rows"][0]["paired"]["eer"]
-    assert (
-        dict(zip(("a", "b", "difference"), figure[:3], strict=True))["difference"]
-        == found.rows[0].paired.eer.difference
-    )
+    paired = found.rows[0].paired
+    assert figure["difference"] == paired.eer.difference == figure["b"] - figure["a"]
+    assert set(figure) >= {"low", "high", "studentised_low", "standard_error", "p_value"}
+    assert content["rows"][0]["paired"]["at_eer"]["only_a"] == paired.at_eer.only_a
 
 
 def test_same_seed_same_result(world):

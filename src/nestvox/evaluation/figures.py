@@ -105,7 +105,8 @@ def det_figure(lines: Sequence[DetLine], *, name: str = "det") -> Drawing:
         ys = [_probit(p) for p in line.curve.p_miss]
         drawing.line(plot.points(x, ys), "line", series=line.series, clipped=True)
     if len(lines) > 1:
-        plot.key([("line", line.name, line.series) for line in lines])
+        # Curves run from the upper left to the lower right, and none lies below the best.
+        plot.key([("line", line.name, line.series) for line in lines], corner="bottom left")
     return drawing
 
 

@@ -279,7 +279,9 @@ class Evaluation:
 
 
 def plain_values(value: Any) -> Any:
-    """Lists for tuples and null for infinities, at any depth, so that strict JSON can hold it."""
+    """Lists for tuples, names for named ones, null for infinities, at any depth, so that strict JSON can hold it."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {key: plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
