@@ -7,9 +7,12 @@ it is, next file. Each measurement is a process of its own, so that its peak mem
 Time is from the first file to the finished store (or array), without the imports and the loading of the model; the
 trial that chooses batch size and threads, the plan, and writing and hashing the store count as work of `nestvox embed`.
 
+Beside it stands what one clip takes with one thread, by each of the ways to run the network that are installed.
+
 The sizes of ReDimNet have weights drawn at random, which run as long as others. The floor is the operations of the
 network at the clips' mean length over what as many matrix products (1024 x 1024, float32) as there are cores reach side
-by side on the same machine. Large networks get fewer utterances, so that the loop takes about `--seconds`.
+by side on the same machine; with decoding, what reading the files takes is added. Large networks get fewer utterances, so
+that the loop takes about `--seconds`.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import soundfile
 import soxr
 
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.encoders.backends import onnx_is_installed
 from nestvox.encoders.variants import variant, variants
 from nestvox.extraction.embed import run_embedding
 from nestvox.model import Backend, SpeakerModel, load
@@ -40,6 +44,7 @@ from nestvox.model import Backend, SpeakerModel, load
 MODELS = ("ge2e", "redimnet-b0", "redimnet-b2", "redimnet-b6", "redimnet2-b0", "redimnet2-b3")
 PARTS_OF = "redimnet-b2"
 SHORT_TABLE = 128
+FEWEST = 24
 
 
 def main() -> int:
@@ -79,7 +84,7 @@ def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {"loop": [], "embed": []}
     with tempfile.TemporaryDirectory(prefix="nestvox-extraction-") as folder:
         floor = _measure("floor", name, options.limit, options, Path(folder) / "floor")
-        limit = max(8, min(options.limit, int(options.seconds / floor["clip_s"])))
+        limit = max(FEWEST, min(options.limit, int(options.seconds / floor["clip_s"])))
         for turn in range(options.turns):
             # Whoever goes first in one turn goes second in the next.
             for way in ("loop", "embed") if turn % 2 == 0 else ("embed", "loop"):
@@ -159,17 +164,19 @@ def _floor(name: str, table: UtteranceTable) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     began = time.perf_counter()
-    clips = [_read(path, 16_000) for path in table.audio_paths[:: max(1, len(table) // 32)]]
-    decode_s = (time.perf_counter() - began) / len(clips)
+    paths = table.audio_paths[:: max(1, len(table) // 32)]
+    clips = [_read(path, 16_000) for path in paths]
+    decode_s = _fastest(lambda: [_read(path, 16_000) for path in paths], repeats=2) / len(clips)
     mean_s = float(np.mean([len(clip) for clip in clips])) / 16_000
     clip = np.resize(clips[0], int(mean_s * 16_000))
     model = _model(name, "eager")
     flops = _operations(model, clip)
     rate = _matrix_rate(os.cpu_count() or 1)
     found = {"mean_s": mean_s, "gflop": flops / 1e9, "gflop_per_s": rate / 1e9, "decode_s": decode_s}
-    found["eager_s"] = _fastest(lambda: model.forward([clip]))
-    model.backend = "auto"
-    found["auto_s"] = _fastest(lambda: model.forward([clip]))
+    for backend in ("eager", "fused", "onnx", "auto"):
+        if backend != "onnx" or onnx_is_installed():
+            model.backend = backend
+            found[f"{backend}_s"] = _fastest(lambda: model.forward([clip]))
     front_end = getattr(model.encoder, "spec", None)
     if front_end is not None:
         audio = torch.from_numpy(clip)[None]
@@ -218,10 +225,10 @@ def _matrix_rate(streams: int) -> float:
     return 2.0 * 1024**3 * repeats * streams / seconds
 
 
-def _fastest(function: Callable[[], object], repeats: int = 5) -> float:
+def _fastest(function: Callable[[], object], repeats: int = 8, budget_s: float = 3.0) -> float:
     function()
-    found = []
-    for _ in range(repeats):
+    found: list[float] = []
+    while len(found) < repeats and (len(found) < 2 or sum(found) < budget_s):
         began = time.perf_counter()
         function()
         found.append(time.perf_counter() - began)
@@ -277,6 +284,11 @@ def _summary(runs: dict[str, list[dict[str, Any]]], difference: float, floor: di
     return report
 
 
+def _with_decoding(floor: dict[str, Any], cores: int) -> float:
+    """Clips per second that all cores together decode and run through the network at the rate of matrix products."""
+    return float(1.0 / (floor["decode_s"] / cores + floor["gflop"] / floor["gflop_per_s"]))
+
+
 def _print(report: dict[str, Any]) -> None:
     first = next(iter(report["models"].values()))
     print(
@@ -295,16 +307,22 @@ def _print(report: dict[str, Any]) -> None:
             f"{embed['real_time_factor']:.4f} | {loop['slowest_s']:.1f}, {embed['slowest_s']:.1f} |"
         )
     print(
-        "\n| network | GFLOP a clip | GFLOP/s of products | floor, clips/s | floor over embed | peak MiB: loop, embed |"
+        "\n| network | GFLOP a clip | GFLOP/s of products | floor, clips/s | with decoding | floor over embed "
+        "| peak MiB: loop, embed |"
     )
-    print("|---|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name, found in report["models"].items():
         floor, embed = found["floor"], found["embed"]
         print(
             f"| {name} | {floor['gflop']:.2f} | {floor['gflop_per_s']:.0f} | {floor['utterances_per_s']:.1f} | "
-            f"{floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | {found['loop']['peak_mib']:.0f}, "
-            f"{embed['peak_mib']:.0f} |"
+            f"{_with_decoding(floor, report['cores']):.1f} | {floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | "
+            f"{found['loop']['peak_mib']:.0f}, {embed['peak_mib']:.0f} |"
         )
+    print("\n| network | ms a clip, one thread: eager | fused | onnx |")
+    print("|---|---:|---:|---:|")
+    for name, found in report["models"].items():
+        times = (found["floor"].get(f"{backend}_s") for backend in ("eager", "fused", "onnx"))
+        print(f"| {name} | {' | '.join('-' if time is None else f'{1e3 * time:.0f}' for time in times)} |")
     if PARTS_OF in report["models"]:
         floor = report["models"][PARTS_OF]["floor"]
         network_s = floor["auto_s"] - floor["front_end_s"]
