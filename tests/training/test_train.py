@@ -171,3 +171,20 @@ def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_pat
     assert found.model.head.kind == "rotation"
     assert found.rates[-1].best == pytest.approx(found.rates[-1].truncated)
     assert found.rates[0].best <= found.rates[0].truncated
+
+
+def test_a_trained_head_is_gone_on_with(trained: Trained, world: World, tmp_path: Path) -> None:
+    found = run(trained.model, world, tmp_path / "run", **{"head.dims": "null", "training.epochs": "1"})
+    kept = {rate.dim: rate.best for rate in trained.rates}
+    assert {rate.dim: rate.start for rate in found.rates} == kept
+    assert found.model.dims == trained.model.dims
+    with pytest.raises(RecipeError, match=r"has a head of \(8, 24\); leave dims out"):
+        run(trained.model, world, tmp_path / "other", **{"head.dims": "[4,24]"})
+
+
+def test_dims_beyond_the_pretrained_size(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    found = run(encoder, world, tmp_path / "run", **{"head.dims": "[8,24,30]"})
+    assert found.model.dims == (8, 24, 30)
+    scores, targets = pretrained_scores(world)
+    assert {rate.dim: rate.start for rate in found.rates}[24] == eer(error_curve(scores, targets)).rate
+    assert found.rates[-1].truncated is None

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -131,7 +132,8 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     joined = not distributed.is_initialized()
     if joined:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The others wait while the first one makes a cache, which may take hours.
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=2))
     try:
         yield Processes(distributed.get_rank(), world, chosen)
     finally:

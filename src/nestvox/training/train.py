@@ -120,7 +120,9 @@ def train(
             if recipe.model is None:
                 raise RecipeError("model is missing: a name of `nestvox models list`, or a model folder")
             model = load(recipe.model, device="cpu", announce=announce if every.first else lambda _: None)
-        if every.first:
+        if not every.first:
+            bars = no_bars
+        else:
             _open_folder(folder, recipe, resume=resume)
         every.wait()
         material = Material.of(recipe, model, folder, every, bars=bars)

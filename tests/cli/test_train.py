@@ -1,0 +1,142 @@
+"""`nestvox train` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import yaml
+
+pytest.importorskip("torch", reason="the extra [torch] is not installed")
+
+import torch
+
+import nestvox
+from nestvox.cli.main import main
+from nestvox.corpora.trials import Trials, write_trials
+from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.encoders.redimnet import ReDimNet
+from nestvox.model import SpeakerModel
+from nestvox.training.recipe import load_recipe, shipped_recipes
+
+TINY = {
+    "F": 24,
+    "C": 4,
+    "block_1d_type": "fc",
+    "block_2d_type": "convnext_like",
+    "stages_setup": [[1, 1, 1, [[3, 3]], 2], [2, 1, 2, [[3, 3]], None]],
+    "group_divisor": 2,
+    "embed_dim": 24,
+}
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen speakers, twelve of them for training, three clips each, and a model folder."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(4)
+    rows = []
+    for speaker in range(18):
+        for take in range(3):
+            samples = 0.05 * draw.standard_normal(RATE // 2)
+            samples *= np.sin(2 * np.pi * (100 + 30 * speaker) * np.arange(len(samples)) / RATE)
+            name = f"s{speaker}-{take}.wav"
+            soundfile.write(folder / name, samples, RATE)
+            split = "train" if speaker < 12 else "dev"
+            rows.append({"utt_id": name, "path": name, "speaker": f"s{speaker}", "split": split})
+    write_utterances(UtteranceTable(pl.DataFrame(rows), "table", folder), folder / "utterances.tsv")
+    dev = [(row["speaker"], row["utt_id"]) for row in rows if row["split"] == "dev"]
+    pairs = [(a, b, x == y) for k, (x, a) in enumerate(dev) for y, b in dev[k + 1 :]]
+    schema = {"enrol": pl.String, "test": pl.String, "target": pl.Boolean}
+    write_trials(Trials(pl.DataFrame(pairs, schema, orient="row"), "dev"), folder / "trials.txt", "voxceleb")
+    torch.manual_seed(0)
+    SpeakerModel(ReDimNet(**TINY).eval(), name="tiny").save(folder / "tiny")
+    recipe = {
+        "kind": "linear",
+        "model": "tiny",
+        "data": {"table": "utterances.tsv", "dev_trials": "trials.txt", "variants": 2, "test": {}},
+        "head": {"dims": [8, 24], "start": "pretrained"},
+        "training": {"epochs": 2, "batch_size": 12},
+        "run": {"device": "cpu"},
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    shown = capsys.readouterr()
+    return int(caught.value.code or 0), shown.out, shown.err
+
+
+def test_from_a_table_to_a_model(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    code, shown, err = run(capsys, "train", corpus / "mine.yaml", "--out", out, "--set", "training.epochs=3")
+    assert code == 0, err
+    assert "of 3 epochs" in shown
+    # 6 development speakers with 3 clips each.
+    assert "18 target and 135 non-target trials" in shown
+    assert f"model: {out / 'model'}" in shown
+    model = nestvox.load(out / "model")
+    assert model.dims == (8, 24)
+    assert (out / "cache" / "train" / "store.json").is_file()
+    assert load_recipe(out / "recipe.yaml").training.epochs == 3
+    rates = json.loads((out / "result.json").read_text())["development"]["eer"]
+    table = [line.split() for line in shown.splitlines() if re.match(r"\s+(8|24)\s", line)]
+    assert [float(line[3]) for line in table] == [round(100 * rate["best"], 2) for rate in rates]
+    assert model.verify(corpus / "s0-0.wav", corpus / "s0-1.wav", dim=8).threshold is not None
+
+
+def test_again_only_with_resume(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["train", corpus / "mine.yaml", "--out", tmp_path / "run", "--set", "training.epochs=1"]
+    code, _, err = run(capsys, *call, "--resume")
+    assert code == 0, err
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    code, _, err = run(capsys, *call)
+    assert code == 2
+    assert "holds a run; --resume goes on with it" in err
+    assert run(capsys, *call, "--resume")[0] == 0
+    assert weights.read_bytes() == before
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, _ = run(capsys, "train", "--list")
+    assert code == 0
+    assert [line.split()[0] for line in shown.splitlines()] == list(shipped_recipes())
+    code, shown, _ = run(capsys, "train", "linear", "--show", "--set", "training.epochs=7")
+    assert code == 0
+    settings = yaml.safe_load(shown)
+    assert settings["training"]["epochs"] == 7
+    assert settings["run"]["device"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train"], "give a recipe: a name of `nestvox train --list`"),
+        (["train", "linear"], "--out is missing"),
+        (["train", "liner", "--out", "run"], "did you mean linear?"),
+        (["train", "linear", "--out", "run", "--set", "training.epoch=3"], "nearest known one is training.epochs"),
+        (["train", "linear", "--out", "run"], "model is missing"),
+        (["train", "linear", "--out", "run", "--set", "model=nothing"], "nothing"),
+    ],
+)
+def test_what_is_refused_costs_one_line_and_no_folder(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(capsys, *arguments)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
