@@ -11,8 +11,11 @@ Beside it stands what one clip takes with one thread, by each of the ways to run
 
 The sizes of ReDimNet have weights drawn at random, which run as long as others. The floor is the operations of the
 network at the clips' mean length over what as many matrix products (1024 x 1024, float32) as there are cores reach side
-by side on the same machine; with decoding, what reading the files takes is added. Large networks get fewer utterances, so
-that the loop takes about `--seconds`.
+by side on the same machine; with decoding, what reading the files takes is added. Large networks get fewer utterances,
+so that the loop takes about `--seconds`.
+
+On a machine with other work the loop's threads wait for each other, and its rate says little. What then can still be
+compared is the processor's time for a clip, with `--loop-threads 1`, where nobody waits.
 """
 
 from __future__ import annotations
@@ -74,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=600, help="most utterances, spread over the table")
     parser.add_argument("--seconds", type=float, default=20.0, help="that a loop over a large network may take")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--loop-threads", type=int, default=0, help="of the plain loop; 0: torch's own number")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=["loop", "embed", "floor"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -95,7 +99,7 @@ def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(way: str, name: str, limit: int, options: argparse.Namespace, out: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", way, "--out", str(out), "--table", str(options.table)]
-    command += ["--models", name, "--limit", str(limit)]
+    command += ["--models", name, "--limit", str(limit), "--loop-threads", str(options.loop_threads)]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     print(f"{name} {way}: {found['seconds']:.1f} s", file=sys.stderr)
@@ -128,8 +132,9 @@ def _work(options: argparse.Namespace) -> None:
         return
     model = _model(name, "eager" if options.worker == "loop" else "auto")
     before_mib = _peak_mib()
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     if options.worker == "loop":
+        _set_threads(options.loop_threads)
         vectors, audio_s = _loop(model, table)
         seconds = time.perf_counter() - began
         choice = {}
@@ -146,11 +151,13 @@ def _work(options: argparse.Namespace) -> None:
             "workers": run.workers,
             "trial_s": run.trial_s,
         }
+    cpu_s = time.process_time() - began_cpu
     np.save(options.out.with_suffix(".npy"), vectors)
     found = {
         "utterances": len(table),
         "audio_s": audio_s,
         "seconds": seconds,
+        "cpu_s": cpu_s,
         "peak_mib": _peak_mib(),
         "before_mib": before_mib,
         **choice,
@@ -235,6 +242,13 @@ def _fastest(function: Callable[[], object], repeats: int = 8, budget_s: float =
     return min(found)
 
 
+def _set_threads(count: int) -> None:
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
 def _loop(model: SpeakerModel, table: UtteranceTable) -> tuple[np.ndarray[Any, Any], float]:
     vectors, audio_s = [], 0.0
     for path in table.audio_paths:
@@ -277,6 +291,7 @@ def _summary(runs: dict[str, list[dict[str, Any]]], difference: float, floor: di
             "slowest_s": max(run["seconds"] for run in found),
             "utterances_per_s": found[0]["utterances"] / seconds,
             "real_time_factor": seconds / found[0]["audio_s"],
+            "cpu_ms": 1e3 * min(run["cpu_s"] for run in found) / found[0]["utterances"],
             "peak_mib": max(run["peak_mib"] for run in found),
             "added_mib": max(run["peak_mib"] - run["before_mib"] for run in found),
         }
@@ -296,15 +311,17 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['load_before']:.1f} before, {report['turns']} runs each; rates are of the fastest\n"
     )
     print(
-        "| network | clips | loop, clips/s | embed, clips/s | gain | real-time factor | slowest runs, s: loop, embed |"
+        "| network | clips | loop, clips/s | embed, clips/s | gain | real-time factor | slowest runs, s: loop, embed "
+        "| processor, ms a clip: loop, embed |"
     )
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, found in report["models"].items():
         loop, embed = found["loop"], found["embed"]
         print(
             f"| {name} | {found['runs']['loop'][0]['utterances']} | {loop['utterances_per_s']:.1f} | "
             f"{embed['utterances_per_s']:.1f} | {embed['utterances_per_s'] / loop['utterances_per_s']:.2f} | "
-            f"{embed['real_time_factor']:.4f} | {loop['slowest_s']:.1f}, {embed['slowest_s']:.1f} |"
+            f"{embed['real_time_factor']:.4f} | {loop['slowest_s']:.1f}, {embed['slowest_s']:.1f} | "
+            f"{loop['cpu_ms']:.0f}, {embed['cpu_ms']:.0f} |"
         )
     print(
         "\n| network | GFLOP a clip | GFLOP/s of products | floor, clips/s | with decoding | floor over embed "
@@ -315,7 +332,8 @@ def _print(report: dict[str, Any]) -> None:
         floor, embed = found["floor"], found["embed"]
         print(
             f"| {name} | {floor['gflop']:.2f} | {floor['gflop_per_s']:.0f} | {floor['utterances_per_s']:.1f} | "
-            f"{_with_decoding(floor, report['cores']):.1f} | {floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | "
+            f"{_with_decoding(floor, report['cores']):.1f} | "
+            f"{floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | "
             f"{found['loop']['peak_mib']:.0f}, {embed['peak_mib']:.0f} |"
         )
     print("\n| network | ms a clip, one thread: eager | fused | onnx |")
