@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.compare import Comparison
     from nestvox.evaluation.systems import System
-    from nestvox.extraction.store import EmbeddingStore
-    from nestvox.progress import Progress
 
 __all__ = ["compare", "print_comparison"]
 
@@ -293,8 +291,9 @@ def _system(
     dims: tuple[int, ...] | None,
     offline: bool,
 ) -> System:
+    from nestvox.cli.source import embedded_system
     from nestvox.corpora.trials import read_scores
-    from nestvox.evaluation.systems import system_of_model, system_of_scores, system_of_store
+    from nestvox.evaluation.systems import system_of_scores, system_of_store
     from nestvox.extraction.store import EmbeddingStore, is_store
 
     path = Path(text)
@@ -309,18 +308,4 @@ def _system(
             f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where the "
             "audio of the trials is"
         )
-    from nestvox.cli.progress import progress_bar
-    from nestvox.extraction.embed import embed_table
-    from nestvox.model import load
-
-    loaded = load(text, offline=offline)
-    files = [path] if path.is_file() else path.iterdir() if path.is_dir() else None
-    size = None if files is None else sum(file.stat().st_size for file in files if file.is_file())
-    with progress_bar(f"embedding with {name}", "utterances") as progress:
-
-        def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
-            return embed_table(loaded, part, folder, progress=report)
-
-        return system_of_model(
-            name, trials, loaded, table, embed, dims=dims, size_bytes=size, chosen_on=loaded.chosen_on
-        )
+    return embedded_system(name, text, trials, table, dims=dims, offline=offline)

@@ -94,13 +94,16 @@ def embedded_system(
 
     loaded = load(model, weights=weights, offline=offline)
     path = Path(model)
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else None
+    files = [path] if path.is_file() else path.iterdir() if path.is_dir() else None
+    size = None if files is None else sum(file.stat().st_size for file in files if file.is_file())
     with progress_bar(f"embedding with {name}", "utterances") as progress:
 
         def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
             return embed_table(loaded, part, folder, progress=report)
 
-        return system_of_model(name, trials, loaded, table, embed, dims=dims, size_bytes=size)
+        return system_of_model(
+            name, trials, loaded, table, embed, dims=dims, size_bytes=size, chosen_on=loaded.chosen_on
+        )
 
 
 def read_score_norm(method: str | None, cohort: Path | None, top_k: int | None) -> ScoreNorm | None:

@@ -10,6 +10,7 @@ from nestvox.errors import TableError
 from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
+from nestvox.evaluation.paths import path_in_table
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
@@ -79,7 +80,7 @@ def evaluate_system(
         (*system.labels, *labels, *chosen_labels, *synthetic_labels(trials, table)),
         (f"The scores are the {system.space}.", *system.notes, *notes, *chosen_notes),
         llr=system.space.kind == "llr",
-        path_of=lambda name: None if table is None else _path(table, name),
+        path_of=path_in_table(table),
     )
     return measure(
         trials,
@@ -91,8 +92,3 @@ def evaluate_system(
         settings=settings,
         progress=progress,
     )
-
-
-def _path(table: UtteranceTable, name: str) -> str | None:
-    path = str(table.audio_path(int(table.resolve([name])[0])))
-    return None if path == name else path
