@@ -91,6 +91,16 @@ def test_a_pilot_replaces_the_assumptions(pilot):
     scores = [float(line.split()[0]) for line in (pilot / "one.txt").read_text().splitlines()]
     assert 0 < eer(error_curve(scores, np.array([row[0] == "1" for row in rows]))).rate < 0.5
     assert not math.isnan(content["standard_error"])
+    # Of two systems the correlations are the mean.
+    alone = []
+    for name in ("one", "two"):
+        result = run(
+            *("--eer", 0.1, "--difference", 0.02, "--speakers", 100, "--json", pilot / "p.json"),
+            *("--pilot-trials", pilot / "trials.txt", "--pilot-scores", pilot / f"{name}.txt"),
+        )
+        alone.append(json.loads((pilot / "p.json").read_text())["clusters"])
+    for key, value in content["clusters"].items():
+        assert value == pytest.approx((alone[0][key] + alone[1][key]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +116,33 @@ def test_calls_that_mean_nothing(arguments, words):
     result = run(*arguments)
     assert isinstance(result.exception, NestvoxError)
     assert words in str(result.exception)
+
+
+def test_a_store_is_a_pilot_as_its_scores_are(tmp_path):
+    from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+
+    generator = np.random.default_rng(4)
+    names = [f"id{10000 + speaker}/v/{take}.wav" for speaker in range(20) for take in range(5)]
+    vectors = np.repeat(generator.normal(size=(20, 16)), 5, axis=0) + 1.4 * generator.normal(size=(100, 16))
+    vectors = vectors.astype(np.float32)
+    metadata = StoreMetadata("ab" * 8, "tiny", "nested", (4, 16), 16, "float32", 100, 100)
+    writer = StoreWriter(tmp_path / "store", metadata)
+    writer.write_shard(0, ShardRows([f"u{row}" for row in range(100)], vectors, names, [name[:7] for name in names]))
+    writer.finish()
+    unit = vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    pairs = [(a, b) for a in range(100) for b in range(a + 1, 100)]
+    (tmp_path / "t.txt").write_text("".join(f"{int(a // 5 == b // 5)} {names[a]} {names[b]}\n" for a, b in pairs))
+    (tmp_path / "s.txt").write_text("".join(f"{unit[a] @ unit[b]:.9f} {names[a]} {names[b]}\n" for a, b in pairs))
+    found = {}
+    for pilot_scores in ("store", "s.txt"):
+        result = run(
+            *("--eer", 0.1, "--difference", 0.02, "--speakers", 100, "--pilot-trials", tmp_path / "t.txt"),
+            *("--pilot-scores", tmp_path / pilot_scores, "--json", tmp_path / "p.json"),
+        )
+        assert result.exit_code == 0, result.output
+        found[pilot_scores] = json.loads((tmp_path / "p.json").read_text())["clusters"]
+    assert found["store"] == pytest.approx(found["s.txt"], abs=1e-6)
 
 
 def test_a_pilot_without_speakers_is_refused(pilot):

@@ -52,7 +52,10 @@ def plan(
     ] = None,
     pilot_trials: Annotated[Path | None, typer.Option(help="Labelled trials of a pilot study.")] = None,
     pilot_scores: Annotated[
-        list[Path] | None, typer.Option(help="Score file of the pilot; a second one gives the systems' correlation.")
+        list[Path] | None,
+        typer.Option(
+            help="Score file or store of the pilot, at its largest dimension; a second gives the systems' correlation."
+        ),
     ] = None,
     pilot_table: Annotated[Path | None, typer.Option(help="Utterance table with the pilot's speakers.")] = None,
     power: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
@@ -162,20 +165,28 @@ def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[Speake
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.refusals import check_trials
-    from nestvox.evaluation.systems import system_of_scores
-    from nestvox.metrics.plan import speaker_correlation, system_correlation
+    from nestvox.evaluation.systems import system_of_scores, system_of_store
+    from nestvox.extraction.store import EmbeddingStore, is_store
+    from nestvox.metrics.plan import SpeakerCorrelation, speaker_correlation, system_correlation
 
     if len(scores) > 2:
-        raise NestvoxError(f"a pilot has one or two score files, got {len(scores)}")
+        raise NestvoxError(f"a pilot has one or two score files or stores, got {len(scores)}")
     listed = read_trials(trials)
     targets = check_trials(listed)
-    systems = [system_of_scores(str(path), listed, read_scores(path), source=str(path)) for path in scores]
+    systems = [
+        system_of_store(str(path), listed, EmbeddingStore(path))
+        if is_store(path)
+        else system_of_scores(str(path), listed, read_scores(path), source=str(path))
+        for path in scores
+    ]
     speakers = trial_speakers(listed, systems, table=None if table is None else read_utterances(table))
     if not speakers.known:
         raise NestvoxError("the pilot's trials do not say who speaks: give --pilot-table with a speaker column")
     sides = speakers.enrol, speakers.test
-    first, *second = [system.scores[None] for system in systems]
+    first, *second = [list(system.scores.values())[-1] for system in systems]
+    # Errors of a worse system are more alike; of two systems the mean predicts their difference best.
+    each = [speaker_correlation(values, targets, *sides) for values in (first, *second)]
     return (
-        speaker_correlation(first, targets, *sides),
+        SpeakerCorrelation(*(sum(values) / len(each) for values in zip(*each, strict=True))),
         system_correlation(first, second[0], targets, *sides) if second else None,
     )
