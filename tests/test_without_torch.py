@@ -105,10 +105,11 @@ def test_command_works(number: int, material: Path, tmp_path: Path) -> None:
     assert child.returncode == 0, child.stdout + child.stderr
 
 
-@pytest.mark.parametrize("command", ["embed", "verify"])
+@pytest.mark.parametrize("command", ["embed", "train", "verify"])
 def test_command_that_runs_a_network_asks_for_the_extra(command: str, material: Path, tmp_path: Path) -> None:
     arguments: dict[str, list[str | Path]] = {
         "embed": ["embed", material / "utterances.tsv", "--model", "ge2e", "--out", tmp_path / "store"],
+        "train": ["train", "linear", "--out", tmp_path / "run"],
         "verify": ["verify", material / "one.wav", material / "two.wav", "--model", "ge2e"],
     }
     child = python(COMMAND, *arguments[command], cwd=tmp_path)

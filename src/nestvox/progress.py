@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["Progress", "silent"]
+__all__ = ["Bars", "Progress", "no_bars", "silent"]
 
 
 class Progress(Protocol):
@@ -16,3 +17,15 @@ class Progress(Protocol):
 
 def silent(done: int, total: int | None, /) -> None:
     """Report nowhere: the default of every library function."""
+
+
+class Bars(Protocol):
+    """Opens a progress display for one phase of the work."""
+
+    def __call__(self, description: str, unit: str, /) -> AbstractContextManager[Progress]:
+        """Return a context in which the callback draws `done` of `total` in `unit`."""
+
+
+def no_bars(description: str, unit: str, /) -> AbstractContextManager[Progress]:  # noqa: ARG001
+    """Show nothing."""
+    return nullcontext(silent)

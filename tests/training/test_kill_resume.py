@@ -12,8 +12,8 @@ import torch
 
 from nestvox.errors import TrainingError
 from nestvox.model import SpeakerModel
+from nestvox.progress import no_bars
 from nestvox.training.checkpoint import Checkpoint, Progressed, read_checkpoint
-from nestvox.training.material import no_bars
 from nestvox.training.recipe import Recipe, load_recipe
 from nestvox.training.train import train
 

@@ -54,7 +54,6 @@ def train(
         return
     if out is None:
         raise NestvoxError("--out is missing: the folder of the run")
-
     require("torch", extra="torch", purpose="training")
     from nestvox.training.train import train as run
 

@@ -22,6 +22,7 @@ from nestvox.extraction.embed import embed_table
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.trained import TrainedHead
 from nestvox.model import SpeakerModel
+from nestvox.progress import Bars
 from nestvox.training.clips import AudioSource
 from nestvox.training.criterion import Criterion
 from nestvox.training.development import Development
@@ -29,7 +30,7 @@ from nestvox.training.from_cache import moving_statistics, split_decay
 from nestvox.training.head_start import begin_head
 from nestvox.training.loop import ParameterGroup, TrainingLoop
 from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
-from nestvox.training.material import Bars, Material, banks_of
+from nestvox.training.material import Material, banks_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data

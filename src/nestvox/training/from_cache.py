@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,23 +139,44 @@ class CachedSource:
         return self.order.steps(epoch)
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `first` on."""
+        """Yield the batches of an epoch from number `first` on; one is gathered while another is learned from."""
         lots = generator(self.seed, "variant", epoch).random(self._may.shape, np.float32)
         variants = np.where(self._may, lots, -1).argmax(axis=1)
-        for rows in self.order.batches(epoch)[first:]:
-            yield Batch(len(rows), self._parts(share_of(rows, self.processes.rank, self.processes.world), variants))
+        batches = self.order.batches(epoch)[first:]
+        shares = [self._split(share_of(rows, self.processes.rank, self.processes.world)) for rows in batches]
+        planned = iter([part for share in shares for part in share])
+        waiting: deque[Future[MicroBatch]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="nestvox-gather") as pool:
 
-    def _parts(self, rows: Numbers, variants: Numbers) -> Iterator[MicroBatch]:
+            def submit() -> None:
+                rows = next(planned, None)
+                if rows is not None:
+                    waiting.append(pool.submit(self._gathered, rows, variants[rows]))
+
+            def taken(count: int) -> Iterator[MicroBatch]:
+                for _ in range(count):
+                    submit()
+                    yield waiting.popleft().result()
+
+            submit()
+            try:
+                for rows, share in zip(batches, shares, strict=True):
+                    yield Batch(len(rows), taken(len(share)))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _split(self, rows: Numbers) -> list[Numbers]:
         size = self.micro_batch or max(1, len(rows))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            chosen, utterances = variants[part], self.data.utterances[part]
-            teacher = self.data.cache.gather(utterances, 0, tap="embedding") if self.teacher else None
-            yield MicroBatch(
-                self._tensor(self.data.cache.gather(utterances, chosen, tap=self.tap)),
-                torch.from_numpy(self.data.labels[part, chosen]).to(self.processes.device),
-                None if teacher is None else self._tensor(teacher),
-            )
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def _gathered(self, part: Numbers, chosen: Numbers) -> MicroBatch:
+        utterances = self.data.utterances[part]
+        teacher = self.data.cache.gather(utterances, 0, tap="embedding") if self.teacher else None
+        return MicroBatch(
+            self._tensor(self.data.cache.gather(utterances, chosen, tap=self.tap)),
+            torch.from_numpy(self.data.labels[part, chosen]).to(self.processes.device),
+            None if teacher is None else self._tensor(teacher),
+        )
 
     def _tensor(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self.processes.device, non_blocking=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import polars as pl
 
@@ -18,24 +16,12 @@ from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError
 from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
-from nestvox.progress import Progress, silent
+from nestvox.progress import Bars, no_bars
 from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 
-__all__ = ["Bars", "Material", "banks_of", "no_bars"]
-
-
-class Bars(Protocol):
-    """Opens a progress display for one phase of the work."""
-
-    def __call__(self, description: str, unit: str, /) -> AbstractContextManager[Progress]:
-        """Return a context in which the callback draws `done` of `total` in `unit`."""
-
-
-def no_bars(description: str, unit: str, /) -> AbstractContextManager[Progress]:  # noqa: ARG001
-    """Show nothing."""
-    return nullcontext(silent)
+__all__ = ["Material", "banks_of"]
 
 
 @dataclass(frozen=True, eq=False)

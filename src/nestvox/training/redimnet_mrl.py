@@ -20,8 +20,7 @@ from nestvox.corpora.prepare.folder import prepare_folder
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError
-from nestvox.progress import Progress, silent
-from nestvox.training.material import Bars, no_bars
+from nestvox.progress import Bars, Progress, no_bars, silent
 
 __all__ = ["Migration", "is_redimnet_mrl", "migrate", "migration_table", "prepare_data", "recipe_for"]
 

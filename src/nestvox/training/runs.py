@@ -15,13 +15,14 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.heads.trained import TrainedHead
 from nestvox.model import SpeakerModel
+from nestvox.progress import Bars
 from nestvox.training.checkpoint import Progressed
 from nestvox.training.criterion import Criterion
 from nestvox.training.development import Development
 from nestvox.training.from_cache import CachedSource, CachedUtterances, HeadTask, cached_rows
 from nestvox.training.head_start import begin_head, fit_rotation, nested_dims
 from nestvox.training.loop import TrainingLoop
-from nestvox.training.material import Bars, Material
+from nestvox.training.material import Material
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 

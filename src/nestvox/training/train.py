@@ -16,9 +16,10 @@ from nestvox.errors import RecipeError, TrainingError
 from nestvox.heads.contract import Head
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel, load
+from nestvox.progress import Bars, no_bars
 from nestvox.training.development import Development
 from nestvox.training.from_audio import run_audio
-from nestvox.training.material import Bars, Material, no_bars
+from nestvox.training.material import Material
 from nestvox.training.parallel import Processes, processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.rotation import thresholds_on
