@@ -173,10 +173,33 @@ class Router:
             ModelError: no route serves the request.
         """
         first, second = self._samples(a), self._samples(b)
-        chosen = self.choose(first, dim=dim, route=route)
-        if self.choose(second, dim=dim, route=route) is not chosen:
-            chosen = self.choose(None, dim=dim, route=route)
+        chosen = self.choose_pair(first, second, dim=dim, route=route)
         return chosen.model.verify(first, second, dim=dim, operating_point=operating_point)
+
+    def choose_pair(
+        self,
+        a: str | Path | NDArray[np.float32],
+        b: str | Path | NDArray[np.float32],
+        *,
+        dim: int | None = None,
+        route: str | None = None,
+    ) -> Route:
+        """Return the one route that answers for two recordings; see `verify`.
+
+        Args:
+            a: a path, or a float array (T,) at `sample_rate` in [-1, 1].
+            b: likewise.
+            dim: length; None: the full size of the model that answers.
+            route: name of the route; None: chosen.
+
+        Raises:
+            AudioError: a file cannot be used.
+            ModelError: no route serves the request.
+        """
+        chosen = self.choose(self._samples(a), dim=dim, route=route)
+        if self.choose(self._samples(b), dim=dim, route=route) is not chosen:
+            chosen = self.choose(None, dim=dim, route=route)
+        return chosen
 
     def _embed(self, samples: NDArray[np.float32], route: Route, dim: int | None) -> RoutedEmbedding:
         vector = route.model.embed(samples, dim=dim)

@@ -121,3 +121,67 @@ def test_errors_are_one_line_and_exit_2(
     assert code == 2
     assert what in error
     assert "Traceback" not in text + error
+
+
+@pytest.fixture(scope="module")
+def routes(folder: Path) -> Path:
+    """Up to 64 dimensions the model of `folder`, whole another one without thresholds."""
+    torch.manual_seed(1)
+    SpeakerModel(GE2E(), name="large").save(folder / "large")
+    path = folder / "routes.yaml"
+    path.write_text("routes:\n- {name: fast, model: model, up_to_dim: 64}\n- {name: accurate, model: large}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route", "model", "code"),
+    [
+        (["--dim", 16], "fast", "tiny", 0),
+        (["--dim", 64], "fast", "tiny", 1),
+        ([], "accurate", "large", 0),
+        (["--dim", 65], "accurate", "large", 0),
+        (["--dim", 16, "--route", "accurate"], "accurate", "large", 0),
+    ],
+)
+def test_a_file_of_routes_chooses_the_model(
+    folder: Path,
+    routes: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[object],
+    route: str,
+    model: str,
+    code: int,
+) -> None:
+    found = run(folder, capsys, "a.wav", "b.wav", "--model", routes, "--json", tmp_path / "v.json", *arguments)
+    assert found[0] == code, found
+    written = json.loads((tmp_path / "v.json").read_text())
+    answers = nestvox.load(folder / {"tiny": "model", "large": "large"}[model])
+    assert (written["route"], written["model"], written["fingerprint"]) == (route, model, answers.fingerprint)
+    expected = answers.verify(folder / "a.wav", folder / "b.wav", dim=written["dim"])
+    assert written["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert f"route      {route} of {routes}" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "what"),
+    [
+        ("routes.yaml", ["--route", "best"], "no route 'best'; there is fast, accurate"),
+        ("routes.yaml", ["--route", "fast", "--dim", 128], "serves up to 64 dimensions, asked for 128"),
+        ("routes.yaml", ["--weights", "w.safetensors"], "leave out --weights"),
+        ("none.yml", [], "none.yml"),
+        ("model", ["--route", "fast"], "give a .yaml file of routes"),
+    ],
+)
+def test_wrong_routes_are_one_line_and_exit_2(
+    folder: Path,
+    routes: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    arguments: list[object],
+    what: str,
+) -> None:
+    code, text, error = run(folder, capsys, "a.wav", "b.wav", "--model", folder / model, *arguments)
+    assert code == 2
+    assert what in error
+    assert "Traceback" not in text + error

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.errors import ModelError
+
 if TYPE_CHECKING:
+    from nestvox.model import SpeakerModel
     from nestvox.verdict import Threshold
 
 __all__ = ["verify"]
@@ -18,8 +21,12 @@ def verify(
     a: Annotated[Path, typer.Argument(help="First recording.")],
     b: Annotated[Path, typer.Argument(help="Second recording.")],
     model: Annotated[
-        str, typer.Option(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")
+        str,
+        typer.Option(help="Model folder, .onnx file, name that `nestvox models list` shows, or .yaml file of routes."),
     ] = "ge2e",
+    route: Annotated[
+        str | None, typer.Option(help="Which route of the .yaml file answers; default: the first that serves.")
+    ] = None,
     dim: Annotated[int | None, typer.Option(help="Prefix length; all by default.")] = None,
     operating_point: Annotated[
         str | None, typer.Option(help="Which stored threshold to use; default: eer, or the only one there is.")
@@ -44,10 +51,9 @@ def verify(
     from rich.console import Console
 
     from nestvox.atomic import write_text
-    from nestvox.model import load
     from nestvox.model_calibration import read_calibration
 
-    loaded = load(model, weights=weights, offline=offline)
+    loaded, chosen = _model_for(a, b, model, route=route, dim=dim, weights=weights, offline=offline)
     if calibration is not None:
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
@@ -55,7 +61,8 @@ def verify(
     point = operating_point or _usual_point(loaded.thresholds, loaded.check_dim(dim), domain)
     answer = loaded.verify(a, b, dim=dim, operating_point=point, domain=domain)
     if json_out is not None:
-        write_text(json_out, json.dumps(asdict(answer), indent=2) + "\n")
+        written = asdict(answer) if chosen is None else {"route": chosen, **asdict(answer)}
+        write_text(json_out, json.dumps(written, indent=2) + "\n")
     console = Console(soft_wrap=True, highlight=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
     console.print(f"[bold]{verdict}[/bold]")
@@ -71,10 +78,30 @@ def verify(
         unit = " nats" if answer.threshold.space.kind == "llr" else ""
         console.print(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}", markup=False)
     console.print(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
+    if chosen is not None:
+        console.print(f"  route      {chosen} of {model}", markup=False)
     for warning in answer.warnings:
         console.print(f"  [yellow]warning[/yellow]    {warning}")
     if answer.same is False:
         raise typer.Exit(1)
+
+
+def _model_for(
+    a: Path, b: Path, model: str, *, route: str | None, dim: int | None, weights: Path | None, offline: bool
+) -> tuple[SpeakerModel, str | None]:
+    """The model that answers, and the name of its route where a file of routes was given."""
+    if Path(model).suffix.lower() not in (".yaml", ".yml"):
+        if route is not None:
+            raise ModelError(f"--route {route} names one of several routes: give a .yaml file of routes with --model")
+        from nestvox.model import load
+
+        return load(model, weights=weights, offline=offline), None
+    if weights is not None:
+        raise ModelError(f"{model} names models that have their own weights; leave out --weights")
+    from nestvox.routing import load_router
+
+    chosen = load_router(model, offline=offline).choose_pair(a, b, dim=dim, route=route)
+    return chosen.model, chosen.name
 
 
 def _usual_point(thresholds: Sequence[Threshold], dim: int, domain: str | None) -> str:
