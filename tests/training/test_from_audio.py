@@ -19,10 +19,13 @@ from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
 from nestvox.errors import ModelError, RecipeError
+from nestvox.heads.linear import LinearHead
 from nestvox.model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.clips import AudioSource
-from nestvox.training.from_audio import full_precision_front_end
+from nestvox.training.criterion import Criterion
+from nestvox.training.development import Development
+from nestvox.training.from_audio import AudioTask, NestedNetwork, full_precision_front_end
 from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Lora, load_recipe
@@ -181,6 +184,46 @@ def test_stopped_and_taken_up(speech: Path, encoder: SpeakerModel, tmp_path: Pat
     for name, tensor in first.tensors.items():
         assert torch.equal(tensor, second.tensors[name]), name
     assert first.progressed.eers == second.progressed.eers
+
+
+def test_parts_named_later_learn_more_slowly(encoder: SpeakerModel) -> None:
+    stages = "[{epoch: 0, train: [linear]}, {epoch: 1, train: [pool, backbone.stage2]}]"
+    recipe = load_recipe(
+        "unfreeze", [f"stages={stages}", "encoder.learning_rate=0.5", "encoder.decay=0.1", "training.weight_decay=0.01"]
+    )
+    network = build({"architecture": "redimnet", **TINY})
+    head = LinearHead(network.pooled_dim, (8, 24), norm="none")
+    criterion = Criterion(recipe.loss, (8, 24), 5)
+    table = UtteranceTable(pl.DataFrame({"utt_id": ["a"], "path": ["a"], "speaker": ["a"]}), "t", Path())
+    nothing = np.zeros(0, np.int64)
+    trials = Trials(pl.DataFrame({"enrol": ["a"], "test": ["a"], "target": [True]}), "t")
+    task = AudioTask(
+        NestedNetwork(network, head),
+        criterion,
+        Development(table, trials, nothing, nothing, nothing, nothing > 0),
+        recipe,
+    )
+    scale = {id(parameter): group.scale for group in task.groups for parameter in group.parameters}
+    decay = {id(parameter): group.weight_decay for group in task.groups for parameter in group.parameters}
+    expected = {"linear": 0.5, "pool": 0.05, "backbone.stage2": 0.005}
+    for name, parameter in network.named_parameters():
+        part = next((part for part in expected if name.startswith(f"{part}.")), None)
+        if part is None:
+            assert id(parameter) not in scale
+            assert not parameter.requires_grad
+        else:
+            assert scale[id(parameter)] == pytest.approx(expected[part])
+            assert decay[id(parameter)] == (0.01 if parameter.ndim > 1 else 0.0)
+    assert scale[id(head.linear.weight)] == 1.0
+    assert all(scale[id(parameter)] == 1.0 for parameter in criterion.parameters())
+    for epoch, parts in ((0, ("linear.",)), (1, ("linear.", "pool.", "backbone.stage2."))):
+        task.begin_epoch(epoch)
+        learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        assert learning
+        assert all(name.startswith(parts) for name in learning)
+        assert {name.split(".")[0] for name in learning} == {part.split(".")[0] for part in parts}
+        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]
+        assert not any(norm.training for norm in norms)
 
 
 def test_a_part_that_is_not_there(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:

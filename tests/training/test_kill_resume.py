@@ -130,6 +130,14 @@ def test_how_often_checkpoints_are_written_changes_nothing(
     assert end_of(tmp_path / "run") == undisturbed
 
 
+def test_what_a_killed_run_was_writing_is_cleared(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    left = tmp_path / "run" / ".checkpoint-abc.partial.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    train(recipe_of(world), tmp_path / "run", model=encoder, resume=True)
+    assert not left.exists()
+
+
 def test_a_damaged_checkpoint_is_named(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
     train(recipe_of(world), tmp_path / "run", model=encoder)
     path = tmp_path / "run" / "checkpoint.safetensors"

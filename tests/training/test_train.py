@@ -120,7 +120,10 @@ def test_a_run_is_not_overwritten(trained: Trained, encoder: SpeakerModel, world
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(TrainingError, match="not empty and holds no run"):
         run(encoder, world, tmp_path)
-    assert (tmp_path / "letter.txt").read_text() == "dear"
+    recipe = load_recipe("linear", world.settings(**SMALL))
+    with pytest.raises(TrainingError, match="not empty and holds no run"):
+        train(recipe, tmp_path, model=encoder, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def _run(
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """Make the folder of a run and write the recipe down, or see that it holds a run of this recipe."""
     there = folder / RECIPE_FILE
+    for partial in folder.glob(".*.partial*"):  # what a killed run was writing
+        partial.unlink(missing_ok=True)
     if there.is_file():
         if not resume:
             raise TrainingError(f"{folder} holds a run; --resume goes on with it, or give another --out")
@@ -157,7 +159,7 @@ def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
                 "give the same settings to resume it, or another --out"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    if folder.is_dir() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty and holds no run; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(there, recipe.to_yaml())
