@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +53,13 @@ class ContainerStream:
         samplerate: in Hz, of the first decoded frame (a header may state half of it: spectral band replication).
         channels: of the first decoded frame.
         frames: samples per channel by the header; -1 where it says nothing that is exact.
+        n_bytes: of the file, for whoever opens it.
 
     Raises:
         BrokenStreamError: nothing can be decoded, or the extra [av] is not installed.
     """
 
-    def __init__(self, path: Path, container: str) -> None:
+    def __init__(self, source: Path | BinaryIO, container: str) -> None:
         try:
             self._av: ModuleType = require("av", extra="av", purpose="reading m4a, aac, mp4 and webm")
         except MissingExtraError as error:
@@ -67,7 +68,8 @@ class ContainerStream:
         self._container: Any = None
         try:
             # The protocol is named, so that no file name can be taken for an address.
-            self._container = self._av.open(f"file:{path}", format=_DEMUXERS[container])
+            where = f"file:{source}" if isinstance(source, Path) else source
+            self._container = self._av.open(where, format=_DEMUXERS[container])
             if not self._container.streams.audio:
                 raise BrokenStreamError("holds no audio track")
             self._track = self._container.streams.audio[0]
@@ -87,6 +89,7 @@ class ContainerStream:
         self._waiting: Any = first
         self._rest = np.zeros((0, self.channels), np.float32)
         self._position = 0
+        self.n_bytes = 0
         duration, time_base = self._track.duration, self._track.time_base
         exact = container == "MP4" and duration is not None and time_base is not None and duration > 0
         self.frames = round(duration * time_base * self.samplerate) if exact else -1

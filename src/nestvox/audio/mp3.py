@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 __all__ = ["honest_mp3"]
 
@@ -82,16 +82,15 @@ def _info_frame(data: bytes, at: int, header: _Header, frames: int) -> bytes:
     return body + bytes(size - len(body))
 
 
-def honest_mp3(path: Path) -> io.BytesIO | None:
-    """Return the file with a true number of frames, or None where it can be decoded as it is.
+def honest_mp3(file: BinaryIO) -> io.BytesIO | None:
+    """Return a file, read from its beginning, with a true number of frames; None where it can be decoded as it is.
 
     None also for files that are not layer III, or not MP3 at all: their decoder finds out.
     """
-    with path.open("rb") as file:
-        if not file.read(4).startswith((b"\xff", b"ID3")):
-            return None
-        file.seek(0)
-        data = file.read()
+    if not file.read(4).startswith((b"\xff", b"ID3")):
+        return None
+    file.seek(0)
+    data = file.read()
     start = _start(data)
     header = _header(data, start)
     if header is None:

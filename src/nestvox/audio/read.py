@@ -6,17 +6,20 @@ comes in m4a, mp4, webm and adts files (`containers`, extra [av]).
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from nestvox.audio.archives import member_of, read_bytes
 from nestvox.audio.containers import CONTAINER_EXTENSIONS, BrokenStreamError, ContainerStream, container_of
 from nestvox.audio.errors import (
     AudioRangeError,
@@ -80,22 +83,25 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
     their decoders; `seek` works all the same.
     """
 
+    n_bytes: int = 0
+
     def seekable(self) -> bool:
         return False
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Stream | ContainerStream]:
-    if not path.exists():
-        raise UnreadableAudioError(path, "no such file")
-    if not path.is_file():
-        raise UnreadableAudioError(path, "not a regular file")
-    if path.stat().st_size == 0:
-        raise EmptyAudioError(path, "the file is empty (0 bytes)")
     try:
-        with path.open("rb") as file:
-            container = container_of(file.read(12))
-        stream = ContainerStream(path, container) if container else _Stream(honest_mp3(path) or str(path))
+        if member_of(path) is not None:
+            # Whole, so that an error of the disk is one of this call and not the end of the audio.
+            content = read_bytes(path)
+            stream, container = _stream(io.BytesIO(content), None)
+            stream.n_bytes = len(content)
+        else:
+            _check_file(path)
+            with path.open("rb") as file:
+                stream, container = _stream(file, path)
+            stream.n_bytes = path.stat().st_size
     except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:
         raise UnreadableAudioError(path, f"cannot be opened as audio: {_reason(error)}") from error
     with stream:
@@ -111,6 +117,26 @@ def _opened(path: Path) -> Iterator[_Stream | ContainerStream]:
         yield stream
 
 
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise UnreadableAudioError(path, "no such file")
+    if not path.is_file():
+        raise UnreadableAudioError(path, "not a regular file")
+    if path.stat().st_size == 0:
+        raise EmptyAudioError(path, "the file is empty (0 bytes)")
+
+
+def _stream(file: BinaryIO, path: Path | None) -> tuple[_Stream | ContainerStream, str | None]:
+    """Open what is in a file, by its path where it has one; also returns which container it is, if it is one."""
+    container = container_of(file.read(12))
+    file.seek(0)
+    if container:
+        return ContainerStream(path or file, container), container
+    honest = honest_mp3(file)
+    file.seek(0)
+    return _Stream(honest or (file if path is None else str(path))), None
+
+
 def _reason(error: Exception) -> str:
     """What libsndfile or the system says, without the path, which the caller puts first."""
     if isinstance(error, soundfile.LibsndfileError):
@@ -121,7 +147,7 @@ def _reason(error: Exception) -> str:
 def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[np.float32]]:
     """Yield (n, channels) blocks from the current position to where decoding ends."""
     size = max(1, _BLOCK_SAMPLES // stream.channels)
-    allowed = path.stat().st_size * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
+    allowed = stream.n_bytes * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
     decoded = 0
     while True:
         buffer = np.empty((size, stream.channels), dtype=np.float32)
@@ -134,7 +160,7 @@ def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[n
             return
         decoded += len(block)
         if decoded > allowed:
-            raise UnreadableAudioError(path, f"{path.stat().st_size} bytes decode without end: the file is damaged")
+            raise UnreadableAudioError(path, f"{stream.n_bytes} bytes decode without end: the file is damaged")
         yield block
 
 
@@ -196,7 +222,7 @@ def probe(path: str | Path) -> AudioInfo:
     path = Path(path)
     with _opened(path) as stream:
         frames = stream.frames
-        most = path.stat().st_size * _SAMPLES_PER_BYTE
+        most = stream.n_bytes * _SAMPLES_PER_BYTE
         if stream.format == "MP3" or not 0 <= frames <= most:
             frames = sum(len(block) for block in _blocks(stream, path))
         if not frames:
@@ -244,7 +270,8 @@ def read(
 
     Args:
         path: wav (8 to 32 bit, float, A-law, u-law, ADPCM), flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64
-            or sph; with the extra [av] also m4a, mp4, webm, mka and aac, of which the first audio track is read.
+            or sph; with the extra [av] also m4a, mp4, webm, mka and aac, of which the first audio track is read. A
+            member of a tar archive is ``archive.tar::member`` (see `audio.archives`); it is held in memory whole.
         sample_rate: of the result, in Hz; None keeps the file's own.
         start_s: seconds to leave out at the beginning.
         duration_s: seconds to read; None reads to the end.

@@ -15,7 +15,7 @@ from nestvox.errors import DownloadError, TrialsError
 if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
 
-__all__ = ["app", "check", "describe", "fetch", "trials"]
+__all__ = ["app", "check", "describe", "fetch", "shards", "trials"]
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -177,6 +177,35 @@ def fetch(
         else:
             raise DownloadError(f"no download {name!r}; there are librispeech-dev-clean, {', '.join(TRIAL_LISTS)}")
     typer.echo(str(path))
+
+
+@app.command()
+def shards(
+    table: Annotated[Path, typer.Argument(help="Utterance table.")],
+    out: Annotated[Path, typer.Option(help="New folder for the tar files and utterances.tsv.")],
+    *,
+    shard_mib: Annotated[int, typer.Option(min=1, help="MiB after which the next file begins.")] = 1024,
+    json_file: _Json = None,
+) -> None:
+    """Copy the audio of a table into a few large tar files, from which every command reads it.
+
+    The layout is that of WebDataset; the new table says at which byte each utterance begins.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.shards import SHARD_TABLE, write_shards
+    from nestvox.corpora.utterances import read_utterances
+
+    with progress_bar("copying", "utterances") as progress:
+        written = write_shards(read_utterances(table), out, shard_mib=shard_mib, progress=progress)
+    files = sorted(out.glob("shard-*.tar"))
+    summary = {
+        "n_utterances": len(written),
+        "n_shards": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "table": str(out / SHARD_TABLE),
+    }
+    print_rows(summary)
+    write_json(json_file, summary)
 
 
 @app.command()

@@ -25,6 +25,7 @@ __all__ = [
     "print_rows",
     "voxceleb1",
     "voxceleb2",
+    "webdataset",
     "write_json",
 ]
 
@@ -248,6 +249,27 @@ def lhotse(
 
 def _journal(out: Path) -> Path:
     return out.with_name(f".{out.name}.scan")
+
+
+@app.command()
+def webdataset(
+    archives: Annotated[list[Path], typer.Argument(metavar="TAR...", help="Plain tar files, in order.")],
+    out: _Out,
+    *,
+    speaker: Annotated[
+        str, typer.Option(help="Field of the JSON with the speaker, or the ending of a text with it: .spk, .txt.")
+    ] = "speaker",
+    corpus: _Corpus = None,
+    synthetic: _Synthetic = False,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of tar files in the layout of WebDataset; the audio stays in them and is read there."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.shards import prepare_shards
+
+    with progress_bar("reading", "archives") as progress:
+        prepared = prepare_shards(archives, speaker=speaker, root=out.parent, corpus=corpus, progress=progress)
+    _finish(prepared, out, json_file, synthetic=synthetic)
 
 
 def _finish_corpus(

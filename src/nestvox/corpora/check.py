@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from nestvox.audio import read
+from nestvox.audio.archives import file_of
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError
@@ -122,7 +122,7 @@ def check_corpus(
         findings += _audio(rows, min_duration_s, duration_tolerance_s)
         decoded, audio_s = rows["decoded_s"].count(), float(rows["decoded_s"].sum())
     else:
-        missing = [path for path in rows["file"].unique(maintain_order=True) if not Path(path).is_file()]
+        missing = [path for path in rows["file"].unique(maintain_order=True) if not file_of(path).is_file()]
         findings += _found("missing-file", "error", "audio files are missing", missing)
     findings.sort(key=lambda finding: finding.severity != "error")
     return CheckReport(

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
+from nestvox.audio.archives import file_of
 from nestvox.corpora.delimited import read_delimited
 from nestvox.errors import TableError
 
@@ -27,7 +28,7 @@ REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
 
 # Absolute paths of any system, and parts that a system leaves out or resolves.
-_NOT_PLAIN = r"^/|\\|:|//|(^|/)\.{1,2}(/|$)|/$"
+_NOT_PLAIN = r"^/|\\|^[A-Za-z]:|//|(^|/)\.{1,2}(/|$)|/$"
 _NUMBERS = ("start_s", "duration_s")
 _TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
@@ -126,7 +127,7 @@ class UtteranceTable:
         Raises:
             TableError: files that are not; the message lists the first few with their lines.
         """
-        missing = [row for row, path in enumerate(self.audio_paths) if not path.is_file()]
+        missing = [row for row, path in enumerate(self.audio_paths) if not file_of(path).is_file()]
         if missing:
             first = missing[0]
             raise TableError(

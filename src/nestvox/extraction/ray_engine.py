@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nestvox.audio.archives import file_of
 from nestvox.errors import NestvoxError
 from nestvox.extraction.shard_job import EmbeddingModel, Network, Plan, ShardJob, decoder_for
 from nestvox.extraction.shards import ShardRows
@@ -195,7 +196,7 @@ class _Run:
 
     def _refuse_unseen(self, message: _Finished) -> None:
         # A disk that is not mounted on one node must not become a thousand skipped utterances.
-        here = [path for path in message.unseen if (self.table.root / path).exists()]
+        here = [path for path in message.unseen if file_of(self.table.root / path).exists()]
         if here:
             raise EngineError(
                 f"the node {message.node} does not see {len(here)} files that are here, e.g. "
@@ -247,7 +248,7 @@ def _make_shard(
                 reported = time.monotonic()
                 yield done
     paths = [failure.path for failure in shards[0].failed]
-    unseen = tuple(path for path in paths if path is not None and not (table.root / path).exists())
+    unseen = tuple(path for path in paths if path is not None and not file_of(table.root / path).exists())
     yield _Finished(shards[0], job.audio_s, unseen, platform.node())
 
 
