@@ -136,8 +136,8 @@ class FeatureCache:
         Returns:
             C names, and (N, V) int64.
         """
-        names, labels = np.unique(np.array(self.row_speakers, dtype=object).astype(str), return_inverse=True)
-        return names.tolist(), labels.reshape(len(self), self.n_variants).astype(np.int64)
+        names, labels = self.store.speaker_codes()
+        return names, labels.reshape(len(self), self.n_variants)
 
     def rows(self, utterances: Sequence[int] | Numbers, variant: int | Numbers = 0) -> Numbers:
         """Row numbers of variants of utterances.

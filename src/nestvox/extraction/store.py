@@ -270,6 +270,22 @@ class EmbeddingStore:
     def _strings(self, column: str) -> list[Any]:
         return [value for table in self._tables for value in table[column].to_pylist()]
 
+    def speaker_codes(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The speakers, sorted, and the number of each row's among them; a row without one is of the speaker ``""``.
+
+        The texts of millions of rows are not made into objects.
+
+        Returns:
+            C names, and (N,) int64.
+        """
+        chunks = [chunk for table in self._tables for chunk in table["speaker"].chunks]
+        column = pa.chunked_array(chunks, pa.string()).fill_null("").combine_chunks().dictionary_encode()
+        names = np.array(column.dictionary.to_pylist(), dtype=object)
+        order = np.argsort(names, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return names[order].tolist(), place[column.indices.to_numpy()]
+
     def vectors(self) -> FloatVectors:
         """All rows, (N, D) float32; read-only and memory-mapped where there is one float32 shard, else a copy.
 
