@@ -44,6 +44,7 @@ __all__ = [
 
 _MOST_HISTOGRAMS = 8
 _MOST_SPEAKERS = 20
+_SAME_RATE = 1e-4
 
 
 def percent(rate: float, digits: int = 2) -> str:
@@ -105,7 +106,9 @@ def evaluation_figures(
             ]
         )
     ]
-    same_dim = {other: curve for other, found in systems.items() for curve in found.det if curve.dim == headline.dim}
+    same_dim = {
+        other: curve for other, found in systems.items() for curve in found.det if curve.dim == systems_dim(systems)
+    }
     if len(same_dim) > 1:
         drawings.append(
             det_figure(
@@ -137,6 +140,19 @@ def evaluation_figures(
 def banded_dims(evaluation: Evaluation) -> tuple[int | None, ...]:
     """The smallest and the largest dimension: bands of all of them would hide each other."""
     return tuple(dict.fromkeys((evaluation.overall[0].dim, evaluation.overall[-1].dim)))
+
+
+def systems_dim(systems: Mapping[str, Evaluation]) -> int | None:
+    """The largest dimension of the first system at which the systems differ, else its largest.
+
+    Rotations of one embedding are all the same at its full size.
+    """
+    first = next(iter(systems.values()))
+    for row in reversed(first.overall):
+        rates = [other.eer for found in systems.values() for other in found.overall if other.dim == row.dim]
+        if max(rates) - min(rates) > _SAME_RATE:
+            return row.dim
+    return first.headline.dim
 
 
 def render_html(
@@ -185,6 +201,7 @@ def render_html(
         conditions=[(ALL, conditions[ALL]), *others.items()] if others else [],
         durations=[(key.removeprefix(f"{DURATION}="), rows) for key, rows in durations.items()],
         banded=banded_dims(evaluation),
+        systems_dim=systems_dim(systems),
         figures={**dict.fromkeys(("det-systems", "eer-by-dimension")), **figures},
         histograms=[(dim, figures["scores" if dim is None else f"scores-{dim}"]) for dim in shown],
         most_speakers=_MOST_SPEAKERS,
