@@ -210,16 +210,29 @@ def test_one_speaker_says_nothing_of_others():
 
 
 @pytest.mark.slow
-def test_the_interval_of_the_rate_holds_the_truth():
-    # The truth of each threshold: its false-alarm rate over very many other speakers of the same kind.
+def test_the_intervals_hold_the_truth_where_independent_trials_would_not():
+    # The truth of each threshold: its error rates over very many other speakers of the same kind.
     other, labels, *_ = pairs_of(4000, 10_000, per_speaker=20)
-    impostors = np.sort(other[~labels])
-    held = 0
+    targets, impostors = np.sort(other[labels]), np.sort(other[~labels])
+    rule = DecisionRule("far", 0.05)
+    of_all = rule.threshold(error_curve(other, labels))
     n_studies = 150
+    held = np.zeros(4)
     for study in range(n_studies):
-        found = fit_threshold(
-            *pairs_of(60, study, per_speaker=20), DecisionRule("far", 0.05), n_replicates=200, seed=study
-        )
-        truth = 1 - np.searchsorted(impostors, found.point.threshold) / len(impostors)
-        held += found.p_fa.low <= truth <= found.p_fa.high
-    assert held / n_studies >= 0.88
+        scores, is_target, *sides = pairs_of(60, study, per_speaker=20)
+        found = fit_threshold(scores, is_target, *sides, rule, n_replicates=200, seed=study)
+        value = found.point.threshold
+        p_fa = 1 - np.searchsorted(impostors, value) / len(impostors)
+        p_miss = np.searchsorted(targets, value) / len(targets)
+        alone = wilson_interval(found.point.n_false_alarm, (~is_target).sum())
+        held += [
+            found.p_fa.low <= p_fa <= found.p_fa.high,
+            found.p_miss.low <= p_miss <= found.p_miss.high,
+            found.value.low <= of_all <= found.value.high,
+            alone.low <= p_fa <= alone.high,
+        ]
+    false_alarms, misses, thresholds, independent = held / n_studies
+    assert false_alarms >= 0.92
+    assert misses >= 0.85
+    assert thresholds >= 0.92
+    assert independent <= 0.8

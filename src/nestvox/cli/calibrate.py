@@ -161,7 +161,11 @@ def print_costs(
         figures += [cost.act_dcf for cost in rows] + [rows[-1].min_dcf]
         shown.add_row(show_dim(rows[0].dim), *(f"{figure:.3f}" for figure in figures))
     console.print(shown)
-    console.print(f"Cllr in bits, 1 is what knowing nothing costs; detection cost at p_target {p_target:g}")
+    console.print(
+        f"Cllr in bits, 1 is what knowing nothing costs; detection cost at p_target {p_target:g}; minima of the scores "
+        f"{list(columns)[-1]}",
+        soft_wrap=True,
+    )
 
 
 def _print(found: LlrFit, console: Console) -> None:
