@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from nestvox.cli.backends import NetworkBackend, NetworkPrecision
+
 __all__ = ["embed", "export"]
 
 
@@ -20,20 +22,6 @@ class _Tap(StrEnum):
 
 class _Dtype(StrEnum):
     float32 = "float32"
-    float16 = "float16"
-
-
-class _Backend(StrEnum):
-    auto = "auto"
-    eager = "eager"
-    fused = "fused"
-    onnx = "onnx"
-
-
-class _Precision(StrEnum):
-    float32 = "float32"
-    auto = "auto"
-    bfloat16 = "bfloat16"
     float16 = "float16"
 
 
@@ -73,12 +61,12 @@ def embed(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     backend: Annotated[
-        _Backend,
+        NetworkBackend,
         typer.Option(help="How the network runs; auto: ONNX Runtime where installed, else arranged for torch."),
-    ] = _Backend.auto,
+    ] = NetworkBackend.auto,
     precision: Annotated[
-        _Precision, typer.Option(help="Of the network; auto: bfloat16 where the device has it and scores stay.")
-    ] = _Precision.float32,
+        NetworkPrecision, typer.Option(help="Of the network; auto: bfloat16 where the device has it and scores stay.")
+    ] = NetworkPrecision.float32,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,

@@ -11,6 +11,7 @@ import typer
 
 from nestvox import __version__
 from nestvox.cli import (
+    bench,
     cache,
     calibrate,
     compare,
@@ -18,6 +19,7 @@ from nestvox.cli import (
     demo,
     embed,
     evaluate,
+    inspect,
     models,
     plan,
     rotate,
@@ -46,6 +48,8 @@ app.command()(rotate.rotate)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(inspect.inspect)
+app.command()(bench.bench)
 app.command()(calibrate.calibrate)
 app.command()(threshold.threshold)
 app.add_typer(plan.app, name="plan")
