@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nestvox.evaluation import evaluate_store
+from nestvox.corpora.trials import read_scores, read_trials
+from nestvox.evaluation import evaluate_scores, evaluate_store
 from nestvox.evaluation.compare import compare_systems
 from nestvox.evaluation.comparison_report import write_comparison
 from nestvox.evaluation.drawing import PALETTES
@@ -192,6 +193,21 @@ def test_nothing_is_cut_at_any_width(chromium, pages, name):
         assert found["clipped"] == [], width
         assert found["height"] > 2000
         assert found["smallest"] > 8, "words in drawings are too small to read"
+
+
+def test_the_report_of_published_scores(chromium, lists_dir: Path, tmp_path: Path):
+    """60,000 trials of 1,251 speakers: the page that the guide makes."""
+    trials = read_trials(lists_dir / "voxsrc2021_val_trials.txt")
+    evaluation = evaluate_scores(trials, read_scores(lists_dir / "voxsrc2021_val_scores.txt"), n_bootstrap=60)
+    write_html(evaluation, tmp_path / "voxsrc2021.html")
+    for width in (DESKTOP, NARROW):
+        found = measured(chromium, tmp_path / "voxsrc2021.html", width)
+        assert {key: found[key] for key in ("wide", "out", "touching", "clipped")} == {
+            key: [] for key in ("wide", "out", "touching", "clipped")
+        }, width
+    text = browse(chromium, tmp_path / "voxsrc2021.html", DESKTOP, "--dump-dom")
+    for words in ("5.18 %", "0.2928", "29,969 target, 30,031 non-target", "of 1,251 speakers", "goat"):
+        assert words in text
 
 
 def test_no_request_leaves(chromium, pages, proxy):
