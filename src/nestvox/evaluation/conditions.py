@@ -18,7 +18,15 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError, TrialsError
 from nestvox.verdict import DURATION_EDGES_S, duration_classes
 
-__all__ = ["DURATION", "MIXED", "NO_VALUE", "condition_masks", "durations_of_sides", "values_of_sides"]
+__all__ = [
+    "DURATION",
+    "MIXED",
+    "NO_VALUE",
+    "condition_masks",
+    "durations_of_sides",
+    "synthetic_labels",
+    "values_of_sides",
+]
 
 DURATION = "duration"
 MIXED = "mixed"

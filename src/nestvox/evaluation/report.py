@@ -32,11 +32,13 @@ from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputabl
 from nestvox.metrics import bayes_threshold
 
 __all__ = [
+    "banded_dims",
     "evaluation_figures",
     "percent",
     "percent_interval",
     "render_html",
     "render_page",
+    "systems_dim",
     "write_figures",
     "write_html",
     "write_json",
