@@ -47,7 +47,7 @@ from nestvox.training.clips import AudioSource
 from nestvox.training.from_cache import CachedSource, CachedUtterances
 from nestvox.training.parallel import processes
 
-# Of the dev part of VoxCeleb2: J. S. Chung et al., "VoxCeleb2: deep speaker recognition", 2018, table 2 and 2.3.
+# Dev part of VoxCeleb2; mean length: J. S. Chung et al., "VoxCeleb2: deep speaker recognition", Interspeech 2018.
 UTTERANCES, SPEAKERS, MEAN_S = 1_092_009, 5_994, 7.8
 CROP_S = 3.0
 
@@ -55,6 +55,7 @@ CROP_S = 3.0
 def main() -> int:
     options = _options()
     if options.worker:
+        torch.set_num_threads(options.threads)
         work = {"usual": _usual, "cache": _cache, "large": _large}
         print(json.dumps(work[options.worker](options)))
         return 0
@@ -67,7 +68,8 @@ def main() -> int:
         print(f"skipped: no table {options.table}; name one with --table, or set NESTVOX_SPEECH")
     if options.large:
         with tempfile.TemporaryDirectory(prefix="nestvox-large-", dir=options.folder) as folder:
-            shared = {name: getattr(options, name) for name in ("pooled_dim", "utterances", "large_batch", "seconds")}
+            names = ("pooled_dim", "utterances", "large_batch", "seconds", "threads")
+            shared = {name: getattr(options, name) for name in names}
             report["large"] = in_process(__file__, "large", out=folder, **shared)
     _print(report, options)
     if options.json is not None:
@@ -83,6 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=192, help="utterances, spread over the table")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=20, help="from the cache; the usual way has one")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more than free cores wait for each other")
     parser.add_argument("--large", action="store_true", help="also the size of VoxCeleb2")
     parser.add_argument("--utterances", type=int, default=UTTERANCES, help="of --large")
     parser.add_argument("--pooled-dim", type=int, default=2304, help="of --large")
@@ -99,7 +102,7 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for way in ("cache", "usual"):
         with tempfile.TemporaryDirectory(prefix="nestvox-heads-") as folder:
-            shared = {key: getattr(options, key) for key in ("table", "limit", "batch_size", "epochs")}
+            shared = {key: getattr(options, key) for key in ("table", "limit", "batch_size", "epochs", "threads")}
             found[way] = in_process(__file__, way, networks=name, out=folder, **shared)
     return {**found, "ratio": found["usual"]["epoch_s"] / found["cache"]["epoch_s"]}
 
@@ -127,7 +130,7 @@ def _cache(options: argparse.Namespace) -> dict[str, Any]:
     table, model = _rows(options), drawn_model(options.networks[0])
     with sampled_memory() as memory:
         began = time.perf_counter()
-        cache = build_cache(model, table, options.out / "cache", variants=1, streams=os.cpu_count() or 1)
+        cache = build_cache(model, table, options.out / "cache", variants=1, streams=options.threads, threads=1)
         extraction_s = time.perf_counter() - began
         recipe = head_recipe(options.batch_size, options.epochs)
         head, data = drawn_head(model, recipe), CachedUtterances.of(cache)
@@ -200,7 +203,10 @@ def _write_drawn(path: Path, utterances: int, pooled_dim: int) -> FeatureCache:
 
 def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{report['cores']} cores with a load of {report['load_before']:.1f} before, {device}, one run\n")
+    print(
+        f"{report['cores']} cores with a load of {report['load_before']:.1f} before, {device}, torch with "
+        f"{options.threads} thread{'s' if options.threads > 1 else ''}, one run\n"
+    )
     if report["networks"]:
         first = next(iter(report["networks"].values()))["cache"]
         print(

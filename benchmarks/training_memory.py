@@ -67,6 +67,7 @@ class DrawnBatches:
 def main() -> int:
     options = _options()
     if options.worker is not None:
+        torch.set_num_threads(options.threads)
         print(json.dumps(_work(options)))
         return 0
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -86,6 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--network", default="redimnet-b2", help="a size of ReDimNet")
     parser.add_argument("--classes", type=int, default=5_994, help="training speakers")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more than free cores wait for each other")
     parser.add_argument("--limit-gib", type=float, default=6.0, help="most memory that a process may take")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=list(WAYS), help=argparse.SUPPRESS)
@@ -99,7 +101,7 @@ def _measure(way: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         if expected is not None and expected["mib"] > 1024 * options.limit_gib:
             rows.append(expected)
             continue
-        shared = {key: getattr(options, key) for key in ("network", "classes", "steps")}
+        shared = {key: getattr(options, key) for key in ("network", "classes", "steps", "threads")}
         rows.append({"measured": True, **in_process(__file__, way, batch_sizes=size, **shared)})
     return rows
 
@@ -142,7 +144,9 @@ def _work(options: argparse.Namespace) -> dict[str, Any]:
 
 def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    where = gpu or f"CPU, no GPU; {report['cores']} cores with a load of {report['load_before']:.1f} before"
+    threads = f"torch with {options.threads} thread{'s' if options.threads > 1 else ''}"
+    load = f"{report['cores']} cores with a load of {report['load_before']:.1f} before"
+    where = gpu or f"CPU, no GPU; {load}, {threads}"
     print(f"{options.network}, {options.classes:,} speakers, dims {', '.join(map(str, DIMS))}; {where}\n")
     print("| | training.batch_size | memory, MiB | s a step | samples/s |")
     print("|---|---:|---:|---:|---:|")
@@ -152,14 +156,11 @@ def _print(report: dict[str, Any], options: argparse.Namespace) -> None:
             size, step_s = row["batch_size"], row["step_s"]
             figures = (f"{row['mib']:,.0f}", f"{step_s:.3g}", f"{size / step_s:,.3g}")
             print(f"| {WAYS[way]} | {size} | {' | '.join(about + figure for figure in figures)} |")
-    audio = report["ways"].get("audio")
-    if audio and len(audio) > 1:
-        fixed = _on_the_line(audio[:2], 0)
-        assert fixed is not None
-        each = (audio[1]["mib"] - audio[0]["mib"]) / (audio[1]["batch_size"] - audio[0]["batch_size"])
-        print(
-            f"\na clip of {CROP_S:g} s takes {each:.0f} MiB; largest micro-batch by that, nine tenths of the memory used:"
-        )
+    audio = [row for row in report["ways"].get("audio", []) if row["measured"]][-2:]
+    fixed, one = _on_the_line(audio, 0), _on_the_line(audio, 1)
+    if fixed is not None and one is not None:
+        each = one["mib"] - fixed["mib"]
+        print(f"\na clip of {CROP_S:g} s takes {each:.0f} MiB; largest micro-batch in nine tenths of a memory:")
         for gib in (12, 16, 24, 40, 80):
             print(f"- {gib} GB: {max(0, int((0.9 * 1024 * gib - fixed['mib']) / each))}")
 
