@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +35,12 @@ def model_folder(encoder: SpeakerModel, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+# Beside this interpreter, whether its environment is activated or not.
+COMMAND = Path(sys.executable).with_name("nestvox")
+
+
 def run_two(world: World, model: Path, out: Path, **changes: str) -> str:
-    arguments = ["nestvox", "train", "linear", "--out", str(out), "--set", f"model={model}"]
+    arguments = [str(COMMAND), "train", "linear", "--out", str(out), "--set", f"model={model}"]
     for setting in world.settings(**{**SETTINGS, **changes}):
         arguments += ["--set", setting]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
@@ -46,7 +49,7 @@ def run_two(world: World, model: Path, out: Path, **changes: str) -> str:
     return child.stdout
 
 
-@pytest.mark.skipif(shutil.which("nestvox") is None, reason="the command is not installed")
+@pytest.mark.skipif(not COMMAND.exists(), reason="the command is not installed")
 @pytest.mark.parametrize("distill", ["0", pytest.param("1", marks=pytest.mark.slow)], ids=["by-sample", "by-batch"])
 def test_two_processes_learn_what_one_does(
     encoder: SpeakerModel, world: World, model_folder: Path, tmp_path: Path, distill: str
