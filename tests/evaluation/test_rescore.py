@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
+from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, TrialsError
 from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.evaluate_system import evaluate_system
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
@@ -94,6 +94,10 @@ def test_speakers_of_the_trials_may_not_stand_in_the_cohort(world):
 
 def test_cohorts_that_do_not_fit(world):
     system, speakers = system_and_speakers(world)
+    ours, _ = cohort_of(world, "tap")
+    unrotated = replace(system, embedded=replace(system.embedded, tap="embedding"))
+    with pytest.raises(StoreError, match="holds the tap nested, the trials are scored on embedding"):
+        normalised(unrotated, ScoreNorm("s", ours), speakers)
     foreign, _ = cohort_of(world, "foreign", fingerprint="f" * 16)
     with pytest.raises(FingerprintError, match="embed the cohort with the same model"):
         normalised(system, ScoreNorm("s", foreign), speakers)

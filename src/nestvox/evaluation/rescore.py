@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.trials import Trials
-from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
+from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError
 from nestvox.evaluation.speakers import TrialSpeakers
 from nestvox.evaluation.systems import System
 from nestvox.extraction.store import EmbeddingStore
@@ -84,6 +84,7 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
         FingerprintError: the cohort is of another model.
         OverlapError: speakers of the trials stand in the cohort; they are named.
         ScoresError: cohort scores that do not vary.
+        StoreError: the cohort is of another tap of the model.
     """
     if system.embedded is None or system.space != COSINE:
         raise NestvoxError(
@@ -93,6 +94,11 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
         raise FingerprintError(
             f"the cohort {norm.cohort.path} is of the model {norm.cohort.metadata.fingerprint}, the trials of "
             f"{system.fingerprint}; embed the cohort with the same model"
+        )
+    if norm.cohort.metadata.tap != system.embedded.tap:
+        raise StoreError(
+            f"the cohort {norm.cohort.path} holds the tap {norm.cohort.metadata.tap}, the trials are scored on "
+            f"{system.embedded.tap}: a head may lie between them; embed the cohort with --tap {system.embedded.tap}"
         )
     notes = refuse_cohort_speakers(norm.cohort, speakers)
     vectors, enrol, test = system.embedded.vectors, system.embedded.enrol, system.embedded.test

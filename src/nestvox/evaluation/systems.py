@@ -60,11 +60,13 @@ class TrialVectors:
         vectors: (U, D) float32 as they are stored, not normalised.
         enrol: (N,) row of the first side.
         test: (N,) row of the second side.
+        tap: which output of the model they are, ``nested`` or ``embedding``.
     """
 
     vectors: NDArray[np.float32]
     enrol: NDArray[np.int64]
     test: NDArray[np.int64]
+    tap: str = "nested"
 
     def norms(self, dim: int) -> tuple[Scores, Scores]:
         """Lengths of the first `dim` dimensions of both sides, (N,) each."""
@@ -273,5 +275,5 @@ def _of_store(
         size_bytes=sum(shard.size_bytes for shard in store.metadata.shards),
         speakers=None if speakers is None else (speakers[0], speakers[1]),
         model=store.metadata.model,
-        embedded=TrialVectors(vectors, enrol, test),
+        embedded=TrialVectors(vectors, enrol, test, store.metadata.tap),
     )
