@@ -465,6 +465,7 @@ def test_files_that_cannot_be_rotated(tmp_path: Path, call: Callable[[Path], obj
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage on this system")
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """200,000 x 256 float32 are 205 MB; reading, fitting and writing them may not hold even half of that on top."""
     rows = 200_000
