@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestvox.audio import probe, read
+from nestvox.audio.archives import members_in
 from nestvox.audio.errors import NonFiniteAudioError
+from nestvox.audio.truncation import truncation
 from nestvox.errors import AudioError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -121,3 +125,60 @@ def test_infinities_of_both_signs_in_two_channels(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(NonFiniteAudioError, match="1 of 1000 samples"):
         read(tmp_path / "a.wav")
+
+
+def test_a_file_that_was_cut_is_refused_or_noticed(tmp_path: Path, originals: dict[str, list[bytes]]) -> None:
+    for name, contents in originals.items():
+        for content in contents:
+            path = tmp_path / f"cut.{material.FORMATS[name]}"
+            path.write_bytes(content)
+            whole, _ = read(path, sample_rate=None)
+            assert truncation(path, decoded=len(whole)) is None, name
+            for lost in (1, 100, len(content) // 10, 3 * len(content) // 4):
+                path.write_bytes(content[:-lost])
+                try:
+                    samples, _ = read(path, sample_rate=None)
+                except AudioError:
+                    continue
+                assert truncation(path, decoded=len(samples)) or len(samples) == len(whole), (name, lost)
+
+
+def test_flac_that_was_cut_between_two_frames(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 30_000), 16_000)
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[: content.rindex(b"\xff\xf8")])
+    samples, _ = read(tmp_path / "a.flac")  # the decoder has nothing to complain of
+    assert truncation(tmp_path / "a.flac", decoded=len(samples)) == f"{len(samples):,} of 30,000 samples are there"
+    assert len(samples) < 30_000
+
+
+@pytest.mark.parametrize(
+    ("mark", "size", "length", "lack"),
+    [
+        ("<4s", 8, 8, None),
+        ("<4s", 6, 8, "6 of 8 bytes of samples are there"),
+        ("<4s", 7, 7, None),  # without the byte that makes it even
+        (">4s", 6, 8, "6 of 8 bytes of samples are there"),
+        ("<4s", 6, 0xFFFF_FFFF, None),  # written into a pipe, by ffmpeg
+        ("<4s", 6, 0x7FFF_F024, None),  # by sox
+    ],
+)
+def test_wav_by_hand(tmp_path: Path, mark: str, size: int, length: int, lack: str | None) -> None:
+    riff = b"RIFX" if mark[0] == ">" else b"RIFF"
+    pcm16 = struct.pack(f"{mark[0]}4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    odd = struct.pack(f"{mark}I", b"LIST", 5) + b"INFO.\0"
+    body = b"WAVE" + pcm16 + odd + struct.pack(f"{mark}I", b"data", length) + b"\1" * size
+    content = struct.pack(f"{mark}I", riff, len(body)) + body
+    (tmp_path / "a.wav").write_bytes(content)
+    assert truncation(tmp_path / "a.wav") == lack
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.wav", "a.wav")
+    (member,) = members_in(tmp_path / "a.tar")
+    assert truncation(member.path) == lack
+
+
+def test_what_cannot_be_opened_has_no_end(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="No such file"):
+        truncation(tmp_path / "none.wav")
+    (tmp_path / "text.wav").write_text("hello")
+    assert truncation(tmp_path / "text.wav") is None

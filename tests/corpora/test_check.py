@@ -133,6 +133,16 @@ def test_missing_and_unusable_files(rows: list[dict], tmp_path: Path) -> None:
     assert kinds(check_corpus([table_of(rows, tmp_path)], audio=False)) == {"missing-file": ("error", 1)}
 
 
+def test_a_file_that_was_cut_at_its_end(rows: list[dict], tmp_path: Path) -> None:
+    content = (tmp_path / "2.wav").read_bytes()
+    (tmp_path / "2.wav").write_bytes(content[:30_000])  # reads as 0.936 s, within the tolerance of the duration
+    rows.append({**rows[2], "utt_id": "part", "start_s": 0.1, "duration_s": 0.5})
+    report = check_corpus([table_of(rows, tmp_path)])
+    assert kinds(report) == {"audio-cut-off": ("error", 1)}  # once, whatever the number of its parts
+    assert report.findings[0].examples == (f"{tmp_path / '2.wav'}: 29,956 of 32,000 bytes of samples are there",)
+    assert kinds(check_corpus([table_of(rows, tmp_path)], audio=False)) == {}
+
+
 def test_labels_between_tables(rows: list[dict], tmp_path: Path) -> None:
     other = [rows[0] | {"speaker": "s1"}, rows[2]]
     report = check_corpus([table_of(rows, tmp_path), table_of(other, tmp_path)], audio=False)

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["honest_mp3"]
+__all__ = ["honest_mp3", "missing_mp3"]
 
 _KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBPS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -58,18 +58,25 @@ def _start(data: bytes) -> int:
     return 10 + size + (10 if data[5] & 0x10 else 0)
 
 
-def _count_frames(data: bytes, at: int, kind: tuple[int, int]) -> int:
-    count, sync = 0, data[at : at + 2]
+def _frames(data: bytes, at: int, kind: tuple[int, int]) -> tuple[int, int]:
+    """Count the frames from `at` on; also where the last one ends, which may be behind the end of the data."""
+    count, end, sync = 0, at, data[at : at + 2]
     while at < len(data):
         header = _header(data, at)
         if header is not None and header.kind == kind:
             count += 1
-            at += header.size
+            at = end = at + header.size
         else:
             at = data.find(sync, at + 1)  # between files put end to end stand tags; damage is skipped
             if at < 0:
                 break
-    return count
+    return count, end
+
+
+def _claimed(data: bytes, tag_at: int) -> int | None:
+    """Number of frames that a first frame without sound states, if there is one and it does."""
+    tag, flags, claimed = struct.unpack(">4sII", data[tag_at : tag_at + 12].ljust(12, b"\0"))
+    return int(claimed) if tag in {b"Xing", b"Info"} and flags & 1 else None
 
 
 def _info_frame(data: bytes, at: int, header: _Header, frames: int) -> bytes:
@@ -95,11 +102,24 @@ def honest_mp3(file: BinaryIO) -> io.BytesIO | None:
     header = _header(data, start)
     if header is None:
         return None
-    frames = _count_frames(data, start, header.kind)
+    frames, _ = _frames(data, start, header.kind)
     tag_at = start + header.tag_at
-    tag, flags, claimed = struct.unpack(">4sII", data[tag_at : tag_at + 12].ljust(12, b"\0"))
-    if tag not in {b"Xing", b"Info"} or not flags & 1:
+    claimed = _claimed(data, tag_at)
+    if claimed is None:
         return io.BytesIO(_info_frame(data, start, header, frames) + data[start:])
     if claimed < frames - 1:  # the frame with the tag does not count itself
         return io.BytesIO(data[: tag_at + 8] + struct.pack(">I", frames - 1) + data[tag_at + 12 :])
     return None
+
+
+def missing_mp3(data: bytes) -> str | None:
+    """Say what an MP3 lacks at its end: a part of its last frame, or frames that its first one promises."""
+    start = _start(data)
+    header = _header(data, start)
+    if header is None:
+        return None
+    frames, end = _frames(data, start, header.kind)
+    claimed = _claimed(data, start + header.tag_at)
+    if claimed is not None and claimed > frames:
+        return f"{frames:,} of {claimed:,} frames are there"
+    return "it ends in the middle of a frame" if end > len(data) else None

@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
 from nestvox.audio import read
 from nestvox.audio.archives import file_of
+from nestvox.audio.truncation import truncation
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError
@@ -100,7 +101,8 @@ def check_corpus(
         training: tables to train on, whole; of the others, rows whose `split` begins with ``train`` are training
             material as well.
         audio: decode every utterance: duplicates by the SHA-256 of the decoded samples (so a wav and its flac are
-            the same), durations, damage. Without it only the presence of files is checked.
+            the same), durations, damage, files that end before their header says. Without it only the presence of
+            files is checked.
         min_duration_s: shorter utterances are a warning.
         duration_tolerance_s: by how much the stated and the decoded duration may differ.
         workers: threads that decode.
@@ -118,7 +120,7 @@ def check_corpus(
     audio_s = 0.0
     if audio:
         measured = _decode(rows, workers, progress)
-        rows = rows.with_columns(measured)
+        rows = pl.concat([rows, measured], how="horizontal")
         findings += _audio(rows, min_duration_s, duration_tolerance_s)
         decoded, audio_s = rows["decoded_s"].count(), float(rows["decoded_s"].sum())
     else:
@@ -304,12 +306,22 @@ def _pairs(frame: pl.DataFrame) -> Iterable[str]:
     return frame.select(pl.concat_str(_FIRST, _SECOND, separator=" ")).to_series().unique(maintain_order=True)
 
 
-def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> list[pl.Series]:
-    """Decode every row: `decoded_s`, `content` (hash of samples and rate) and `problem`, null where there is none."""
+class _Measured(NamedTuple):
+    """What decoding a row gave; null where there is nothing to say."""
 
-    def measure(
-        file: str, start_s: float | None, duration_s: float | None
-    ) -> tuple[float | None, str | None, str | None]:
+    decoded_s: float | None = None
+    content: str | None = None  # hash of samples and rate
+    problem: str | None = None
+    cut_off: str | None = None
+
+
+_MEASURED = {"decoded_s": pl.Float64, "content": pl.String, "problem": pl.String, "cut_off": pl.String}
+
+
+def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> pl.DataFrame:
+    """Decode every row; columns are those of `_Measured`."""
+
+    def measure(file: str, start_s: float | None, duration_s: float | None, first: bool) -> _Measured:
         # A stated duration limits what is read only where a part of a file is meant; otherwise it is compared.
         try:
             samples, rate = read(
@@ -318,23 +330,22 @@ def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> list[pl.Ser
                 start_s=start_s or 0.0,
                 duration_s=None if start_s is None else duration_s,
             )
+            cut_off = truncation(file, decoded=len(samples) if start_s is None else None) if first else None
         except AudioError as error:
-            return None, None, error.problem
-        return len(samples) / rate, hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest(), None
+            return _Measured(problem=error.problem)
+        content = hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest()
+        return _Measured(len(samples) / rate, content, cut_off=cut_off)
 
-    columns = (rows["file"].to_list(), rows["start_s"].to_list(), rows["duration_s"].to_list())
-    found: list[tuple[float | None, str | None, str | None]] = []
+    # A file that is cut at its end is one, however many parts of it are utterances.
+    first = pl.col("file").is_first_distinct()
+    columns = rows.select("file", "start_s", "duration_s", first.alias("first")).get_columns()
+    found: list[_Measured] = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, rows.height, _AT_ONCE):
-            for result in pool.map(measure, *(column[start : start + _AT_ONCE] for column in columns)):
+            for result in pool.map(measure, *(column[start : start + _AT_ONCE].to_list() for column in columns)):
                 found.append(result)
                 progress(len(found), rows.height)
-    seconds, contents, problems = zip(*found, strict=True) if found else ((), (), ())
-    return [
-        pl.Series("decoded_s", seconds, pl.Float64),
-        pl.Series("content", contents, pl.String),
-        pl.Series("problem", problems, pl.String),
-    ]
+    return pl.DataFrame(found, schema=_MEASURED, orient="row")
 
 
 def _audio(rows: pl.DataFrame, min_duration_s: float, tolerance_s: float) -> Iterator[Finding]:
@@ -346,6 +357,12 @@ def _audio(rows: pl.DataFrame, min_duration_s: float, tolerance_s: float) -> Ite
         "error",
         "audio cannot be used",
         (f"{file}: {problem}" for file, problem in broken.filter(~missing).select("file", "problem").rows()),
+    )
+    yield from _found(
+        "audio-cut-off",
+        "error",
+        "audio files end before their header says: copy or download them again",
+        (f"{file}: {lack}" for file, lack in rows.drop_nulls("cut_off").select("file", "cut_off").rows()),
     )
     alike = (
         rows.filter(pl.col("content").is_not_null())
