@@ -90,9 +90,10 @@ def _read(path: str | Path, member: ArchiveMember) -> bytes:
     if offset is None:
         stat = member.archive.stat()
         with _INDEXING:
-            offset = _index(member.archive, stat.st_size, stat.st_mtime_ns).get(member.name)
+            places, damage = _index(member.archive, stat.st_size, stat.st_mtime_ns)
+        offset = places.get(member.name)
         if offset is None:
-            raise UnreadableAudioError(path, "the archive has no such member")
+            raise UnreadableAudioError(path, damage or "the archive has no such member")
     with member.archive.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(offset)
@@ -160,6 +161,18 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 @lru_cache(maxsize=_KEPT_INDEXES)
-def _index(archive: Path, size: int, changed_ns: int) -> dict[str, int]:  # noqa: ARG001  they make an index outdated
-    """Where the members of an archive begin, by name; of two alike the last counts, as in tar."""
-    return {member.name: member.offset or 0 for member in members_in(archive)}
+def _index(archive: Path, size: int, changed_ns: int) -> tuple[dict[str, int], str | None]:  # noqa: ARG001  see below
+    """Where the members of an archive begin, by name; of two alike the last counts, as in tar.
+
+    Size and time of change are arguments because they make an index outdated. Where the archive is damaged, the index
+    goes up to there, and the damage comes with it.
+    """
+    places: dict[str, int] = {}
+    try:
+        for member in members_in(archive):
+            places[member.name] = member.offset or 0
+    except UnreadableAudioError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None  # the next attempt may succeed: not kept
+        return places, f"not among what can be read of the archive: {error.problem}"
+    return places, None
