@@ -7,8 +7,10 @@ seed, the format and its number.
 from __future__ import annotations
 
 import importlib.util
+import io
 import random
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "N_ORIGINALS", "damage", "has_av", "original"]
+__all__ = ["FORMATS", "N_ORIGINALS", "damage", "has_av", "original", "path_of"]
 
 N_ORIGINALS = 2  # of each format: mono at 16 kHz, and two channels at 44.1 or 48 kHz
 SECONDS = 1.5
+_TAR_MAGIC = b"ustar"  # at byte 257 of every header
+_MEMBER_AT = 2 * tarfile.BLOCKSIZE  # behind header and content of the first member
 
 # Name: container, coding, file name ending; by libsndfile.
 _SNDFILE = {
@@ -61,7 +65,21 @@ _AV = {
     "mka pcm24": ("matroska", "pcm_s24le", "s32", "mka"),
     "mkv flac": ("matroska", "flac", "s16", "mkv"),
 }
-FORMATS = {**{name: kind[2] for name, kind in _SNDFILE.items()}, **{name: kind[3] for name, kind in _AV.items()}}
+# What the member holds, and whether it is found by its place or by its name; as a member of a tar archive.
+_TAR = {
+    **{
+        f"tar: {name}": (name, True)
+        for name in ("wav pcm16", "wav ms adpcm", "aiff float", "caf alac", "flac", "ogg vorbis", "ogg opus", "mp3")
+    },
+    **{f"tar: {name}": (name, True) for name in ("m4a aac", "aac (adts)", "webm opus")},
+    "tar, by name: wav pcm16": ("wav pcm16", False),
+    "tar, by name: flac": ("flac", False),
+}
+FORMATS = {
+    **{name: kind[2] for name, kind in _SNDFILE.items()},
+    **{name: kind[3] for name, kind in _AV.items()},
+    **dict.fromkeys(_TAR, "tar"),
+}
 """Every format by its name, with the ending of its files."""
 
 
@@ -81,6 +99,9 @@ def original(name: str, number: int, folder: Path) -> bytes | None:
     Returns:
         Its bytes; None where the extra [av] is needed and not installed.
     """
+    if name in _TAR:
+        content = original(_TAR[name][0], number, folder)
+        return None if content is None else _archive(name, content)
     channels = 1 + number
     path = folder / f"original.{FORMATS[name]}"
     if name in _SNDFILE:
@@ -96,6 +117,40 @@ def original(name: str, number: int, folder: Path) -> bytes | None:
     content = path.read_bytes()
     path.unlink()
     return content
+
+
+def path_of(name: str, path: Path) -> Path:
+    """Return what to read in a file of a format: itself, or the member of an archive."""
+    if name not in _TAR:
+        return path
+    place = f"{_MEMBER_AT}::" if _TAR[name][1] else ""
+    return Path(f"{path}::{place}{_member(name)}")
+
+
+def _member(name: str) -> str:
+    # A name of more than 100 characters has headers of its own before the header.
+    long = "" if _TAR[name][1] else "a folder with a long name/" * 5
+    return f"{long}2.{FORMATS[_TAR[name][0]]}"
+
+
+def _archive(name: str, content: bytes) -> bytes:
+    """Put a file between others, the first of which takes `_MEMBER_AT` bytes."""
+    short = _short_wav()
+    written = io.BytesIO()
+    kind = tarfile.PAX_FORMAT if name == "tar, by name: flac" else tarfile.GNU_FORMAT
+    with tarfile.open(fileobj=written, mode="w", format=kind) as archive:
+        for member, data in (("1.json", b"{}"), (_member(name), content), ("3.wav", short)):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return written.getvalue()
+
+
+def _short_wav() -> bytes:
+    """A tenth of a second of sound, for the member behind."""
+    written = io.BytesIO()
+    soundfile.write(written, _samples(16_000, 1)[:1600], 16_000, format="WAV")
+    return written.getvalue()
 
 
 def _samples(rate: int, channels: int) -> NDArray[np.float32]:
@@ -132,15 +187,39 @@ def _encode(
 def damage(content: bytes, draw: random.Random) -> bytes:
     """Damage a file in one to three ways, each drawn from `WAYS`.
 
-    Pages of Ogg get a new checksum half of the time: otherwise the decoders behind it would never see the damage.
+    Pages of Ogg get a new checksum half of the time: otherwise the decoders behind it would never see the damage; so do
+    the headers of a tar archive, of which half of the time only the member in the middle is damaged.
     """
+    if content[257:262] == _TAR_MAGIC:
+        return _damaged_archive(content, draw)
     damaged = bytearray(content)
-    for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        if not damaged:
-            break
-        draw.choice(WAYS)(damaged, draw)
+    _damage_some(damaged, draw)
     if damaged.startswith(b"OggS") and draw.random() < 0.5:
         _new_checksums(damaged)
+    return bytes(damaged)
+
+
+def _damage_some(data: bytearray, draw: random.Random) -> None:
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        if not data:
+            break
+        draw.choice(WAYS)(data, draw)
+
+
+def _damaged_archive(content: bytes, draw: random.Random) -> bytes:
+    before, member = b"", bytearray(content)
+    behind = b""
+    if draw.random() < 0.5:
+        end = content.rindex(b"3.wav\0", 0, content.rindex(_TAR_MAGIC))
+        before, member, behind = content[:_MEMBER_AT], bytearray(content[_MEMBER_AT:end]), content[end:]
+    _damage_some(member, draw)
+    damaged = bytearray(before + member + behind)
+    if draw.random() < 0.5:
+        for at in range(0, len(damaged) - tarfile.BLOCKSIZE + 1, tarfile.BLOCKSIZE):
+            header = damaged[at : at + tarfile.BLOCKSIZE]
+            if header[257:262] == _TAR_MAGIC:
+                header[148:156] = b" " * 8  # POSIX: the sum of all bytes, with blanks where it stands
+                damaged[at + 148 : at + 156] = f"{sum(header):06o}\0 ".encode()
     return bytes(damaged)
 
 

@@ -3,10 +3,11 @@
     python benchmarks/fuzz_decode.py --files 1000
     python benchmarks/fuzz_decode.py --files 200 --format flac --keep bad
 
-Every damaged file goes through `probe`, a read of the whole at 16 kHz and a read of a part at its own rate, in another
-process, because a decoder that crashes takes its process with it. It must give audio (float32, finite, of a length
-that its bytes can hold) or an `AudioError` that names the file, within --limit-s seconds and --memory-mib MiB. The
-files are a function of --seed: the same run finds the same. Exit code 1: a file did something else.
+Every damaged file, or a member of a damaged archive, goes through `probe`, a read of the whole at 16 kHz and a read of
+a part at its own rate, in another process, because a decoder that crashes takes its process with it. It must give audio
+(float32, finite, of a length that its bytes can hold) or an `AudioError` that names the file, within --limit-s seconds
+and --memory-mib MiB. The files are a function of --seed: the same run finds the same. Exit code 1: a file did something
+else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from _damaged_files import FORMATS, N_ORIGINALS, SECONDS, damage, has_av, original
+from _damaged_files import FORMATS, N_ORIGINALS, SECONDS, damage, has_av, original, path_of
 
 MEMORY_LIMIT = 4 << 30  # bytes of addresses for the process that decodes: what asks for more gets a MemoryError
 BAD = ("crash", "hang", "exception", "not finite", "implausible", "memory")
@@ -126,9 +127,10 @@ def _try_format(name: str, worker: Worker, folder: Path, options: argparse.Names
     result = Result(name)
     for number in range(options.files):
         content = damage(originals[number % N_ORIGINALS], random.Random(f"{options.seed}/{name}/{number}"))
-        path = folder / f"damaged.{FORMATS[name]}"
+        path = folder / f"damaged-{number}.{FORMATS[name]}"  # of its own: where members stand is kept by name and time
         path.write_bytes(content)
-        reply = worker.ask(path, options.limit_s)
+        reply = worker.ask(path_of(name, path), options.limit_s)
+        path.unlink()
         outcome = str(reply["outcome"])
         if outcome not in BAD and reply["grown_mib"] > options.memory_mib:
             outcome, reply["detail"] = "memory", f"{reply['grown_mib']:.0f} MiB"

@@ -50,13 +50,13 @@ def fuzz(folder: Path, *options: str) -> tuple[int, list[dict]]:
 
 
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
-    code, formats = fuzz(tmp_path, "--files", "12", "--seed", "20240607")
+    code, formats = fuzz(tmp_path, "--files", "9", "--seed", "20240607")
     assert code == 0, [row["bad"] for row in formats]
     expected = set(material.FORMATS) if material.has_av() else {row["format"] for row in formats}
     assert {row["format"] for row in formats} == expected
     assert len(formats) >= 25
     audio = sum(row["outcomes"].get("audio", 0) for row in formats)
-    assert 0.2 * 12 * len(formats) < audio < 0.9 * 12 * len(formats)
+    assert 0.2 * 9 * len(formats) < audio < 0.9 * 9 * len(formats)
     assert max(row["peak_mib"] for row in formats) < 100
     assert max(row["slowest_s"] for row in formats) < 5
 
@@ -86,7 +86,7 @@ def test_undamaged_files_are_read(tmp_path: Path, originals: dict[str, list[byte
         for content in contents:
             path = tmp_path / f"whole.{material.FORMATS[name]}"
             path.write_bytes(content)
-            samples, _ = read(path)
+            samples, _ = read(material.path_of(name, path))
             # Encoders put up to three frames of 2048 samples around the sound where the format cannot say so.
             assert 0 <= len(samples) / 16_000 - material.SECONDS < 0.5, name
 
@@ -100,6 +100,7 @@ def test_audio_or_a_typed_error(
         return
     path = tmp_path / f"damaged.{material.FORMATS[name]}"
     path.write_bytes(material.damage(originals[name][seed % 2], random.Random(seed)))
+    path = material.path_of(name, path)
     for sample_rate, part in ((16_000, {}), (None, {"start_s": start_s, "duration_s": 0.25})):
         try:
             samples, rate = read(path, sample_rate=sample_rate, **part)
@@ -130,12 +131,13 @@ def test_infinities_of_both_signs_in_two_channels(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_is_refused_or_noticed(tmp_path: Path, originals: dict[str, list[bytes]]) -> None:
     for name, contents in originals.items():
         for content in contents:
-            path = tmp_path / f"cut.{material.FORMATS[name]}"
-            path.write_bytes(content)
+            file = tmp_path / f"cut.{material.FORMATS[name]}"
+            path = material.path_of(name, file)
+            file.write_bytes(content)
             whole, _ = read(path, sample_rate=None)
             assert truncation(path, decoded=len(whole)) is None, name
             for lost in (1, 100, len(content) // 10, 3 * len(content) // 4):
-                path.write_bytes(content[:-lost])
+                file.write_bytes(content[:-lost])
                 try:
                     samples, _ = read(path, sample_rate=None)
                 except AudioError:
