@@ -202,6 +202,19 @@ def test_front_end_buffers_may_differ_by_rounding_only() -> None:
         load_strict(encoder, {**state, key: torch.zeros(257, 80)}, "x.pt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_sixteen_bits_get_the_front_end_in_thirty_two(dtype: torch.dtype) -> None:
+    encoder = first()
+    state = {key: value.clone() for key, value in encoder.state_dict().items()}
+    rounded = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    assert load_strict(encoder, rounded, "x.pt").complete
+    for key, value in encoder.state_dict().items():
+        torch.testing.assert_close(value, state[key] if key.startswith("spec.") else rounded[key].to(value.dtype))
+    key = "spec.torchfbank.2.mel_scale.fb"
+    with pytest.raises(WeightsError, match=rf"x\.pt: {key} differs .*another front end"):
+        load_strict(encoder, {**rounded, key: (state[key] * 1.1).to(dtype)}, "x.pt")
+
+
 def test_a_classifier_is_left_out_and_reported() -> None:
     encoder = first(num_classes=7, class_dropout=0.1, head_activation="softmax")
     extra = {"cls_head.2.weight": torch.zeros(7, 16)}

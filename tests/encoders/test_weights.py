@@ -27,6 +27,7 @@ from nestvox.encoders import weights as room
 from nestvox.encoders import wheel as wheels
 from nestvox.encoders.cache import cached_weights
 from nestvox.encoders.catalogue import CatalogueEntry, find
+from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.ge2e import GE2E
 from nestvox.encoders.weights import fetch, load_encoder, load_strict, read_tensors
 from nestvox.errors import CatalogueError, DownloadError, WeightsError
@@ -122,6 +123,27 @@ def test_subnormal_values_become_zero() -> None:
     tiny = torch.finfo(torch.float32).tiny
     load_strict(layer, {"weight": torch.tensor([[tiny / 2, tiny]])}, "here")
     assert layer.weight.tolist() == [[0.0, tiny]]
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_names_of_a_wrapped_network_are_those_of_the_network(wrapper: str, tmp_path: Path) -> None:
+    _, state = checkpoint()
+    torch.save({"model_state": {wrapper + key: value for key, value in state.items()}}, tmp_path / "wrapped.pt")
+    assert read_tensors(tmp_path / "wrapped.pt", state_key="model_state").keys() == state.keys()
+    save_file({wrapper + key: value for key, value in state.items()}, tmp_path / "wrapped.safetensors")
+    assert read_tensors(tmp_path / "wrapped.safetensors").keys() == state.keys()
+
+
+def test_a_part_that_is_called_module_keeps_its_name() -> None:
+    assert unwrapped({"module.weight": 1, "bias": 2}) == {"module.weight": 1, "bias": 2}
+    assert unwrapped({}) == {}
+
+
+def test_sixteen_bits_keep_what_only_they_call_subnormal() -> None:
+    linear = nn.Linear(2, 1, bias=False)
+    report = load_strict(linear, {"weight": torch.tensor([[3e-5, 0.5]], dtype=torch.float16)}, "half")
+    torch.testing.assert_close(linear.weight.data, torch.tensor([[3e-5, 0.5]]), rtol=1e-2, atol=0)
+    assert (linear.weight.dtype, report.n_flushed) == (torch.float32, 0)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nestvox.errors import WeightsError
 
-__all__ = ["Checkpoint", "parse_checkpoint", "read_checkpoint", "read_tensors"]
+__all__ = ["Checkpoint", "parse_checkpoint", "read_checkpoint", "read_tensors", "unwrapped"]
 
 _LISTED = 20
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 # Single numbers of numpy stand in many checkpoints beside the tensors; making one runs nothing.
 _PLAIN_GLOBALS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
@@ -37,7 +38,7 @@ class Checkpoint:
     """What a weights file holds.
 
     Attributes:
-        tensors: by name, as the file has them.
+        tensors: by name, as the file has them; see `unwrapped`.
         config: constructor arguments of the network, where the file states them.
     """
 
@@ -77,7 +78,9 @@ def read_checkpoint(path: str | Path, *, state_key: str = "", config_key: str = 
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-            return Checkpoint(load_file(path), json.loads(metadata["config"]) if "config" in metadata else None)
+            return Checkpoint(
+                unwrapped(load_file(path)), json.loads(metadata["config"]) if "config" in metadata else None
+            )
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
     if suffix in {".pt", ".pth"}:
@@ -110,7 +113,7 @@ def parse_checkpoint(content: bytes, state_key: str, config_key: str, source: st
             "may run code when it is opened; convert it to safetensors where you trust it"
         ) from error
     except Exception as error:  # a damaged pickle fails in every way there is
-        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+        reason = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0].removesuffix(": ")
         raise WeightsError(f"{source}: not a readable checkpoint: {reason}") from error
     config = _configuration(checkpoint, config_key, source)
     if state_key and isinstance(checkpoint, dict) and state_key in checkpoint:
@@ -118,11 +121,23 @@ def parse_checkpoint(content: bytes, state_key: str, config_key: str, source: st
     if not isinstance(checkpoint, dict) or not all(isinstance(value, Tensor) for value in checkpoint.values()):
         keys = ", ".join(map(str, list(checkpoint)[:_LISTED])) if isinstance(checkpoint, dict) else type(checkpoint)
         raise WeightsError(f"{source}: expected a dictionary of tensors, found {keys}")
-    return Checkpoint(checkpoint, config)
+    return Checkpoint(unwrapped(checkpoint), config)
+
+
+def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off what `nn.DataParallel` and `torch.compile` put before every name of a state.
+
+    Args:
+        tensors: by name. Where only some names begin so, none is changed: it is a part of the network.
+    """
+    names = list(tensors)
+    while names and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)):
+        names = [name.removeprefix(wrapper) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
 
 
 def _configuration(checkpoint: Any, config_key: str, source: str) -> Mapping[str, Any] | None:
-    if not config_key or not isinstance(checkpoint, dict) or config_key not in checkpoint:
+    if not config_key or not isinstance(checkpoint, dict) or checkpoint.get(config_key) is None:
         return None
     try:
         config = json.loads(json.dumps(checkpoint[config_key]))

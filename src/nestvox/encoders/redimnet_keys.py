@@ -31,7 +31,7 @@ def translate(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], fixed: s
         tensors: as the checkpoint has them, in any of the layouts.
         own: the state of the network that they are for.
         fixed: names in `own` of the front end's buffers, which the configuration determines: they may be absent, and
-            may differ by rounding only.
+            may differ by rounding only; those that were kept in 16 bits are replaced.
         source: name of the checkpoint, for messages.
 
     Raises:
@@ -48,14 +48,18 @@ def translate(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], fixed: s
     recomputed = tuple(sorted(fixed - kept.keys()))
     for key in sorted(fixed & kept.keys()):
         wanted, given = own[key], kept[key]
-        if wanted.shape == given.shape and not torch.allclose(
-            given.to(wanted.device, wanted.dtype), wanted, rtol=0.0, atol=_TOLERANCE
-        ):
-            worst = (given.to(wanted.device, wanted.dtype) - wanted).abs().max()
+        if wanted.shape != given.shape:
+            continue  # told with the others that do not fit
+        rounding = torch.finfo(given.dtype).eps if given.dtype in (torch.float16, torch.bfloat16) else 0.0
+        same = given.to(wanted.device, wanted.dtype)
+        if not torch.allclose(same, wanted, rtol=rounding, atol=_TOLERANCE):
+            worst = (same - wanted).abs().max()
             raise WeightsError(
                 f"{source}: {key} differs by {worst:.2g} from what the configuration gives; "
                 "the checkpoint was made with another front end"
             )
+        if rounding:
+            kept[key] = wanted  # the front end is float32, in whatever precision the weights were kept
     return Translation(
         tensors=kept | {key: own[key] for key in recomputed},
         layout=layout,

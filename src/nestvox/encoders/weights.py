@@ -89,7 +89,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
 
     Args:
         module: the network; its dtypes and devices stay.
-        tensors: by the names of `module.state_dict()`; for an encoder, by any that it was published under.
+        tensors: by the names of `module.state_dict()`; for an encoder, by any that it was published under. In any
+            precision.
         source: file or name, for messages.
 
     Raises:
@@ -98,7 +99,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
     wanted = module.state_dict()
     raw = {key: torch.as_tensor(value) for key, value in tensors.items()}
     translation = module.translate(raw, source) if isinstance(module, Encoder) else Translation(raw)
-    given = translation.tensors
+    # What is subnormal in 16 bits is a number like any other in 32.
+    given = {key: _as_precise_as(wanted.get(key), value) for key, value in translation.tensors.items()}
     common = [key for key in wanted if key in given]
     report = TransferReport(
         source=source,
@@ -121,6 +123,12 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
         raise WeightsError(f"{source}: values that are not finite in {', '.join(spoilt)}")
     module.load_state_dict({key: _flushed(value) for key, value in given.items()}, strict=True)
     return report
+
+
+def _as_precise_as(wanted: Tensor | None, given: Tensor) -> Tensor:
+    if wanted is None or not (wanted.is_floating_point() and given.is_floating_point()):
+        return given
+    return given.to(wanted.dtype)
 
 
 def _flushed(tensor: Tensor) -> Tensor:
