@@ -8,9 +8,9 @@ from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)
-print(get_model_info(model))
+get_model_info(model)  # prints
 
-audio = load_audio(recordings_of(options)[0])  # (1, 1, samples) at 16 kHz
+audio = load_audio(recordings_of(options)[0])  # (1, samples) at 16 kHz
 for dim in (64, 128, 256):
     embedding = model(audio, target_dim=dim)
     print(f"{dim:>4}: {tuple(embedding.shape)}")

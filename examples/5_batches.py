@@ -14,7 +14,7 @@ from stand_in import arguments, model_of, recordings_of
 options = arguments(__doc__)
 model = model_of(options)
 
-waveforms = [load_audio(path)[0, 0] for path in recordings_of(options, count=3)]
+waveforms = [load_audio(path)[0] for path in recordings_of(options, count=3)]
 waveforms[0] = waveforms[0][: len(waveforms[0]) * 2 // 3]  # a shorter one
 batch = pad_sequence(waveforms, batch_first=True)[:, None]  # (B, 1, samples), zeros behind the shorter ones
 lengths = torch.tensor([len(waveform) for waveform in waveforms])

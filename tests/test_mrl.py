@@ -20,13 +20,17 @@ from typer.testing import CliRunner
 
 from nestvox.encoders.redimnet import ReDimNet
 from nestvox.errors import AudioError, CatalogueError, ModelError, TrialsError, WeightsError
-from nestvox.losses.margins import AamSoftmax
+from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
 from nestvox.model import SpeakerModel
 from nestvox.mrl import (
+    AAMSoftmax,
     MatryoshkaLoss,
+    MatryoshkaProjection,
     ReDimNetMRL,
+    SubCenterAAMSoftmax,
+    TripletLoss,
     create_mrl_from_pretrained,
     evaluate_mrl_eer,
     get_model_info,
@@ -64,7 +68,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(released: Path) -> ReDimNetMRL:
-    return create_mrl_from_pretrained("b2", "ptn", embed_dim=32, mrl_dims=DIMS, weights=released)
+    return create_mrl_from_pretrained("b2", "ptn", embed_dim=32, mrl_dims=DIMS, freeze_backbone=True, weights=released)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,16 @@ def test_calls_of_the_readme(model: ReDimNetMRL, audio: torch.Tensor) -> None:
             model(audio, target_dim=wrong)
     with pytest.raises(ModelError, match=r"\(batch, samples\) or \(batch, 1, samples\)"):
         model(audio[None, :, None])
+    with pytest.raises(ModelError, match="must be a tensor, got ndarray"):
+        model(audio.numpy())
+
+
+def test_what_is_left_out_means_what_it_means_there(released: Path) -> None:
+    model = create_mrl_from_pretrained("b2", "ptn", weights=released)
+    assert (model.embed_dim, model.mrl_dims) == (256, (64, 128, 192, 256))
+    assert all(p.requires_grad for p in model.parameters() if p.numel() > 1)  # the weight of a sum of one stays 1
+    for embed_dim, dims in ((512, (64, 128, 192, 512)), (128, (64, 128)), (192, (64, 128, 192)), (32, (32,))):
+        assert create_mrl_from_pretrained("b2", embed_dim=embed_dim, weights=released).mrl_dims == dims
 
 
 def test_begins_as_the_pretrained_network(model: ReDimNetMRL, released: Path, audio: torch.Tensor) -> None:
@@ -134,6 +148,54 @@ def test_loss_is_the_weighted_mean_and_weights_stay_with_their_dims(model: ReDim
     }
     with pytest.raises(ModelError, match="2 dims need as many weights, got 3"):
         MatryoshkaLoss(base, [8, 16], [1, 2, 3])
+
+
+def test_losses_under_their_names() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 32), torch.tensor([0, 0, 1, 1, 2, 2])
+    for theirs, ours in (
+        (AAMSoftmax(embed_dim=32, num_classes=3, easy_margin=True), AamSoftmax(32, 3, easy_margin=True)),
+        (SubCenterAAMSoftmax(embed_dim=32, num_classes=3, num_subcenters=2), SubCenterAamSoftmax(32, 3, centers=2)),
+    ):
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(theirs(x, labels), ours(x, labels))
+        torch.testing.assert_close(theirs(x[:, :8], labels), ours.at_prefix(x[:, :8], labels))
+        total, parts = MatryoshkaLoss(base_loss=theirs, mrl_dims=[8, 32], mrl_weights=[1.0, 2.0])(x, labels)
+        torch.testing.assert_close(total, (ours.at_prefix(x[:, :8], labels) + 2 * ours(x, labels)) / 3)
+        assert set(parts) == {"loss_8d", "loss_32d", "weight_8d", "weight_32d", "loss_total", "total_weight"}
+        assert parts["total_weight"] == 3
+    farther = TripletLoss(margin=0.5, mining_strategy="semi-hard")(x, labels)
+    assert farther > TripletLoss(0.1, "semi-hard")(x, labels)
+
+
+def test_embeddings_reach_a_criterion_as_they_are_where_that_is_asked() -> None:
+    class Length(torch.nn.Module):
+        def forward(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return embedding.norm(dim=1).mean()
+
+    x = torch.tensor([[3.0, 4.0, 12.0]])
+    assert MatryoshkaLoss(Length(), [2, 3])(x, torch.tensor([0]))[0] == pytest.approx(1.0)
+    assert MatryoshkaLoss(Length(), [2, 3], None, False)(x, torch.tensor([0]))[0] == pytest.approx((5 + 13) / 2)
+
+
+def test_projection() -> None:
+    head = MatryoshkaProjection(10, 8, [4]).eval()
+    assert head.mrl_dims == (4, 8)
+    x = torch.randn(3, 10)
+    by_dim = head(x, return_all_dims=True)
+    torch.testing.assert_close(by_dim[8], head.linear(x / (1 + head.bn.eps) ** 0.5))
+    assert torch.equal(head(x, target_dim=4), by_dim[8][:, :4])
+    with pytest.raises(ModelError, match="between 1 and 8"):
+        head(x, target_dim=9)
+
+
+def test_the_info_is_printed(model: ReDimNetMRL, capsys: pytest.CaptureFixture[str]) -> None:
+    info = get_model_info(model)
+    printed = capsys.readouterr().out
+    assert f"{info['parameters']:,}" in printed
+    assert "(8, 16, 24, 32)" in printed
+    assert get_model_info(model, show=False) == info
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_never_released_is_not_made_up(released: Path) -> None:
@@ -199,20 +261,49 @@ def test_state_is_loaded_as_the_readme_loads_it(
     with torch.no_grad():
         got = model(torch.from_numpy(signals["c"])[None], target_dim=24).numpy()
     assert np.abs(got - expected[2:, :24]).max() / np.abs(expected[2]).max() < 1e-4
+    assert get_model_info(model)["trainable"] == 264_448  # it was frozen before
+    unfreeze_backbone(model)
+    wrapped = {f"module.{key}": value for key, value in checkpoint["model_state_dict"].items()}
+    model.load_state_dict(wrapped)
+    assert get_model_info(model)["trainable"] > 5_000_000
 
 
-@pytest.mark.parametrize("key", ["state_dict", None])
 def test_other_shapes_of_the_file(
-    tmp_path: Path, key: str | None, their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]]
+    tmp_path: Path, their_checkpoint: tuple[Path, np.ndarray, dict[str, np.ndarray]]
 ) -> None:
-    state = torch.load(their_checkpoint[0], weights_only=False)["model_state_dict"]
-    torch.save(state if key is None else {key: state}, tmp_path / "old.pt")
-    assert get_model_info(load_trained_mrl(tmp_path / "old.pt"))["parameters"] == 5_016_305
+    content = torch.load(their_checkpoint[0], weights_only=False)
+    state = content["model_state_dict"]
+    last = {key: state[key][:128] for key in ("projection.linear.weight", "projection.linear.bias")}
+    small = {"model": {"embed_dim": 128, "mrl_dims": [32, 128]}}
+    for number, (saved, dims) in enumerate(
+        [
+            (state, (64, 128, 192, 256)),
+            ({"state_dict": state}, (64, 128, 192, 256)),
+            ({**content, "config": None}, (64, 128, 192, 256)),
+            ({**content, "config": {"model": {"mrl_dims": None}}}, (64, 128, 192, 256)),
+            ({**content, "config": {"model": {"mrl_dims": [32, 64]}}}, (32, 64, 256)),
+            ({"model_state_dict": state | last}, (64, 128)),
+            ({"model_state_dict": state | last, "config": small}, (32, 128)),
+            ({"model_state_dict": {f"module.{key}": value for key, value in state.items()}}, (64, 128, 192, 256)),
+        ]
+    ):
+        torch.save(saved, tmp_path / f"{number}.pt")
+        model = load_trained_mrl(tmp_path / f"{number}.pt")
+        assert (model.mrl_dims, model.embed_dim) == (dims, dims[-1])
+        assert get_model_info(model)["parameters"] == 5_016_305 - 1025 * (256 - dims[-1])
 
 
-def test_files_that_are_not_theirs(tmp_path: Path, released: Path) -> None:
-    with pytest.raises(WeightsError, match="missing"):
+def test_files_that_are_not_theirs(tmp_path: Path, released: Path, model: ReDimNetMRL) -> None:
+    with pytest.raises(WeightsError, match=r"b2-vox2-ptn\.pt: no checkpoint of redimnet-mrl"):
         import_checkpoint(released)
+    with pytest.raises(WeightsError, match=r"nothing\.pt: no such weights file"):
+        import_checkpoint(tmp_path / "nothing.pt")
+    torch.save({"model_state_dict": model.state_dict()}, tmp_path / "own.pt")
+    with pytest.raises(WeightsError, match=r"own\.pt: the state of a model of nestvox.mrl, .*load_state_dict"):
+        load_trained_mrl(tmp_path / "own.pt")
+    torch.save({"backbone.backbone.stem.0.weight": torch.zeros(10, 1, 3, 3)}, tmp_path / "b0.pt")
+    with pytest.raises(WeightsError, match="networks on ReDimNet b2 are rebuilt"):
+        load_trained_mrl(tmp_path / "b0.pt")
     damaged = tmp_path / "best.pt"
     damaged.write_bytes(released.read_bytes()[:2000])
     with pytest.raises(WeightsError, match=r"best\.pt"):
@@ -299,6 +390,9 @@ def test_a_file_by_its_path(model: ReDimNetMRL, corpus: Path) -> None:
     assert (embedding.shape, embedding.dtype) == ((1, 16), torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(embedding, model(load_audio(path), target_dim=16))
+        batch = torch.stack([load_audio(path), load_audio(path.with_name("00001.wav"))])  # as the README stacks them
+        assert batch.shape == (2, 1, 16_000)
+        torch.testing.assert_close(model(batch, target_dim=16)[:1], embedding, rtol=1e-4, atol=1e-5)
 
 
 def test_saved_and_loaded(model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor) -> None:

@@ -24,25 +24,29 @@ from torch import Tensor, nn
 
 from nestvox.audio.read import read
 from nestvox.corpora.trials import Trials, read_trials
-from nestvox.encoders.catalogue import entries, find
-from nestvox.encoders.checkpoint import read_checkpoint
+from nestvox.encoders.catalogue import entries
+from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.registry import build
-from nestvox.encoders.weights import load_encoder, load_strict
-from nestvox.errors import CatalogueError, ModelError, WeightsError
+from nestvox.encoders.redimnet_mrl import CATALOGUE_NAME, is_theirs, network_of, read_mrl_checkpoint
+from nestvox.encoders.weights import load_encoder
+from nestvox.errors import CatalogueError, ModelError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.evaluate import evaluate_scores
 from nestvox.evaluation.refusals import check_trials
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import check_dims, truncation
-from nestvox.losses.nested import PrefixLoss
+from nestvox.losses.redimnet_mrl import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 from nestvox.model import SpeakerModel
 
 __all__ = [
+    "AAMSoftmax",
     "MatryoshkaLoss",
+    "MatryoshkaProjection",
     "PretrainedReDimNet",
     "ReDimNetMRL",
+    "SubCenterAAMSoftmax",
+    "TripletLoss",
     "create_mrl_from_pretrained",
     "evaluate_mrl_eer",
     "get_model_info",
@@ -54,8 +58,6 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
-_THEIRS = "redimnet-mrl"  # the catalogue's entry of their released checkpoint
-_THEIR_DIMS = (64, 128, 192, 256)
 
 
 class PretrainedReDimNet(nn.Module):
@@ -76,6 +78,35 @@ class PretrainedReDimNet(nn.Module):
         """Embed audio (B, T) or (B, 1, T) as (B, D), not normalised."""
         embedding: Tensor = self.encoder(_two_dimensional(audio)).embedding
         return embedding
+
+
+class MatryoshkaProjection(nn.Module):
+    """Batch norm and a linear layer, whose output has prefixes; it begins at random.
+
+    The head of `create_mrl_from_pretrained` is a `heads.linear.LinearHead`, which begins as the pretrained last layers.
+
+    Args:
+        input_dim: P, of the pooled vector.
+        max_embed_dim: D.
+        mrl_dims: prefix lengths; D is added if it is missing.
+
+    Raises:
+        ModelError: dims beyond D.
+    """
+
+    def __init__(self, input_dim: int, max_embed_dim: int, mrl_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.input_dim = input_dim
+        self.max_embed_dim = max_embed_dim
+        self.mrl_dims = check_dims(mrl_dims, max_embed_dim)
+        self.bn = nn.BatchNorm1d(input_dim)
+        self.linear = nn.Linear(input_dim, max_embed_dim)
+
+    def forward(
+        self, x: Tensor, return_all_dims: bool = False, target_dim: int | None = None
+    ) -> Tensor | dict[int, Tensor]:
+        """Map (B, P) to (B, target_dim), or to a dictionary of every length; see `ReDimNetMRL.forward`."""
+        return _prefixes(self.linear(self.bn(x)), self.mrl_dims, return_all_dims, target_dim)
 
 
 class ReDimNetMRL(nn.Module):
@@ -102,7 +133,7 @@ class ReDimNetMRL(nn.Module):
         self.head = head
         self.embed_dim = encoder.embedding_dim if head is None else head.dims[-1]
         self.mrl_dims = check_dims(mrl_dims, self.embed_dim)
-        self.name = "redimnet-mrl"
+        self.name = CATALOGUE_NAME
 
     def forward(
         self,
@@ -130,14 +161,7 @@ class ReDimNetMRL(nn.Module):
         """
         taps = self.encoder(_two_dimensional(audio), lengths)
         full: Tensor = taps.embedding if self.head is None else self.head(getattr(taps, self.head.tap))
-        if return_all_dims:
-            return {d: full[:, :d] for d in self.mrl_dims}
-        wanted = target_dim if target_dim is not None else dim
-        if wanted is None:
-            return full
-        if not 1 <= wanted <= self.embed_dim:
-            raise ModelError(f"target_dim must be between 1 and {self.embed_dim}, got {wanted}")
-        return full[:, :wanted]
+        return _prefixes(full, self.mrl_dims, return_all_dims, target_dim if target_dim is not None else dim)
 
     def freeze_backbone(self) -> Self:
         """Leave only the projection trainable; the backbone's statistics stay as they are in training too."""
@@ -188,21 +212,31 @@ class ReDimNetMRL(nn.Module):
         """Load weights; those of a redimnet-mrl checkpoint turn this model into that project's network.
 
         Its network is another one than `create_mrl_from_pretrained` builds here: other sizes, another hop, untrained
-        layers before and in the pooling. So encoder and head are replaced, and optimisers have to be made anew.
+        layers before and in the pooling. So encoder and head are replaced, and optimisers have to be made anew. What
+        was frozen stays so. Names that DataParallel or torch.compile put before those of the network are taken off.
         """
-        if any(key.startswith("backbone.backbone.") for key in state_dict):
-            place = next(self.parameters()).device
-            theirs = _their_network(state_dict, "state_dict")
-            self.encoder, self.head = theirs.to(place), None
-            self.embed_dim, self.mrl_dims = theirs.embedding_dim, check_dims(self.mrl_dims, theirs.embedding_dim)
-            self.train(self.training)
-            return nn.modules.module._IncompatibleKeys([], [])
-        return super().load_state_dict(state_dict, *args, **options)
+        named = unwrapped(state_dict)
+        if not is_theirs(named):
+            return super().load_state_dict(named, *args, **options)
+        place, frozen = next(self.parameters()).device, self._is_frozen()
+        theirs = network_of(named, "state_dict")
+        self.encoder, self.head = theirs.to(place), None
+        self.embed_dim = theirs.embedding_dim
+        self.mrl_dims = (*(d for d in self.mrl_dims if d < self.embed_dim), self.embed_dim)
+        if frozen:
+            self.freeze_backbone()
+        self.train(self.training)
+        return nn.modules.module._IncompatibleKeys([], [])
 
     def to_speaker_model(self, name: str | None = None) -> SpeakerModel:
         """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared."""
         head = self.head if self.head is not None else truncation(self.embed_dim, self.mrl_dims)
         return SpeakerModel(self.encoder, head, name or self.name)
+
+    def _is_frozen(self) -> bool:
+        """Whether nothing but the projection learns."""
+        projection = {id(p) for module in self._projection() for p in module.parameters()}
+        return not any(p.requires_grad for p in self.encoder.parameters() if id(p) not in projection)
 
     def _projection(self) -> list[nn.Module]:
         """What redimnet-mrl calls the projection: the head, or the last layers of an imported network."""
@@ -212,54 +246,13 @@ class ReDimNetMRL(nn.Module):
         return [module for module in last if isinstance(module, nn.Module)]
 
 
-class MatryoshkaLoss(PrefixLoss):
-    """Weighted mean of one criterion over the prefixes, called as in redimnet-mrl.
-
-    Args:
-        base_loss: criterion of (B, d) embeddings and (B,) labels; one with class weights, such as
-            `losses.margins.AamSoftmax`, is sliced to each length. Its parameters are this module's: give
-            ``[*model.parameters(), *loss.parameters()]`` to the optimiser.
-        mrl_dims: prefix lengths.
-        mrl_weights: one for each of `mrl_dims`, in their order.
-
-    Raises:
-        ModelError: another number of weights than of dims, or what `PrefixLoss` refuses.
-    """
-
-    def __init__(
-        self, base_loss: nn.Module, mrl_dims: Sequence[int] = _THEIR_DIMS, mrl_weights: Sequence[float] | None = None
-    ) -> None:
-        if mrl_weights is not None and len(mrl_weights) != len(mrl_dims):
-            raise ModelError(f"{len(mrl_dims)} dims need as many weights, got {len(mrl_weights)}")
-        super().__init__(mrl_dims, None if mrl_weights is None else dict(zip(mrl_dims, mrl_weights, strict=True)))
-        self.base_loss = base_loss
-
-    def forward(self, embeddings: Tensor | Mapping[int, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts.
-
-        Args:
-            embeddings: (B, D), or the dictionary that ``model(audio, return_all_dims=True)`` gives.
-            labels: (B,) int64.
-
-        Returns:
-            The total, and ``loss_64d``, ``weight_64d``, ... and ``loss_total``, as tensors: take ``.item()`` when you
-            print them, not at each step.
-        """
-        full = embeddings if isinstance(embeddings, Tensor) else embeddings[max(embeddings)]
-        criterion = getattr(self.base_loss, "at_prefix", self.base_loss)
-        terms = self._terms(full, lambda _, prefix: criterion(prefix, labels))
-        parts = {f"loss_{d}d": loss for d, loss in terms.per_dim.items()}
-        parts |= {f"weight_{d}d": torch.tensor(self.weights[d]) for d in terms.per_dim}
-        return terms.total, parts | {"loss_total": terms.total.detach()}
-
-
 def load_audio(path: str | Path) -> Tensor:
-    """Read a recording as (1, 1, T) float32 at 16 kHz, mono.
+    """Read a recording as (1, T) float32 at 16 kHz, mono: a batch of one, and what `torch.stack` makes (B, 1, T) of.
 
     Raises:
         AudioError: it cannot be used.
     """
-    return torch.from_numpy(read(path, sample_rate=SAMPLE_RATE)[0])[None, None]
+    return torch.from_numpy(read(path, sample_rate=SAMPLE_RATE)[0])[None]
 
 
 def load_pretrained_redimnet(
@@ -294,9 +287,9 @@ def create_mrl_from_pretrained(
     train_type: str = "ptn",
     dataset: str = "vox2",
     embed_dim: int = 256,
-    mrl_dims: Sequence[int] = _THEIR_DIMS,
+    mrl_dims: Sequence[int] | None = None,
     device: str = "cpu",
-    freeze_backbone: bool = True,
+    freeze_backbone: bool = False,
     *,
     weights: str | Path | None = None,
     offline: bool = False,
@@ -311,9 +304,9 @@ def create_mrl_from_pretrained(
         train_type: ``ptn``, ``ft_lm`` or ``ft_mix``.
         dataset: what it was trained on: ``vox2``, ``vb2`` or ``vb2+vox2+cnc``.
         embed_dim: D.
-        mrl_dims: prefix lengths; D is added if it is missing.
+        mrl_dims: prefix lengths; D is added if it is missing. None: 64, 128, 192 and D, as far as they are below it.
         device: where to put it.
-        freeze_backbone: only the head is trainable.
+        freeze_backbone: only the head is trainable; by default, as there, everything is.
         weights: a local file of the weights.
         offline: never download.
 
@@ -322,22 +315,23 @@ def create_mrl_from_pretrained(
         DownloadError: it could not be had; nothing random is put in its place.
         ModelError: dims beyond `embed_dim`.
     """
+    small = [d for d in (64, 128, 192) if d < embed_dim]
+    dims = check_dims([*small, embed_dim] if mrl_dims is None else mrl_dims, embed_dim)
     encoder = load_pretrained_redimnet(model_name, train_type, dataset, weights=weights, offline=offline).encoder
-    model = _nested_on(encoder, embed_dim, mrl_dims)
+    model = _nested_on(encoder, dims)
     model.name = f"{_released(model_name, train_type, dataset)}-mrl"
     if freeze_backbone:
         model.freeze_backbone()
     return model.to(device).eval()
 
 
-def _nested_on(encoder: Encoder, embed_dim: int, mrl_dims: Sequence[int]) -> ReDimNetMRL:
+def _nested_on(encoder: Encoder, dims: tuple[int, ...]) -> ReDimNetMRL:
     """Put a head that begins as the last layers of `encoder` on it."""
     norm = getattr(encoder, "bn", None)
     moments = None
     if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None:
         # Whatever lies beyond the pretrained size begins at directions of the pooled vector, scaled by these.
         moments = Moments.uncorrelated(norm.running_mean.double().numpy(), norm.running_var.double().numpy())
-    dims = check_dims(mrl_dims, embed_dim)
     return ReDimNetMRL(encoder, LinearHead.from_pretrained(encoder.projection(), None, dims, moments=moments), dims)
 
 
@@ -346,8 +340,13 @@ def unfreeze_backbone(model: ReDimNetMRL) -> None:
     model.unfreeze_backbone()
 
 
-def get_model_info(model: nn.Module) -> dict[str, int | tuple[int, ...] | str]:
-    """Return type, parameter counts and, of a nested model, its dimensions; print it or not."""
+def get_model_info(model: nn.Module, *, show: bool = True) -> dict[str, int | tuple[int, ...] | str]:
+    """Print and return type, parameter counts and, of a nested model, its dimensions.
+
+    Args:
+        model: any network.
+        show: print them, as redimnet-mrl does.
+    """
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     info: dict[str, int | tuple[int, ...] | str] = {
@@ -358,6 +357,9 @@ def get_model_info(model: nn.Module) -> dict[str, int | tuple[int, ...] | str]:
     }
     if isinstance(model, ReDimNetMRL):
         info |= {"embed_dim": model.embed_dim, "mrl_dims": model.mrl_dims}
+    if show:
+        for name, value in info.items():
+            print(f"{name:<10} {value:,}" if isinstance(value, int) else f"{name:<10} {value}")  # noqa: T201
     return info
 
 
@@ -373,14 +375,7 @@ def import_checkpoint(path: str | Path) -> ReDimNetMRL:
     Raises:
         WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
     """
-    try:
-        checkpoint = read_checkpoint(path, state_key="model_state_dict", config_key="config")
-    except WeightsError:
-        checkpoint = read_checkpoint(path, state_key="state_dict", config_key="config")
-    encoder = _their_network(checkpoint.tensors, str(path))
-    config = checkpoint.config or {}
-    section = config.get("model", {})
-    dims = section.get("mrl_dims", _THEIR_DIMS) if isinstance(section, dict) else _THEIR_DIMS
+    encoder, dims = read_mrl_checkpoint(path)
     return ReDimNetMRL(encoder, None, dims).freeze_backbone().eval()
 
 
@@ -471,13 +466,6 @@ def _trials_of(
     return trials, root if audio_dir is None else Path(audio_dir)
 
 
-def _their_network(tensors: Mapping[str, Tensor], source: str) -> Encoder:
-    entry = find(_THEIRS)
-    encoder = build({**entry.config, "architecture": entry.architecture})
-    load_strict(encoder, tensors, source)
-    return encoder.eval()
-
-
 def _released(model_name: str, train_type: str, dataset: str) -> str:
     name = f"redimnet-{model_name}-{dataset}-{train_type}"
     known = [entry.name for entry in entries() if entry.name.startswith(f"redimnet-{model_name}-")]
@@ -487,7 +475,23 @@ def _released(model_name: str, train_type: str, dataset: str) -> str:
     return name
 
 
+def _prefixes(
+    full: Tensor, dims: tuple[int, ...], return_all_dims: bool, target_dim: int | None
+) -> Tensor | dict[int, Tensor]:
+    """Cut (B, D) to one length or to all."""
+    if return_all_dims:
+        return {d: full[:, :d] for d in dims}
+    if target_dim is None:
+        return full
+    if not 1 <= target_dim <= dims[-1]:
+        raise ModelError(f"target_dim must be between 1 and {dims[-1]}, got {target_dim}")
+    return full[:, :target_dim]
+
+
 def _two_dimensional(audio: Tensor) -> Tensor:
+    given: Any = audio  # who has no type checker may pass an array
+    if not isinstance(given, Tensor):
+        raise ModelError(f"audio must be a tensor, got {type(given).__name__}; torch.from_numpy makes one of an array")
     if audio.ndim == 3 and audio.shape[1] == 1:
         return audio[:, 0]
     if audio.ndim != 2:

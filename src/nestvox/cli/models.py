@@ -147,7 +147,7 @@ def import_mrl(
     model = import_checkpoint(checkpoint)
     saved = model.to_speaker_model(name)
     saved.save(out)
-    info = get_model_info(model)
+    info = get_model_info(model, show=False)
     dims = ", ".join(map(str, model.mrl_dims))
     typer.echo(
         f"{out}: {info['parameters']:,} parameters, {info['trainable']:,} of them trained by redimnet-mrl; "

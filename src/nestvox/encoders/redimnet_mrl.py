@@ -1,0 +1,95 @@
+"""The network of redimnet-mrl, rebuilt from its checkpoints exactly as that project defines it.
+
+Its backbone is that of ReDimNet b2 with a hop of 160 samples, an untrained layer before the pooling and an untrained
+pooling; its projection is a batch norm and a linear layer to 256 numbers, or to as many as the file has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nestvox.encoders.catalogue import find
+from nestvox.encoders.checkpoint import read_checkpoint
+from nestvox.encoders.contract import Encoder
+from nestvox.encoders.registry import build
+from nestvox.encoders.weights import load_strict
+from nestvox.errors import WeightsError
+
+__all__ = ["CATALOGUE_NAME", "RELEASED_DIMS", "is_theirs", "network_of", "read_mrl_checkpoint"]
+
+CATALOGUE_NAME = "redimnet-mrl"
+RELEASED_DIMS = (64, 128, 192, 256)
+_STATE_KEYS = ("model_state_dict", "state_dict")
+_LAST_LAYER = "projection.linear.weight"
+
+
+def is_theirs(tensors: Mapping[str, Any]) -> bool:
+    """Whether these are the tensors of a network of redimnet-mrl, by their names."""
+    return any(name.startswith("backbone.backbone.") for name in tensors)
+
+
+def network_of(tensors: Mapping[str, Tensor], source: str) -> Encoder:
+    """Build the network of that project's tensors, in evaluation mode.
+
+    Args:
+        tensors: by that project's names.
+        source: name of the file, for messages.
+
+    Raises:
+        WeightsError: they are of another network.
+    """
+    if not is_theirs(tensors):
+        if tensors and all(name.startswith(("encoder.", "head.")) for name in tensors):
+            raise WeightsError(
+                f"{source}: the state of a model of nestvox.mrl, which does not say of which network; load it with "
+                "load_state_dict into a model made as that one was, and keep that with to_speaker_model().save(folder)"
+            )
+        raise WeightsError(f"{source}: no checkpoint of redimnet-mrl: it has no tensors of backbone.backbone")
+    entry = find(CATALOGUE_NAME)
+    config = {**entry.config, "architecture": entry.architecture}
+    if (last := tensors.get(_LAST_LAYER)) is not None and last.ndim == 2:
+        config["embed_dim"] = last.shape[0]
+    encoder = build(config)
+    try:
+        load_strict(encoder, tensors, source)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. Of redimnet-mrl, networks on ReDimNet b2 are rebuilt, of any embed_dim"
+        ) from error
+    return encoder.eval()
+
+
+def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...]]:
+    """Read a checkpoint (``best.pt``); no code in it is run, and nothing else is needed.
+
+    Args:
+        path: a ``.pt`` file with ``model_state_dict`` or ``state_dict``, or the bare state; whatever else it holds,
+            such as the optimiser's state, is left alone.
+
+    Returns:
+        The network in evaluation mode, and the prefix lengths that the file's configuration names, else those of the
+        release, up to its size.
+
+    Raises:
+        WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
+    """
+    checkpoint = None
+    for key in _STATE_KEYS:
+        try:
+            checkpoint = read_checkpoint(path, state_key=key, config_key="config")
+            break
+        except WeightsError:
+            if key == _STATE_KEYS[-1] or not Path(path).is_file():
+                raise
+    assert checkpoint is not None
+    encoder = network_of(checkpoint.tensors, str(path))
+    section = (checkpoint.config or {}).get("model")
+    named = section.get("mrl_dims") if isinstance(section, dict) else None
+    dims = RELEASED_DIMS if named is None else named
+    if not isinstance(dims, list | tuple) or not all(type(d) is int and d > 0 for d in dims):
+        raise WeightsError(f"{path}: its configuration has model.mrl_dims = {named!r}, which are no prefix lengths")
+    return encoder, tuple(sorted({d for d in dims if d <= encoder.embedding_dim} | {encoder.embedding_dim}))
