@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logsumexp
+from scipy.optimize import brentq
+from scipy.special import expit, log_expit, logsumexp
 
 pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
@@ -220,16 +220,19 @@ def test_nearest_of_several_centers_counts() -> None:
     assert sub(x, torch.arange(2)).item() == pytest.approx(one(x, torch.arange(2)).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize(("classes", "margin", "scale"), [(2, 0.2, 30.0), (5994, 0.2, 32.0), (40, 0.0, 10.0)])
+@pytest.mark.parametrize(
+    ("classes", "margin", "scale"),
+    [(2, 0.2, 30.0), (5994, 0.2, 32.0), (40, 0.0, 10.0), (2, 0.5, 64.0), (3, 0.4, 60.0), (9, 0.5, 64.0)],
+)
 def test_sphereface2_begins_at_the_least_loss(classes: int, margin: float, scale: float) -> None:
-    def at_right_angles(b: float) -> float:
-        right = -0.7 * np.log(expit(scale * (-0.75 - margin) + b))
-        wrong = -0.3 * (classes - 1) * np.log(expit(-scale * (-0.75 + margin) - b))
-        return float(right + wrong)
+    def slope(b: float) -> float:
+        """Rising in b, of the sign of the derivative where all cosines are 0: what pulls up over what pulls down."""
+        pulls_up = np.log(0.7) + log_expit(-scale * (-0.75 - margin) - b)
+        pulls_down = np.log(0.3 * (classes - 1)) + log_expit(scale * (-0.75 + margin) + b)
+        return float(pulls_down - pulls_up)
 
     found = SphereFace2(4, classes, margin, scale).bias.item()
-    best = minimize_scalar(at_right_angles, bounds=(-80, 120), method="bounded", options={"xatol": 1e-9})
-    assert found == pytest.approx(best.x, abs=1e-3)
+    assert found == pytest.approx(brentq(slope, -200, 200), abs=1e-4)
 
 
 @every_kind

@@ -317,5 +317,9 @@ class SphereFace2(ClassifierLoss):
         # Zero of the derivative by b where all cosines are 0; a quadratic in exp(b).
         odds = self.balance / ((1 - self.balance) * (self.num_classes - 1))
         wrong = self.scale * (2 * math.pow(0.5, self.sharpness) - 1 + self.margin)
-        root = math.sqrt((1 - odds) ** 2 + 4 * odds * math.exp(-2 * self.scale * self.margin))
-        return math.log(2 * odds) - wrong - math.log(1 - odds + root)
+        apart = 2 * self.scale * self.margin
+        root = math.sqrt((1 - odds) ** 2 + 4 * odds * math.exp(-apart))
+        if odds <= 1:
+            return math.log(2 * odds) - wrong - math.log(1 - odds + root)
+        # With two or three classes: the same, without the difference of numbers that are nearly equal.
+        return math.log((root + odds - 1) / 2) + apart - wrong
