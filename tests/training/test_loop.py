@@ -73,6 +73,20 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole(
         assert torch.allclose(summed[name], expected, rtol=1e-3, atol=1e-5), name
 
 
+def test_a_sample_alone_cannot_be_normalised(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    batch_norm = {"head.norm": "batch", "training.batch_size": "40"}
+    run(encoder, world, tmp_path / "a", **batch_norm, **{"training.micro_batch": "39"})  # 20 and 20, not 39 and 1
+    with pytest.raises(TrainingError, match=r"larger training\.batch_size or training\.micro_batch"):
+        run(encoder, world, tmp_path / "b", **batch_norm, **{"training.micro_batch": "1"})
+
+
+def test_no_batch_is_too_small_for_distillation(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    # 200 utterances in batches of 6: the last two join the last batch.
+    run(encoder, world, tmp_path / "run", **{"training.batch_size": "6", "loss.distill": "0.5"})
+    with pytest.raises(RecipeError, match=r"training\.batch_size: distillation needs at least 3"):
+        load_recipe("linear", ["training.batch_size=2", "loss.distill=0.5"])
+
+
 def test_prototypes_learn_and_are_kept(start: Checkpoint, stepped: Checkpoint) -> None:
     names = {f"criterion.speakers.criteria.{dim}.weight" for dim in (8, 24)}
     assert names <= set(stepped.tensors)

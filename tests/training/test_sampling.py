@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import TrainingError
-from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, share_of
+from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, parts_of, share_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,6 +31,23 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert ShuffledOrder(50, 50, 0).batches(1)[0].tolist() != first
     assert ShuffledOrder(50, 50, 1).batches(0)[0].tolist() != first
     assert generator(0, "order", 1).random() != generator(0, "variant", 1).random()
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(3, 60), size=st.integers(3, 20))
+def test_a_batch_has_as_many_rows_as_it_needs(n: int, size: int) -> None:
+    batches = ShuffledOrder(n, size, 3, fewest=3).batches(0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+    assert min(map(len, batches)) >= 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 70), size=st.none() | st.integers(1, 20))
+def test_parts_of_a_share_are_alike(n: int, size: int | None) -> None:
+    parts = parts_of(np.arange(n), size)
+    assert [row for part in parts for row in part.tolist()] == list(range(n))
+    assert all(1 <= len(part) <= (size or n) for part in parts)
+    assert size in (1, 2) or n <= 1 or min(map(len, parts)) > 1, "one row alone cannot be normalised"
 
 
 @settings(max_examples=60, deadline=None)

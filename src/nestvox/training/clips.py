@@ -20,7 +20,7 @@ from nestvox.extraction.feature_cache import FeatureCache
 from nestvox.training.loop import Batch, MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, share_of
+from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, parts_of, share_of
 from nestvox.training.schedule import Schedule
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
@@ -86,7 +86,7 @@ class AudioSource:
         balanced = recipe.training.balanced
         self.order: Order
         if balanced is None:
-            self.order = ShuffledOrder(len(self.utterances), recipe.training.batch_size, recipe.seed)
+            self.order = ShuffledOrder(len(self.utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
         elif speeds:
             raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
         else:
@@ -109,7 +109,7 @@ class AudioSource:
         """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
         batches = self.order.batches(epoch)[first:]
         shares = [share_of(rows, self.processes.rank, self.processes.world) for rows in batches]
-        parts = [_parts(share, self.recipe.training.micro_batch) for share in shares]
+        parts = [parts_of(share, self.recipe.training.micro_batch) for share in shares]
         planned = iter([part for share in parts for part in share])
         waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str]]]]] = deque()
         with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
@@ -168,12 +168,6 @@ class AudioSource:
             return MicroBatch(audio, labels)
         taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
         return MicroBatch(audio, labels, torch.from_numpy(taught).to(device))
-
-
-def _parts(rows: Numbers, size: int | None) -> list[Numbers]:
-    if not len(rows):
-        return []
-    return np.split(rows, range(size, len(rows), size)) if size else [rows]
 
 
 def _utterances(table: UtteranceTable) -> list[_Utterance]:

@@ -21,7 +21,7 @@ from nestvox.training.criterion import Criterion
 from nestvox.training.loop import Batch, MicroBatch, ParameterGroup
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, generator, share_of
+from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, generator, parts_of, share_of
 
 __all__ = ["CachedSource", "CachedUtterances", "HeadTask", "cached_rows", "moving_statistics", "split_decay"]
 
@@ -122,7 +122,7 @@ class CachedSource:
         balanced = recipe.training.balanced
         self.order: Order
         if balanced is None:
-            self.order = ShuffledOrder(len(data.utterances), recipe.training.batch_size, recipe.seed)
+            self.order = ShuffledOrder(len(data.utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
             self._may = np.ones_like(data.labels, bool)
         else:
             self.order = BalancedOrder(data.labels[:, 0], balanced.speakers, balanced.utterances, recipe.seed)
@@ -143,7 +143,8 @@ class CachedSource:
         lots = generator(self.seed, "variant", epoch).random(self._may.shape, np.float32)
         variants = np.where(self._may, lots, -1).argmax(axis=1)
         batches = self.order.batches(epoch)[first:]
-        shares = [self._split(share_of(rows, self.processes.rank, self.processes.world)) for rows in batches]
+        mine = [share_of(rows, self.processes.rank, self.processes.world) for rows in batches]
+        shares = [parts_of(rows, self.micro_batch) for rows in mine]
         planned = iter([part for share in shares for part in share])
         waiting: deque[Future[MicroBatch]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="nestvox-gather") as pool:
@@ -164,10 +165,6 @@ class CachedSource:
                     yield Batch(len(rows), taken(len(share)))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _split(self, rows: Numbers) -> list[Numbers]:
-        size = self.micro_batch or max(1, len(rows))
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _gathered(self, part: Numbers, chosen: Numbers) -> MicroBatch:
         utterances = self.data.utterances[part]

@@ -290,7 +290,15 @@ class TrainingLoop:
 
     def _embed(self, inputs: Tensor) -> Tensor:
         with torch.autocast(self.processes.device.type, dtype=self._dtype, enabled=self._dtype is not None):
-            embedding: Tensor = self.task.network(inputs)
+            try:
+                embedding: Tensor = self.task.network(inputs)
+            except ValueError as error:
+                if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                    raise TrainingError(
+                        "batch normalisation has nothing to normalise in a part of one sample: give a larger "
+                        "training.batch_size or training.micro_batch, or fewer processes, or take head.norm fixed"
+                    ) from error
+                raise
         return embedding.float()
 
     def _count(self, terms: NestedTerms, n: int, seen: Tensor) -> None:

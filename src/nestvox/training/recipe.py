@@ -382,6 +382,8 @@ class Recipe(_Section):
         if (self.loss.pairwise or self.loss.distill) and self.training.micro_batch is not None:
             what = "distillation" if self.loss.distill else f"loss {self.loss.kind}"
             yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
+        if self.batch_size < self.fewest:
+            yield f"training.batch_size: distillation needs at least {self.fewest} samples in a batch"
         if not self.loss.weight and not self.loss.distill:
             yield "loss: weight and distill are both 0, nothing would be learned"
         large = self.training.large_margin
@@ -400,6 +402,11 @@ class Recipe(_Section):
         """Samples of one step of the optimizer."""
         drawn = self.training.balanced
         return self.training.batch_size if drawn is None else drawn.speakers * drawn.utterances
+
+    @property
+    def fewest(self) -> int:
+        """Samples that a batch needs at the least: two clips have one cosine, which nothing can be learned from."""
+        return 3 if self.loss.distill else 1
 
     def settings(self) -> dict[str, Any]:
         """Everything, JSON-serialisable."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nestvox.errors import TrainingError
 
-__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "share_of"]
+__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "parts_of", "share_of"]
 
 Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
@@ -29,6 +29,16 @@ def share_of(rows: Rows, rank: int, world: int) -> Rows:
     return np.asarray(np.array_split(rows, world)[rank], np.int64)
 
 
+def parts_of(rows: Rows, size: int | None) -> list[Rows]:
+    """Cut a share into parts of at most `size` rows (None: one part) that differ by one row at most; none of nothing.
+
+    A last part of one row, which batch normalisation could do nothing with, comes up only where `size` is 1 or 2.
+    """
+    if not len(rows):
+        return []
+    return [np.asarray(part, np.int64) for part in np.array_split(rows, -(-len(rows) // (size or len(rows))))]
+
+
 @dataclass(frozen=True)
 class ShuffledOrder:
     """Every row once an epoch, in batches; what remains is a batch by itself, or joins the last where it is little.
@@ -37,17 +47,19 @@ class ShuffledOrder:
         n: rows.
         batch_size: of a batch over all processes.
         seed: of the order.
+        fewest: rows that a batch needs at the least.
     """
 
     n: int
     batch_size: int
     seed: int
+    fewest: int = 1
 
     def steps(self, epoch: int) -> int:  # noqa: ARG002  other orders need it
         """Batches of an epoch."""
         whole, rest = divmod(self.n, self.batch_size)
         # A step on a handful of samples would be as long as any other and know next to nothing.
-        return whole + (rest * 4 >= self.batch_size or not whole)
+        return whole + ((rest * 4 >= self.batch_size and rest >= self.fewest) or not whole)
 
     def batches(self, epoch: int) -> list[Rows]:
         """Row numbers of each batch."""
