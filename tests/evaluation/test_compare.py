@@ -94,6 +94,12 @@ def test_a_copy_is_refused_by_name(world):
         compare_systems(world.trials, [scored(world, "first", values), scored(world, "again", 2 * values - 1)], **FEW)
 
 
+def test_a_system_of_huge_scores_is_no_copy_of_another(world):
+    """The squares of such scores overflow; an infinite spread made any other system look like rounding."""
+    systems = [scored(world, "huge", 1e299 * noisy(world, 1)), scored(world, "other", noisy(world, 2))]
+    assert compare_systems(world.trials, systems, **FEW).rows[0].paired is not None
+
+
 def test_a_copy_among_the_others_is_refused_too(world):
     values = noisy(world, 1)
     systems = [scored(world, "first", noisy(world, 2)), scored(world, "b", values), scored(world, "c", values)]

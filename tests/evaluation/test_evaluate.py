@@ -183,6 +183,28 @@ def test_non_finite_scores_are_counted_and_placed(world):
         evaluate_scores(world.trials, values, **FEW)
 
 
+@pytest.mark.parametrize("largest", [1.7e308, -1e301])
+def test_scores_whose_sums_overflow_are_refused_and_others_are_measured(world, largest):
+    """A system that writes the least number there is for a trial that failed must not get a figure for it."""
+    values = world.cosines(32)
+    values[6] = largest
+    for scores in (scored(world, values), values):
+        with pytest.raises(ScoresError, match=r"1 of \d+ scores lie beyond 1e\+300"):
+            evaluate_scores(world.trials, scores, **FEW)
+    plain = evaluate_scores(world.trials, world.cosines(32), table=world.table, **FEW).headline
+    for factor in (1e299, 1e-305):
+        found = evaluate_scores(world.trials, factor * world.cosines(32), table=world.table, **FEW)
+        assert (found.headline.eer, found.headline.min_dcf) == (plain.eer, plain.min_dcf)
+        assert sum(found.histograms[0].n_target) == plain.n_target
+
+
+def test_sides_the_other_way_round_are_told(world):
+    turned = scored(world, world.cosines(32)).rename({"enrol": "test", "test": "enrol"})
+    n = len(world.trials)
+    with pytest.raises(ScoresError, match=rf"{n} of {n} trials .* {n} of them have one with their sides exchanged"):
+        evaluate_scores(world.trials, turned, **FEW)
+
+
 def test_two_scores_for_one_trial_are_refused_unless_equal(world):
     scores = scored(world, world.cosines(32))
     evaluate_scores(world.trials, pl.concat([scores, scores[:3]]), **FEW)

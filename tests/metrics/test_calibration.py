@@ -176,6 +176,12 @@ def test_what_cannot_be_fitted(change, error, words):
         fit_calibration(**{"scores": scores, "targets": targets, **change})
 
 
+def test_scores_too_small_for_a_finite_slope_are_refused():
+    scores, targets = gaussian(50, 11)
+    with pytest.raises(ScoresError, match="too small"):
+        fit_calibration(1e-310 * scores, targets)
+
+
 def test_scores_of_the_wrong_direction_are_refused():
     scores, targets = gaussian(200, 12)
     with pytest.raises(ScoresError, match="turn the sign"):

@@ -372,7 +372,10 @@ def _last_different(first: System, other: System) -> list[tuple[int | None, int 
 
 
 def _same(a: Scores, b: Scores) -> bool:
-    return rank_identically(a, b) or bool(np.abs(a - b).max() <= _ROUNDING * a.std())
+    if rank_identically(a, b):
+        return True
+    size = max(float(np.abs(a).max()), float(np.abs(b).max())) or 1.0  # squares of huge scores overflow
+    return bool(np.abs(a / size - b / size).max() <= _ROUNDING * (a / size).std())
 
 
 def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]]:

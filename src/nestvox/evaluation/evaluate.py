@@ -23,7 +23,7 @@ from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
 from nestvox.evaluation.missing import without_missing
 from nestvox.evaluation.paths import path_in_stores, path_in_table
-from nestvox.evaluation.refusals import align_scores, check_trials, chosen_on_these
+from nestvox.evaluation.refusals import align_scores, check_scale, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.speakers import (
     TrialSpeakers,
@@ -142,6 +142,7 @@ def evaluate_scores(
                 f"({values[first]})",
                 source=source,
             )
+        check_scale(values, source=source)
     known = _speakers(trials, table) if speakers is None else given_speakers(trials, *speakers)
     sides = _sides(trials, table, conditions)
     more_labels, notes = training_overlap(known, training_speakers, allow=allow_overlap)

@@ -12,12 +12,21 @@ from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ScoresError, TrialsError
 from nestvox.evaluation.results import Evaluation
 
-__all__ = ["SELECTED", "align_scores", "check_trials", "chosen_on_these", "refuse_copies", "refuse_shared_trials"]
+__all__ = [
+    "SELECTED",
+    "align_scores",
+    "check_scale",
+    "check_trials",
+    "chosen_on_these",
+    "refuse_copies",
+    "refuse_shared_trials",
+]
 
 SELECTED = "selected"
 """Label of numbers on trials that something about the system was chosen on."""
 
 _SHOWN = 10
+_FARTHEST = 1e300  # from 0: sums and differences of such scores are still finite
 
 
 def check_trials(trials: Trials) -> NDArray[np.bool_]:
@@ -93,12 +102,40 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
     joined = trials.frame.join(pairs, on=["enrol", "test"], how="left", maintain_order="left")
     missing = joined.filter(pl.col("score").is_null())
     if len(missing):
+        turned = len(missing.join(pairs, left_on=["enrol", "test"], right_on=["test", "enrol"], how="semi"))
         raise ScoresError(
             f"{len(missing)} of {len(joined)} trials of {trials.source} have no score: {_listed(missing)}; "
-            "score them, or evaluate the list that was scored",
+            + (
+                f"{turned} of them have one with their sides exchanged: write the sides as the list has them, or "
+                if turned
+                else ""
+            )
+            + "score them, or evaluate the list that was scored",
             source=source,
         )
-    return joined["score"].to_numpy(), len(pairs) - len(joined)
+    found = joined["score"].to_numpy()
+    check_scale(found, source=source)
+    return found, len(pairs) - len(joined)
+
+
+def check_scale(scores: NDArray[np.float64], *, source: str | None = None) -> None:
+    """Refuse scores so large that their sums overflow; such numbers stand for something else, e.g. a failed trial.
+
+    Args:
+        scores: (N,) finite.
+        source: name of the score file, for messages.
+
+    Raises:
+        ScoresError: a score beyond 1e300 in either direction.
+    """
+    far = np.flatnonzero(np.abs(scores) > _FARTHEST)
+    if len(far):
+        raise ScoresError(
+            f"{len(far)} of {len(scores)} scores lie beyond {_FARTHEST:g}, the first is {scores[far[0]]:g}: if it "
+            "stands for a trial that was not scored, leave the trial out of the list; else divide all scores by one "
+            "number, which changes no error rate",
+            source=source,
+        )
 
 
 def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:

@@ -177,7 +177,10 @@ def fit_calibration(
     solution = _newton(design, np.where(labels, 1.0, -1.0), weights, math.log(p_target / (1 - p_target)), ridge)
     slopes = solution[1:] / spread
     offset = float(solution[0] - slopes @ centre)
-    slopes = slopes / largest
+    with np.errstate(over="ignore"):
+        slopes = slopes / largest
+    if not np.isfinite(slopes).all():
+        raise ScoresError("the scores or measures are too small for a map: multiply them all by one number")
     if slopes[0] <= 0:
         raise ScoresError(
             "higher scores mean different speakers in these trials: turn the sign of the scores, or check the labels"
