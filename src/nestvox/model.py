@@ -18,6 +18,7 @@ from nestvox.audio.condition import condition
 from nestvox.audio.read import read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
+from nestvox.device import find_device
 from nestvox.encoders.backends import Backend, Precision, check_way
 from nestvox.encoders.catalogue import find
 from nestvox.encoders.kaldi_fbank import KaldiFbank
@@ -519,12 +520,13 @@ def load(
         MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
     """
     check_way(backend, precision)
-    torch = require("torch", extra="torch", purpose="running an encoder")
+    require("torch", extra="torch", purpose="running an encoder")
     path = Path(name_or_folder)
     if path.suffix.lower() == ".onnx":
         if weights is not None or device not in ("auto", "cpu"):
             raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
         return _load_onnx(path, front_end, truncate_dim, backend, precision)
+    place = find_device(device)  # before anything is downloaded
     if front_end is not None:
         raise ModelError(f"only an ONNX file is told its front end, and {path} is none; leave it out")
     if path.is_dir():
@@ -541,9 +543,7 @@ def load(
     model.backend, model.precision = backend, precision
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device)
+    return model.to(place)
 
 
 def _load_onnx(

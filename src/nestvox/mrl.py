@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nestvox.audio.read import read
 from nestvox.corpora.trials import Trials, read_trials
+from nestvox.device import find_device
 from nestvox.encoders.catalogue import entries
 from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.contract import Encoder
@@ -199,7 +200,7 @@ class ReDimNetMRL(nn.Module):
             ModelError: a length that the embedding does not have.
         """
         if device is not None:
-            self.to(device)
+            self.to(find_device(device))
         training = self.training
         self.eval()
         place = next(self.parameters()).device
@@ -279,7 +280,8 @@ def load_pretrained_redimnet(
         DownloadError: it could not be had; nothing random is put in its place.
     """
     name = _released(model_name, train_type, dataset)
-    return PretrainedReDimNet(load_encoder(name, weights=weights, offline=offline)).to(device).eval()
+    place = find_device(device)
+    return PretrainedReDimNet(load_encoder(name, weights=weights, offline=offline)).to(place).eval()
 
 
 def create_mrl_from_pretrained(
@@ -317,12 +319,13 @@ def create_mrl_from_pretrained(
     """
     small = [d for d in (64, 128, 192) if d < embed_dim]
     dims = check_dims([*small, embed_dim] if mrl_dims is None else mrl_dims, embed_dim)
+    place = find_device(device)
     encoder = load_pretrained_redimnet(model_name, train_type, dataset, weights=weights, offline=offline).encoder
     model = _nested_on(encoder, dims)
     model.name = f"{_released(model_name, train_type, dataset)}-mrl"
     if freeze_backbone:
         model.freeze_backbone()
-    return model.to(device).eval()
+    return model.to(place).eval()
 
 
 def _nested_on(encoder: Encoder, dims: tuple[int, ...]) -> ReDimNetMRL:
@@ -386,15 +389,15 @@ def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
         ModelError: a folder whose head is of another kind than linear; `nestvox.load` takes any.
         WeightsError: a file that is no such checkpoint.
     """
-    path = Path(path)
+    path, place = Path(path), find_device(device)
     if not path.is_dir():
-        return import_checkpoint(path).to(device)
+        return import_checkpoint(path).to(place)
     model = SpeakerModel.from_folder(path)
     if model.head is None or (model.head.kind == "rotation" and model.head.config().get("method") == "truncation"):
-        return ReDimNetMRL(model.encoder, None, model.dims).to(device).eval()
+        return ReDimNetMRL(model.encoder, None, model.dims).to(place).eval()
     if not isinstance(model.head, LinearHead):
         raise ModelError(f"{path} has a head of the kind {model.head.kind}; nestvox.load({str(path)!r}) takes any")
-    return ReDimNetMRL(model.encoder, model.head, model.dims).to(device).eval()
+    return ReDimNetMRL(model.encoder, model.head, model.dims).to(place).eval()
 
 
 def evaluate_mrl_eer(

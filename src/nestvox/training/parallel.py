@@ -17,6 +17,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+from nestvox.device import find_device
+
 __all__ = ["Processes", "processes"]
 
 
@@ -119,15 +121,16 @@ def processes(device: str = "auto") -> Iterator[Processes]:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; with several processes each takes the GPU of its local rank.
+
+    Raises:
+        ModelError: the device is not there.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = find_device(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Processes(0, 1, torch.device(device))
+        yield Processes(0, 1, chosen)
         return
-    chosen = torch.device("cpu")
-    if device.startswith("cuda"):
+    if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     joined = not distributed.is_initialized()
