@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import RecipeError
+from nestvox.training import redimnet_mrl as room
 from nestvox.training.recipe import parse_recipe
 from nestvox.training.redimnet_mrl import is_redimnet_mrl, migrate, migration_table, prepare_data
 
@@ -212,6 +213,59 @@ def test_folders_become_tables_and_pairs(folders: Path, tmp_path: Path) -> None:
     assert read_trials(Path(again["data"]["dev_trials"])).sha256 == trials.sha256
 
 
+def test_folders_may_be_relative_as_they_are_there(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    content = prepare_data(migrate(config_for(Path()), "config.yaml"), tmp_path / "elsewhere" / "run-data")
+    for table in (*content["data"]["table"], *content["data"]["dev_table"]):
+        assert all(Path(path).is_file() for path in read_utterances(table).audio_paths)
+    monkeypatch.setenv("HOME", str(folders))
+    assert migrate(config_for(Path("~")), "config.yaml").train_folder == folders / "train"
+
+
+def test_too_few_pairs_name_the_key(folders: Path, tmp_path: Path) -> None:
+    content = config_for(folders)
+    content["evaluation"]["num_val_pairs_per_dataset"] = 500
+    with pytest.raises(RecipeError, match=r"asked for 250 .*set evaluation\.num_val_pairs_per_dataset, now 500"):
+        prepare_data(migrate(content, "config.yaml"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_left_out_is_told() -> None:
+    content = changed()
+    del content["advanced"]["freeze_backbone_epochs"]
+    plan = migrate(content, "config.yaml")
+    assert plan.recipe["kind"] == "linear"
+    assert any("freeze_backbone_epochs is not there" in note for note in plan.notes)
+
+
+def test_the_recipe_is_shown_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nestvox.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(yaml.safe_dump(CONFIG))  # whose folders are not there
+    shown = CliRunner().invoke(app, ["train", "config.yaml", "--show", "--set", "training.epochs=7"])
+    assert shown.exit_code == 0, shown.output
+    recipe = yaml.safe_load(shown.stdout)
+    assert (recipe["model"], recipe["training"]["epochs"]) == ("redimnet-b2-vox2-ptn", 7)
+    assert recipe["data"]["table"] == [str(tmp_path / "run-data" / "train.tsv")]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_what_is_not_here_is_said_before_anything_is_opened(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    from nestvox.errors import ModelError
+    from nestvox.training.train import refuse_what_is_not_here
+
+    recipe = recipe_of(CONFIG)
+    there = recipe.model_copy(update={"run": recipe.run.model_copy(update={"wandb": None, "device": "cpu"})})
+    refuse_what_is_not_here(there)
+    far = there.model_copy(update={"run": there.run.model_copy(update={"device": f"cuda:{torch.cuda.device_count()}"})})
+    with pytest.raises(ModelError, match=r"torch finds .* GPU here"):
+        refuse_what_is_not_here(far)
+
+
 def test_shared_speakers_are_named(folders: Path, tmp_path: Path) -> None:
     (folders / "test" / "id5").mkdir()
     plan = migrate(config_for(folders), "config.yaml")
@@ -249,3 +303,12 @@ def test_their_file_trains_a_model(folders: Path, tmp_path: Path, monkeypatch: p
     assert model.head.kind == "linear"
     assert {threshold.dim for threshold in model.thresholds} == {64, 128, 192, 256}
     assert read_utterances(tmp_path / "runs" / "mrl-data" / "train.tsv").frame.height == 12
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("files were opened again")
+
+    monkeypatch.setattr(room, "prepare_folder", opened)
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    again = runner.invoke(app, ["train", str(tmp_path / "config.yaml"), "--out", str(out), "--resume"])
+    assert again.exit_code == 0, again.output
+    assert (out / "model" / "model.safetensors").read_bytes() == weights

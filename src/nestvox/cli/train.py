@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,7 @@ def train(
     The starting point is a candidate too. Under `torchrun --no-python nestvox train ...` several processes share the
     work.
     """
-    from nestvox.training.recipe import load_recipe, shipped_recipes
+    from nestvox.training.recipe import load_recipe, parse_recipe, shipped_recipes
 
     if list_:
         for name, about in shipped_recipes().items():
@@ -44,19 +45,30 @@ def train(
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
     from nestvox.extras import require
-    from nestvox.training.redimnet_mrl import recipe_for
+    from nestvox.training.redimnet_mrl import RECIPE_FILE, data_folder, prepare_data, read_configuration, recipe_of
 
-    if out is not None:
-        recipe = recipe_for(recipe, out, tell=lambda note: typer.echo(note, err=True), bars=progress_bar)
-    resolved = load_recipe(recipe, set_ or [])
+    plan = read_configuration(recipe)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
+    made = data_folder(Path("run") if out is None else out)
+    if plan is None:
+        resolved = load_recipe(recipe, set_ or [])
+    else:
+        for note in plan.notes if first else ():
+            typer.echo(note, err=True)
+        resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [])
     if show:
         print(resolved.to_yaml(), end="")
         return
     if out is None:
         raise NestvoxError("--out is missing: the folder of the run")
     require("torch", extra="torch", purpose="training")
+    from nestvox.training.train import refuse_what_is_not_here
     from nestvox.training.train import train as run
 
+    if plan is not None and first and not (resume and (made / RECIPE_FILE).is_file()):
+        refuse_what_is_not_here(resolved)  # before hours of opening files
+        with progress_bar("opening files", "files") as progress:
+            prepare_data(plan, made, progress=progress)
     trained = run(resolved, out, resume=resume, bars=progress_bar)
     if trained is not None:
         _show(trained)

@@ -7,6 +7,7 @@ names the nearest known key. The section `run` decides nothing about the result 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -456,26 +457,28 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise RecipeError(f"{source}: a recipe is a mapping with the key kind, got {type(content).__name__}")
     if folder is not None:
         _from(folder, content)
-    for override in overrides:
-        key, found, value = override.partition("=")
-        if not found or not key:
-            raise RecipeError(f"--set {override}: expected section.key=value, e.g. training.epochs=5")
-        _set(content, key.strip(), value)
-    return parse_recipe(content, str(source))
+    return parse_recipe(content, str(source), overrides)
 
 
-def parse_recipe(content: Mapping[str, Any], source: str) -> Recipe:
+def parse_recipe(content: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Check the keys and values of a recipe.
 
     Args:
         content: as YAML gives it.
         source: for messages.
+        overrides: see `load_recipe`.
 
     Raises:
         RecipeError: an unknown key or a wrong value.
     """
+    changed = copy.deepcopy(dict(content))
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found or not key:
+            raise RecipeError(f"--set {override}: expected section.key=value, e.g. training.epochs=5")
+        _set(changed, key.strip(), value)
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(changed)
     except ValidationError as error:
         raise RecipeError(f"{source}: " + "; ".join(_told(detail) for detail in error.errors())) from error
 

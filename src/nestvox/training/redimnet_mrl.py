@@ -19,14 +19,25 @@ from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.prepare.folder import prepare_folder
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.errors import RecipeError
-from nestvox.progress import Bars, Progress, no_bars, silent
+from nestvox.errors import RecipeError, TrialsError
+from nestvox.progress import Progress, silent
 
-__all__ = ["Migration", "is_redimnet_mrl", "migrate", "migration_table", "prepare_data", "recipe_for"]
+__all__ = [
+    "RECIPE_FILE",
+    "Migration",
+    "data_folder",
+    "is_redimnet_mrl",
+    "migrate",
+    "migration_table",
+    "prepare_data",
+    "read_configuration",
+    "recipe_of",
+]
 
 _SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
 _THEIR_OWN = {"advanced", "hardware", "logging", "evaluation"}
 _SEED = 42
+_TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "dev_trials.txt", "recipe.yaml"
 _LOSSES = {"AAMSoftmax": "aam", "SubCenter": "subcenter", "Triplet": "triplet"}
 _OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
 _NEVER = 9999
@@ -259,74 +270,70 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
     folders = [*(tests.values() if isinstance(tests, dict) else tests), said.get("test")]
     return Migration(
         recipe=draft.recipe,
-        train_folder=Path(said["train"]),
-        dev_folder=Path(said["val"]),
-        test_folders=tuple(dict.fromkeys(Path(folder) for folder in folders if folder)),
+        train_folder=Path(said["train"]).expanduser(),
+        dev_folder=Path(said["val"]).expanduser(),
+        test_folders=tuple(dict.fromkeys(Path(folder).expanduser() for folder in folders if folder)),
         n_pairs=int(said.get("n_pairs") or 500),
         min_duration_s=float(said.get("min_duration") or 0.0),
         notes=tuple(draft.notes),
     )
 
 
-def recipe_for(
-    name_or_path: str, out: Path, *, tell: Callable[[str], None] = lambda _: None, bars: Bars = no_bars
-) -> str:
-    """Return what `load_recipe` takes: the argument itself, or the recipe that a configuration of redimnet-mrl became.
-
-    That recipe, its tables and its trials are written once, into a folder beside the run: ``out`` with ``-data``.
-
-    Args:
-        name_or_path: what the user gave.
-        out: folder of the run.
-        tell: told each note.
-        bars: opens a display for the files that are opened.
+def read_configuration(name_or_path: str | Path) -> Migration | None:
+    """Return what becomes of a configuration of redimnet-mrl; None where the argument is something else.
 
     Raises:
-        RecipeError: a configuration that cannot be honoured.
-        TableError: a folder without audio.
+        RecipeError: see `migrate`.
     """
     path = Path(name_or_path)
     if not path.is_file():
-        return name_or_path
+        return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
-        return name_or_path  # whose message is the recipe reader's
-    if not is_redimnet_mrl(content):
-        return name_or_path
-    plan = migrate(content, str(path))
-    for note in plan.notes:
-        tell(note)
-    folder = out.absolute().with_name(f"{out.name}-data")
-    recipe = folder / "recipe.yaml"
-    with bars("opening files", "files") as progress:
-        made = prepare_data(plan, folder, progress=progress)
-    text = f"# From {path.name}, a configuration of redimnet-mrl.\n{yaml.safe_dump(made, sort_keys=False)}"
-    write_text(recipe, text)
-    return str(recipe)
+        return None  # whose message is the recipe reader's
+    return migrate(content, str(path)) if is_redimnet_mrl(content) else None
+
+
+def data_folder(out: Path) -> Path:
+    """Where the tables and trials of a run stand: beside it, with ``-data`` behind its name."""
+    return out.absolute().with_name(f"{out.absolute().name}-data")
+
+
+def recipe_of(plan: Migration, folder: Path) -> dict[str, Any]:
+    """Return the whole recipe, whose tables and trials `prepare_data` puts into `folder`."""
+    data = {
+        **plan.recipe.get("data", {}),
+        "table": [str(folder / _TRAIN_TABLE)],
+        "dev_table": [str(folder / _DEV_TABLE)],
+        "dev_trials": str(folder / _DEV_TRIALS),
+        "test": {},
+    }
+    return {**plan.recipe, "data": data}
 
 
 def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Progress = silent) -> dict[str, Any]:
-    """Make tables and development pairs of the folders, and return the whole recipe.
+    """Make tables and development pairs of the folders, and return the whole recipe, which is written down too.
 
     Args:
         plan: from `migrate`.
-        out: folder for ``train.tsv``, ``dev.tsv`` and ``dev_trials.txt``.
+        out: folder for ``train.tsv``, ``dev.tsv``, ``dev_trials.txt`` and ``recipe.yaml``, which comes last.
         workers: threads that open files.
         progress: files opened.
 
     Returns:
-        Content of a recipe.
+        Content of a recipe; see `recipe_of`.
 
     Raises:
-        RecipeError: training, development and test share speakers; those that are shared are named.
+        RecipeError: training, development and test share speakers (those that are shared are named), or the
+            development folder has fewer pairs than are asked for.
         TableError: a folder without audio.
     """
     tables = {}
     for name, folder in (("train", plan.train_folder), ("dev", plan.dev_folder)):
         table = prepare_folder(folder, corpus=name, workers=workers, progress=progress).table
         frame = table.frame.filter(pl.col("duration_s") >= plan.min_duration_s)
-        absolute = pl.Series("path", [str(table.root / path) for path in frame["path"]])
+        absolute = pl.Series("path", [str((table.root / path).absolute()) for path in frame["path"]])
         tables[name] = UtteranceTable(
             frame=frame.with_columns(absolute, pl.lit(name).alias("split")), source=str(folder), root=out
         )
@@ -343,20 +350,18 @@ def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Prog
                     f"{len(shared)} speakers of {second} stand in {first} too ({', '.join(shared[:5])}, ...): error "
                     "rates there would be flattered; VoxCeleb1 dev has 1,211 speakers, the 40 test speakers are apart"
                 )
-    out.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        write_utterances(table, out / f"{name}.tsv")
     half = plan.n_pairs // 2
-    trials = generate_trials(tables["dev"], n_target=half, n_nontarget=plan.n_pairs - half, seed=_SEED)
-    write_trials(trials, out / "dev_trials.txt")
-    data = {
-        **plan.recipe.get("data", {}),
-        "table": [str(out / "train.tsv")],
-        "dev_table": [str(out / "dev.tsv")],
-        "dev_trials": str(out / "dev_trials.txt"),
-        "test": {},
-    }
-    return {**plan.recipe, "data": data}
+    try:
+        trials = generate_trials(tables["dev"], n_target=half, n_nontarget=plan.n_pairs - half, seed=_SEED)
+    except TrialsError as error:
+        raise RecipeError(f"{error}; set evaluation.num_val_pairs_per_dataset, now {plan.n_pairs}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    write_utterances(tables["train"], out / _TRAIN_TABLE)
+    write_utterances(tables["dev"], out / _DEV_TABLE)
+    write_trials(trials, out / _DEV_TRIALS)
+    recipe = recipe_of(plan, out)
+    write_text(out / RECIPE_FILE, f"# From a configuration of redimnet-mrl.\n{yaml.safe_dump(recipe, sort_keys=False)}")
+    return recipe
 
 
 def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
@@ -378,6 +383,11 @@ def _network(draft: _Draft) -> None:
     if said.get("train_type", "ptn") == "ptn":
         draft.notes.append(
             "advanced.train_type = 'ptn': the published error rates (b2: 0.57 %) are those of ft_lm, a better start"
+        )
+    if "freeze" not in said:
+        draft.notes.append(
+            "advanced.freeze_backbone_epochs is not there: the encoder stays frozen; redimnet-mrl would train all of "
+            "it from the first epoch, which 0 asks for"
         )
     frozen = int(said.get("freeze", _NEVER))
     epochs = int(recipe.get("training", {}).get("epochs", 30))

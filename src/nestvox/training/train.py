@@ -12,7 +12,9 @@ import numpy as np
 
 from nestvox.atomic import write_text
 from nestvox.corpora.overlap import speaker_key
+from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
+from nestvox.extras import require
 from nestvox.heads.contract import Head
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel, load
@@ -25,7 +27,7 @@ from nestvox.training.recipe import Recipe
 from nestvox.training.rotation import thresholds_on
 from nestvox.training.runs import Finished, run_cached, run_rotation, training_data
 
-__all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "train"]
+__all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
 
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "result.json"
@@ -116,6 +118,7 @@ def train(
         TrainingError: the folder holds a run and `resume` is false, or another run; or the loss is no number.
     """
     folder = Path(out)
+    refuse_what_is_not_here(recipe)
     with processes(recipe.run.device) as every:
         if model is None and recipe.kind != "scratch":
             if recipe.model is None:
@@ -131,6 +134,18 @@ def train(
         if not every.first:
             return None
         return _finish(recipe, model, material, folder, finished)
+
+
+def refuse_what_is_not_here(recipe: Recipe) -> None:
+    """See to it that a run does not end for want of an extra or of a GPU after hours of work.
+
+    Raises:
+        MissingExtraError: it is to be logged to Weights & Biases, and wandb is not installed.
+        ModelError: the device of the recipe is not there.
+    """
+    if recipe.run.wandb is not None:
+        require("wandb", extra="wandb", purpose="logging to Weights & Biases (run.wandb)")
+    find_device(recipe.run.device)
 
 
 def _run(
