@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A deadline says something about the machine's other work, not about the code; tests that measure time do so openly.
+settings.register_profile("nestvox", deadline=None)
+settings.load_profile("nestvox")
 
 ROOT = Path(__file__).resolve().parents[1]
 
