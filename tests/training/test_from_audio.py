@@ -320,6 +320,15 @@ def test_a_clean_clip_is_a_stretch_of_its_file(speech: Path) -> None:
             assert np.allclose(clip[len(whole) :], whole[: len(clip) - len(whole)], atol=1e-6)
 
 
+def test_who_has_too_few_clips_is_heard_in_others(speech: Path) -> None:
+    drawn = f"{{speakers: {TRAIN}, utterances: 4}}"
+    clips = source(speech, **{"data.variants": "1", "data.crop_s": "0.3", "training.balanced": drawn})
+    batches = clips.batches(0, 0)
+    (part,) = next(batches).parts
+    assert torch.bincount(part.labels).tolist() == [4] * TRAIN
+    assert len(torch.unique(part.inputs, dim=0)) == 4 * TRAIN
+
+
 def test_another_speed_is_another_speaker(speech: Path) -> None:
     clips = source(speech, **{"data.augmentation": "{p_channel: 0, p_speed: 1, speeds: [0.9]}"})
     assert len(clips.names) == 2 * TRAIN

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from nestvox.errors import RecipeError, TrainingError
+from nestvox.extraction.feature_cache import open_cache
 from nestvox.model import SpeakerModel
 from nestvox.training.checkpoint import Checkpoint, read_checkpoint
+from nestvox.training.from_cache import CachedSource, CachedUtterances
+from nestvox.training.parallel import Processes
 from nestvox.training.recipe import load_recipe
 from nestvox.training.train import Trained, train
 
@@ -98,8 +101,6 @@ def test_prototypes_learn_and_are_kept(start: Checkpoint, stepped: Checkpoint) -
 
 
 def test_prototypes_begin_at_the_speakers_means(start: Checkpoint, encoder: SpeakerModel, world: World) -> None:
-    from nestvox.extraction.feature_cache import open_cache
-
     cache = open_cache(world.train_cache)
     weight = start.tensors["criterion.speakers.criteria.24.weight"][:, 0]
     embedding = torch.stack(
@@ -210,3 +211,17 @@ def test_training_leaves_the_random_numbers_alone(encoder: SpeakerModel, world: 
     torch.manual_seed(4)
     run(encoder, world, tmp_path / "run", "mlp", **{"head.hidden": "8", "head.dropout": "0.5"})
     assert torch.equal(torch.randn(3), expected)
+
+
+@pytest.mark.parametrize(("utterances", "different"), [(7, 7), (20, 15)])
+def test_who_has_too_few_clips_comes_in_other_variants(world: World, utterances: int, different: int) -> None:
+    data = CachedUtterances.of(open_cache(world.train_cache))
+    drawn = f"training.balanced={{speakers: 40, utterances: {utterances}}}"
+    alone = Processes(0, 1, torch.device("cpu"))
+    batches = CachedSource(data, load_recipe("linear", [drawn]), "pooled", alone).batches(0, 0)
+    (part,) = next(batches).parts
+    for speaker in range(40):
+        mine = part.inputs[part.labels == speaker]
+        assert len(mine) == utterances
+        # Five clips in three variants are all that there is.
+        assert len(torch.unique(mine, dim=0)) == different

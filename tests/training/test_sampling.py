@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import TrainingError
-from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, parts_of, share_of
+from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, parts_of, share_of, times_before
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,6 +48,13 @@ def test_parts_of_a_share_are_alike(n: int, size: int | None) -> None:
     assert [row for part in parts for row in part.tolist()] == list(range(n))
     assert all(1 <= len(part) <= (size or n) for part in parts)
     assert size in (1, 2) or n <= 1 or min(map(len, parts)) > 1, "one row alone cannot be normalised"
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.integers(0, 5), max_size=20))
+def test_how_often_a_row_was_there_before(rows: list[int]) -> None:
+    found = times_before(np.array(rows, np.int64)).tolist()
+    assert found == [rows[:place].count(row) for place, row in enumerate(rows)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,7 +20,7 @@ from nestvox.extraction.feature_cache import FeatureCache
 from nestvox.training.loop import Batch, MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, parts_of, share_of
+from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, split
 from nestvox.training.schedule import Schedule
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
@@ -108,16 +108,18 @@ class AudioSource:
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
         batches = self.order.batches(epoch)[first:]
-        shares = [share_of(rows, self.processes.rank, self.processes.world) for rows in batches]
-        parts = [parts_of(share, self.recipe.training.micro_batch) for share in shares]
+        parts = [
+            split(rows, self.processes.rank, self.processes.world, self.recipe.training.micro_batch) for rows in batches
+        ]
         planned = iter([part for share in parts for part in share])
         waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str]]]]] = deque()
         with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
 
             def submit() -> None:
-                rows = next(planned, None)
-                if rows is not None:
-                    waiting.append((rows, [pool.submit(self.clip, int(row), epoch) for row in rows]))
+                part = next(planned, None)
+                if part is not None:
+                    clips = zip(*(some.tolist() for some in part), strict=True)
+                    waiting.append((part[0], [pool.submit(self.clip, row, epoch, times) for row, times in clips]))
 
             def taken(count: int) -> Iterator[MicroBatch]:
                 for _ in range(count):
@@ -133,8 +135,13 @@ class AudioSource:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def clip(self, row: int, epoch: int) -> tuple[Waveform, str]:
+    def clip(self, row: int, epoch: int, times: int = 0) -> tuple[Waveform, str]:
         """Return the clip (S,) of one utterance in one epoch, and whose it is.
+
+        Args:
+            row: number of the utterance.
+            epoch: number of the epoch.
+            times: how often the batch has the utterance already; each time it is another clip.
 
         Raises:
             AudioError: the file cannot be used.
@@ -143,7 +150,8 @@ class AudioSource:
         crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
         assert crop_s is not None
         # The variant 0 of an utterance is the clean one, elsewhere.
-        draw = utterance_rng(self.recipe.seed, utterance.utt_id, epoch + 1)
+        name = f"{utterance.utt_id}\0{times}" if times else utterance.utt_id
+        draw = utterance_rng(self.recipe.seed, name, epoch + 1)
         place = float(draw.random())
         treatment = self.augmentation.draw(draw) if self.augmented else None
         heard_s = crop_s * (1.0 if treatment is None else treatment.speed)

@@ -21,7 +21,13 @@ from nestvox.training.criterion import Criterion
 from nestvox.training.loop import Batch, MicroBatch, ParameterGroup
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, generator, parts_of, share_of
+from nestvox.training.sampling import (
+    BalancedOrder,
+    Order,
+    ShuffledOrder,
+    generator,
+    split,
+)
 
 __all__ = ["CachedSource", "CachedUtterances", "HeadTask", "cached_rows", "moving_statistics", "split_decay"]
 
@@ -141,18 +147,17 @@ class CachedSource:
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `first` on; one is gathered while another is learned from."""
         lots = generator(self.seed, "variant", epoch).random(self._may.shape, np.float32)
-        variants = np.where(self._may, lots, -1).argmax(axis=1)
+        lots[~self._may] = -1
         batches = self.order.batches(epoch)[first:]
-        mine = [share_of(rows, self.processes.rank, self.processes.world) for rows in batches]
-        shares = [parts_of(rows, self.micro_batch) for rows in mine]
+        shares = [split(rows, self.processes.rank, self.processes.world, self.micro_batch) for rows in batches]
         planned = iter([part for share in shares for part in share])
         waiting: deque[Future[MicroBatch]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="nestvox-gather") as pool:
 
             def submit() -> None:
-                rows = next(planned, None)
-                if rows is not None:
-                    waiting.append(pool.submit(self._gathered, rows, variants[rows]))
+                part = next(planned, None)
+                if part is not None:
+                    waiting.append(pool.submit(self._gathered, part[0], self._variants(lots, *part)))
 
             def taken(count: int) -> Iterator[MicroBatch]:
                 for _ in range(count):
@@ -165,6 +170,14 @@ class CachedSource:
                     yield Batch(len(rows), taken(len(share)))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _variants(self, lots: NDArray[np.float32], rows: Numbers, times: Numbers) -> Numbers:
+        """Draw a variant of each row; one that is there again gets another, as long as there are any."""
+        chosen: Numbers = lots[rows].argmax(axis=1)
+        for place in np.flatnonzero(times):
+            row = rows[place]
+            chosen[place] = np.argsort(-lots[row], kind="stable")[times[place] % np.count_nonzero(self._may[row])]
+        return chosen
 
     def _gathered(self, part: Numbers, chosen: Numbers) -> MicroBatch:
         utterances = self.data.utterances[part]

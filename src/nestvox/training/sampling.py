@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from nestvox.errors import TrainingError
 
-__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "parts_of", "share_of"]
+__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "parts_of", "share_of", "split", "times_before"]
 
 Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
@@ -29,6 +30,15 @@ def share_of(rows: Rows, rank: int, world: int) -> Rows:
     return np.asarray(np.array_split(rows, world)[rank], np.int64)
 
 
+def times_before(rows: Rows) -> Rows:
+    """Return how often each row stands before itself in a batch, (B,): 0 but for a speaker with too few rows."""
+    times = np.zeros(len(rows), np.int64)
+    order = np.argsort(rows, kind="stable")
+    for before, after in itertools.pairwise(order):
+        times[after] = times[before] + 1 if rows[before] == rows[after] else 0
+    return times
+
+
 def parts_of(rows: Rows, size: int | None) -> list[Rows]:
     """Cut a share into parts of at most `size` rows (None: one part) that differ by one row at most; none of nothing.
 
@@ -37,6 +47,22 @@ def parts_of(rows: Rows, size: int | None) -> list[Rows]:
     if not len(rows):
         return []
     return [np.asarray(part, np.int64) for part in np.array_split(rows, -(-len(rows) // (size or len(rows))))]
+
+
+def split(rows: Rows, rank: int, world: int, size: int | None) -> list[tuple[Rows, Rows]]:
+    """Cut one process's share of a batch into micro-batches.
+
+    Args:
+        rows: of the whole batch.
+        rank: number of the process.
+        world: processes.
+        size: most rows of a micro-batch; None: the share is one.
+
+    Returns:
+        Of each: its rows, and how often the batch had each of them before.
+    """
+    both = (parts_of(share_of(some, rank, world), size) for some in (rows, times_before(rows)))
+    return list(zip(*both, strict=True))
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,8 @@ class BalancedOrder:
     """Batches of several utterances of several speakers, each speaker once in a batch.
 
     A speaker with K rows and `utterances` u fills max(1, K // u) places an epoch; one with fewer than u rows has some
-    twice. What cannot be placed without a speaker meeting itself is left out of the epoch.
+    twice, which a source gives in another variant or clip each time (`times_before`). What cannot be placed without a
+    speaker meeting itself is left out of the epoch.
 
     Args:
         speakers_of: (N,) speaker of each row, as numbers.
