@@ -94,6 +94,25 @@ def test_from_a_list(corpus: Path) -> None:
     assert "--rename takes NEW=OLD" in str(result.exception)
 
 
+def test_where_no_table_can_be_written_nothing_is_opened(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("an hour of work, for nothing")
+
+    monkeypatch.setattr("nestvox.corpora.prepare.folder.prepare_folder", opened)
+    file = next((corpus / "audio").rglob("*.wav"))
+    for out, problem in (
+        ("table.json", "are written as .tsv, .csv or .parquet, not .json"),
+        ("table", "not without suffix"),
+        (file / "new/table.tsv", f"{file} is no folder"),
+    ):
+        result = run("prepare", "folder", corpus / "audio", "--out", corpus / out, code=1)
+        assert isinstance(result.exception, TableError)
+        assert problem in str(result.exception)
+    (corpus / "folder.tsv").mkdir()
+    result = run("prepare", "folder", corpus / "audio", "--out", corpus / "folder.tsv", code=1)
+    assert "is a folder" in str(result.exception)
+
+
 def test_preset_split_and_format(speech_dir: Path, tmp_path: Path) -> None:
     words = ["trials", speech_dir / "utterances.tsv", "--preset", "pairs-250-seed42", "--split", "dev"]
     output = run(*words, "--out", tmp_path / "a.txt").output

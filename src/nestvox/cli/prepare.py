@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,6 @@ from nestvox.errors import TableError
 
 if TYPE_CHECKING:
     from nestvox.corpora.prepare.folder import Prepared
-    from nestvox.corpora.prepare.published import CorpusPrepared
     from nestvox.corpora.utterances import UtteranceTable
 
 __all__ = [
@@ -33,8 +33,17 @@ app = typer.Typer(help="Make an utterance table of a folder, a list, or a publis
 
 _SHOWN_SKIPPED = 5
 
+
+def _writable(out: Path) -> Path:
+    """Refuse a table that could not be written before anything is searched for it."""
+    from nestvox.corpora.utterances import check_writable
+
+    check_writable(out)
+    return out
+
+
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
-_Out = Annotated[Path, typer.Option(help="Table to write: .tsv, .csv or .parquet.")]
+_Out = Annotated[Path, typer.Option(callback=_writable, help="Table to write: .tsv, .csv or .parquet.")]
 _Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
 _Durations = Annotated[
@@ -130,7 +139,7 @@ def voxceleb1(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb1(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen, synthetic=synthetic)
+    _finish(prepared, out, json_file, synthetic=synthetic, chosen=chosen, journal=journal)
 
 
 @app.command()
@@ -157,7 +166,7 @@ def voxceleb2(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish_corpus(prepared, out, json_file, journal=journal, chosen=chosen, synthetic=synthetic)
+    _finish(prepared, out, json_file, synthetic=synthetic, chosen=chosen, journal=journal)
 
 
 @app.command()
@@ -180,7 +189,7 @@ def librispeech(
         prepared = prepare_librispeech(
             root, subsets=subset, durations=durations, journal=journal, workers=workers, progress=progress
         )
-    _finish_corpus(prepared, out, json_file, journal=journal, synthetic=synthetic)
+    _finish(prepared, out, json_file, synthetic=synthetic, journal=journal)
 
 
 @app.command()
@@ -197,7 +206,6 @@ def cnceleb(
     """Make a table of CN-Celeb, named as in its official list."""
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.cnceleb import prepare_cnceleb
-    from nestvox.corpora.prepare.scan import discard_journal
     from nestvox.corpora.trials import write_trials
 
     journal = _journal(out)
@@ -207,8 +215,7 @@ def cnceleb(
         if prepared.trials is None:
             raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
         write_trials(prepared.trials, trials_out, "voxceleb")
-    _finish(prepared, out, json_file, synthetic=synthetic)
-    discard_journal(journal)
+    _finish(prepared, out, json_file, synthetic=synthetic, journal=journal)
 
 
 @app.command()
@@ -247,10 +254,6 @@ def lhotse(
     _finish(prepared, out, json_file, synthetic=synthetic)
 
 
-def _journal(out: Path) -> Path:
-    return out.with_name(f".{out.name}.scan")
-
-
 @app.command()
 def webdataset(
     archives: Annotated[list[Path], typer.Argument(metavar="TAR...", help="Plain tar files, in order.")],
@@ -272,65 +275,44 @@ def webdataset(
     _finish(prepared, out, json_file, synthetic=synthetic)
 
 
-def _finish_corpus(
-    prepared: CorpusPrepared,
-    out: Path,
-    json_file: Path | None,
-    *,
-    journal: Path | None = None,
-    chosen: UtteranceTable | None = None,
-    synthetic: bool = False,
-) -> None:
-    """Write the table (or the choice of it), and say what of the corpus is there and what is missing."""
-    from dataclasses import replace
-
-    from nestvox.corpora.prepare.scan import discard_journal
-
-    content = {
-        "complete": prepared.complete,
-        "coverage": [
-            {
-                "part": part.part,
-                "n_speakers": part.n_speakers,
-                "n_utterances": part.n_utterances,
-                "published": None if part.published is None else vars(part.published),
-            }
-            for part in prepared.coverage
-        ],
-        "notes": list(prepared.notes),
-    }
-    written = prepared if chosen is None else replace(prepared, table=chosen)
-    _finish(written, out, json_file, content, synthetic=synthetic)
-    for part in prepared.coverage:
-        typer.echo(part.sentence())
-    for note in prepared.notes:
-        typer.echo(note)
-    if journal is not None:
-        discard_journal(journal)
+def _journal(out: Path) -> Path:
+    """Where what has been found is kept until the table is written."""
+    return out.with_name(f".{out.name}.scan")
 
 
 def _finish(
     prepared: Prepared,
     out: Path,
     json_file: Path | None,
-    further: dict[str, Any] | None = None,
     *,
-    synthetic: bool = False,
+    synthetic: bool,
+    chosen: UtteranceTable | None = None,
+    journal: Path | None = None,
 ) -> None:
+    """Write the table, or the choice of it; say what was left out, and how much of a published corpus is there."""
+    from nestvox.corpora.prepare.published import CorpusPrepared
+    from nestvox.corpora.prepare.scan import discard_journal
     from nestvox.corpora.utterances import write_utterances
 
-    if synthetic:
-        prepared = prepared.marked_synthetic()
-    write_utterances(prepared.table, out)
-    counts = _table_counts(prepared.table)
+    written = prepared if chosen is None else replace(prepared, table=chosen)
+    written = written.marked_synthetic() if synthetic else written
+    write_utterances(written.table, out)
+    counts = _table_counts(written.table)
     known = {name: count for name, count in counts.items() if count is not None}  # no hours without durations
     print_rows({**known, "skipped": len(prepared.skipped), "table": str(out)})
     for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
         typer.echo(f"skipped {skipped.path}: {skipped.reason}")
     if len(prepared.skipped) > _SHOWN_SKIPPED:
         typer.echo(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
-    listed = [{"path": skipped.path, "reason": skipped.reason} for skipped in prepared.skipped]
-    write_json(json_file, {**counts, "skipped": listed, "table": str(out), **(further or {})})
+    content = {**counts, "skipped": [asdict(skipped) for skipped in prepared.skipped], "table": str(out)}
+    if isinstance(prepared, CorpusPrepared):
+        for line in (*(part.sentence() for part in prepared.coverage), *prepared.notes):
+            typer.echo(line)
+        coverage = [asdict(part) for part in prepared.coverage]
+        content |= {"complete": prepared.complete, "coverage": coverage, "notes": list(prepared.notes)}
+    write_json(json_file, content)
+    if journal is not None:
+        discard_journal(journal)
 
 
 def _table_counts(table: UtteranceTable) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from nestvox.audio.archives import file_of
 from nestvox.corpora.delimited import read_delimited
 from nestvox.errors import TableError
 
-__all__ = ["REQUIRED", "UtteranceTable", "read_utterances", "write_utterances"]
+__all__ = ["REQUIRED", "UtteranceTable", "check_writable", "read_utterances", "write_utterances"]
 
 REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
@@ -32,6 +32,7 @@ _NOT_PLAIN = r"^/|\\|^[A-Za-z]:|//|(^|/)\.{1,2}(/|$)|/$"
 _NUMBERS = ("start_s", "duration_s")
 _TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
+_WRITTEN = (".tsv", ".csv", ".parquet")
 _SHOWN = 5
 
 
@@ -238,19 +239,37 @@ def _as_boolean(column: pl.Series, fail: _Fail) -> pl.Series:
     return words.is_in(list(_TRUE)).alias(column.name)
 
 
+def check_writable(path: str | Path) -> None:
+    """Make sure that a table can be written to a path, before an hour goes into making it; nothing is made.
+
+    Raises:
+        TableError: a suffix that tables do not have, a folder, or a place that must not be written to.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _WRITTEN:
+        raise TableError(f"tables are written as .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
+    if path.is_dir():
+        raise TableError("is a folder; give the table a name of its own", source=path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise TableError(
+            f"cannot be made, as {above} {'must not be written to' if above.is_dir() else 'is no folder'}", source=path
+        )
+
+
 def write_utterances(table: UtteranceTable, path: str | Path) -> None:
     """Write a table whole or not at all; TSV, CSV or Parquet by suffix.
 
     Relative audio paths are rewritten where the new file stands in another folder, so that they still find the audio.
 
     Raises:
-        TableError: another suffix, or a value with a tab or line break in a TSV.
+        TableError: what `check_writable` refuses, or a value with a tab or line break in a TSV.
     """
     path = Path(path)
+    check_writable(path)
     frame = _relative_to(table, path.parent)
     suffix = path.suffix.lower()
-    if suffix not in {".tsv", ".csv", ".parquet"}:
-        raise TableError(f"tables are written as .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
     if suffix == ".tsv":
         for column in frame.select(pl.col(pl.String)).iter_columns():
             broken = column.str.contains(r"[\t\r\n]").arg_true()
