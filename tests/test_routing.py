@@ -14,6 +14,7 @@ import yaml
 
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import FingerprintError, ModelError
+from nestvox.heads.rotation import truncation
 from nestvox.model import SpeakerModel
 from nestvox.routing import Route, Router, load_router, noisier_than, shorter_than
 
@@ -90,6 +91,22 @@ def test_nobody_serves(models: list[SpeakerModel]) -> None:
         only_noise.embed(CLEAN, dim=32)
     with pytest.raises(ModelError, match="no route serves the full size"):
         only_noise.verify(CLEAN, NOISY)
+
+
+def test_a_limited_route_that_is_named_answers_within_its_limit(models: list[SpeakerModel]) -> None:
+    nested = SpeakerModel(models[0].encoder, truncation(256, (16, 48, 256)))
+    router = Router(
+        [Route("small", nested, up_to_dim=64), Route("plain", models[1], up_to_dim=64), Route("all", nested)]
+    )
+    assert router.embed(CLEAN, route="small").dim == 48  # the longest within 64 that it was made for
+    assert router.embed(CLEAN, route="small", dim=60).dim == 60
+    assert router.embed(CLEAN, route="plain").dim == 64
+    assert router.embed(CLEAN, route="all").dim == 256
+    assert router.verify(CLEAN, NOISY, route="small").score == nested.verify(CLEAN, NOISY, dim=48).score
+    with pytest.raises(ModelError, match="up to 64 dimensions, asked for 65"):
+        router.verify(CLEAN, NOISY, route="small", dim=65)
+    with pytest.raises(ModelError, match="dim must be between 1 and 256"):
+        router.embed(CLEAN, route="all", dim=0)
 
 
 def test_short_recordings(models: list[SpeakerModel]) -> None:

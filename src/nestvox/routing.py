@@ -80,6 +80,19 @@ class Route:
             return self.up_to_dim is None
         return dim <= min(self.up_to_dim or dim, self.model.embedding_dim)
 
+    def length(self, dim: int | None) -> int:
+        """Return the length of its answer to a request (None: the longest that it is for).
+
+        That of a limited route is the longest within its limit that its model was made for, else the limit itself.
+
+        Raises:
+            ModelError: a length that its model does not have.
+        """
+        longest = self.model.check_dim(None)
+        if dim is None and self.up_to_dim is not None and self.up_to_dim < longest:
+            return max((d for d in self.model.dims if d <= self.up_to_dim), default=self.up_to_dim)
+        return self.model.check_dim(dim)
+
 
 class Router:
     """Routes in the order in which they are asked; the first that serves dimension and recording answers.
@@ -137,7 +150,7 @@ class Router:
 
         Args:
             audio: a path, or a float array (T,) at `sample_rate` in [-1, 1].
-            dim: length; None: the full size of the model that answers.
+            dim: length; None: the longest that the route is for, which is the full size unless a limited one is named.
             route: name of the route; None: chosen by `dim` and the recording.
 
         Raises:
@@ -164,7 +177,7 @@ class Router:
         Args:
             a: a path, or a float array (T,) at `sample_rate` in [-1, 1].
             b: likewise.
-            dim: length; None: the full size of the model that answers.
+            dim: length; None: see `embed`.
             route: name of the route; None: chosen.
             operating_point: of the threshold, see `SpeakerModel.verify`.
 
@@ -174,7 +187,7 @@ class Router:
         """
         first, second = self._samples(a), self._samples(b)
         chosen = self.choose_pair(first, second, dim=dim, route=route)
-        return chosen.model.verify(first, second, dim=dim, operating_point=operating_point)
+        return chosen.model.verify(first, second, dim=chosen.length(dim), operating_point=operating_point)
 
     def choose_pair(
         self,
@@ -189,7 +202,7 @@ class Router:
         Args:
             a: a path, or a float array (T,) at `sample_rate` in [-1, 1].
             b: likewise.
-            dim: length; None: the full size of the model that answers.
+            dim: length; None: see `embed`.
             route: name of the route; None: chosen.
 
         Raises:
@@ -202,7 +215,7 @@ class Router:
         return chosen
 
     def _embed(self, samples: NDArray[np.float32], route: Route, dim: int | None) -> RoutedEmbedding:
-        vector = route.model.embed(samples, dim=dim)
+        vector = route.model.embed(samples, dim=route.length(dim))
         return RoutedEmbedding(vector, len(vector), route.name, route.model.fingerprint)
 
     def _samples(self, audio: str | Path | NDArray[np.float32]) -> NDArray[np.float32]:

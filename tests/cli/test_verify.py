@@ -141,6 +141,7 @@ def routes(folder: Path) -> Path:
         ([], "accurate", "large", 0),
         (["--dim", 65], "accurate", "large", 0),
         (["--dim", 16, "--route", "accurate"], "accurate", "large", 0),
+        (["--route", "fast"], "fast", "tiny", 1),
     ],
 )
 def test_a_file_of_routes_chooses_the_model(
@@ -158,6 +159,7 @@ def test_a_file_of_routes_chooses_the_model(
     written = json.loads((tmp_path / "v.json").read_text())
     answers = nestvox.load(folder / {"tiny": "model", "large": "large"}[model])
     assert (written["route"], written["model"], written["fingerprint"]) == (route, model, answers.fingerprint)
+    assert written["dim"] <= (64 if route == "fast" else 256)
     expected = answers.verify(folder / "a.wav", folder / "b.wav", dim=written["dim"])
     assert written["score"] == pytest.approx(expected.score, abs=1e-6)
     assert f"route      {route} of {routes}" in found[1]

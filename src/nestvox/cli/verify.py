@@ -12,6 +12,7 @@ from nestvox.errors import ModelError
 
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
+    from nestvox.routing import Route
     from nestvox.verdict import Threshold
 
 __all__ = ["verify"]
@@ -27,7 +28,9 @@ def verify(
     route: Annotated[
         str | None, typer.Option(help="Which route of the .yaml file answers; default: the first that serves.")
     ] = None,
-    dim: Annotated[int | None, typer.Option(help="Prefix length; all by default.")] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="Prefix length; by default all, or all that the route is for.")
+    ] = None,
     operating_point: Annotated[
         str | None, typer.Option(help="Which stored threshold to use; default: eer, or the only one there is.")
     ] = None,
@@ -54,6 +57,8 @@ def verify(
     from nestvox.model_calibration import read_calibration
 
     loaded, chosen = _model_for(a, b, model, route=route, dim=dim, weights=weights, offline=offline)
+    if chosen is not None:
+        dim = chosen.length(dim)
     if calibration is not None:
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
@@ -61,7 +66,7 @@ def verify(
     point = operating_point or _usual_point(loaded.thresholds, loaded.check_dim(dim), domain)
     answer = loaded.verify(a, b, dim=dim, operating_point=point, domain=domain)
     if json_out is not None:
-        written = asdict(answer) if chosen is None else {"route": chosen, **asdict(answer)}
+        written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
         write_text(json_out, json.dumps(written, indent=2) + "\n")
     console = Console(soft_wrap=True, highlight=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
@@ -79,7 +84,7 @@ def verify(
         console.print(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}", markup=False)
     console.print(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     if chosen is not None:
-        console.print(f"  route      {chosen} of {model}", markup=False)
+        console.print(f"  route      {chosen.name} of {model}", markup=False)
     for warning in answer.warnings:
         console.print(f"  [yellow]warning[/yellow]    {warning}")
     if answer.same is False:
@@ -88,8 +93,8 @@ def verify(
 
 def _model_for(
     a: Path, b: Path, model: str, *, route: str | None, dim: int | None, weights: Path | None, offline: bool
-) -> tuple[SpeakerModel, str | None]:
-    """The model that answers, and the name of its route where a file of routes was given."""
+) -> tuple[SpeakerModel, Route | None]:
+    """The model that answers, and its route where a file of routes was given."""
     if Path(model).suffix.lower() not in (".yaml", ".yml"):
         if route is not None:
             raise ModelError(f"--route {route} names one of several routes: give a .yaml file of routes with --model")
@@ -101,7 +106,7 @@ def _model_for(
     from nestvox.routing import load_router
 
     chosen = load_router(model, offline=offline).choose_pair(a, b, dim=dim, route=route)
-    return chosen.model, chosen.name
+    return chosen.model, chosen
 
 
 def _usual_point(thresholds: Sequence[Threshold], dim: int, domain: str | None) -> str:
