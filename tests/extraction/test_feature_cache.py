@@ -23,10 +23,11 @@ from nestvox.audio.augment import Augmentation, Banks, augment, utterance_rng
 from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.audio.errors import AugmentationError
 from nestvox.audio.read import read
+from nestvox.corpora.augmented import voices_of
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, FingerprintError, StoreError
 from nestvox.extraction.cache_plan import CachePlan
-from nestvox.extraction.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache, voices_of
+from nestvox.extraction.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreWriter
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from nestvox.audio.augment import Augmentation, Banks
 
 __all__ = ["cache"]
 
@@ -60,9 +57,11 @@ def cache(
     from nestvox.atomic import write_text
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
+    from nestvox.cli.augmentation import settings_for, summary
     from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.augmented import voices_of
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.extraction.feature_cache import build_cache, voices_of
+    from nestvox.extraction.feature_cache import build_cache
     from nestvox.model import load
 
     utterances = read_utterances(table)
@@ -81,7 +80,7 @@ def cache(
             utterances,
             out,
             variants=variants,
-            augmentation=_augmentation(banks, augment or []),
+            augmentation=settings_for(banks, augment or []),
             noise=banks.noise,
             rooms=banks.rooms,
             crop_s=crop_s,
@@ -118,35 +117,10 @@ def cache(
         f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype.value}, {size:,} bytes"
     )
     if variants > 1:
-        typer.echo(f"augmented    {_summary(found.plan.augmentation)}")
+        typer.echo(f"augmented    {summary(found.plan.augmentation)}")
     if failed:
         typer.echo(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in failed[:5]:
             typer.echo(f"             {failure.utt_id}: {failure.reason}")
     typer.echo(f"key          {found.key}")
     typer.echo(f"cache        {out}")
-
-
-def _augmentation(banks: Banks, given: list[str]) -> Augmentation:
-    """Return the defaults for the banks, changed as `name=value` says; values are JSON."""
-    import json
-
-    from nestvox.audio.augment import Augmentation
-    from nestvox.audio.errors import AugmentationError
-
-    changes: dict[str, Any] = {}
-    for text in given:
-        name, sign, value = text.partition("=")
-        try:
-            changes[name.strip()] = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise AugmentationError(
-                f"--augment {text}: "
-                + ('the value is not JSON, as 0.5, [5,20] or ["opus"] are' if sign else "give NAME=VALUE")
-            ) from error
-    return Augmentation.from_config({**Augmentation.for_banks(banks).config(), **changes})
-
-
-def _summary(settings: Any) -> str:
-    used = [name for name in ("speed", "reverb", "noise", "gain", "clip", "channel") if settings[f"p_{name}"]]
-    return ", ".join(f"{name} {settings[f'p_{name}']:.0%}" for name in used) or "nothing"

@@ -15,7 +15,7 @@ from nestvox.errors import DownloadError, TrialsError
 if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
 
-__all__ = ["app", "check", "describe", "fetch", "shards", "trials"]
+__all__ = ["app", "augment", "check", "describe", "fetch", "shards", "trials"]
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -206,6 +206,67 @@ def shards(
     }
     print_rows(summary)
     write_json(json_file, summary)
+
+
+@app.command()
+def augment(
+    table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the copies and their table; a run that was stopped goes on.")],
+    *,
+    noise: Annotated[Path | None, typer.Option(help="Folder of noise and music to mix in.")] = None,
+    rir: Annotated[Path | None, typer.Option(help="Folder of room impulse responses.")] = None,
+    bank_split: Annotated[
+        str, typer.Option(help="Of noise and rooms, where their tables have a column `split`.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--augment", help="A setting, e.g. p_noise=1 or snr_noise_db=[5,20]; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    trials_file: Annotated[
+        Path | None, typer.Option("--trials", help="Also write this list with the names of the new table.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    json_file: _Json = None,
+) -> None:
+    """Write the audio of a table as it sounds in noise, rooms or telephones: the same trials, heard under conditions.
+
+    Numbers that are measured on it carry the label `augmented`.
+    """
+    from nestvox.audio.augment import Banks
+    from nestvox.audio.banks import NoiseBank, RoomBank
+    from nestvox.cli.augmentation import settings_for, summary
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.augmented import AUGMENTED_TABLE, named_by_id, voices_of, write_augmented
+    from nestvox.corpora.trials import read_trials, write_trials
+    from nestvox.corpora.utterances import read_utterances
+
+    utterances = read_utterances(table)
+    if split is not None:
+        utterances = utterances.where(split=split)
+    # A list with names that the table lacks is an error before the work and not after it.
+    renamed = None if trials_file is None else named_by_id(read_trials(trials_file), utterances)
+    banks = Banks(
+        None if noise is None else NoiseBank.from_folder(noise, split=bank_split),
+        None if rir is None else RoomBank.from_folder(rir, split=bank_split),
+        voices_of(utterances),
+    )
+    augmentation = settings_for(banks, settings or [])
+    with progress_bar("augmenting", "utterances") as progress:
+        written = write_augmented(
+            utterances, out, augmentation=augmentation, banks=banks, seed=seed, workers=workers, progress=progress
+        )
+    if renamed is not None:
+        write_trials(renamed, out / "trials.txt")
+    rows = {
+        "n_utterances": len(written),
+        "augmented": summary(augmentation.config()),
+        "table": str(out / AUGMENTED_TABLE),
+        "trials": None if renamed is None else str(out / "trials.txt"),
+    }
+    print_rows({name: value for name, value in rows.items() if value is not None})
+    write_json(json_file, {**rows, "settings": augmentation.config()})
 
 
 @app.command()

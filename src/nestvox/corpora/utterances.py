@@ -1,8 +1,8 @@
 """The utterance table: one row an utterance, as TSV, CSV or Parquet on disk and polars in memory.
 
 Required columns: `utt_id`, `path`, `speaker`. Known optional ones: `start_s` and `duration_s` (seconds), `session`,
-`recording`, `split`, `sex`, `language`, `corpus`, `licence` (text) and `synthetic` (true or false). Any other column
-is kept. Relative paths are relative to the folder of the table.
+`recording`, `split`, `sex`, `language`, `corpus`, `licence` (text), `augmented` and `synthetic` (true or false). Any
+other column is kept. Relative paths are relative to the folder of the table.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from nestvox.audio.archives import file_of
 from nestvox.corpora.delimited import read_delimited
 from nestvox.errors import TableError
 
-__all__ = ["REQUIRED", "UtteranceTable", "check_writable", "read_utterances", "write_utterances"]
+__all__ = ["MARKS", "REQUIRED", "UtteranceTable", "check_writable", "read_utterances", "write_utterances"]
 
 REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
+
+MARKS = ("augmented", "synthetic")
+"""Columns of true and false that label every number measured on a row that is marked."""
 
 # Absolute paths of any system, and parts that a system leaves out or resolves.
 _NOT_PLAIN = r"^/|\\|^[A-Za-z]:|//|(^|/)\.{1,2}(/|$)|/$"
@@ -59,8 +62,8 @@ class UtteranceTable:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels that every number measured on this table carries: ``("synthetic",)`` if any row is."""
-        return ("synthetic",) if "synthetic" in self.frame.columns and self.frame["synthetic"].any() else ()
+        """Labels that every number measured on this table carries: those of `MARKS` that stand at any row."""
+        return tuple(mark for mark in MARKS if mark in self.frame.columns and self.frame[mark].any())
 
     @property
     def audio_paths(self) -> list[Path]:
@@ -202,8 +205,9 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
     for name in _NUMBERS:
         if name in frame.columns:
             frame = frame.with_columns(_as_number(frame[name], fail))
-    if "synthetic" in frame.columns:
-        frame = frame.with_columns(_as_boolean(frame["synthetic"], fail))
+    for mark in MARKS:
+        if mark in frame.columns:
+            frame = frame.with_columns(_as_boolean(frame[mark], fail))
     return frame
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.evaluation.conditions import synthetic_labels, values_of_sides
+from nestvox.evaluation.conditions import marks_of, values_of_sides
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
 from nestvox.evaluation.paths import path_in_table
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
@@ -205,7 +205,7 @@ def compare_systems(
     for system, (of_choice, sentences) in ((s, chosen_on_these(trials, s.chosen_on)) for s in systems):
         labels += of_choice
         notes += tuple(f"{system.name}: {sentence}" for sentence in sentences)
-    labels = tuple(sorted({*labels, *synthetic_labels(trials, table), *itertools.chain(*(s.labels for s in systems))}))
+    labels = tuple(sorted({*labels, *marks_of(trials, table), *itertools.chain(*(s.labels for s in systems))}))
     enrol, test, n_clusters = known.restricted(targets | True)
     first, others = systems[0], systems[1:]
     tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.utterances import MARKS, UtteranceTable
 from nestvox.errors import TableError, TrialsError
 from nestvox.verdict import DURATION_EDGES_S, duration_classes
 
@@ -24,7 +24,7 @@ __all__ = [
     "NO_VALUE",
     "condition_masks",
     "durations_of_sides",
-    "synthetic_labels",
+    "marks_of",
     "values_of_sides",
 ]
 
@@ -82,12 +82,13 @@ def durations_of_sides(
     return values, values
 
 
-def synthetic_labels(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
-    """``("synthetic",)`` where the table marks an utterance of the trials as synthetic, else no labels."""
-    if table is None or "synthetic" not in table.frame.columns:
+def marks_of(trials: Trials, table: UtteranceTable | None) -> tuple[str, ...]:
+    """Return those of `corpora.utterances.MARKS` that the table sets at an utterance of the trials."""
+    marks = [] if table is None else [mark for mark in MARKS if mark in table.frame.columns]
+    if table is None or not marks:
         return ()
-    flags = values_of_sides(table, trials, ["synthetic"])["synthetic"]
-    return ("synthetic",) if any(any(side) for side in flags) else ()
+    flags = values_of_sides(table, trials, marks)
+    return tuple(mark for mark in marks if any(any(side) for side in flags[mark]))
 
 
 def condition_masks(conditions: Mapping[str, Sides], n_trials: int) -> dict[str, NDArray[np.bool_]]:

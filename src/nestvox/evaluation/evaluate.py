@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
-from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
+from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
@@ -151,7 +151,7 @@ def evaluate_scores(
     origin = Origin(
         model,
         fingerprint,
-        (*labels, *more_labels, *synthetic_labels(trials, table)),
+        (*labels, *more_labels, *marks_of(trials, table)),
         notes,
         n_ignored,
         llr=llr,
@@ -245,7 +245,7 @@ def evaluate_store(
     origin = Origin(
         metadata.model,
         metadata.fingerprint,
-        (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *synthetic_labels(trials, table)),
+        (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *marks_of(trials, table)),
         notes + left_out,
         path_of=path_in_table(table) if table is not None else path_in_stores(store, other),
     )
@@ -338,7 +338,7 @@ def evaluate_model(
     origin = Origin(
         model.name,
         model.fingerprint,
-        (*labels, *stored_labels, *more_labels, *chosen_labels, *synthetic_labels(trials, table)),
+        (*labels, *stored_labels, *more_labels, *chosen_labels, *marks_of(trials, table)),
         notes + left_out + chosen_notes,
         path_of=path_in_table(table),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
-from nestvox.evaluation.conditions import Sides, synthetic_labels, values_of_sides
+from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
 from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.measure import Origin, Settings, measure
 from nestvox.evaluation.paths import path_in_table
@@ -77,7 +77,7 @@ def evaluate_system(
     origin = Origin(
         system.model or system.name,
         system.fingerprint,
-        (*system.labels, *labels, *chosen_labels, *synthetic_labels(trials, table)),
+        (*system.labels, *labels, *chosen_labels, *marks_of(trials, table)),
         (f"The scores are the {system.space}.", *system.notes, *notes, *chosen_notes),
         llr=system.space.kind == "llr",
         path_of=path_in_table(table),

@@ -21,7 +21,7 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.evaluation.conditions import synthetic_labels
+from nestvox.evaluation.conditions import marks_of
 from nestvox.evaluation.refusals import check_trials
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System
@@ -134,7 +134,7 @@ def fit_llr(
     if system.space.kind == "llr":
         raise NestvoxError(f"{system.name} is calibrated already; fit on the scores as they came")
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
-    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
     of_dim = quality or {}
     maps, held_out = {}, {}
     for done, (dim, scores) in enumerate(system.scores.items(), start=1):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.evaluation.conditions import synthetic_labels
+from nestvox.evaluation.conditions import marks_of
 from nestvox.evaluation.quality import trial_durations_s
 from nestvox.evaluation.refusals import check_trials
 from nestvox.evaluation.results import plain_values
@@ -136,7 +136,7 @@ def set_thresholds(
     """
     targets = check_trials(trials)
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
-    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
     if classes and table is None:
         raise NestvoxError("thresholds by duration need the utterance table that says how long the recordings are")
     shorter_s = trial_durations_s(trials, table) if classes and table is not None else np.zeros(len(trials))
@@ -224,7 +224,7 @@ def use_thresholds(
     """
     targets = check_trials(trials)
     labels, _ = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
-    labels = tuple(sorted({*system.labels, *labels, *synthetic_labels(trials, table)}))
+    labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
     here = [threshold for threshold in thresholds if threshold.dim in system.scores]
     if not here:
         there = ", ".join(sorted({str(threshold.dim) for threshold in thresholds})) or "none"

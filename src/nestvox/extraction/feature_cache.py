@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.augment import Augmentation, Banks
-from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
+from nestvox.audio.banks import NoiseBank, RoomBank
+from nestvox.corpora.augmented import voices_of
 from nestvox.errors import StoreError
 from nestvox.extraction.cache_job import CacheableModel, CacheJob, Features
 from nestvox.extraction.cache_plan import CachePlan, plan_in, refuse_difference
@@ -42,7 +43,7 @@ from nestvox.progress import Progress, silent
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
 
-__all__ = ["CachePlan", "CacheTap", "FeatureCache", "build_cache", "cache_metadata", "open_cache", "voices_of"]
+__all__ = ["CachePlan", "CacheTap", "FeatureCache", "build_cache", "cache_metadata", "open_cache"]
 
 CacheTap = Literal["pooled", "embedding"]
 
@@ -338,17 +339,6 @@ def build_cache(
             progress(resumed + done, metadata.planned_rows)
     writer.finish()
     return FeatureCache(out)
-
-
-def voices_of(table: UtteranceTable, *, sample_rate: int) -> SpeechBank:
-    """Return the utterances of a table as voices for babble.
-
-    Raises:
-        StoreError: the table has no rows.
-    """
-    pairs = zip(sources_of(table), table.frame["speaker"].to_list(), strict=True)
-    voices = [Voice(source.path, speaker, source.start_s, source.duration_s) for source, speaker in pairs]
-    return SpeechBank(voices, sample_rate=sample_rate)
 
 
 def cache_metadata(

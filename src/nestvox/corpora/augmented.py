@@ -1,0 +1,171 @@
+"""Copies of a table's audio as it would sound in noise, in a room or through a telephone: what to test a system on.
+
+A robust system is told from a fragile one by the same trials heard twice, as recorded and augmented. Numbers measured
+on such copies carry the label ``augmented``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import soundfile
+from numpy.typing import NDArray
+
+from nestvox.atomic import atomic_path, write_text
+from nestvox.audio.augment import Augmentation, Banks, Treatment, augment, utterance_rng
+from nestvox.audio.banks import SpeechBank, Voice
+from nestvox.audio.read import SAMPLE_RATE, read
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.errors import TableError
+from nestvox.progress import Progress, silent
+
+__all__ = ["AUGMENTED_TABLE", "named_by_id", "voices_of", "write_augmented"]
+
+AUGMENTED_TABLE = "utterances.tsv"
+
+_PLAN = "augmentation.json"
+_MADE = ("noise", "snr_db", "reverb", "channel", "augmented")
+
+
+def voices_of(table: UtteranceTable, *, sample_rate: int = SAMPLE_RATE) -> SpeechBank:
+    """Return the utterances of a table as voices for babble.
+
+    Args:
+        table: not empty.
+        sample_rate: of what is drawn, in Hz.
+    """
+    columns = (table.frame["speaker"].to_list(), _numbers(table, "start_s"), _numbers(table, "duration_s"))
+    return SpeechBank(list(map(Voice, table.audio_paths, *columns)), sample_rate=sample_rate)
+
+
+def named_by_id(trials: Trials, table: UtteranceTable) -> Trials:
+    """Return trials with every utterance named by its `utt_id`, which stays when its file becomes another.
+
+    Raises:
+        TableError: a name that the table does not have.
+    """
+    names = table.frame["utt_id"]
+    sides = {side: names.gather(table.resolve(trials.frame[side])) for side in ("enrol", "test")}
+    return Trials(trials.frame.with_columns(**sides), trials.source)
+
+
+def write_augmented(
+    table: UtteranceTable,
+    out: str | Path,
+    *,
+    augmentation: Augmentation,
+    banks: Banks,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> UtteranceTable:
+    """Write one augmented copy of every utterance as 16-bit FLAC at 16 kHz, and a table of them under the same names.
+
+    What is done to an utterance follows from `seed` and its `utt_id` alone. The table says it in the columns `noise`
+    (kind), `snr_db`, `reverb`, `channel` and `augmented`; another speed makes another speaker (``id1#speed0.9``). Each
+    file appears whole or not at all, and the table last; the same call after an interrupt goes on.
+
+    Args:
+        table: utterances; `start_s` and `duration_s` cut them out of longer files.
+        out: folder for ``audio/`` and ``utterances.tsv``; new, empty, or begun by the same call.
+        augmentation: settings.
+        banks: at 16 kHz.
+        seed: of all that is drawn.
+        workers: threads.
+        progress: utterances written of all.
+
+    Returns:
+        The table that was written.
+
+    Raises:
+        AudioError: a recording or a file of the banks cannot be used.
+        AugmentationError: the settings change nothing, or the banks lack what they ask for.
+        TableError: `out` holds something else.
+    """
+    if augmentation.nothing:
+        raise TableError("nothing would be changed: ask for noise, rooms, another speed, clipping or a channel")
+    augmentation.check_banks(banks)
+    banks.check_rate(SAMPLE_RATE)
+    out = Path(out)
+    _begin(out, table, {"augmentation": augmentation.config(), "banks": banks.config(), "seed": seed})
+    treatments = [augmentation.draw(utterance_rng(seed, name, 1)) for name in table.frame["utt_id"].to_list()]
+    paths = [f"audio/{row:08d}.flac" for row in range(len(table))]
+    starts, durations = (_numbers(table, name) for name in ("start_s", "duration_s"))
+    speakers = table.frame["speaker"].to_list()
+
+    def one(row: int) -> float:
+        path = out / paths[row]
+        if path.exists():
+            return float(soundfile.info(path).duration)
+        # A row without a start is a whole file, whatever duration it states.
+        start_s = starts[row]
+        samples, _ = read(
+            table.audio_path(row),
+            sample_rate=SAMPLE_RATE,
+            start_s=start_s or 0.0,
+            duration_s=None if start_s is None else durations[row],
+        )
+        varied = augment(samples, treatments[row], banks, speaker=speakers[row])
+        _write(path, varied)
+        return len(varied) / SAMPLE_RATE
+
+    lengths: list[float] = []
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="nestvox-augment")
+    try:
+        for length in pool.map(one, range(len(table))):
+            lengths.append(length)
+            progress(len(lengths), len(table))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    written = UtteranceTable(_described(table.frame, paths, lengths, treatments), str(out / AUGMENTED_TABLE), out)
+    write_utterances(written, out / AUGMENTED_TABLE)
+    return written
+
+
+def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
+    rows = [list(map(str, row)) for row in table.frame.select("utt_id", "path", "speaker").iter_rows()]
+    plan = {**settings, "table_sha256": hashlib.sha256(json.dumps([str(table.root), rows]).encode()).hexdigest()}
+    text = json.dumps(plan, indent=2, sort_keys=True) + "\n"
+    if (out / _PLAN).is_file():
+        if (out / _PLAN).read_text(encoding="utf-8") != text:
+            raise TableError("was begun with another table, other banks or settings; give a new folder", source=out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TableError("is not empty; give a new folder", source=out)
+    else:
+        write_text(out / _PLAN, text)
+
+
+def _write(path: Path, samples: NDArray[np.float32]) -> None:
+    with atomic_path(path) as temporary:
+        # Full scale in 16 bits is a step below 1; what augmentation hands out is not louder than the recording was.
+        soundfile.write(temporary, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+
+
+def _described(
+    frame: pl.DataFrame, paths: Iterable[str], lengths: Iterable[float], treatments: list[Treatment]
+) -> pl.DataFrame:
+    speakers = [
+        speaker + treatment.suffix for speaker, treatment in zip(frame["speaker"].to_list(), treatments, strict=True)
+    ]
+    return frame.drop("start_s", "duration_s", *_MADE, strict=False).with_columns(
+        pl.Series("path", list(paths), pl.String),
+        pl.Series("speaker", speakers, pl.String),
+        pl.Series("duration_s", [round(length, 3) for length in lengths], pl.Float64),
+        pl.Series("noise", [treatment.kind or "none" for treatment in treatments], pl.String),
+        pl.Series("snr_db", [round(t.snr_db, 1) if t.kind else None for t in treatments], pl.Float64),
+        pl.Series("reverb", [t.reverb for t in treatments], pl.Boolean),
+        pl.Series("channel", [t.channel or "none" for t in treatments], pl.String),
+        pl.lit(value=True).alias("augmented"),
+    )
+
+
+def _numbers(table: UtteranceTable, column: str) -> list[float | None]:
+    return table.frame[column].to_list() if column in table.frame.columns else [None] * len(table)
