@@ -322,7 +322,7 @@ def test_a_clean_clip_is_a_stretch_of_its_file(speech: Path) -> None:
 
 def test_who_has_too_few_clips_is_heard_in_others(speech: Path) -> None:
     drawn = f"{{speakers: {TRAIN}, utterances: 4}}"
-    clips = source(speech, **{"data.variants": "1", "data.crop_s": "0.3", "training.balanced": drawn})
+    clips = source(speech, **{"data.variants": "1", "data.crop_s": "0.35", "training.balanced": drawn})
     batches = clips.batches(0, 0)
     (part,) = next(batches).parts
     assert torch.bincount(part.labels).tolist() == [4] * TRAIN
