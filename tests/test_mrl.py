@@ -18,8 +18,10 @@ pytest.importorskip("torch", reason="the extra [torch] is not installed")
 import torch
 from typer.testing import CliRunner
 
+from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import read_trials
 from nestvox.encoders.redimnet import ReDimNet
-from nestvox.errors import AudioError, CatalogueError, ModelError, TrialsError, WeightsError
+from nestvox.errors import AudioError, CatalogueError, ModelError, OverlapError, TrialsError, WeightsError
 from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
@@ -40,6 +42,7 @@ from nestvox.mrl import (
     load_trained_mrl,
     unfreeze_backbone,
 )
+from nestvox.verdict import Threshold
 
 CONFIG = {
     "stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]],
@@ -233,7 +236,11 @@ def their_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np
         "scheduler_state_dict": None,
         "best_val_loss": 18.0271,
         "best_eer": np.float64(0.056),
-        "config": {"model": {"embed_dim": 256, "mrl_dims": [64, 128, 192, 256]}, "seed": 42},
+        "config": {
+            "model": {"embed_dim": 256, "mrl_dims": [64, 128, 192, 256]},
+            "advanced": {"model_name": "b2", "train_type": "ft_lm", "pretrained_dataset": "vox2"},
+            "seed": 42,
+        },
     }
     torch.save(checkpoint, path)
     return path, network.embedding, room.signals()
@@ -320,6 +327,9 @@ def test_models_import_mrl(
     done = runner.invoke(app, ["import-mrl", str(path), "--out", str(tmp_path / "theirs")])
     assert done.exit_code == 0, done.output
     assert "5,016,305" in done.output
+    card = (tmp_path / "theirs" / "README.md").read_text()
+    assert "the network beneath, redimnet-b2-vox2-ft_lm: CC-BY-4.0" in card
+    assert "the pooling were never trained, the last layers by redimnet-mrl" in card
     imported = SpeakerModel.from_folder(tmp_path / "theirs")
     assert imported.dims == (64, 128, 192, 256)
     got = imported.embed(signals["c"], dim=64)
@@ -393,6 +403,33 @@ def test_a_file_by_its_path(model: ReDimNetMRL, corpus: Path) -> None:
         batch = torch.stack([load_audio(path), load_audio(path.with_name("00001.wav"))])  # as the README stacks them
         assert batch.shape == (2, 1, 16_000)
         torch.testing.assert_close(model(batch, target_dim=16)[:1], embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_folder_says_of_itself_is_kept(
+    model: ReDimNetMRL, corpus: Path, tmp_path: Path, audio: torch.Tensor
+) -> None:
+    trials = corpus / "pairs.txt"
+    assert model.card["licence"] == "CC-BY-4.0"
+    saved = model.to_speaker_model()
+    assert saved.card["base_model"] == "redimnet-b2-vox2-ptn"
+    saved.training_speakers = (speaker_key("somebody"),)
+    saved.thresholds = (
+        Threshold(16, 0.5, "eer", 0.1, 0.1, 18, 18, read_trials(trials).sha256, "pairs.txt", (), saved.fingerprint),
+    )
+    saved.save(tmp_path / "mine")
+    loaded = load_trained_mrl(tmp_path / "mine")
+    again = loaded.to_speaker_model()
+    assert (again.thresholds, again.training_speakers) == (saved.thresholds, saved.training_speakers)
+    assert (again.card, again.name) == (saved.card, saved.name)
+    assert again.verify(audio[0].numpy(), audio[0].numpy(), dim=16).same is True
+    assert "selected" in evaluate_mrl_eer(loaded, trials, [16], n_bootstrap=40)[16]["labels"]
+    with torch.no_grad():
+        loaded.head.linear.bias += 1
+    assert loaded.to_speaker_model().thresholds == ()  # they were of other weights
+    corpus_speakers = tuple(speaker_key(f"id1000{number}") for number in range(6))
+    loaded.training_speakers = corpus_speakers
+    with pytest.raises(OverlapError):
+        evaluate_mrl_eer(loaded, trials, [16], n_bootstrap=40)
 
 
 def test_saved_and_loaded(model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor) -> None:

@@ -25,20 +25,21 @@ from torch import Tensor, nn
 from nestvox.audio.read import read
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.device import find_device
-from nestvox.encoders.catalogue import entries
+from nestvox.encoders.catalogue import entries, find
 from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.redimnet_mrl import CATALOGUE_NAME, is_theirs, network_of, read_mrl_checkpoint
+from nestvox.encoders.redimnet_mrl import CATALOGUE_NAME, is_theirs, mrl_card, network_of, read_mrl_checkpoint
 from nestvox.encoders.weights import load_encoder
 from nestvox.errors import CatalogueError, ModelError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.evaluate import evaluate_scores
-from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import check_dims, truncation
 from nestvox.losses.redimnet_mrl import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 from nestvox.model import SpeakerModel
+from nestvox.model_calibration import ModelCalibration
 
 __all__ = [
     "AAMSoftmax",
@@ -123,6 +124,9 @@ class ReDimNetMRL(nn.Module):
         encoder, head: the same.
         mrl_dims: ascending.
         embed_dim: D.
+        name: for people.
+        card: licence and origin of the weights, and what else `SpeakerModel.card` holds.
+        training_speakers: keys of the speakers that it was trained on, as far as they are known.
 
     Raises:
         ModelError: dims that the embedding does not have.
@@ -135,6 +139,9 @@ class ReDimNetMRL(nn.Module):
         self.embed_dim = encoder.embedding_dim if head is None else head.dims[-1]
         self.mrl_dims = check_dims(mrl_dims, self.embed_dim)
         self.name = CATALOGUE_NAME
+        self.card: dict[str, Any] = {}
+        self.training_speakers: tuple[str, ...] = ()
+        self._calibration: ModelCalibration | None = None  # holds as long as the weights are those
 
     def forward(
         self,
@@ -222,6 +229,7 @@ class ReDimNetMRL(nn.Module):
         place, frozen = next(self.parameters()).device, self._is_frozen()
         theirs = network_of(named, "state_dict")
         self.encoder, self.head = theirs.to(place), None
+        self.card, self.training_speakers = mrl_card({}), ()
         self.embed_dim = theirs.embedding_dim
         self.mrl_dims = (*(d for d in self.mrl_dims if d < self.embed_dim), self.embed_dim)
         if frozen:
@@ -230,9 +238,17 @@ class ReDimNetMRL(nn.Module):
         return nn.modules.module._IncompatibleKeys([], [])
 
     def to_speaker_model(self, name: str | None = None) -> SpeakerModel:
-        """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared."""
+        """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared.
+
+        Thresholds of the folder that it was loaded from come along, unless it has been trained since.
+        """
         head = self.head if self.head is not None else truncation(self.embed_dim, self.mrl_dims)
-        return SpeakerModel(self.encoder, head, name or self.name)
+        model = SpeakerModel(
+            self.encoder, head, name or self.name, training_speakers=self.training_speakers, card=dict(self.card)
+        )
+        if self._calibration is not None and self._calibration.fingerprint == model.fingerprint:
+            model.thresholds, model.llr = self._calibration.thresholds, self._calibration.llr
+        return model
 
     def _is_frozen(self) -> bool:
         """Whether nothing but the projection learns."""
@@ -322,7 +338,9 @@ def create_mrl_from_pretrained(
     place = find_device(device)
     encoder = load_pretrained_redimnet(model_name, train_type, dataset, weights=weights, offline=offline).encoder
     model = _nested_on(encoder, dims)
-    model.name = f"{_released(model_name, train_type, dataset)}-mrl"
+    entry = find(_released(model_name, train_type, dataset))
+    model.name = f"{entry.name}-mrl"
+    model.card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
     if freeze_backbone:
         model.freeze_backbone()
     return model.to(place).eval()
@@ -378,8 +396,10 @@ def import_checkpoint(path: str | Path) -> ReDimNetMRL:
     Raises:
         WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
     """
-    encoder, dims = read_mrl_checkpoint(path)
-    return ReDimNetMRL(encoder, None, dims).freeze_backbone().eval()
+    encoder, dims, card = read_mrl_checkpoint(path)
+    model = ReDimNetMRL(encoder, None, dims)
+    model.card = card
+    return model.freeze_backbone().eval()
 
 
 def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
@@ -392,12 +412,16 @@ def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
     path, place = Path(path), find_device(device)
     if not path.is_dir():
         return import_checkpoint(path).to(place)
-    model = SpeakerModel.from_folder(path)
-    if model.head is None or (model.head.kind == "rotation" and model.head.config().get("method") == "truncation"):
-        return ReDimNetMRL(model.encoder, None, model.dims).to(place).eval()
-    if not isinstance(model.head, LinearHead):
-        raise ModelError(f"{path} has a head of the kind {model.head.kind}; nestvox.load({str(path)!r}) takes any")
-    return ReDimNetMRL(model.encoder, model.head, model.dims).to(place).eval()
+    saved = SpeakerModel.from_folder(path)
+    head = saved.head
+    if head is not None and head.kind == "rotation" and head.config().get("method") == "truncation":
+        head = None
+    if head is not None and not isinstance(head, LinearHead):
+        raise ModelError(f"{path} has a head of the kind {head.kind}; nestvox.load({str(path)!r}) takes any")
+    model = ReDimNetMRL(saved.encoder, head, saved.dims)
+    model.name, model.card, model.training_speakers = saved.name, dict(saved.card), saved.training_speakers
+    model._calibration = ModelCalibration(saved.fingerprint, saved.thresholds, saved.llr)
+    return model.to(place).eval()
 
 
 def evaluate_mrl_eer(
@@ -443,6 +467,7 @@ def evaluate_mrl_eer(
             model=speaker_model.name,
             fingerprint=speaker_model.fingerprint,
             training_speakers=speaker_model.training_speakers,
+            labels=chosen_on_these(trials, speaker_model.chosen_on)[0],
             n_bootstrap=n_bootstrap,
         ).headline
         measured[dim] = {**asdict(rates), "threshold": rates.eer_threshold}

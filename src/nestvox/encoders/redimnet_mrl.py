@@ -12,16 +12,17 @@ from typing import Any
 
 from torch import Tensor
 
-from nestvox.encoders.catalogue import find
+from nestvox.encoders.catalogue import entries, find
 from nestvox.encoders.checkpoint import read_checkpoint
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.registry import build
 from nestvox.encoders.weights import load_strict
 from nestvox.errors import WeightsError
 
-__all__ = ["CATALOGUE_NAME", "RELEASED_DIMS", "is_theirs", "network_of", "read_mrl_checkpoint"]
+__all__ = ["CATALOGUE_NAME", "RELEASED_DIMS", "is_theirs", "mrl_card", "network_of", "read_mrl_checkpoint"]
 
 CATALOGUE_NAME = "redimnet-mrl"
+_BASE = "redimnet-b2-vox2-ptn"
 RELEASED_DIMS = (64, 128, 192, 256)
 _STATE_KEYS = ("model_state_dict", "state_dict")
 _LAST_LAYER = "projection.linear.weight"
@@ -63,7 +64,27 @@ def network_of(tensors: Mapping[str, Tensor], source: str) -> Encoder:
     return encoder.eval()
 
 
-def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...]]:
+def mrl_card(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model card says of a checkpoint, from the configuration that it holds.
+
+    Nobody can say under which licence somebody's checkpoint stands; that of the network beneath it is known.
+    """
+    section = config.get("advanced")
+    base, entry = "ReDimNet b2", find(_BASE)
+    if isinstance(section, Mapping):
+        said = [section.get(key) for key in ("model_name", "pretrained_dataset", "train_type")]
+        named = "redimnet-" + "-".join(map(str, said))
+        if (found := next((entry for entry in entries() if entry.name == named), None)) is not None:
+            base, entry = named, found
+    return {
+        "base_model": base,
+        "training_data": f"stages as in {base} ({entry.training_data}); the layer before the pooling and the pooling "
+        "were never trained, the last layers by redimnet-mrl",
+        "licence": f"that of whoever trained it; of the network beneath, {base}: {entry.licence}",
+    }
+
+
+def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...], dict[str, Any]]:
     """Read a checkpoint (``best.pt``); no code in it is run, and nothing else is needed.
 
     Args:
@@ -71,8 +92,8 @@ def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...]]:
             such as the optimiser's state, is left alone.
 
     Returns:
-        The network in evaluation mode, and the prefix lengths that the file's configuration names, else those of the
-        release, up to its size.
+        The network in evaluation mode; the prefix lengths that the file's configuration names, else those of the
+        release, up to its size; and what a model card says of it.
 
     Raises:
         WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
@@ -87,9 +108,11 @@ def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...]]:
                 raise
     assert checkpoint is not None
     encoder = network_of(checkpoint.tensors, str(path))
-    section = (checkpoint.config or {}).get("model")
+    config = checkpoint.config or {}
+    section = config.get("model")
     named = section.get("mrl_dims") if isinstance(section, dict) else None
     dims = RELEASED_DIMS if named is None else named
     if not isinstance(dims, list | tuple) or not all(type(d) is int and d > 0 for d in dims):
         raise WeightsError(f"{path}: its configuration has model.mrl_dims = {named!r}, which are no prefix lengths")
-    return encoder, tuple(sorted({d for d in dims if d <= encoder.embedding_dim} | {encoder.embedding_dim}))
+    kept = sorted({d for d in dims if d < encoder.embedding_dim} | {encoder.embedding_dim})
+    return encoder, tuple(kept), mrl_card(config)
