@@ -46,3 +46,11 @@ def test_links_between_pages_lead_somewhere() -> None:
         inside = [target for target in targets if not re.match(r"[a-z]+:", target)]
         broken += [f"{page.relative_to(ROOT)}: {target}" for target in inside if not (page.parent / target).exists()]
     assert not broken, "\n".join(broken)
+
+
+def test_every_guide_is_found_from_both_front_pages() -> None:
+    guides = {path.relative_to(DOCS).as_posix() for path in (DOCS / "guide").glob("*.md")}
+    for page, prefix in ((ROOT / "README.md", "docs/"), (DOCS / "index.md", "")):
+        text = page.read_text(encoding="utf-8")
+        missing = {guide for guide in guides if f"]({prefix}{guide})" not in text}
+        assert not missing, f"{page.relative_to(ROOT)} does not name {sorted(missing)}"
