@@ -11,7 +11,7 @@ from stand_in import arguments, model_of, recordings_of
 
 options = arguments(__doc__)
 model = model_of(options)
-first, second = recordings_of(options)[:2]
+first, second = recordings_of(options, count=2)[:2]
 
 with torch.inference_mode():
     similarity = cosine_similarity(

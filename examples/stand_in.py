@@ -37,9 +37,11 @@ def model_of(options: argparse.Namespace) -> ReDimNetMRL:
     return ReDimNetMRL(encoder, None, (64, 128, 192, 256)).freeze_backbone().eval()
 
 
-def recordings_of(options: argparse.Namespace, count: int = 2) -> list[Path]:
-    """Return the recordings that were given, or write some of 3 s."""
+def recordings_of(options: argparse.Namespace, count: int = 1) -> list[Path]:
+    """Return the recordings that were given, at least `count`, or write some of 3 s."""
     if options.audio:
+        if len(options.audio) < count:
+            raise SystemExit(f"this example needs {count} recordings, got {len(options.audio)}")
         return list(options.audio)
     folder = Path(tempfile.mkdtemp(prefix="nestvox-example-"))
     t = np.arange(48_000) / 16_000
