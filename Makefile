@@ -11,8 +11,6 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # Speech for the demo; a clone may have some beside it, else the demo finds its own.
 DATA ?= $(wildcard ../shared/speech)
-# The demo takes a speech corpus beside the clone where there is one.
-DATA ?= $(wildcard ../shared/speech)
 CONSTRAINTS := constraints/pinned.txt
 
 # Inside an activated environment the development targets use that one and install nothing.
