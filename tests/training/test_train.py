@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 
 import nestvox
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
-from nestvox.corpora.utterances import read_utterances
-from nestvox.errors import FingerprintError, OverlapError, RecipeError, StoreError, TrainingError
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
+from nestvox.errors import AudioError, FingerprintError, OverlapError, RecipeError, StoreError, TrainingError
 from nestvox.extraction.feature_cache import open_cache
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
@@ -154,6 +155,37 @@ def test_speakers_must_not_meet(encoder: SpeakerModel, world: World, tmp_path: P
         run(encoder, world, tmp_path / "b", **{"data.test": "{split: train}"})
     with pytest.raises(OverlapError, match=r"development and test share speakers.*s40"):
         run(encoder, world, tmp_path / "c", **{"data.test": "{split: dev}"})
+    # A table of its own for development may hold the speakers of the test too.
+    rest = read_utterances(world.table).frame.filter(pl.col("split") != "train")
+    write_utterances(UtteranceTable(rest, "rest", tmp_path), tmp_path / "rest.tsv")
+    tables = {"data.dev_table": str(tmp_path / "rest.tsv"), "data.dev": "{}"}
+    with pytest.raises(OverlapError, match=r"development and test share speakers.*s52"):
+        run(encoder, world, tmp_path / "d", **tables)
+
+
+def test_one_speaker_is_none_to_tell_apart(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train: every training utterance is of the speaker s07"):
+        run(encoder, world, tmp_path / "run", **{"data.train": "{speaker: s07}"})
+
+
+def test_a_cache_with_the_speakers_of_yesterday(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    frame = read_utterances(world.table).frame
+    merged = pl.when(pl.col("speaker") == "s03").then(pl.lit("s04")).otherwise(pl.col("speaker")).alias("speaker")
+    write_utterances(UtteranceTable(frame.with_columns(merged), "t", tmp_path), tmp_path / "table.tsv")
+    with pytest.raises(StoreError, match=r"other speakers than .*table\.tsv for 5 utterances, e\.g\. s03 for u03-0"):
+        run(encoder, world, tmp_path / "run", **{"data.table": str(tmp_path / "table.tsv")})
+
+
+def test_the_training_cache_serves_for_development_where_it_holds_the_trials(
+    encoder: SpeakerModel, world: World, tmp_path: Path
+) -> None:
+    table = read_utterances(world.table)
+    both = write_cache(tmp_path / "both", encoder, UtteranceTable(table.frame[: 52 * 5], "t", tmp_path), 1)
+    found = run(encoder, world, tmp_path / "a", **{"data.cache": str(both), "data.dev_cache": "null"})
+    assert found.n_target == 12 * 10
+    # It does not, so the clips are to be embedded; there are none here.
+    with pytest.raises(AudioError, match=r"40/0\.wav"):
+        run(encoder, world, tmp_path / "b", **{"data.dev_cache": "null"})
 
 
 def test_material_that_is_missing_or_of_another_encoder(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:

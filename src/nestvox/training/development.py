@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.corpora.overlap import refuse_overlap, speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import OverlapError, TrainingError
@@ -16,6 +15,8 @@ from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
 
 __all__ = ["Development", "keep_apart"]
+
+_SHOWN = 8
 
 
 def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
@@ -29,12 +30,14 @@ def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = (
     Raises:
         OverlapError: the message names the parts and the speakers.
     """
-    parts = {"training": train, "development": dev, "test": test}
+    parts = {"training": set(train), "development": set(dev), "test": set(test)}
     for left, right in (("training", "development"), ("training", "test"), ("development", "test")):
-        try:
-            refuse_overlap({speaker_key(name) for name in parts[left]}, parts[right])
-        except OverlapError as error:
-            raise OverlapError(f"{left} and {right} share speakers: {error}") from error
+        if shared := sorted(parts[left] & parts[right]):
+            more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
+            raise OverlapError(
+                f"{left} and {right} share speakers: {', '.join(shared[:_SHOWN])}{more}; leave them out of one of the "
+                "two (data.train, data.dev and data.test say which rows belong to which)"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nestvox.audio.augment import Augmentation, Banks
 from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.errors import RecipeError
+from nestvox.errors import RecipeError, StoreError
 from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
@@ -77,7 +77,7 @@ class Material:
         Raises:
             OverlapError: two of training, development and test share speakers.
             RecipeError: something that the recipe has to name is missing.
-            StoreError: a cache that is not complete, of another encoder, or lacks utterances.
+            StoreError: a cache that is not complete, of another encoder, lacks utterances or has other speakers.
         """
         data = recipe.data
         if data.dev_trials is None:
@@ -101,9 +101,17 @@ class Material:
         trials = read_trials(data.dev_trials)
         dev = Development.of(dev_table, trials)
         train_speakers = train.frame["speaker"].to_list() if train is not None else given.speakers if given else []
-        test = _part(whole, data.test, "test", may_be_empty=True) if whole is not None and data.test else None
+        if len(set(train_speakers)) == 1:
+            raise RecipeError(
+                f"data.train: every training utterance is of the speaker {train_speakers[0]}; telling speakers apart "
+                "takes two or more"
+            )
         dev_speakers = dev_table.frame["speaker"].unique().to_list()
-        keep_apart(train_speakers, dev_speakers, [] if test is None else test.frame["speaker"].unique().to_list())
+        keep_apart(train_speakers, dev_speakers, _tested([whole, dev_whole], data.test))
+        if train is not None and given is not None:
+            _refuse_other_speakers(given, train)
+        if data.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
+            given_dev = None
         if model is not None and given is None:
             assert train is not None
             given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
@@ -132,6 +140,29 @@ def _part(table: UtteranceTable, where: dict[str, str], part: str, *, may_be_emp
     if not len(found) and not may_be_empty:
         raise RecipeError(f"data.{part}: no utterance of {table.source} has {where or 'a row'}; say what marks them")
     return found
+
+
+def _tested(tables: Sequence[UtteranceTable | None], where: dict[str, str]) -> list[str]:
+    """Speakers of the rows that the result will be reported on, of the tables for training and for development."""
+    found: set[str] = set()
+    for number, table in enumerate(tables):
+        # A table for development alone need not say which of its rows are for testing.
+        if table is not None and where and (not number or where.keys() <= set(table.frame.columns)):
+            found.update(_part(table, where, "test", may_be_empty=True).frame["speaker"].to_list())
+    return sorted(found)
+
+
+def _refuse_other_speakers(cache: FeatureCache, table: UtteranceTable) -> None:
+    """The labels that are learned stand in the cache: they must be those of the table, which were kept apart."""
+    there = dict(zip(cache.utt_ids, cache.speakers, strict=True))
+    names = zip(table.frame["utt_id"].to_list(), table.frame["speaker"].to_list(), strict=True)
+    other = [(name, speaker) for name, speaker in names if there.get(name, speaker) != speaker]
+    if other:
+        name, speaker = other[0]
+        raise StoreError(
+            f"{cache.path} has other speakers than {table.source} for {len(other)} utterances, e.g. {there[name]} for "
+            f"{name}, which is of {speaker} now: make the cache anew"
+        )
 
 
 def _table_of(cache: FeatureCache) -> UtteranceTable:
