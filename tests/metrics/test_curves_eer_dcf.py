@@ -189,7 +189,18 @@ def test_what_cannot_be_measured_is_refused(scores, targets, error, words):
         error_curve(scores, np.asarray(targets))
 
 
-@pytest.mark.parametrize("point", [(0.0, 1, 1), (1.0, 1, 1), (0.5, 0, 1), (0.5, 1, -1), (0.5, float("inf"), 1)])
+@pytest.mark.parametrize(
+    "point",
+    [
+        (0.0, 1, 1),
+        (1.0, 1, 1),
+        (0.5, 0, 1),
+        (0.5, 1, -1),
+        (0.5, float("inf"), 1),
+        (1e-300, 1e-300, 1),  # their product is 0
+        (0.5, 1e308, 1e308),  # their sum is infinite
+    ],
+)
 def test_impossible_operating_points_are_refused(point):
     curve = error_curve([0.1, 0.2], np.array([False, True]))
     with pytest.raises(NestvoxError):

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nestvox.errors import NestvoxError
+from nestvox.errors import NestvoxError, ScoresError
 from nestvox.metrics import eer, error_curve
 from nestvox.metrics.influence import eer_influence, standard_error
 from nestvox.metrics.plan import (
@@ -93,6 +93,13 @@ def brute_correlation(scores, targets, enrol, test) -> list[float]:
 def test_correlations_equal_the_pairwise_definition(seed):
     scores, _, *rest = study(7, 12, 18, seed, rates=(0.25, 0.3))
     assert list(speaker_correlation(scores, *rest)) == pytest.approx(brute_correlation(scores, *rest), abs=1e-9)
+
+
+def test_one_pilot_given_twice_is_refused():
+    scores, targets = np.arange(8.0) % 5, np.arange(8) % 2 == 0
+    speakers = np.arange(8) // 2
+    with pytest.raises(ScoresError, match="one is a copy of the other"):
+        system_correlation(scores, scores, targets, speakers, np.where(targets, speakers, (speakers + 1) % 4))
 
 
 def test_a_pilot_without_two_trials_of_two_speakers_takes_the_usual_value():

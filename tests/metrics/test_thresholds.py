@@ -180,6 +180,15 @@ def test_few_errors_are_named():
     assert any("false alarms rests on 12 of them; it takes 30" in sentence for sentence in found.warnings())
 
 
+@pytest.mark.parametrize("scores", [np.zeros(80), np.tile([0.2, 0.8], 40)])
+def test_scores_that_decide_nothing_give_no_threshold(scores):
+    """All equal, or lower for the same speaker: the EER threshold would be wrong about half of all pairs or more."""
+    speakers = np.arange(80) // 2 % 8
+    targets = np.arange(80) % 2 == 0
+    with pytest.raises(TrialsError, match="no better than chance"):
+        fit_threshold(scores, targets, speakers, np.where(targets, speakers, (speakers + 1) % 8), DecisionRule("eer"))
+
+
 def test_rejecting_everybody_is_no_threshold():
     scores = np.array([0.9, 0.8, *np.linspace(0, 0.5, 40)])
     targets = np.array([False, False, *[True] * 20, *[False] * 20])

@@ -19,6 +19,7 @@ from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.inspect import machine_of
 from nestvox.evaluation.sample_clips import noise
 from nestvox.evaluation.search import nearest
+from nestvox.metrics.bootstrap import seeded
 from nestvox.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _extraction(model: SpeakerModel, clip_s: float, batch_size: int, seconds: fl
 
 
 def _scoring(dim: int, seconds: float, seed: int) -> float:
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     vectors = _unit_rows(generator, _SCORED_VECTORS, dim)
     enrol, test = generator.integers(0, _SCORED_VECTORS, (2, _SCORED_PAIRS))
     median_s, _ = _timed(lambda: prefix_cosines(vectors, enrol, test, [dim]), seconds)
@@ -191,7 +192,7 @@ def _scoring(dim: int, seconds: float, seed: int) -> float:
 
 
 def _search(dim: int, gallery: int, queries: int, top: int, seconds: float, seed: int) -> float:
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     rows = _unit_rows(generator, gallery, dim)
     asked = _unit_rows(generator, queries, dim)
     median_s, _ = _timed(lambda: nearest(asked, rows, top), seconds)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics import eer, error_curve
+from nestvox.metrics.bootstrap import seeded
 from nestvox.metrics.influence import eer_influence, logit_interval, standard_error, student_quantile
 from nestvox.metrics.thresholds import wilson_interval
 from nestvox.progress import Progress, silent
@@ -224,7 +225,7 @@ def _divide(
     seed: int,
 ) -> _Divisions:
     """Divide the clips of every speaker, some of which may be enrolled and all of which may be tested."""
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     enrolled: list[int] = []
     tests: list[int] = []
     pools: list[Integers] = []

@@ -26,6 +26,7 @@ from nestvox.evaluation.refusals import check_trials
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System
 from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
+from nestvox.metrics.bootstrap import seeded
 from nestvox.model_calibration import LlrCalibration, quality_columns, quality_names
 from nestvox.progress import Progress, silent
 
@@ -235,7 +236,7 @@ def _held_out(
     n_speakers = len(speakers.names)
     if not speakers.known or n_speakers < 2 * _PARTS:
         return None
-    part_of = np.random.default_rng(seed).permutation(n_speakers) % _PARTS
+    part_of = seeded(seed).permutation(n_speakers) % _PARTS
     enrol, test = part_of[speakers.enrol], part_of[speakers.test]
     llr = np.empty(len(scores))
     for one, other in combinations_with_replacement(range(_PARTS), 2):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.read import read
+from nestvox.metrics.bootstrap import seeded
 
 __all__ = ["Clip", "noise", "read_clips", "tones"]
 
@@ -86,6 +87,6 @@ def tones(sample_rate: int, *, min_duration_s: float = 0.0) -> list[Clip]:
 
 def noise(duration_s: float, sample_rate: int, *, count: int = 1, seed: int = 0) -> list[Waveform]:
     """White noise, for measuring time: what a network takes does not depend on what it hears."""
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     length = round(duration_s * sample_rate)
     return [(_LEVEL * generator.standard_normal(length)).clip(-1, 1).astype(np.float32) for _ in range(count)]

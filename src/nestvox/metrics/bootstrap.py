@@ -34,7 +34,9 @@ __all__ = [
     "Interval",
     "Replicates",
     "SpeakerBootstrap",
+    "check_replicates",
     "draw_speakers",
+    "seeded",
     "speaker_bootstrap",
 ]
 
@@ -87,6 +89,32 @@ class BootstrapIntervals:
     min_dcf_studentised: Interval
 
 
+def check_replicates(n_replicates: int, confidence: float) -> None:
+    """Refuse an interval that is none, or that so few replicates cannot bound.
+
+    Raises:
+        NestvoxError: with the number that it takes.
+    """
+    if not 0 < confidence < 1:
+        raise NestvoxError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    if n_replicates * (1 - confidence) / 2 < 1 - 1e-9:
+        needed = int(np.ceil(2 / (1 - confidence) - 1e-9))
+        raise NestvoxError(
+            f"{n_replicates} bootstrap replicates cannot bound a {confidence:.4g} interval; it takes {needed} or more"
+        )
+
+
+def seeded(seed: int) -> np.random.Generator:
+    """The generator of a seed, so that one run can be repeated.
+
+    Raises:
+        NestvoxError: the seed is below 0.
+    """
+    if seed < 0:
+        raise NestvoxError(f"a seed is a whole number of at least 0, got {seed}")
+    return np.random.default_rng(seed)
+
+
 def draw_speakers(generator: np.random.Generator, n_clusters: int, n_replicates: int) -> Integers:
     """Draw S clusters S times with replacement, R times over: (R, S) how often each was drawn."""
     rows = [
@@ -133,13 +161,7 @@ def speaker_bootstrap(
         NestvoxError: too few replicates for this confidence, or an impossible operating point.
     """
     check_operating_point(p_target, c_miss, c_fa)
-    if not 0 < confidence < 1:
-        raise NestvoxError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    if n_replicates * (1 - confidence) / 2 < 1 - 1e-9:
-        needed = int(np.ceil(2 / (1 - confidence) - 1e-9))
-        raise NestvoxError(
-            f"{n_replicates} bootstrap replicates cannot bound a {confidence:.4g} interval; it takes {needed} or more"
-        )
+    check_replicates(n_replicates, confidence)
     trials = SpeakerBootstrap(scores, targets, enrol, test)
     n_clusters = trials.n_clusters
     if len(np.union1d(np.asarray(enrol), np.asarray(test))) != n_clusters:
@@ -147,7 +169,7 @@ def speaker_bootstrap(
     if n_clusters < 2:
         raise TrialsError("an interval over speakers needs at least two speakers, the trials have one")
     grid = np.asarray(p_fa, dtype=np.float64)
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     block = max(1, min(n_replicates, _BLOCK // max(_BLOCKS, n_clusters)))
     eers, costs, bands = [], [], []
     kept = n_redrawn = 0

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.metrics.bootstrap import draw_speakers
+from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
@@ -154,14 +154,10 @@ def compare_scores(
         NestvoxError: too few replicates, or an impossible operating point.
     """
     check_operating_point(p_target, c_miss, c_fa)
-    if not 0 < confidence < 1:
-        raise NestvoxError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    if n_replicates * (1 - confidence) / 2 < 1 - 1e-9 or n_permutations < 1:
-        needed = math.ceil(2 / (1 - confidence) - 1e-9)
-        raise NestvoxError(
-            f"a {confidence:.4g} interval takes {needed} or more bootstrap replicates and a p value one permutation, "
-            f"got {n_replicates} and {n_permutations}"
-        )
+    check_replicates(n_replicates, confidence)
+    if n_permutations < 1:
+        raise NestvoxError(f"a p value takes one permutation or more, got {n_permutations}")
+    generator = seeded(seed)
     curves = (error_curve(scores_a, targets), error_curve(scores_b, targets))
     refuse_identical(scores_a, scores_b)
     labels = np.asarray(targets)
@@ -190,7 +186,6 @@ def compare_scores(
             mixed.replicates(np.concatenate([exchanged, 1 - exchanged], axis=1), **point),
         )
 
-    generator = np.random.default_rng(seed)
     spread, n_redrawn = _differences(one_draw, generator, n_replicates)
     chance, _ = _differences(one_round, generator, n_permutations)
     equal = tuple(eer(curve) for curve in curves)

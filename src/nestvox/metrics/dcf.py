@@ -28,6 +28,8 @@ __all__ = [
 P_TARGETS = (0.01, 0.05)
 """Priors at which the field reports the cost, both costs being 1."""
 
+_LEAST = 1e-300  # of a prior times its cost
+
 
 class ActDcf(NamedTuple):
     """The detection cost at the Bayes threshold.
@@ -54,7 +56,7 @@ class MinDcf(NamedTuple):
 
 
 def check_operating_point(p_target: float, c_miss: float, c_fa: float) -> None:
-    """Refuse priors outside (0, 1) and costs that are not positive and finite.
+    """Refuse priors outside (0, 1), costs that are not positive and finite, and products that are not.
 
     Raises:
         NestvoxError: with the value that is wrong.
@@ -64,6 +66,12 @@ def check_operating_point(p_target: float, c_miss: float, c_fa: float) -> None:
     for name, cost in (("c_miss", c_miss), ("c_fa", c_fa)):
         if not (cost > 0 and math.isfinite(cost)):
             raise NestvoxError(f"{name} must be positive and finite, got {cost}")
+    weights = c_miss * p_target, c_fa * (1 - p_target)
+    if not (min(weights) >= _LEAST and sum(weights) <= 1 / _LEAST):
+        raise NestvoxError(
+            f"p_target {p_target} with c_miss {c_miss} and c_fa {c_fa} leaves the range of numbers: multiply both "
+            "costs by one number, which changes nothing"
+        )
 
 
 def min_dcf(curve: ErrorCurve, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> MinDcf:

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError
+from nestvox.metrics.compare import refuse_identical
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import eer_influence, standard_error
@@ -266,7 +267,9 @@ def system_correlation(
 
     Raises:
         NestvoxError: a system without errors.
+        ScoresError: both systems put the trials in the same order.
     """
+    refuse_identical(scores_a, scores_b)
     a, b = (eer_influence(scores, targets) for scores in (scores_a, scores_b))
     of_a, of_b, of_both = (standard_error(values, enrol, test) for values in (a, b, b - a))
     if of_a == 0 or of_b == 0:

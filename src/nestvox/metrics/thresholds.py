@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.bootstrap import Interval, draw_speakers
+from nestvox.metrics.bootstrap import Interval, check_replicates, draw_speakers, seeded
 from nestvox.metrics.curves import ErrorCurve, SortedScores, check_scores
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
@@ -175,7 +175,8 @@ def fit_threshold(
         progress: told the replicates counted.
 
     Raises:
-        TrialsError: too few trials for this rate, or none but accepting nobody holds it; one class or one speaker only.
+        TrialsError: too few trials for this rate, or none but accepting nobody holds it; one class or one speaker only;
+            scores no better than chance.
         ScoresError: scores that do not fit or are not finite.
     """
     trials = _Sorted(scores, targets, enrol, test)
@@ -186,6 +187,11 @@ def fit_threshold(
     if not math.isfinite(value):
         what = "costs least" if rule.kind == "min_dcf" else "is the only way to hold it"
         raise TrialsError(f"{rule.name} gives no threshold on these trials: rejecting everybody {what}")
+    if (rate := eer(curve).rate) >= 0.5:
+        raise TrialsError(
+            f"these scores tell speakers no better than chance (EER {rate:.1%}), so no threshold on them decides: are "
+            "they distances, or the labels exchanged?"
+        )
     return _measured(trials, curve, value, rule, n_replicates, seed, confidence, progress)
 
 
@@ -268,10 +274,9 @@ def _measured(
     confidence: float,
     progress: Progress,
 ) -> MeasuredThreshold:
-    if not 0 < confidence < 1 or n_replicates * (1 - confidence) / 2 < 1 - 1e-9:
-        raise NestvoxError(f"{n_replicates} bootstrap replicates cannot bound a {confidence:g} interval")
+    check_replicates(n_replicates, confidence)
     point = rates_at(curve, value)
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     values: list[float] = []
     rates: list[tuple[float, float]] = []
     drawn = 0
