@@ -321,7 +321,17 @@ def test_no_errors_at_all_is_said_to_have_no_interval():
     trials, _ = voxceleb(contradiction=False)
     perfect = evaluate_scores(trials, trials.frame["target"].cast(float).to_numpy(), **FEW)
     assert perfect.headline.eer == perfect.headline.eer_high == 0
-    assert any("resampling cannot say" in note for note in perfect.notes)
+    (note,) = perfect.notes
+    fewest = min(perfect.headline.n_target, perfect.headline.n_nontarget)
+    assert f"{fewest} of a class without an error only say that the rate is below {300 / fewest:.2g} %" in note
+
+
+def test_scores_no_better_than_chance_are_said_to_be_distances():
+    trials, _ = voxceleb(contradiction=False)
+    distances = 1 - trials.frame["target"].cast(float).to_numpy()
+    for scores, percent in ((distances, "100.0"), (np.zeros(len(trials)), "50.0")):
+        (note,) = evaluate_scores(trials, scores, **FEW).notes
+        assert note.startswith(f"An EER of {percent} % is no better than chance: are the scores distances")
 
 
 def test_dimensions_and_vectors_that_have_no_cosine(world):
@@ -345,6 +355,8 @@ def test_impossible_settings_are_refused_before_any_work(world):
         evaluate_store(world.store(), world.trials, p_target=1.5)
     with pytest.raises(NestvoxError, match="it takes 40"):
         evaluate_store(world.store(), world.trials, n_bootstrap=5)
+    with pytest.raises(NestvoxError, match="seed is a whole number of at least 0, got -1"):
+        evaluate_store(world.store(), world.trials, seed=-1)
 
 
 def test_the_operating_point_reaches_every_row(world):

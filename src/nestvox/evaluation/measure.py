@@ -5,7 +5,7 @@ Every road of `evaluate` ends here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, No
 from nestvox.evaluation.speakers import TrialSpeakers, numbered
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics.bootstrap import check_replicates, seeded
 from nestvox.metrics.dcf import check_operating_point
 from nestvox.progress import Progress, silent
 
@@ -71,6 +72,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
+        check_replicates(self.n_bootstrap, self.confidence)
+        seeded(self.seed)
         check_operating_point(self.p_target, self.c_miss, self.c_fa)
 
 
@@ -138,8 +141,7 @@ def measure(
         threshold = next(row.eer_threshold for row in reversed(rates) if row.condition == ALL)
         of_speakers = speaker_rows(headline, targets, *sides_of, threshold, zoo)
     notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
-    if any(row.eer == 0 for row in rates):
-        notes += ("Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are.",)
+    notes += _warnings(rates)
     return Evaluation(
         results=tuple(rates),
         not_computable=tuple(refused),
@@ -173,6 +175,25 @@ def measure(
         seed=settings.seed,
         interval=settings.interval,
     )
+
+
+def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
+    """What a reader could mistake figures for."""
+    found = []
+    if perfect := [min(row.n_target, row.n_nontarget) for row in rates if row.eer == 0]:
+        fewest = min(perfect)
+        found.append(
+            "Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are. Even of "
+            f"independent trials {fewest} of a class without an error only say that the rate is below "
+            f"{100 * min(1.0, 3 / fewest):.2g} %."
+        )
+    if chance := [row for row in rates if row.condition == ALL and row.eer >= 0.5]:
+        dims = ", ".join(str(row.dim) for row in chance if row.dim is not None)
+        found.append(
+            f"An EER of {100 * chance[-1].eer:.1f} %{f' (dimensions {dims})' if dims else ''} is no better than "
+            "chance: are the scores distances, of which the lower is more alike, or the labels exchanged?"
+        )
+    return tuple(found)
 
 
 @dataclass(frozen=True)
