@@ -146,6 +146,17 @@ def test_scores_of_a_file_and_a_file_of_their_own(files: Path, capsys) -> None:
     )
     assert code == 0, error
     assert "stored thresholds on these trials" in text
+    assert "SELECTED" not in text
+    code, text, _ = nestvox(
+        capsys,
+        *("evaluate", "--trials", "dev.txt", "--scores", "dev_scores.txt", *table, *FEW),
+        *("--thresholds", "s.json", "--json", "own.json"),
+    )
+    assert code == 0
+    assert "stored thresholds on these trials SELECTED" in text
+    assert [use["labels"] for use in json.loads(Path("own.json").read_text())["thresholds"]] == [["selected"]]
+    assert nestvox(capsys, "calibrate", *arguments)[0] == 0
+    assert len(read_calibration("s.json").thresholds) == 1  # kept beside the map that is fitted anew
     code, text, error = nestvox(
         capsys,
         *("evaluate", "--trials", "test.txt", "--scores", "test_scores.txt", *table, *FEW),

@@ -272,4 +272,9 @@ def test_llrs_are_judged(files):
     assert result.exit_code == 0, result.output
     (found,) = json.loads((files / "a.json").read_text())["calibration"]
     assert found["cllr"] >= found["min_cllr"]
+    again = run(*arguments, "--llr", "--scores-out", files / "out.csv", "--json", files / "b.json")
+    assert again.exit_code == 0, again.output
+    assert json.loads((files / "b.json").read_text())["calibration"][0]["cllr"] == found["cllr"]
+    twice = run(*arguments, "--llr", "--calibration", files / "out.csv")
+    assert "calibrated already" in str(twice.exception)
     assert f"Cllr {found['cllr']:.4f} bits" in " ".join((files / "a.html").read_text().split())

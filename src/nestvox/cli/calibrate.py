@@ -72,7 +72,7 @@ def calibrate(
     from nestvox.evaluation.quality import trial_quality
     from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.rescore import normalised
-    from nestvox.model_calibration import ModelCalibration, store_in_model, write_calibration
+    from nestvox.model_calibration import ModelCalibration, read_calibration, store_in_model, write_calibration
 
     folder = keeping_folder(model, out)
     listed = read_trials(trials)
@@ -111,7 +111,8 @@ def calibrate(
         store_in_model(folder, llr=found.llr)
         console.print(f"Stored in {folder}, calibration {found.llr.key}", soft_wrap=True, markup=False)
     if out is not None:
-        write_calibration(ModelCalibration(found.llr.fingerprint, llr=found.llr), out)
+        kept = read_calibration(out) if out.exists() else ModelCalibration(found.llr.fingerprint)
+        write_calibration(kept.with_llr(found.llr), out)
         console.print(f"Written to {out}, calibration {found.llr.key}", soft_wrap=True, markup=False)
     if json_out is not None:
         content = {
@@ -177,10 +178,10 @@ def _print(found: LlrFit, console: Console) -> None:
     print_costs(columns, console, title="calibration", p_target=found.p_target, labels=found.labels)
     console.print(f"The map: {escape(found.llr.describe())}", soft_wrap=True)
     for dim, calibration in found.llr.maps.items():
-        terms = "".join(f" {weight:+.3f} * ({name})" for name, weight in calibration.quality)
+        terms = "".join(f" {weight:+.4g} * ({name})" for name, weight in calibration.quality)
         at = "" if dim is None else f"{dim:>5} dimensions: "
         console.print(
-            f"{at}LLR = {calibration.offset:+.3f} {calibration.scale:+.3f} * score{escape(terms)}", soft_wrap=True
+            f"{at}LLR = {calibration.offset:+.4g} {calibration.scale:+.4g} * score{escape(terms)}", soft_wrap=True
         )
     console.print(
         "Costs `fitted` are on the trials of the fit, and too good; `held out` by maps of other speakers only."

@@ -136,6 +136,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from nestvox.cli.source import show_score
     from nestvox.download import readable_size
 
     labels = f" [bold red]{escape(', '.join(comparison.labels).upper())}[/]" if comparison.labels else ""
@@ -149,7 +150,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             row.name,
             "-" if row.dim is None else str(row.dim),
             f"{100 * row.eer:.2f}",
-            f"{row.eer_threshold:.4f}",
+            show_score(row.eer_threshold),
             f"{100 * row.accuracy:.2f}",
             f"{row.min_dcf:.4f}",
             "-" if row.mean_norm is None else f"{row.mean_norm:.3f}",
@@ -188,7 +189,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             escape(pair.b),
             _dims(pair.dim_a, pair.dim_b),
             f"{100 * pair.accuracy_change:+.2f}",
-            f"{pair.threshold_change:+.4f}",
+            f"{'+' if pair.threshold_change >= 0 else ''}{show_score(pair.threshold_change)}",
             "-" if pair.norm_change is None else f"{pair.norm_change:+.3f}",
             "-" if size is None else f"{'-' if size < 0 else '+'}{readable_size(abs(size))}",
         )

@@ -113,6 +113,7 @@ def evaluate(
         baseline=baseline,
         skip_missing=skip_missing,
         llr=llr,
+        calibration=calibration,
     )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
@@ -140,7 +141,14 @@ def evaluate(
     if any(value is not None for value in special.values()):
         if skip_missing:
             raise NestvoxError("--skip-missing cannot be combined with score normalisation, calibration or thresholds")
-        special |= {"scores": scores, "store": store, "model": model, "weights": weights, "offline": offline}
+        special |= {
+            "llr": llr,
+            "scores": scores,
+            "store": store,
+            "model": model,
+            "weights": weights,
+            "offline": offline,
+        }
         rescored = evaluate_rescored(listed, dims=wanted, **special, **common)
     if scores is None:
         common["skip_missing"] = skip_missing
@@ -267,6 +275,7 @@ def _check_call(
     baseline: list[str] | None,
     skip_missing: bool,
     llr: bool,
+    calibration: Path | None,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -281,6 +290,8 @@ def _check_call(
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
     if scores is None and llr:
         raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
+    if llr and calibration is not None:
+        raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:

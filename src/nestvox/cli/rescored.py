@@ -80,6 +80,7 @@ def evaluate_rescored(
     calibration: Path | None,
     thresholds: Path | None,
     scores_out: Path | None,
+    llr: bool,
     allow_overlap: bool,
     p_target: float,
     c_miss: float,
@@ -132,6 +133,7 @@ def evaluate_rescored(
             table=table,
             conditions=settings["conditions"],
             interval=settings["interval"],
+            llr=llr,
             allow_overlap=allow_overlap,
             n_bootstrap=n_bootstrap,
             seed=seed,
@@ -173,7 +175,7 @@ def print_rescored(rescored: RescoredEvaluation, console: Console) -> None:
         )
         for row in rescored.evaluation.overall:
             console.print(
-                f"{show_dim(row.dim)} dimensions: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim"
+                f"{show_dim(row.dim, unit='dimensions')}: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim"
             )
     if rescored.uses:
         print_uses(rescored.uses, console)

@@ -24,6 +24,7 @@ __all__ = [
     "read_system",
     "rescored_system",
     "show_dim",
+    "show_score",
 ]
 
 
@@ -184,6 +185,13 @@ def check_model_folder(model: str, fingerprint: str, where: str) -> None:
         )
 
 
-def show_dim(dim: int | None) -> str:
-    """A prefix length in a table; scores of a file have none."""
-    return "-" if dim is None else str(dim)
+def show_dim(dim: int | None, *, unit: str = "") -> str:
+    """A prefix length, in a table or with its unit in a sentence; scores of a file have none."""
+    if dim is None:
+        return "scores" if unit else "-"
+    return f"{dim} {unit}".rstrip()
+
+
+def show_score(score: float) -> str:
+    """A score or threshold with four decimals, or four digits where those would say too little or too much."""
+    return f"{score:.4f}" if score == 0 or 0.1 <= abs(score) < 1e6 else f"{score:.4g}"

@@ -137,21 +137,21 @@ def print_uses(uses: Sequence[ThresholdUse], console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from nestvox.cli.source import show_dim
+    from nestvox.cli.source import show_dim, show_score
 
     labels = sorted({label for use in uses for label in use.labels})
     shown_labels = f" [bold red]{escape(', '.join(labels).upper())}[/]" if labels else ""
     shown = Table(title="stored thresholds on these trials" + shown_labels, title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("dim", justify="right")
     shown.add_column("set at")
-    for name in ("threshold", "FAR % there", "FAR % here", "FRR % there", "FRR % here", "trials here"):
-        shown.add_column(name, justify="right")
+    for name in ("threshold", "FAR %\nthere", "FAR %\nhere", "FRR %\nthere", "FRR %\nhere", "trials\nhere"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for use in uses:
         stored = use.threshold
         shown.add_row(
             show_dim(stored.dim),
             escape(_place(stored)),
-            f"{stored.value:.4f}",
+            show_score(stored.value),
             f"{100 * stored.p_fa:.2f}",
             escape(_percent(use.p_fa, use.p_fa_interval)),
             f"{100 * stored.p_miss:.2f}",
@@ -168,7 +168,7 @@ def _print(found: ThresholdsSet, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from nestvox.cli.source import show_dim
+    from nestvox.cli.source import show_dim, show_score
 
     labels = f" [bold red]{escape(', '.join(found.labels).upper())}[/]" if found.labels else ""
     first = found.thresholds[0]
@@ -179,11 +179,11 @@ def _print(found: ThresholdsSet, console: Console) -> None:
     for name in ("threshold \\[interval]", "FAR % \\[interval]", "FRR % \\[interval]", "target : non-target"):
         shown.add_column(name, justify="right")
     for made in found.thresholds:
-        interval = "no upper end" if made.value_interval is None else "{:.4f}, {:.4f}".format(*made.value_interval)
+        interval = "no upper end" if made.value_interval is None else ", ".join(map(show_score, made.value_interval))
         cells = (
             show_dim(made.dim),
             "any duration" if made.duration_class is None else str(made.duration_class),
-            f"{made.value:.4f} [{interval}]",
+            f"{show_score(made.value)} [{interval}]",
             _percent(made.p_fa, made.p_fa_interval),
             _percent(made.p_miss, made.p_miss_interval),
             f"{made.n_target} : {made.n_nontarget}",
@@ -193,16 +193,17 @@ def _print(found: ThresholdsSet, console: Console) -> None:
     console.print(f"Trials {escape(first.trials_source)}, sha256 {first.trials_sha256}", soft_wrap=True)
     console.print(f"Interval: {escape(first.interval)}", soft_wrap=True)
     for missing in found.not_set:
+        place = f"{show_dim(missing.dim, unit='dimensions')}, recordings of {missing.duration_class}"
         console.print(
-            f"[yellow]not set:[/yellow] {show_dim(missing.dim)} dimensions, recordings of {missing.duration_class}: "
-            f"{escape(missing.reason)}",
+            f"[yellow]not set:[/yellow] {place}: {escape(missing.reason)}",
             soft_wrap=True,
         )
     for made, sentences in zip(found.thresholds, found.warnings, strict=True):
         for sentence in sentences:
             place = "" if made.duration_class is None else f", recordings of {made.duration_class}"
             console.print(
-                f"[yellow]unsure:[/yellow] {show_dim(made.dim)} dimensions{place}: {escape(sentence)}", soft_wrap=True
+                f"[yellow]unsure:[/yellow] {show_dim(made.dim, unit='dimensions')}{place}: {escape(sentence)}",
+                soft_wrap=True,
             )
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)

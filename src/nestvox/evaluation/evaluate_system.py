@@ -27,6 +27,7 @@ def evaluate_system(
     *,
     table: UtteranceTable | None = None,
     conditions: Mapping[str, Sides] | Sequence[str] = (),
+    llr: bool = False,
     allow_overlap: bool = False,
     p_target: float = 0.05,
     c_miss: float = 1.0,
@@ -45,6 +46,7 @@ def evaluate_system(
         speakers: of the trials, see `compare.trial_speakers`.
         table: where conditions, paths and the label ``synthetic`` come from.
         conditions: columns of the table, or column name to the values of both sides.
+        llr: the scores are log likelihood ratios in nats, also where the system calls them given.
         allow_overlap: evaluate in spite of training speakers, with the label ``leaky``.
         p_target: prior of the detection cost.
         c_miss: its cost of a miss.
@@ -79,7 +81,7 @@ def evaluate_system(
         system.fingerprint,
         (*system.labels, *labels, *chosen_labels, *marks_of(trials, table)),
         (f"The scores are the {system.space}.", *system.notes, *notes, *chosen_notes),
-        llr=system.space.kind == "llr",
+        llr=llr or system.space.kind == "llr",
         path_of=path_in_table(table),
     )
     return measure(

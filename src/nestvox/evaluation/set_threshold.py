@@ -18,7 +18,7 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.conditions import marks_of
 from nestvox.evaluation.quality import trial_durations_s
-from nestvox.evaluation.refusals import check_trials
+from nestvox.evaluation.refusals import SELECTED, check_trials
 from nestvox.evaluation.results import plain_values
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System
@@ -83,7 +83,7 @@ class ThresholdUse:
         n_nontarget: non-target trials.
         trials_sha256: canonical hash of exactly these trials.
         interval: in words.
-        labels: what has to be said with every rate.
+        labels: what has to be said with every rate; ``selected`` where the threshold was set on these very trials.
     """
 
     threshold: Threshold
@@ -208,7 +208,8 @@ def use_thresholds(
     Args:
         thresholds: of this model and this kind of score; those of dimensions that the system has not are passed over.
         system: scores of the trials.
-        trials: labelled, of both classes, none twice; best not those that the thresholds were set on.
+        trials: labelled, of both classes, none twice; on those that a threshold was set on, its
+                rates are labelled ``selected``.
         speakers: of the trials.
         table: durations, where a threshold is for a duration class.
         allow_overlap: count on training speakers, with the label ``leaky``.
@@ -250,6 +251,8 @@ def use_thresholds(
             seed=seed,
             confidence=confidence,
         )
+        trials_sha256 = _sha256(trials, mask)
+        own = {SELECTED} if trials_sha256 == threshold.trials_sha256 else set()
         found.append(
             ThresholdUse(
                 threshold,
@@ -259,9 +262,9 @@ def use_thresholds(
                 (measured.p_miss.low, measured.p_miss.high),
                 measured.n_target,
                 measured.n_nontarget,
-                _sha256(trials, mask),
+                trials_sha256,
                 _in_words(measured, speakers, seed),
-                labels,
+                tuple(sorted({*labels, *own})),
             )
         )
     return tuple(found)
