@@ -115,7 +115,8 @@ def test_begins_as_the_pretrained_network(model: ReDimNetMRL, released: Path, au
 def test_padding_changes_nothing(model: ReDimNetMRL, audio: torch.Tensor) -> None:
     padded = torch.cat([audio, torch.ones(2, 3000)], dim=1)
     with torch.no_grad():
-        torch.testing.assert_close(model(padded, lengths=torch.tensor([16_000, 16_000])), model(audio))
+        for lengths in (torch.tensor([16_000, 16_000]), [16_000, 16_000]):
+            torch.testing.assert_close(model(padded, lengths=lengths), model(audio))
 
 
 def test_a_frozen_backbone_stays_as_it_is(model: ReDimNetMRL, audio: torch.Tensor) -> None:
@@ -382,8 +383,10 @@ def test_error_rates_at_every_dim(model: ReDimNetMRL, corpus: Path) -> None:
         assert (rates["n_target"], rates["n_nontarget"], len(rates["trials_sha256"])) == (18, 18, 64)
         assert rates["eer_low"] <= rates["eer"] <= rates["eer_high"]
     pairs = [(str(corpus / a), str(corpus / b), int(label)) for label, a, b in trials]
-    again = evaluate_mrl_eer(model, pairs, [8], n_bootstrap=50)
+    told: list[tuple[int, int | None]] = []
+    again = evaluate_mrl_eer(model, pairs, [8], n_bootstrap=50, progress=lambda *at: told.append(at))
     assert again[8]["eer"] == found[8]["eer"]
+    assert told == [(done, 24) for done in range(1, 25)]
 
 
 def test_missing_files_are_not_left_out(model: ReDimNetMRL, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from nestvox.heads.rotation import check_dims, truncation
 from nestvox.losses.redimnet_mrl import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 from nestvox.model import SpeakerModel
 from nestvox.model_calibration import ModelCalibration
+from nestvox.progress import Progress, silent
 
 __all__ = [
     "AAMSoftmax",
@@ -150,7 +151,7 @@ class ReDimNetMRL(nn.Module):
         target_dim: int | None = None,
         *,
         dim: int | None = None,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor | dict[int, Tensor]:
         """Embed a batch in one pass.
 
@@ -167,7 +168,7 @@ class ReDimNetMRL(nn.Module):
         Raises:
             ModelError: another shape, too short audio, or a length that the embedding does not have.
         """
-        taps = self.encoder(_two_dimensional(audio), lengths)
+        taps = self.encoder(_two_dimensional(audio), None if lengths is None else torch.as_tensor(lengths))
         full: Tensor = taps.embedding if self.head is None else self.head(getattr(taps, self.head.tap))
         return _prefixes(full, self.mrl_dims, return_all_dims, target_dim if target_dim is not None else dim)
 
@@ -431,6 +432,7 @@ def evaluate_mrl_eer(
     *,
     audio_dir: str | Path | None = None,
     n_bootstrap: int = 1000,
+    progress: Progress = silent,
 ) -> dict[int, dict[str, Any]]:
     """Measure error rates at every prefix; each file is read and embedded once.
 
@@ -441,6 +443,7 @@ def evaluate_mrl_eer(
         mrl_dims: prefix lengths; None: the model's.
         audio_dir: where the paths of the pairs begin; None: the folder of the list, or the working directory.
         n_bootstrap: replicates of the interval.
+        progress: told the files embedded.
 
     Returns:
         By length ``eer`` (a fraction), ``threshold``, and everything else of `evaluation.results.ErrorRates`, without
@@ -456,7 +459,10 @@ def evaluate_mrl_eer(
     wanted = tuple(mrl_dims or speaker_model.dims)
     names = sorted({*trials.frame["enrol"], *trials.frame["test"]})
     row = {name: number for number, name in enumerate(names)}
-    vectors = np.stack([speaker_model.embed(root / name, normalize=False) for name in names])
+    vectors = np.zeros((len(names), speaker_model.embedding_dim), np.float32)
+    for done, name in enumerate(names):
+        vectors[done] = speaker_model.embed(root / name, dim=speaker_model.embedding_dim, normalize=False)
+        progress(done + 1, len(names))
     sides = [np.array([row[name] for name in trials.frame[side]]) for side in ("enrol", "test")]
     measured = {}
     for dim, scores in prefix_cosines(vectors, sides[0], sides[1], wanted, names=names).items():
