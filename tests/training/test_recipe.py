@@ -70,6 +70,7 @@ def test_an_override_is_yaml(override: str, value: Any) -> None:
     ("override", "told"),
     [
         ("training.epochs=-1", "training.epochs = -1: Input should be greater than or equal to 0"),
+        ("training.learning_rate=.inf", "training.learning_rate = inf: Input should be a finite number"),
         ("training.schedule=linear", "training.schedule = 'linear': Input should be 'cosine'"),
         ("kind=bilinear", "kind = 'bilinear'"),
         ("kind.linear=1", "--set kind.linear: kind holds 'linear' and has no keys below it"),
@@ -105,6 +106,30 @@ def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
         ({"kind": "linear", "stages": [{"epoch": 30, "dims": [8]}]}, "never begins"),
         ({"kind": "linear", "training": {"epochs": 2, "large_margin": {"epochs": 3}}}, "3 of 2"),
         ({"kind": "rotation", "stages": [{"epoch": 0, "dims": [8]}]}, "a rotation is fitted at once"),
+        ({"kind": "rotation", "training": {"ema": 0.9}}, "training means nothing here: a rotation is found in closed"),
+        ({"kind": "rotation", "data": {"crop_s": 3}}, "data.crop_s means nothing here"),
+        ({"kind": "linear", "head": {"dropout": 0.1}}, "a linear head has no hidden layer"),
+        ({"kind": "linear", "head": {"start": "pretrained", "start_from": "r.safetensors"}}, "head.start_from"),
+        ({"kind": "linear", "loss": {"mining": "hard"}}, "loss aam has no triplets"),
+        ({"kind": "linear", "loss": {"kind": "am", "easy_margin": True}}, "loss am has no easy margin"),
+        ({"kind": "linear", "loss": {"sub_centers": 4}}, "one prototype a speaker"),
+        ({"kind": "linear", "loss": {"distill_terms": {"similarity": 2}}}, "loss.distill is 0"),
+        (
+            {"kind": "linear", "loss": {"kind": "triplet", "scale": 9}, "training": {"balanced": {}}},
+            "loss.scale means nothing here: loss triplet has no prototypes",
+        ),
+        (
+            {"kind": "linear", "loss": {"kind": "prototypical", "margin": 0.3}, "training": {"balanced": {}}},
+            "loss prototypical has no margin",
+        ),
+        ({"kind": "linear", "training": {"momentum": 0.8}}, "of the optimizer sgd"),
+        ({"kind": "linear", "training": {"optimizer": "sgd", "betas": [0.8, 0.9]}}, "of the optimizer adamw"),
+        ({"kind": "linear", "training": {"gamma": 0.5}}, "the schedule is cosine"),
+        ({"kind": "linear", "training": {"schedule": "exponential", "step_epochs": 5}}, "not step"),
+        ({"kind": "linear", "training": {"schedule": "constant", "min_learning_rate": 1e-5}}, "is constant"),
+        ({"kind": "linear", "training": {"large_margin": {"epochs": 1, "crop_s": 5}}}, "and no clips"),
+        ({"kind": "lora", "encoder": {"lora": {}, "batch_norm": "train"}}, "statistics stay as they are"),
+        ({"kind": "lora", "encoder": {"lora": {}, "decay": 0.5}}, "one part, with one rate"),
     ],
 )
 def test_a_setting_that_means_nothing_is_refused_with_the_reason(content: dict[str, Any], told: str) -> None:
@@ -112,6 +137,16 @@ def test_a_setting_that_means_nothing_is_refused_with_the_reason(content: dict[s
         parse_recipe(content, "here.yaml")
     assert str(caught.value).startswith("here.yaml: ")
     assert told in str(caught.value)
+
+
+def test_an_override_leaves_nothing_meaningless_in_a_recipe_of_the_package() -> None:
+    drawn = "training.balanced={speakers: 8}"
+    assert load_recipe("linear").loss.scale == 20
+    recipe = load_recipe("linear", ["loss.kind=triplet", drawn])
+    assert recipe.loss.scale == type(recipe.loss)().scale
+    assert load_recipe("mlp", ["head.kind=linear"]).head.dropout == 0
+    with pytest.raises(RecipeError, match=r"loss\.scale means nothing here"):
+        load_recipe("linear", ["loss.kind=triplet", "loss.scale=20", drawn])
 
 
 def test_what_is_no_recipe(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def changed(**values: Any) -> dict[str, Any]:
 
 
 def recipe_of(content: dict[str, Any]) -> Any:
-    return parse_recipe(dict(migrate(content, "config.yaml").recipe), "config.yaml")
+    return parse_recipe(migrate(content, "config.yaml").recipe, "config.yaml", adapt=True)
 
 
 def test_the_published_file() -> None:

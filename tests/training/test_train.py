@@ -201,7 +201,8 @@ def test_material_that_is_missing_or_of_another_encoder(encoder: SpeakerModel, w
 
 
 def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
-    found = run(encoder, world, tmp_path / "run", "rotation")
+    found = train(load_recipe("rotation", world.settings(**{"head.dims": "[8,24]"})), tmp_path / "run", model=encoder)
+    assert found is not None
     assert found.model.head is not None
     assert found.model.head.kind == "rotation"
     assert found.rates[-1].best == pytest.approx(found.rates[-1].truncated)

@@ -55,7 +55,7 @@ def train(
     else:
         for note in plan.notes if first else ():
             typer.echo(note, err=True)
-        resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [])
+        resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [], adapt=True)
     if show:
         print(resolved.to_yaml(), end="")
         return

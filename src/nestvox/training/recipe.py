@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from nestvox.errors import RecipeError
+from nestvox.training.idle import idle_settings
 
 __all__ = [
     "Balanced",
@@ -55,6 +56,8 @@ _PATHS = (
     "data.rooms",
     "head.start_from",
 )
+_TOLERANT = "settings that mean nothing pass"
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -68,7 +71,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -345,9 +348,12 @@ class Recipe(_Section):
     run: RunSection = RunSection()
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self, info: ValidationInfo) -> Self:
         for problem in self._problems():
             raise ValueError(problem)
+        if info.context != _TOLERANT:
+            for key, reason in idle_settings(self):
+                raise ValueError(f"{key} means nothing here: {reason}; leave it out")
         return self
 
     def _problems(self) -> Iterator[str]:  # noqa: PLR0912  a list of rules
@@ -439,7 +445,8 @@ def shipped_recipes() -> dict[str, str]:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name in the package or by path, and apply overrides.
 
-    Relative paths in a file start from its folder, those in an override from the working directory.
+    Relative paths in a file start from its folder, those in an override from the working directory. What an override
+    leaves without meaning in a recipe of the package (the scale of its loss, with a loss that has none) is dropped.
 
     Args:
         name_or_path: ``linear``, or a YAML file.
@@ -457,19 +464,22 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise RecipeError(f"{source}: a recipe is a mapping with the key kind, got {type(content).__name__}")
     if folder is not None:
         _from(folder, content)
-    return parse_recipe(content, str(source), overrides)
+    return parse_recipe(content, str(source), overrides, adapt=folder is None)
 
 
-def parse_recipe(content: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(
+    content: Mapping[str, Any], source: str, overrides: Sequence[str] = (), *, adapt: bool = False
+) -> Recipe:
     """Check the keys and values of a recipe.
 
     Args:
         content: as YAML gives it.
         source: for messages.
         overrides: see `load_recipe`.
+        adapt: drop settings of `content`, not of the overrides, that mean nothing; otherwise they are refused.
 
     Raises:
-        RecipeError: an unknown key or a wrong value.
+        RecipeError: an unknown key, a wrong value, or a setting that means nothing where it stands.
     """
     changed = copy.deepcopy(dict(content))
     for override in overrides:
@@ -477,10 +487,28 @@ def parse_recipe(content: Mapping[str, Any], source: str, overrides: Sequence[st
         if not found or not key:
             raise RecipeError(f"--set {override}: expected section.key=value, e.g. training.epochs=5")
         _set(changed, key.strip(), value)
+    if adapt:
+        said = [f"{override.partition('=')[0].strip()}." for override in overrides]
+        for idle, _ in idle_settings(_validated(changed, source, _TOLERANT)):
+            if not any(f"{idle}.".startswith(key) or key.startswith(f"{idle}.") for key in said):
+                _drop(changed, idle)
+    return _validated(changed, source)
+
+
+def _validated(content: Mapping[str, Any], source: str, context: str | None = None) -> Recipe:
     try:
-        return Recipe.model_validate(changed)
+        return Recipe.model_validate(content, context=context)
     except ValidationError as error:
         raise RecipeError(f"{source}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+
+
+def _drop(content: dict[str, Any], key: str) -> None:
+    *sections, last = key.split(".")
+    place: Any = content
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        place.pop(last, None)
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str | Path, Path | None]:
