@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,24 @@ def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_pat
     assert found.model.head.kind == "rotation"
     assert found.rates[-1].best == pytest.approx(found.rates[-1].truncated)
     assert found.rates[0].best <= found.rates[0].truncated
+    more = load_recipe("rotation", world.settings(**{"head.dims": "[8,32]"}))
+    with pytest.raises(RecipeError, match=r"head\.dims: a rotation has the 24 dimensions .* got 32"):
+        train(more, tmp_path / "more", model=encoder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("data.variants", "2", "variants 3 there, 2 expected"),
+        ("data.crop_s", "2.5", "crop_s None there, 2.5 expected"),
+        ("data.augmentation", "{p_noise: 0.9}", "augmentation.p_noise nothing there, 0.9 expected"),
+    ],
+)
+def test_a_cache_that_was_made_otherwise_than_the_recipe_says(
+    encoder: SpeakerModel, world: World, tmp_path: Path, setting: str, value: str, told: str
+) -> None:
+    with pytest.raises(StoreError, match=re.escape(told)):
+        run(encoder, world, tmp_path / "run", **{setting: value})
 
 
 def test_a_trained_head_is_gone_on_with(trained: Trained, world: World, tmp_path: Path) -> None:

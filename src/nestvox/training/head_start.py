@@ -59,7 +59,7 @@ def fit_rotation(
 
     Raises:
         ModelError: the file is no rotation, or too few speakers.
-        RecipeError: the rotation in the file is of another size.
+        RecipeError: the rotation in the file is of another size, or the recipe asks for more dims than there are.
     """
     size = data.cache.embedding_dim
     if recipe.head.start_from is not None:
@@ -70,7 +70,10 @@ def fit_rotation(
                 f"the embedding has {size}"
             )
         return rotation
-    dims = [dim for dim in nested_dims(recipe, size) if dim <= size]
+    wanted = nested_dims(recipe, size)
+    if recipe.kind == "rotation" and wanted[-1] > size:
+        raise RecipeError(f"head.dims: a rotation has the {size} dimensions of the embedding at most, got {wanted[-1]}")
+    dims = [dim for dim in wanted if dim <= size]
     found = choose_rotation(
         data.cache.gather(data.utterances, 0, tap="embedding"),
         data.speakers,

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -14,12 +15,13 @@ from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
+from nestvox.extraction.cache_plan import refuse_difference
 from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe import DataSection, Recipe
 
 __all__ = ["Material", "banks_of"]
 
@@ -77,7 +79,8 @@ class Material:
         Raises:
             OverlapError: two of training, development and test share speakers.
             RecipeError: something that the recipe has to name is missing.
-            StoreError: a cache that is not complete, of another encoder, lacks utterances or has other speakers.
+            StoreError: a cache that is not complete, of another encoder, lacks utterances, has other speakers, or
+                was made otherwise than the recipe says.
         """
         data = recipe.data
         if data.dev_trials is None:
@@ -88,6 +91,8 @@ class Material:
         whole = _joined(data.table)
         train = None if whole is None else _part(whole, data.train, "train")
         given = None if data.cache is None else _opened(data.cache, model)
+        if given is not None and model is not None and recipe.from_cache:
+            _refuse_other_making(recipe, given, model.sample_rate)
         given_dev = given if data.dev_cache is None else _opened(data.dev_cache, model)
         dev_whole = _joined(data.dev_table) or whole
         if dev_whole is not None:
@@ -140,6 +145,24 @@ def _part(table: UtteranceTable, where: dict[str, str], part: str, *, may_be_emp
     if not len(found) and not may_be_empty:
         raise RecipeError(f"data.{part}: no utterance of {table.source} has {where or 'a row'}; say what marks them")
     return found
+
+
+def _refuse_other_making(recipe: Recipe, cache: FeatureCache, sample_rate: int) -> None:
+    """Refuse a cache that was made otherwise than the recipe says, as far as it says anything."""
+    data, plan = recipe.data, cache.plan
+    expected: dict[str, Any] = {}
+    if data.variants != DataSection().variants:
+        expected["variants"] = data.variants
+    if data.crop_s is not None:
+        expected["crop_s"] = data.crop_s
+    banks = dict(plan.augmentation.get("banks", {}))
+    if data.noise is not None:
+        banks["noise"] = NoiseBank.from_folder(data.noise, sample_rate=sample_rate).fingerprint
+    if data.rooms is not None:
+        banks["rooms"] = RoomBank.from_folder(data.rooms, sample_rate=sample_rate).fingerprint
+    if data.augmentation or data.noise is not None or data.rooms is not None:
+        expected["augmentation"] = {**plan.augmentation, **data.augmentation, "banks": banks}
+    refuse_difference(str(cache.path), plan, expected)
 
 
 def _tested(tables: Sequence[UtteranceTable | None], where: dict[str, str]) -> list[str]:

@@ -84,7 +84,8 @@ class DataSection(_Section):
         dev: likewise, of the development utterances.
         test: likewise, of speakers who must be in neither; ``{}``: there are none in the tables.
         dev_trials: the labelled list that the best weights are chosen on.
-        cache: feature cache of the training utterances; none: made in the run's folder.
+        cache: feature cache of the training utterances; none: made in the run's folder. What the recipe says of
+            variants, crop and augmentation must be what it was made with.
         dev_cache: of the development utterances; none: made, or `cache` where that was given and holds them.
         skip_bad: leave out audio that cannot be used, with its reason in the cache, instead of stopping at the first.
         variants: seeded augmented copies of each utterance in the cache; the first is the clean one.
