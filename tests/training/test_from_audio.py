@@ -14,11 +14,12 @@ import torch
 
 import nestvox
 from nestvox.audio.augment import Banks
+from nestvox.audio.errors import AugmentationError, SilentAudioError
 from nestvox.audio.read import read
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
-from nestvox.errors import ModelError, RecipeError
+from nestvox.errors import AudioError, ModelError, RecipeError
 from nestvox.heads.linear import LinearHead
 from nestvox.model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
@@ -327,6 +328,46 @@ def test_who_has_too_few_clips_is_heard_in_others(speech: Path) -> None:
     (part,) = next(batches).parts
     assert torch.bincount(part.labels).tolist() == [4] * TRAIN
     assert len(torch.unique(part.inputs, dim=0)) == 4 * TRAIN
+
+
+def test_a_clip_is_not_cut_out_of_digital_silence(speech: Path, tmp_path: Path) -> None:
+    samples = np.zeros(4 * RATE, np.float32)
+    samples[3 * RATE :] = 0.1 * np.random.default_rng(0).standard_normal(RATE)
+    soundfile.write(tmp_path / "late.wav", samples, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "never.wav", np.zeros(RATE, np.float32), RATE)
+    rows = [{"utt_id": name, "path": f"{name}.wav", "speaker": name} for name in ("late", "never")]
+    recipe = load_recipe("lora", settings(speech, **{"data.variants": "1", "data.train": "{}"}))
+    clips = AudioSource(UtteranceTable(pl.DataFrame(rows), "t", tmp_path), recipe, RATE, ALONE, Banks())
+    assert all(clips.clip(0, epoch)[0].any() for epoch in range(12))
+    assert np.array_equal(clips.clip(0, 5)[0], clips.clip(0, 5)[0])
+    with pytest.raises(SilentAudioError, match=r"never\.wav"):
+        clips.clip(1, 0)
+
+
+def test_audio_that_cannot_be_used_is_left_out_where_the_recipe_says_so(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path
+) -> None:
+    (speech / "broken.wav").write_bytes(b"RIFF")
+    frame = read_utterances(speech / "table.tsv").frame
+    extra = {"utt_id": "broken", "path": "broken.wav", "speaker": "s0", "split": "train"}
+    write_utterances(UtteranceTable(pl.concat([frame, pl.DataFrame(extra)]), "t", speech), speech / "more.tsv")
+    changes = {**UNFREEZE, "data.table": f"{speech}/more.tsv", "loss.distill": "0.5"}
+    with pytest.raises(AudioError, match=r"broken\.wav"):
+        run(speech, tmp_path / "a", "unfreeze", encoder, **changes)
+    found = run(speech, tmp_path / "b", "unfreeze", encoder, **changes, **{"data.skip_bad": "true"})
+    assert found.model.card["head_data"].startswith(f"{TRAIN * TAKES} utterances")
+
+
+@pytest.mark.parametrize(
+    ("settings_", "told"),
+    [("{p_reverb: 1}", "p_reverb asks for rooms"), ("{p_nois: 1}", "no setting 'p_nois'; it has channels, clip")],
+)
+def test_augmentation_is_checked_before_anything_is_embedded(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path, settings_: str, told: str
+) -> None:
+    with pytest.raises(AugmentationError, match=told):
+        run(speech, tmp_path / "run", "unfreeze", encoder, **UNFREEZE, **{"data.augmentation": settings_})
+    assert not (tmp_path / "run" / "cache").exists()
 
 
 def test_another_speed_is_another_speaker(speech: Path) -> None:

@@ -180,6 +180,9 @@ class Augmentation:
         Args:
             banks: what there is.
             changes: settings that are not the default.
+
+        Raises:
+            AugmentationError: an unknown setting, or a value that makes no sense.
         """
         kinds = {
             "noise": 2.0 if banks.noise is not None and "noise" in banks.noise.kinds else 0.0,
@@ -191,7 +194,7 @@ class Augmentation:
             possible["p_noise"] = 0.0
         if banks.rooms is None:
             possible["p_reverb"] = 0.0
-        return cls(**{**possible, **changes})
+        return cls.from_config({**possible, **changes})
 
     def config(self) -> dict[str, Any]:
         """Return the settings for JSON; `from_config` reads them."""

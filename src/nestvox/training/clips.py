@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nestvox.audio.augment import Augmentation, Banks, augment, utterance_rng
+from nestvox.audio.augment import Banks, augment, utterance_rng
+from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.read import probe, read
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.extraction.feature_cache import FeatureCache
 from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.material import augmentation_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, split
@@ -26,6 +28,7 @@ from nestvox.training.schedule import Schedule
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
 
 DEFAULT_CROP_S = 3.0
+_PLACES = 50  # that are tried in a file with stretches of digital silence
 _AHEAD = 2  # micro-batches that are decoded while one is learned from
 
 Waveform = NDArray[np.float32]
@@ -76,7 +79,7 @@ class AudioSource:
         self.processes = processes
         self.banks = banks
         self.teacher = teacher
-        self.augmentation = Augmentation.for_banks(banks, **recipe.data.augmentation)
+        self.augmentation = augmentation_of(recipe, banks)
         self.augmented = recipe.data.variants > 1
         self.utterances = _utterances(table)
         speeds = self.augmentation.speeds if self.augmented and self.augmentation.p_speed else ()
@@ -155,11 +158,7 @@ class AudioSource:
         place = float(draw.random())
         treatment = self.augmentation.draw(draw) if self.augmented else None
         heard_s = crop_s * (1.0 if treatment is None else treatment.speed)
-        whole_s = utterance.duration_s or probe(utterance.path).duration_s - utterance.start_s
-        start_s = utterance.start_s + place * max(0.0, whole_s - heard_s)
-        samples, _ = read(
-            utterance.path, sample_rate=self.sample_rate, start_s=start_s, duration_s=min(heard_s, whole_s)
-        )
+        samples = self._stretch(utterance, heard_s, place, draw)
         # A short utterance is repeated: padding with zeros would teach silence.
         samples = np.resize(samples, round(heard_s * self.sample_rate))
         speaker = utterance.speaker
@@ -167,6 +166,29 @@ class AudioSource:
             samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
             speaker += treatment.suffix
         return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker
+
+    def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
+        """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.
+
+        Raises:
+            AudioError: the file cannot be used.
+        """
+        whole_s = utterance.duration_s or probe(utterance.path).duration_s - utterance.start_s
+        left_s = max(0.0, whole_s - heard_s)
+        tries = 0
+        while True:
+            try:
+                return read(
+                    utterance.path,
+                    sample_rate=self.sample_rate,
+                    start_s=utterance.start_s + place * left_s,
+                    duration_s=min(heard_s, whole_s),
+                )[0]
+            except SilentAudioError:
+                tries += 1
+                if not left_s or tries > _PLACES:
+                    raise
+                place = float(draw.random())
 
     def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str]]) -> MicroBatch:
         device = self.processes.device

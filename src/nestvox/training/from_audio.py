@@ -187,8 +187,9 @@ def run_audio(
             torch.manual_seed(recipe.seed)
             add_low_rank(network.encoder, lora)
     teacher = material.train_cache if recipe.loss.distill else None
-    banks = banks_of(recipe, material.train, network.encoder.sample_rate)
-    source = AudioSource(material.train, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher)
+    table = material.usable
+    banks = banks_of(recipe, table, network.encoder.sample_rate)
+    source = AudioSource(table, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher)
     criterion = _criterion(recipe, network.head, material, source.names)
     network.to(processes.device)
     task = AudioTask(network, criterion.to(processes.device), material.dev, recipe)

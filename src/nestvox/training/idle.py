@@ -49,6 +49,11 @@ _RULES = (
         lambda _: "with kind scratch nothing is pretrained that there could be features of",
     ),
     _Rule(
+        ("data.skip_bad",),
+        lambda recipe: recipe.kind != "scratch",
+        lambda _: "with kind scratch no features say what is left out; nestvox data check finds unusable audio",
+    ),
+    _Rule(
         ("head.hidden", "head.layers", "head.dropout"),
         _perceptron,
         lambda _: "a linear head has no hidden layer; head.kind mlp has",

@@ -12,6 +12,7 @@ import polars as pl
 
 from nestvox.audio.augment import Augmentation, Banks
 from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
+from nestvox.audio.read import SAMPLE_RATE
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
@@ -23,7 +24,7 @@ from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import DataSection, Recipe
 
-__all__ = ["Material", "banks_of"]
+__all__ = ["Material", "augmentation_of", "banks_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,14 @@ class Material:
     dev_cache: FeatureCache | None
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
+
+    @property
+    def usable(self) -> UtteranceTable:
+        """The training utterances without those that the cache left out."""
+        assert self.train is not None
+        skipped = [] if self.train_cache is None else [one.utt_id for one in self.train_cache.metadata.failed]
+        kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
+        return replace(self.train, frame=kept, _lines=None)
 
     @property
     def key(self) -> str:
@@ -77,6 +86,7 @@ class Material:
             bars: for the display.
 
         Raises:
+            AugmentationError: settings of the augmentation that make no sense, or that there is nothing for.
             OverlapError: two of training, development and test share speakers.
             RecipeError: something that the recipe has to name is missing.
             StoreError: a cache that is not complete, of another encoder, lacks utterances, has other speakers, or
@@ -117,6 +127,10 @@ class Material:
             _refuse_other_speakers(given, train)
         if data.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
             given_dev = None
+        if train is not None and not (recipe.from_cache and given is not None):
+            augmentation_of(
+                recipe, banks_of(recipe, train, SAMPLE_RATE)
+            )  # wrong settings are told before hours of work
         if model is not None and given is None:
             assert train is not None
             given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
@@ -217,6 +231,18 @@ def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
     )
 
 
+def augmentation_of(recipe: Recipe, banks: Banks) -> Augmentation:
+    """Return how training audio is varied.
+
+    Raises:
+        AugmentationError: an unknown setting, one that makes no sense, or one that the banks have nothing for.
+    """
+    augmentation = Augmentation.for_banks(banks, **recipe.data.augmentation)
+    if recipe.data.variants > 1:
+        augmentation.check_banks(banks)
+    return augmentation
+
+
 def _made(
     recipe: Recipe,
     model: SpeakerModel,
@@ -239,7 +265,7 @@ def _made(
                 table,
                 path,
                 variants=variants,
-                augmentation=Augmentation.for_banks(banks, **data.augmentation) if variants > 1 else None,
+                augmentation=augmentation_of(recipe, banks) if variants > 1 else None,
                 noise=banks.noise,
                 rooms=banks.rooms,
                 crop_s=data.crop_s if variants > 1 else None,

@@ -61,10 +61,7 @@ class Finished:
 def training_data(material: Material) -> CachedUtterances:
     """Take the training utterances of the cache."""
     assert material.train_cache is not None
-    names = None
-    if material.train is not None:
-        skipped = {failure.utt_id for failure in material.train_cache.metadata.failed}
-        names = [name for name in material.train.frame["utt_id"].to_list() if name not in skipped]
+    names = None if material.train is None else material.usable.frame["utt_id"].to_list()
     return CachedUtterances.of(material.train_cache, names)
 
 

@@ -189,7 +189,7 @@ def _finish(
     before = () if model is None else model.training_speakers
     speakers = tuple(sorted({*map(speaker_key, material.speakers), *before}))
     card: dict[str, Any] = {} if model is None else dict(model.card)
-    n_train = len(training_data(material).utterances) if material.train is None else len(material.train)
+    n_train = len(training_data(material).utterances) if material.train is None else len(material.usable)
     card |= {
         "head_data": f"{n_train} utterances, recipe {recipe.kind} {recipe.hash}, chosen on {dev.trials.source}",
         "chosen_on": sorted({dev.trials.sha256, *card.get("chosen_on", ())}),
