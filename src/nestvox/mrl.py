@@ -34,6 +34,7 @@ from nestvox.errors import CatalogueError, ModelError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.evaluate import evaluate_scores
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
+from nestvox.evaluation.settings import Settings
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import check_dims, truncation
@@ -474,7 +475,7 @@ def evaluate_mrl_eer(
             fingerprint=speaker_model.fingerprint,
             training_speakers=speaker_model.training_speakers,
             labels=chosen_on_these(trials, speaker_model.chosen_on)[0],
-            n_bootstrap=n_bootstrap,
+            settings=Settings(n_bootstrap=n_bootstrap),
         ).headline
         measured[dim] = {**asdict(rates), "threshold": rates.eer_threshold}
     return measured

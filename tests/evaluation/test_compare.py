@@ -13,12 +13,12 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
-from nestvox.evaluation import evaluate_store
+from nestvox.evaluation import Settings, evaluate_store
 from nestvox.evaluation.compare import IDENTICAL, compare_systems
 from nestvox.evaluation.systems import System, system_of_model, system_of_scores, system_of_store
 from nestvox.extraction.store import ShardRows, StoreWriter
 
-FEW = {"n_bootstrap": 100, "n_permutations": 100}
+FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 
 
 def frame_of(trials: Trials, values: np.ndarray) -> pl.DataFrame:
@@ -39,7 +39,7 @@ def test_figures_are_those_of_evaluate_and_a_shuffled_file_changes_nothing(world
     systems = [system_of_store("store", world.trials, world.store(), dims=[32])]
     systems.append(system_of_scores("noisy", world.trials, shuffled))
     found = compare_systems(world.trials, systems, **FEW)
-    direct = evaluate_store(world.store(), world.trials, dims=[32], n_bootstrap=60).headline
+    direct = evaluate_store(world.store(), world.trials, dims=[32], settings=Settings(n_bootstrap=60)).headline
     first, second = found.systems
     assert (first.eer, first.min_dcf, first.eer_threshold) == (direct.eer, direct.min_dcf, direct.eer_threshold)
     assert first.accuracy == pytest.approx(
@@ -230,7 +230,9 @@ def test_a_model_is_embedded_once_a_named_utterance_and_scored_like_its_store(wo
 
 def test_json_holds_every_number_with_its_conditions(world):
     systems = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(2)]
-    found = compare_systems(world.trials, systems, table=world.table, p_target=0.01, **FEW)
+    found = compare_systems(
+        world.trials, systems, table=world.table, settings=Settings(p_target=0.01, n_bootstrap=100), n_permutations=100
+    )
     content = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert content["trials_sha256"] == world.trials.sha256
     assert (content["p_target"], content["c_miss"], content["n_clusters"]) == (0.01, 1.0, 12)
@@ -243,6 +245,11 @@ def test_json_holds_every_number_with_its_conditions(world):
 
 def test_same_seed_same_result(world):
     systems = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(2)]
-    one, two, other = (compare_systems(world.trials, systems, table=world.table, seed=s, **FEW) for s in (1, 1, 2))
+    one, two, other = (
+        compare_systems(
+            world.trials, systems, table=world.table, settings=Settings(seed=s, n_bootstrap=100), n_permutations=100
+        )
+        for s in (1, 1, 2)
+    )
     assert one.rows == two.rows
     assert one.rows[0].paired.eer.low != other.rows[0].paired.eer.low

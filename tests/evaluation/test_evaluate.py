@@ -20,10 +20,10 @@ from nestvox.errors import (
     TableError,
     TrialsError,
 )
-from nestvox.evaluation import evaluate_model, evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate_model, evaluate_scores, evaluate_store
 from nestvox.metrics import eer, error_curve, min_dcf
 
-FEW = {"n_bootstrap": 60}
+FEW = {"settings": Settings(n_bootstrap=60)}
 
 
 def trials_of(rows: list[tuple[str, str, bool | None]]) -> Trials:
@@ -352,15 +352,17 @@ def test_names_that_the_store_lacks(world):
 
 def test_impossible_settings_are_refused_before_any_work(world):
     with pytest.raises(NestvoxError, match="p_target"):
-        evaluate_store(world.store(), world.trials, p_target=1.5)
+        evaluate_store(world.store(), world.trials, settings=Settings(p_target=1.5))
     with pytest.raises(NestvoxError, match="it takes 40"):
-        evaluate_store(world.store(), world.trials, n_bootstrap=5)
+        evaluate_store(world.store(), world.trials, settings=Settings(n_bootstrap=5))
     with pytest.raises(NestvoxError, match="seed is a whole number of at least 0, got -1"):
-        evaluate_store(world.store(), world.trials, seed=-1)
+        evaluate_store(world.store(), world.trials, settings=Settings(seed=-1))
 
 
 def test_the_operating_point_reaches_every_row(world):
-    evaluation = evaluate_store(world.store(), world.trials, p_target=0.01, c_miss=10, c_fa=2, **FEW)
+    evaluation = evaluate_store(
+        world.store(), world.trials, settings=Settings(p_target=0.01, c_miss=10, c_fa=2, n_bootstrap=60)
+    )
     curve = error_curve(world.cosines(32), world.trials.frame["target"].to_numpy())
     assert evaluation.headline.min_dcf == pytest.approx(min_dcf(curve, 0.01, 10, 2).value, abs=1e-12)
     assert {(row.p_target, row.c_miss, row.c_fa) for row in evaluation.results} == {(0.01, 10, 2)}

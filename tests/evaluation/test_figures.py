@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nestvox.errors import NestvoxError
-from nestvox.evaluation import evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot
 from nestvox.evaluation.figures import (
     BayesLine,
@@ -20,7 +20,7 @@ from nestvox.evaluation.figures import (
 )
 from nestvox.evaluation.report import evaluation_figures, systems_dim, write_figures
 
-FEW = {"n_bootstrap": 60}
+FEW = {"settings": Settings(n_bootstrap=60)}
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nestvox.errors import NestvoxError
-from nestvox.evaluation import evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.metrics import speaker_bootstrap
 
-FEW = {"n_bootstrap": 60}
+FEW = {"settings": Settings(n_bootstrap=60)}
 
 
 def direct(world, dim: int = 32):
@@ -20,7 +20,9 @@ def direct(world, dim: int = 32):
 
 @pytest.mark.parametrize("interval", ["studentised", "percentile"])
 def test_the_interval_that_was_asked_for(world, interval):
-    row = evaluate_store(world.store(), world.trials, table=world.table, dims=[32], interval=interval, **FEW).headline
+    row = evaluate_store(
+        world.store(), world.trials, table=world.table, dims=[32], settings=Settings(n_bootstrap=60, interval=interval)
+    ).headline
     spread = direct(world)
     expected = {"studentised": spread.eer_studentised, "percentile": spread.eer}[interval]
     assert (row.eer_low, row.eer_high) == pytest.approx(tuple(expected), abs=1e-9)
@@ -55,7 +57,9 @@ def test_without_errors_there_is_no_studentised_interval_and_it_says_so(world):
 def test_one_figure_with_and_one_without(world):
     """Half of the trials told apart by chance: the cost is 1 (accept nothing), the EER is one half and varies."""
     scores = np.random.default_rng(0).normal(size=len(world.trials))
-    row = evaluate_scores(world.trials, scores, table=world.table, p_target=1e-6, **FEW).headline
+    row = evaluate_scores(
+        world.trials, scores, table=world.table, settings=Settings(n_bootstrap=60, p_target=1e-6)
+    ).headline
     assert (row.min_dcf, row.min_dcf_interval, row.eer_interval) == (1.0, "percentile", "studentised")
     assert row.interval.index("EER: 95 % studentised") < row.interval.index("minDCF: 95 % percentile")
     assert "this minDCF has no studentised interval" in row.interval
@@ -63,4 +67,4 @@ def test_one_figure_with_and_one_without(world):
 
 def test_an_unknown_kind_is_refused(world):
     with pytest.raises(NestvoxError, match="studentised, percentile"):
-        evaluate_store(world.store(), world.trials, interval="normal", **FEW)
+        evaluate_store(world.store(), world.trials, settings=Settings(interval="normal"))

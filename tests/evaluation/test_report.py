@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from nestvox.errors import ScoresError, TrialsError
-from nestvox.evaluation import evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.report import percent, percent_interval, render_html, write_html, write_json
 
-FEW = {"n_bootstrap": 60}
+FEW = {"settings": Settings(n_bootstrap=60)}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 

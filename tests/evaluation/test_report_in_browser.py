@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from nestvox.corpora.trials import read_scores, read_trials
-from nestvox.evaluation import evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.compare import compare_systems
 from nestvox.evaluation.comparison_report import write_comparison
 from nestvox.evaluation.drawing import PALETTES
@@ -85,14 +85,14 @@ def pages(world, tmp_path: Path) -> dict[str, Path]:
     for name, noise in (("truncation", 0.8), ("a-system-with-quite-a-long-name-v2", 1.6)):
         vectors = (world.vectors + noise * generator.normal(size=world.vectors.shape)).astype(np.float32)
         stores[name] = replace(world, vectors=vectors).store(name, fingerprint=name[:5] + "0" * 11)
-    common = {"table": table, "n_bootstrap": 60}
+    common = {"table": table, "settings": Settings(n_bootstrap=60)}
     nested, *others = (evaluate_store(store, world.trials, **common) for store in stores.values())
     nested = evaluate_store(stores["nested"], world.trials, conditions=["corpus", "duration"], **common)
     write_html(
         nested, tmp_path / "report.html", baselines=dict(zip(list(stores)[1:], others, strict=True)), name="nested"
     )
     systems = [system_of_store(name, world.trials, store) for name, store in stores.items()]
-    compared = compare_systems(world.trials, systems, table=table, n_bootstrap=60, n_permutations=60)
+    compared = compare_systems(world.trials, systems, table=table, settings=Settings(n_bootstrap=60), n_permutations=60)
     evaluations = dict(zip(stores, (nested, *others), strict=True))
     write_comparison(compared, evaluations, tmp_path / "comparison.html")
     return {name: tmp_path / f"{name}.html" for name in ("report", "comparison")}
@@ -198,7 +198,9 @@ def test_nothing_is_cut_at_any_width(chromium, pages, name):
 def test_the_report_of_published_scores(chromium, lists_dir: Path, tmp_path: Path):
     """60,000 trials of 1,251 speakers: the page that the guide makes."""
     trials = read_trials(lists_dir / "voxsrc2021_val_trials.txt")
-    evaluation = evaluate_scores(trials, read_scores(lists_dir / "voxsrc2021_val_scores.txt"), n_bootstrap=60)
+    evaluation = evaluate_scores(
+        trials, read_scores(lists_dir / "voxsrc2021_val_scores.txt"), settings=Settings(n_bootstrap=60)
+    )
     write_html(evaluation, tmp_path / "voxsrc2021.html")
     for width in (DESKTOP, NARROW):
         found = measured(chromium, tmp_path / "voxsrc2021.html", width)

@@ -13,6 +13,7 @@ from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.evaluate_system import evaluate_system
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
 from nestvox.evaluation.rescore import ScoreNorm, calibrated, normalised
+from nestvox.evaluation.settings import Settings
 from nestvox.evaluation.systems import system_of_scores, system_of_store
 from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
@@ -148,7 +149,7 @@ def test_calibrated_on_some_speakers_and_measured_on_others(world):
     assert cost.act_dcf == act_dcf(error_curve(found.scores[8], targets), 0.3).value
     assert (cost.n_target, cost.n_nontarget) == (targets.sum(), (~targets).sum())
     evaluation = evaluate_system(
-        found, test_trials, test_speakers, table=world.table, conditions=["sex"], n_bootstrap=60
+        found, test_trials, test_speakers, table=world.table, conditions=["sex"], settings=Settings(n_bootstrap=60)
     )
     assert evaluation.notes[0].startswith("The scores are the LLR in nats")
     assert evaluation.calibration[0].cllr == pytest.approx(cost.cllr)

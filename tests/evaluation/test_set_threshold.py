@@ -134,7 +134,7 @@ def test_labels_of_the_material_stand_with_every_rate(world, made):
     found = set_thresholds(system, trials, speakers, FAR, table=marked, allow_overlap=True, **FEW)
     assert all(stored.labels == ("leaky", "synthetic") for stored in found.thresholds)
     uses = use_thresholds(found.thresholds, system, trials, speakers, table=marked, allow_overlap=True, **FEW)
-    assert all(use.labels == ("leaky", "synthetic") for use in uses)
+    assert all(use.labels == ("leaky", "selected", "synthetic") for use in uses)
 
 
 def test_unknown_speakers_are_said(made):

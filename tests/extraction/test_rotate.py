@@ -348,7 +348,7 @@ def test_rotated_store_keeps_names_and_takes_a_new_fingerprint(tmp_path: Path) -
     with pytest.raises(FingerprintError):
         apply_rotation(truncation(SIZE), tmp_path / "s", tmp_path / "r")
     with pytest.raises(FingerprintError):  # one side from each
-        evaluate_store(rotated, trials(), test_store=store, n_bootstrap=10)
+        evaluate_store(rotated, trials(), test_store=store)
 
 
 def test_half_precision_store_keeps_its_scores(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_speakers_that_were_fitted_on_are_refused_in_an_evaluation(tmp_path: Pat
     report = rotate_vectors(tmp_path / "s", labels=labels(SPEAKER_OF), dims=(4,), method="discriminant")
     apply_rotation(report.rotation, tmp_path / "s", tmp_path / "r", training_speakers=report.training_speakers)
     with pytest.raises(OverlapError, match="were trained on"):
-        evaluate_store(EmbeddingStore(tmp_path / "r"), trials(), n_bootstrap=10)
+        evaluate_store(EmbeddingStore(tmp_path / "r"), trials())
 
 
 def test_interrupted_store_resumes(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.compare import Comparison
+    from nestvox.evaluation.settings import Settings
     from nestvox.evaluation.systems import System
 
 __all__ = ["compare", "print_comparison"]
@@ -86,8 +87,12 @@ def compare(
     from nestvox.evaluation.compare import compare_systems
     from nestvox.evaluation.refusals import check_trials, refuse_shared_trials
     from nestvox.evaluation.selection import select_system
+    from nestvox.evaluation.settings import Settings
 
     check_figure_format(figure_format)
+    settings = Settings(
+        p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, confidence=confidence
+    )
     listed = read_trials(trials)
     check_trials(listed)
     choice = None if select_on is None else read_trials(select_on)
@@ -108,13 +113,8 @@ def compare(
             made,
             table=utterances,
             allow_overlap=allow_overlap,
-            p_target=p_target,
-            c_miss=c_miss,
-            c_fa=c_fa,
-            n_bootstrap=bootstrap,
+            settings=settings,
             n_permutations=permutations,
-            seed=seed,
-            confidence=confidence,
             selection=selection,
             progress=progress,
         )
@@ -124,9 +124,7 @@ def compare(
         write_text(json_out, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
         console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
     if report is not None or csv is not None or figures is not None:
-        alone = _each_alone(
-            found, listed, made, utterances, n_bootstrap=bootstrap, seed=seed, allow_overlap=allow_overlap
-        )
+        alone = _each_alone(listed, made, utterances, settings=settings, allow_overlap=allow_overlap)
         _write(found, alone, console, report=report, csv=csv, figures=(figures, figure_format))
 
 
@@ -210,13 +208,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _each_alone(
-    comparison: Comparison,
     trials: Trials,
     systems: Sequence[System],
     table: UtteranceTable | None,
     *,
-    n_bootstrap: int,
-    seed: int,
+    settings: Settings,
     allow_overlap: bool,
 ) -> dict[str, Evaluation]:
     """What the report shows of every system by itself."""
@@ -234,12 +230,7 @@ def _each_alone(
                 speakers,
                 table=table,
                 allow_overlap=allow_overlap,
-                p_target=comparison.p_target,
-                c_miss=comparison.c_miss,
-                c_fa=comparison.c_fa,
-                n_bootstrap=n_bootstrap,
-                seed=seed,
-                confidence=comparison.confidence,
+                settings=settings,
                 progress=progress,
             )
     return found

@@ -159,6 +159,7 @@ def _evaluate(
     import shutil
 
     from nestvox.evaluation.evaluate import evaluate_store
+    from nestvox.evaluation.settings import Settings
     from nestvox.extraction.rotate import rotate_store
 
     found = {}
@@ -184,8 +185,7 @@ def _evaluate(
             trials,
             table=table,
             conditions=conditions[:1] if kept else (),
-            n_bootstrap=bootstrap,
-            seed=seed,
+            settings=Settings(n_bootstrap=bootstrap, seed=seed),
             progress=progress,
         )
     return found

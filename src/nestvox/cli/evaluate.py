@@ -101,6 +101,7 @@ def evaluate(
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
     from nestvox.evaluation.refusals import refuse_copies
+    from nestvox.evaluation.settings import Settings
     from nestvox.extraction.store import EmbeddingStore
 
     check_figure_format(figure_format)
@@ -122,12 +123,9 @@ def evaluate(
         "table": utterances,
         "conditions": _conditions(condition or (), utterances, with_durations=report is not None),
         "allow_overlap": allow_overlap,
-        "p_target": p_target,
-        "c_miss": c_miss,
-        "c_fa": c_fa,
-        "n_bootstrap": bootstrap,
-        "seed": seed,
-        "interval": interval,
+        "settings": Settings(
+            p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, interval=interval
+        ),
     }
     special: dict[str, Any] = {
         "score_norm": score_norm,
@@ -150,8 +148,7 @@ def evaluate(
             "offline": offline,
         }
         rescored = evaluate_rescored(listed, dims=wanted, **special, **common)
-    if scores is None:
-        common["skip_missing"] = skip_missing
+    common |= {"skip_missing": skip_missing} if scores is None else {}
     if rescored is not None:
         found = rescored.evaluation
     elif scores is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.llr_fit import LlrCost
     from nestvox.evaluation.set_threshold import ThresholdUse
+    from nestvox.evaluation.settings import Settings
     from nestvox.evaluation.systems import System
     from nestvox.verdict import Threshold
 
@@ -82,10 +83,8 @@ def evaluate_rescored(
     scores_out: Path | None,
     llr: bool,
     allow_overlap: bool,
-    p_target: float,
-    c_miss: float,
-    c_fa: float,
-    **settings: Any,
+    conditions: Sequence[str],
+    settings: Settings,
 ) -> RescoredEvaluation:
     """Score, normalise, calibrate and measure; the arguments are those of `nestvox evaluate`.
 
@@ -112,7 +111,6 @@ def evaluate_rescored(
     before, system = rescored_system(
         raw, trials, speakers, table, norm=norm, calibration=calibration, allow_overlap=allow_overlap
     )
-    n_bootstrap, seed = settings["n_bootstrap"], settings["seed"]
     uses: tuple[ThresholdUse, ...] = ()
     if stored is not None:
         uses = use_thresholds(
@@ -122,8 +120,9 @@ def evaluate_rescored(
             speakers,
             table=table,
             allow_overlap=allow_overlap,
-            n_bootstrap=n_bootstrap,
-            seed=seed,
+            n_bootstrap=settings.n_bootstrap,
+            seed=settings.seed,
+            confidence=settings.confidence,
         )
     with progress_bar("measuring", "rows") as progress:
         evaluation = evaluate_system(
@@ -131,15 +130,10 @@ def evaluate_rescored(
             trials,
             speakers,
             table=table,
-            conditions=settings["conditions"],
-            interval=settings["interval"],
+            conditions=conditions,
             llr=llr,
             allow_overlap=allow_overlap,
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-            p_target=p_target,
-            c_miss=c_miss,
-            c_fa=c_fa,
+            settings=settings,
             progress=progress,
         )
     known = {dim: before.scores[dim] for dim in system.scores}
@@ -149,10 +143,10 @@ def evaluate_rescored(
         evaluation,
         str(system.space),
         "" if calibration is None else str(calibration),
-        llr_costs(known, targets, p_target, c_miss, c_fa) if calibration is not None else (),
-        llr_costs(system.scores, targets, p_target, c_miss, c_fa) if calibration is not None else (),
+        llr_costs(known, targets, *settings.point) if calibration is not None else (),
+        llr_costs(system.scores, targets, *settings.point) if calibration is not None else (),
         uses,
-        p_target,
+        settings.p_target,
         scores_out,
     )
 

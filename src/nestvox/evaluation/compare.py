@@ -23,6 +23,7 @@ from nestvox.evaluation.paths import path_in_table
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import plain_values
 from nestvox.evaluation.selection import Selection
+from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.evaluation.speakers import (
     TrialSpeakers,
     given_speakers,
@@ -160,13 +161,8 @@ def compare_systems(
     speakers: tuple[ArrayLike, ArrayLike] | None = None,
     table: UtteranceTable | None = None,
     allow_overlap: bool = False,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-    n_bootstrap: int = 1000,
+    settings: Settings = USUAL,
     n_permutations: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
     selection: Selection | None = None,
     progress: Progress = silent,
 ) -> Comparison:
@@ -181,13 +177,9 @@ def compare_systems(
             stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
         table: utterances that the trials name: speakers and the label ``synthetic`` come from it.
         allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
-        p_target: prior of the detection cost.
-        c_miss: its cost of a miss.
-        c_fa: its cost of a false alarm.
-        n_bootstrap: replicates of the intervals, by speaker, the same draws for both systems.
+        settings: operating point, replicates (the same draws for both systems), their seed, which is also that of the
+            permutation, and confidence, 1 minus which p values are held against.
         n_permutations: rounds of the permutation by speaker.
-        seed: of both.
-        confidence: of the intervals; p values are held against 1 minus it.
         selection: of one of these systems on other trials, see `select_system`: it is put first.
         progress: told the comparisons made.
 
@@ -197,6 +189,7 @@ def compare_systems(
         TrialsError, TableError: as `evaluate_scores`.
         OverlapError: training speakers of a system stand in the trials.
     """
+    confidence = settings.confidence
     targets = check_trials(trials)
     systems = _ordered(trials, systems, selection)
     known = trial_speakers(trials, systems, speakers=speakers, table=table)
@@ -222,12 +215,12 @@ def compare_systems(
                 targets,
                 enrol,
                 test,
-                p_target=p_target,
-                c_miss=c_miss,
-                c_fa=c_fa,
-                n_replicates=n_bootstrap,
+                p_target=settings.p_target,
+                c_miss=settings.c_miss,
+                c_fa=settings.c_fa,
+                n_replicates=settings.n_bootstrap,
                 n_permutations=n_permutations,
-                seed=seed,
+                seed=settings.seed,
                 confidence=confidence,
             )
         )
@@ -239,7 +232,7 @@ def compare_systems(
     )
     unit = "speakers" if known.known else "utterances"
     figures = {
-        (system.name, dim): _system_row(system, dim, targets, (p_target, c_miss, c_fa))
+        (system.name, dim): _system_row(system, dim, targets, settings.point)
         for system in systems
         for dim in system.scores
     }
@@ -299,15 +292,15 @@ def compare_systems(
         n_clusters=n_clusters,
         trials_source=trials.source,
         trials_sha256=trials.sha256,
-        p_target=p_target,
-        c_miss=c_miss,
-        c_fa=c_fa,
+        p_target=settings.p_target,
+        c_miss=settings.c_miss,
+        c_fa=settings.c_fa,
         confidence=confidence,
         method=(
-            f"{100 * confidence:g} % percentile interval of {n_bootstrap} paired bootstrap replicates: {n_clusters} "
-            f"{unit} ({known.source}) drawn with replacement on both sides of a trial, one draw for both systems; "
-            f"p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged or not"
-            f"{corrected}; seed {seed}"
+            f"{100 * confidence:g} % percentile interval of {settings.n_bootstrap} paired bootstrap replicates: "
+            f"{n_clusters} {unit} ({known.source}) drawn with replacement on both sides of a trial, one draw for both "
+            f"systems; p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged or "
+            f"not{corrected}; seed {settings.seed}"
         ),
         labels=labels,
         notes=notes,

@@ -19,12 +19,12 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
 from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
 from nestvox.evaluation.cosine import prefix_cosines
-from nestvox.evaluation.intervals import STUDENTISED
-from nestvox.evaluation.measure import Origin, Settings, measure
+from nestvox.evaluation.measure import Origin, measure
 from nestvox.evaluation.missing import without_missing
 from nestvox.evaluation.paths import path_in_stores, path_in_table
 from nestvox.evaluation.refusals import align_scores, check_scale, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
+from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.evaluation.speakers import (
     TrialSpeakers,
     given_speakers,
@@ -77,13 +77,7 @@ def evaluate_scores(
     training_speakers: Sequence[str] = (),
     allow_overlap: bool = False,
     labels: Sequence[str] = (),
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    interval: str = STUDENTISED,
+    settings: Settings = USUAL,
     source: str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -104,13 +98,7 @@ def evaluate_scores(
         training_speakers: keys of its training speakers, see `corpora.overlap.speaker_key`.
         allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
         labels: what every number has to carry.
-        p_target: prior of the detection cost.
-        c_miss: its cost of a miss.
-        c_fa: its cost of a false alarm.
-        n_bootstrap: replicates of the interval, clustered by speaker on both sides.
-        seed: of the replicates.
-        confidence: of the interval.
-        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
+        settings: operating point, replicates and kind of the intervals.
         source: name of the score file, for messages.
         progress: told the rows measured.
 
@@ -121,7 +109,6 @@ def evaluate_scores(
         OverlapError: training speakers stand in the trials.
         TableError: the table lacks utterances of the trials or a column.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     targets = check_trials(trials)
     n_ignored = 0
     if isinstance(scores, pl.DataFrame):
@@ -180,13 +167,7 @@ def evaluate_store(
     allow_overlap: bool = False,
     skip_missing: bool = False,
     labels: Sequence[str] = (),
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    interval: str = STUDENTISED,
+    settings: Settings = USUAL,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score every trial by the cosine of stored embeddings at each dimension, and measure.
@@ -204,13 +185,7 @@ def evaluate_store(
         allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
         skip_missing: leave out trials that name what the store has not, and say so, instead of refusing.
         labels: added to those of the store.
-        p_target: prior of the detection cost.
-        c_miss: its cost of a miss.
-        c_fa: its cost of a false alarm.
-        n_bootstrap: replicates of the interval, clustered by speaker on both sides.
-        seed: of the replicates.
-        confidence: of the interval.
-        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
+        settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
 
     Raises:
@@ -219,7 +194,6 @@ def evaluate_store(
         ScoresError: a dimension that the store does not have, or a vector without a direction.
         TrialsError, OverlapError, TableError: as `evaluate_scores`.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     metadata = store.metadata
     other = store if test_store is None else test_store
     _refuse_another_model([other.metadata.fingerprint], metadata.fingerprint, str(other.path))
@@ -273,13 +247,7 @@ def evaluate_model(
     skip_missing: bool = False,
     chosen_on: Sequence[str] = (),
     labels: Sequence[str] = (),
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    interval: str = STUDENTISED,
+    settings: Settings = USUAL,
     progress: Progress = silent,
 ) -> Evaluation:
     """Embed the utterances that the trials name, each once, then score and measure as `evaluate_store` does.
@@ -297,20 +265,13 @@ def evaluate_model(
         chosen_on: hashes of the trials that the model's head was chosen or its thresholds were set on; on one of these
             every number carries the label ``selected``.
         labels: added to those of the material.
-        p_target: prior of the detection cost.
-        c_miss: its cost of a miss.
-        c_fa: its cost of a false alarm.
-        n_bootstrap: replicates of the interval, clustered by speaker on both sides.
-        seed: of the replicates.
-        confidence: of the interval.
-        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve is always the second.
+        settings: operating point, replicates and kind of the intervals.
         progress: told the utterances embedded (only without `embed`, which has its own).
 
     Raises:
         FingerprintError: `embed` made the store with another model.
         TrialsError, ScoresError, OverlapError, TableError, AudioError: as the steps raise them.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     left_out: tuple[str, ...] = ()
     if skip_missing:
         there = {*table.frame["utt_id"], *table.frame["path"]}

@@ -8,11 +8,11 @@ from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
-from nestvox.evaluation.intervals import STUDENTISED
-from nestvox.evaluation.measure import Origin, Settings, measure
+from nestvox.evaluation.measure import Origin, measure
 from nestvox.evaluation.paths import path_in_table
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
+from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System, check_system
 from nestvox.progress import Progress, silent
@@ -29,13 +29,7 @@ def evaluate_system(
     conditions: Mapping[str, Sides] | Sequence[str] = (),
     llr: bool = False,
     allow_overlap: bool = False,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    interval: str = STUDENTISED,
+    settings: Settings = USUAL,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure the scores of a system at every dimension and under every condition.
@@ -48,13 +42,7 @@ def evaluate_system(
         conditions: columns of the table, or column name to the values of both sides.
         llr: the scores are log likelihood ratios in nats, also where the system calls them given.
         allow_overlap: evaluate in spite of training speakers, with the label ``leaky``.
-        p_target: prior of the detection cost.
-        c_miss: its cost of a miss.
-        c_fa: its cost of a false alarm.
-        n_bootstrap: replicates of the interval, clustered by speaker on both sides.
-        seed: of the replicates.
-        confidence: of the interval.
-        interval: kind of the interval, see `intervals`.
+        settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
 
     Raises:
@@ -63,7 +51,6 @@ def evaluate_system(
         OverlapError: training speakers stand in the trials.
         TableError: the table lacks utterances of the trials or a column, or there is none to split by.
     """
-    settings = Settings(p_target, c_miss, c_fa, n_bootstrap, seed, confidence, interval)
     targets = check_trials(trials)
     check_system(system, trials)
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)

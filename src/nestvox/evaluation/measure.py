@@ -17,16 +17,15 @@ from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import calibration_curve
 from nestvox.evaluation.conditions import Sides, condition_masks
-from nestvox.evaluation.intervals import STUDENTISED, check_interval, choose_interval, in_words
+from nestvox.evaluation.intervals import choose_interval, in_words
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
+from nestvox.evaluation.settings import Settings
 from nestvox.evaluation.speakers import TrialSpeakers, numbered
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
-from nestvox.metrics.bootstrap import check_replicates, seeded
-from nestvox.metrics.dcf import check_operating_point
 from nestvox.progress import Progress, silent
 
-__all__ = ["Origin", "Scores", "Settings", "measure"]
+__all__ = ["Origin", "Scores", "measure"]
 
 _DET_POINTS = 161
 _BINS = 60
@@ -56,25 +55,6 @@ class Origin:
     n_ignored_scores: int = 0
     llr: bool = False
     path_of: Callable[[str], str | None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure."""
-
-    p_target: float
-    c_miss: float
-    c_fa: float
-    n_bootstrap: int
-    seed: int
-    confidence: float
-    interval: str = STUDENTISED
-
-    def __post_init__(self) -> None:
-        check_interval(self.interval)
-        check_replicates(self.n_bootstrap, self.confidence)
-        seeded(self.seed)
-        check_operating_point(self.p_target, self.c_miss, self.c_fa)
 
 
 def measure(
@@ -225,7 +205,6 @@ def _row(
     )
     if reason:
         return _Row(n_clusters, reason, {}, ())
-    point = (settings.p_target, settings.c_miss, settings.c_fa)
     curve = error_curve(scores, labels)
     grid = _probit_grid(int(curve.n_nontarget)) if with_det else np.empty(0)
     spread = speaker_bootstrap(
@@ -241,7 +220,7 @@ def _row(
         seed=settings.seed,
         confidence=settings.confidence,
     )
-    equal, cost = eer(curve), min_dcf(curve, *point)
+    equal, cost = eer(curve), min_dcf(curve, *settings.point)
     of_eer = choose_interval(
         settings.interval,
         figure=equal.rate,
