@@ -200,7 +200,12 @@ def config_for(folders: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_folders_become_tables_and_pairs(folders: Path, tmp_path: Path) -> None:
-    content = prepare_data(migrate(config_for(folders), "config.yaml"), tmp_path / "run")
+    (folders / "train" / "id0" / "v0" / "broken.wav").write_bytes(b"no audio")
+    told: list[str] = []
+    content = prepare_data(migrate(config_for(folders), "config.yaml"), tmp_path / "run", tell=told.append)
+    assert len(told) == 2
+    assert "1 files skipped; id0/v0/broken.wav: " in told[0]
+    assert told[1].endswith("train: 1 files are shorter than data.min_duration = 1 s")
     recipe = parse_recipe(content, "config.yaml")
     train = read_utterances(recipe.data.table[0])
     assert (len(train), set(train.frame["split"])) == (12, {"train"})  # the short file is left out

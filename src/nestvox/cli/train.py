@@ -47,6 +47,9 @@ def train(
     from nestvox.extras import require
     from nestvox.training.redimnet_mrl import RECIPE_FILE, data_folder, prepare_data, read_configuration, recipe_of
 
+    def tell(note: str) -> None:
+        typer.echo(note, err=True)
+
     plan = read_configuration(recipe)
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
     made = data_folder(Path("run") if out is None else out)
@@ -54,7 +57,7 @@ def train(
         resolved = load_recipe(recipe, set_ or [])
     else:
         for note in plan.notes if first else ():
-            typer.echo(note, err=True)
+            tell(note)
         resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [], adapt=True)
     if show:
         print(resolved.to_yaml(), end="")
@@ -68,7 +71,7 @@ def train(
     if plan is not None and first and not (resume and (made / RECIPE_FILE).is_file()):
         refuse_what_is_not_here(resolved)  # before hours of opening files
         with progress_bar("opening files", "files") as progress:
-            prepare_data(plan, made, progress=progress)
+            prepare_data(plan, made, tell=tell, progress=progress)
     trained = run(resolved, out, resume=resume, bars=progress_bar)
     if trained is not None:
         _show(trained)

@@ -16,7 +16,7 @@ import yaml
 
 from nestvox.atomic import write_text
 from nestvox.corpora.generate import generate_trials
-from nestvox.corpora.prepare.folder import prepare_folder
+from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError, TrialsError
@@ -312,13 +312,21 @@ def recipe_of(plan: Migration, folder: Path) -> dict[str, Any]:
     return {**plan.recipe, "data": data}
 
 
-def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Progress = silent) -> dict[str, Any]:
+def prepare_data(
+    plan: Migration,
+    out: Path,
+    *,
+    workers: int = 4,
+    tell: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Make tables and development pairs of the folders, and return the whole recipe, which is written down too.
 
     Args:
         plan: from `migrate`.
         out: folder for ``train.tsv``, ``dev.tsv``, ``dev_trials.txt`` and ``recipe.yaml``, which comes last.
         workers: threads that open files.
+        tell: told how many files are left out, and why.
         progress: files opened.
 
     Returns:
@@ -331,8 +339,13 @@ def prepare_data(plan: Migration, out: Path, *, workers: int = 4, progress: Prog
     """
     tables = {}
     for name, folder in (("train", plan.train_folder), ("dev", plan.dev_folder)):
-        table = prepare_folder(folder, corpus=name, workers=workers, progress=progress).table
+        prepared = prepare_folder(folder, corpus=name, workers=workers, progress=progress)
+        table, unread = prepared.table, prepared.skipped
         frame = table.frame.filter(pl.col("duration_s") >= plan.min_duration_s)
+        if unread:
+            tell(f"{folder}: {told(unread)}")
+        if n_short := len(table) - len(frame):
+            tell(f"{folder}: {n_short} files are shorter than data.min_duration = {plan.min_duration_s:g} s")
         absolute = pl.Series("path", [str((table.root / path).absolute()) for path in frame["path"]])
         tables[name] = UtteranceTable(
             frame=frame.with_columns(absolute, pl.lit(name).alias("split")), source=str(folder), root=out

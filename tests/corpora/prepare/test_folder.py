@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvox.corpora import read_utterances, write_utterances
-from nestvox.corpora.prepare.folder import prepare_folder, unique_ids
+from nestvox.corpora.prepare.folder import Skipped, prepare_folder, told, unique_ids
 from nestvox.errors import TableError
 
 
@@ -76,7 +77,26 @@ def test_nothing_to_prepare(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="no such folder"):
         prepare_folder(tmp_path / "absent")
     speak(tmp_path / "a.wav")
-    with pytest.raises(TableError, match=r"no readable audio .*\(1 files skipped\); the layout is speaker/file"):
+    outside = r"\(1 files skipped; a\.wav: stands outside of the speaker folders\)"
+    with pytest.raises(TableError, match=f"no readable audio .*{outside}; the layout is speaker/file"):
+        prepare_folder(tmp_path)
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(TableError, match=r"\(no file\)"):
+        prepare_folder(tmp_path)
+
+
+def test_the_reason_of_most_is_told() -> None:
+    files = [Skipped("a.wav", "is empty"), Skipped("b.m4a", "needs [av]"), Skipped("c.m4a", "needs [av]")]
+    assert told(files) == "3 files skipped; b.m4a: needs [av]"
+    assert told([]) == ""
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VoxCeleb2 is m4a: whoever has no extra [av] must hear of it, and not that there is no audio."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "id1").mkdir()
+    (tmp_path / "id1" / "a.m4a").write_bytes(b"\0\0\0\x18ftypM4A \0\0\0\0" + bytes(64))
+    with pytest.raises(TableError, match=r"1 files skipped; id1/a\.m4a: .*reading m4a.*extra \[av\]: pip install"):
         prepare_folder(tmp_path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
 from nestvox.progress import Progress, silent
 
-__all__ = ["Prepared", "Skipped", "durations", "prepare_folder", "unique_ids"]
+__all__ = ["Prepared", "Skipped", "durations", "prepare_folder", "told", "unique_ids"]
 
 _AT_ONCE = 1024
 
@@ -85,7 +86,7 @@ def prepare_folder(
             rows.append({"path": file, "speaker": parts[0], "session": session, "duration_s": duration})
     if not rows:
         raise TableError(
-            f"no readable audio in speaker folders ({len(skipped)} files skipped); the layout is speaker/file or "
+            f"no readable audio in speaker folders ({told(skipped) or 'no file'}); the layout is speaker/file or "
             f"speaker/session/file, with the suffixes {' '.join(EXTENSIONS)}",
             source=root,
         )
@@ -95,6 +96,15 @@ def prepare_folder(
     if corpus is not None:
         frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
     return Prepared(UtteranceTable(frame, str(root), root), tuple(skipped))
+
+
+def told(skipped: Sequence[Skipped]) -> str:
+    """Say how many files are left out, and for which reason most of them; nothing where there are none."""
+    if not skipped:
+        return ""
+    reason = Counter(file.reason for file in skipped).most_common(1)[0][0]
+    example = next(file.path for file in skipped if file.reason == reason)
+    return f"{len(skipped)} files skipped; {example}: {reason}"
 
 
 def _audio_files(root: Path) -> Iterator[str]:
