@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nestvox.atomic import atomic_path, write_bytes, write_text
+from nestvox.atomic import atomic_path, held, write_bytes, write_text
+from nestvox.errors import NestvoxError
 
 
 def test_written_whole_with_the_rights_of_any_other_file(tmp_path: Path) -> None:
@@ -77,3 +79,32 @@ def test_kill_leaves_the_old_content(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", code, path], check=False)
     assert child.returncode == -signal.SIGKILL
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    ],
+)
+def test_a_full_disk_is_one_error_with_the_name_of_the_file(tmp_path: Path, told: Exception) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_path(tmp_path / "a"):
+        raise told
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "a")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_held_by_one_until_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    code = f"from nestvox.atomic import held\nwith held({str(folder)!r}):\n    print('held', flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(NestvoxError, match="is being written by another process"), held(folder):
+            pass
+        other.kill()
+    with held(folder), pytest.raises(NestvoxError, match="another process"), held(folder):
+        pass
+    assert names(folder) == []

@@ -1,14 +1,21 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process writes at a time."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_bytes", "write_text"]
+from nestvox.errors import NestvoxError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["atomic_path", "held", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -19,7 +26,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     On any exception, an interrupt included, it is removed and `path` is as it was before.
 
     Raises:
-        OSError: the folder does not exist or cannot be written, or the disk is full.
+        OSError: the folder does not exist or cannot be written, or the disk is full; it names `path`, whichever
+            library found it out.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,9 +43,45 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # Libraries in Rust (safetensors, polars) have exceptions of their own, which end in this.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is not None and not isinstance(error, OSError):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep every other process out of a folder that is written; it is made where it is missing.
+
+    The operating system lets go when the process ends, however it ends. Readers are not kept out.
+
+    Raises:
+        NestvoxError: another process holds it.
+        OSError: it cannot be made.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # where a folder cannot be locked
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NestvoxError(
+                f"{folder} is being written by another process: wait until it has ended, or give another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
