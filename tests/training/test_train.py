@@ -12,10 +12,19 @@ import pytest
 import yaml
 
 import nestvox
+from nestvox.atomic import held
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
-from nestvox.errors import AudioError, FingerprintError, OverlapError, RecipeError, StoreError, TrainingError
+from nestvox.errors import (
+    AudioError,
+    FingerprintError,
+    NestvoxError,
+    OverlapError,
+    RecipeError,
+    StoreError,
+    TrainingError,
+)
 from nestvox.extraction.feature_cache import open_cache
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
@@ -147,6 +156,18 @@ def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world:
     finished = train(same, tmp_path / "run", model=encoder, resume=True)
     assert finished is not None
     assert finished.epochs == 4
+
+
+def test_a_run_that_was_refused_is_no_run(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train: no utterance"):
+        run(encoder, world, tmp_path / "run", **{"data.train": "{split: training}"})
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+    assert run(encoder, world, tmp_path / "run", **{"training.epochs": "1"}).epochs == 1
+
+
+def test_two_runs_do_not_share_a_folder(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    with held(tmp_path / "run"), pytest.raises(NestvoxError, match="is being written by another process"):
+        run(encoder, world, tmp_path / "run")
 
 
 def test_speakers_must_not_meet(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.atomic import held
 from nestvox.audio.augment import Augmentation, Banks
 from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.corpora.augmented import voices_of
@@ -258,6 +259,7 @@ def build_cache(
         AudioError: a file cannot be used, and `skip_bad` is off; or one of the banks cannot.
         AugmentationError: settings that make no sense, or banks without what they ask for.
         FingerprintError: `out` holds vectors of another encoder.
+        NestvoxError: another process is writing there.
         StoreError: `out` was begun with other settings (each is named), or cannot be written.
     """
     check_max_duration(model, max_duration_s)
@@ -303,7 +305,7 @@ def build_cache(
         workers=pace.workers or 2,
         ahead_s=2 * MAX_BATCH_S,
     )
-    with closing(decoder):
+    with closing(decoder), held(out):
         if before is None or not pace.settled:
             with torch_threads() as set_threads:
                 _, pace = try_out(Network(features, "pooled"), decoder, pace, set_threads, model=features)
@@ -337,7 +339,7 @@ def build_cache(
         )
         for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
             progress(resumed + done, metadata.planned_rows)
-    writer.finish()
+        writer.finish()
     return FeatureCache(out)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nestvox.atomic import write_text
+from nestvox.atomic import held, write_text
 from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
@@ -116,10 +117,12 @@ def train(
         OverlapError: training, development and test share speakers.
         RecipeError: the recipe lacks something, or asks for what the encoder cannot do.
         TrainingError: the folder holds a run and `resume` is false, or another run; or the loss is no number.
+        NestvoxError: another process is training in the folder.
     """
     folder = Path(out)
     refuse_what_is_not_here(recipe)
-    with processes(recipe.run.device) as every:
+    with ExitStack() as stack:
+        every = stack.enter_context(processes(recipe.run.device))
         if model is None and recipe.kind != "scratch":
             if recipe.model is None:
                 raise RecipeError("model is missing: a name of `nestvox models list`, or a model folder")
@@ -127,6 +130,7 @@ def train(
         if not every.first:
             bars = no_bars
         else:
+            stack.enter_context(held(folder))
             _open_folder(folder, recipe, resume=resume)
         every.wait()
         material = Material.of(recipe, model, folder, every, bars=bars)
@@ -160,24 +164,24 @@ def _run(
 
 
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder of a run and write the recipe down, or see that it holds a run of this recipe."""
+    """Write the recipe into the folder of a run, or see that it holds a run of this recipe."""
     there = folder / RECIPE_FILE
     for partial in folder.glob(".*.partial*"):  # what a killed run was writing
         partial.unlink(missing_ok=True)
-    if there.is_file():
-        if not resume:
-            raise TrainingError(f"{folder} holds a run; --resume goes on with it, or give another --out")
-        first = there.read_text(encoding="utf-8").partition("\n")[0]
-        if first != f"# recipe {recipe.hash}":
-            raise TrainingError(
-                f"{there} is of another recipe ({first.removeprefix('# recipe ')}, now {recipe.hash}): "
-                "give the same settings to resume it, or another --out"
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    holds = [entry.name for entry in folder.iterdir()]
+    if holds and RECIPE_FILE not in holds:
         raise TrainingError(f"{folder} is not empty and holds no run; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(there, recipe.to_yaml())
+    if holds in ([], [RECIPE_FILE]):  # a run that was refused before it began leaves its recipe
+        write_text(there, recipe.to_yaml())
+        return
+    if not resume:
+        raise TrainingError(f"{folder} holds a run; --resume goes on with it, or give another --out")
+    first = there.read_text(encoding="utf-8").partition("\n")[0]
+    if first != f"# recipe {recipe.hash}":
+        raise TrainingError(
+            f"{there} is of another recipe ({first.removeprefix('# recipe ')}, now {recipe.hash}): "
+            "give the same settings to resume it, or another --out"
+        )
 
 
 def _finish(
