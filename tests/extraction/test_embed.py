@@ -144,6 +144,28 @@ def test_long_recordings_go_in_pieces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(next(frames.iter_frames())[1], samples.reshape(-1, 160)[:, :4])
 
 
+def test_silence_in_a_long_recording_is_passed_over(tmp_path: Path) -> None:
+    """A call that was put on hold: whole pieces of zeros, which alone would be an error."""
+    samples = (0.1 * np.random.default_rng(1).standard_normal(10 * RATE)).astype(np.float32)
+    samples[: 5 * RATE] = 0.0
+    soundfile.write(tmp_path / "call.wav", samples, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(10 * RATE), RATE)
+    frame = pl.DataFrame({"utt_id": ["a", "b"], "path": ["call.wav", "silent.wav"], "speaker": ["s"] * 2})
+    table = UtteranceTable(frame, "table", tmp_path)
+    seen: list[int] = []
+    options = {"max_duration_s": 2.5, "skip_bad": True}
+    store = embed_table(MomentModel(), table, tmp_path / "s", progress=lambda done, total: seen.append(done), **options)
+    sounding = np.stack([moments(part) for part in np.split(samples, 4)[2:]]).astype(np.float64)
+    np.testing.assert_allclose(store.vectors(), [sounding.mean(axis=0)], atol=1e-6)
+    assert [(failure.utt_id, failure.reason[-12:]) for failure in store.metadata.failed] == [
+        ("b", "samples are zero"[-12:])
+    ]
+    assert seen == sorted(seen)
+    assert seen[-1] == 2
+    frames = embed_table(MomentModel(), table, tmp_path / "f", tap="frames", **options)
+    assert [failure.utt_id for failure in frames.metadata.failed] == ["a", "b"]  # their times would be wrong
+
+
 def test_a_table_that_understates_a_long_file_is_told(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.full(10 * RATE, 0.1), RATE)
     frame = pl.DataFrame({"utt_id": ["a"], "path": ["long.wav"], "speaker": ["s"], "duration_s": [1.0]})

@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, StoreError
+from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.tuning import SIZES, choose
 
@@ -90,7 +92,7 @@ def try_out(
     began = time.perf_counter()
     for row in range(len(decoder.sources)):
         pieces, failed = decoder.pieces([row])
-        clip = decoder.decode(pieces[0]) if pieces else failed[row]
+        clip = _first_sound(decoder, pieces) if pieces else failed[row]
         if isinstance(clip, AudioError):
             problem = problem or clip
             continue
@@ -117,6 +119,15 @@ def try_out(
         sizes=SIZES if asked.batch_size is None else (asked.batch_size,),
     )
     return dim, Pace(found.batch_size, asked.streams or found.streams, found.threads, asked.workers or found.workers)
+
+
+def _first_sound(decoder: Decoder, pieces: Sequence[Piece]) -> NDArray[np.float32] | AudioError:
+    """Decode the first piece of an utterance that is no digital silence."""
+    for piece in pieces:
+        clip = decoder.decode(piece)
+        if not isinstance(clip, SilentAudioError):
+            break
+    return clip
 
 
 def _stream_count(model: object) -> int:

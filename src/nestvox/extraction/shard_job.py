@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, ModelError, StoreError
 from nestvox.extraction.batches import Piece, plan_batches
 from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
@@ -211,11 +212,17 @@ class ShardJob:
         """What of a batch could be decoded; the rest is recorded, or raised."""
         good: list[tuple[Piece, Vector]] = []
         for piece, audio in zip(batch.pieces, batch.audio, strict=True):
+            if isinstance(audio, SilentAudioError) and self._leave_out(piece):
+                continue
             if isinstance(audio, AudioError):
                 self._fail(self._shard_of(piece), piece.row, audio, had_piece=True)
             else:
                 good.append((piece, audio))
         return good
+
+    def _leave_out(self, piece: Piece) -> bool:
+        """Pass over digital silence in a part of a long recording, if another part may have sound; frames have gaps."""
+        return self.plan.tap != "frames" and self._shard_of(piece).leave_out(piece)
 
     def _fail(self, state: _Shard, row: int, error: AudioError, *, had_piece: bool) -> None:
         utt_id = self.decoder.sources[row].utt_id
@@ -252,12 +259,27 @@ class _Shard:
         self._parts = {piece.row: piece.n_parts for piece in pieces}
         self._pieces_left = len(pieces)
         self._results: dict[int, dict[int, tuple[int, NDArray[np.floating[Any]]]]] = {}
+        self._left_out: dict[int, int] = {}
+
+    def leave_out(self, piece: Piece) -> bool:
+        """Do without a piece; False: it is the last, and the others are left out already."""
+        left_out = self._left_out.get(piece.row, 0) + 1
+        if left_out == piece.n_parts:
+            return False
+        self._left_out[piece.row] = left_out
+        self._pieces_left -= 1
+        self._count(piece)
+        return True
+
+    def _count(self, piece: Piece) -> None:
+        there = len(self._results.get(piece.row, ())) + self._left_out.get(piece.row, 0)
+        self.done += there == piece.n_parts and piece.row not in self.failed
 
     def add(self, piece: Piece, n_samples: int, result: NDArray[np.floating[Any]]) -> None:
         results = self._results.setdefault(piece.row, {})
         results[piece.part] = (n_samples, result)
         self._pieces_left -= 1
-        self.done += len(results) == piece.n_parts
+        self._count(piece)
 
     def fail(self, row: int, reason: str, *, had_piece: bool) -> None:
         self._pieces_left -= had_piece
@@ -269,7 +291,7 @@ class _Shard:
         return self._pieces_left == 0
 
     def vector(self, row: int, *, joined: bool) -> NDArray[np.floating[Any]]:
-        parts = [self._results[row][part] for part in range(self._parts[row])]
+        parts = [self._results[row][part] for part in range(self._parts[row]) if part in self._results[row]]
         if joined:
             return np.concatenate([frames for _, frames in parts])
         if len(parts) == 1:
