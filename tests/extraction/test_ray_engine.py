@@ -251,9 +251,15 @@ def test_a_node_without_the_audio_is_no_reason_to_skip(tmp_path: Path, table: Ut
 
 
 def test_nodes_have_the_same_libraries_and_model(tmp_path: Path, table: UtteranceTable, ray: StandIn) -> None:
-    ray.on_the_way = lambda model, part, plan, versions: (model, part, plan, {**versions, "soxr": "0.0.1"})
-    with pytest.raises(EngineError, match=r"other libraries.*soxr 0\.0\.1 there"):
-        embed_table(moments_model(), table, tmp_path / "s", engine="ray")
+    for library in ("soxr", "av"):  # without av, or with another one, m4a reads otherwise or not at all
+        ray.on_the_way = lambda model, part, plan, versions, name=library: (
+            model,
+            part,
+            plan,
+            {**versions, name: "0.1"},
+        )
+        with pytest.raises(EngineError, match=rf"other libraries.*{library} 0\.1 there"):
+            embed_table(moments_model(), table, tmp_path / "s", engine="ray")
     ray.on_the_way = lambda model, *rest: ([Reference((moments_model(), "another"))], *rest)
     with pytest.raises(EngineError, match="was sent as another"):
         embed_table(moments_model(), table, tmp_path / "s", engine="ray")

@@ -37,8 +37,9 @@ __all__ = ["EngineError", "check", "make_shards"]
 _ATTEMPTS = 3
 _REPORT_EVERY_S = 0.5
 _ANSWER_S = 10.0
-# What numbers depend on; where they differ from node to node, so may the last digits of a vector.
-_LIBRARIES = ("nestvox", "numpy", "onnxruntime", "soundfile", "soxr", "torch")
+# What numbers depend on; where they differ from node to node, so may the last digits of a vector. A node without av
+# would take every m4a for a broken file.
+_LIBRARIES = ("av", "nestvox", "numpy", "onnxruntime", "soundfile", "soxr", "torch")
 
 
 class EngineError(NestvoxError):
