@@ -343,6 +343,19 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         open_cache(tmp_path / "nowhere")
 
 
+def test_a_vector_that_is_no_number_any_more_is_named(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c")
+    cache = FeatureCache(tmp_path / "c")
+    file = tmp_path / "c" / "shard-000000.arrow"
+    content, kept = file.read_bytes(), np.asarray(cache.gather([1]), cache.pooled.dtype).tobytes()
+    assert content.count(kept) == 1
+    file.write_bytes(content.replace(kept, b"\xff" * len(kept)))  # NaN in every precision
+    damaged = FeatureCache(tmp_path / "c")
+    with pytest.raises(StoreError, match=f"pooled vector of {damaged.utt_ids[1]} is not finite"):
+        damaged.gather([0, 1, 2])
+    assert np.isfinite(damaged.gather([0, 2])).all()
+
+
 def test_bad_audio_costs_all_its_variants(tmp_path: Path, table: UtteranceTable) -> None:
     for bad in (3, 4, 11):
         table.audio_path(bad).write_bytes(b"no audio")

@@ -175,10 +175,21 @@ class FeatureCache:
             (B, P) or (B, D) float32.
 
         Raises:
-            StoreError: a number that the cache does not have.
+            StoreError: a number that the cache does not have, or a vector that is not finite, which none was when the
+                cache was written.
         """
         vectors = self.pooled if tap == "pooled" else self.embedding
-        return vectors.take(self.rows(utterances, variant))
+        found = vectors.take(self.rows(utterances, variant))
+        # A sum is not finite if any summand is not, and is a tenth of the work of looking at each.
+        with np.errstate(invalid="ignore"):
+            whole = np.isfinite(found.sum(dtype=np.float64))
+        if not whole:
+            row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+            raise StoreError(
+                f"{self.path}: the {tap} vector of {self.utt_ids[int(np.asarray(utterances)[row])]} is not finite; a "
+                "file has changed since it was written: delete the cache and make it anew"
+            )
+        return found
 
     def verify(self) -> None:
         """Compare the hash of every file with the one taken when the cache was completed.
