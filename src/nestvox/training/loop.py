@@ -309,10 +309,7 @@ class TrainingLoop:
         """Log the means since the last line; every process takes part in the sums."""
         count, loss, *by_dim = self.processes.sum(seen).tolist()
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} in epoch {moment:.2f}; lower training.learning_rate, or take float32"
-                f" (the run's last checkpoint is from before, resuming repeats this)"
-            )
+            raise TrainingError(f"the loss is {loss} in epoch {moment:.2f}; {_remedy(self.recipe)}")
         if self._log is None or not count:
             return
         self._log.write(
@@ -332,7 +329,7 @@ class TrainingLoop:
     def _validate(self) -> None:
         """Measure the weights (their average, where there is one) and keep them if they are the best so far."""
         progressed, state = self.progressed, self._average or self._state
-        _refuse_broken(state)
+        _refuse_broken(state, self.recipe)
         numbers: list[float] = []
         dims = self.task.criterion.dims
         if self.processes.first:
@@ -374,7 +371,7 @@ class TrainingLoop:
             "best": self._best,
         }
         tensors = {f"{section}.{name}": tensor for section, found in sections.items() for name, tensor in found.items()}
-        _refuse_broken(tensors)
+        _refuse_broken(tensors, self.recipe)
         scaler: dict[str, Any] = self._scaler.state_dict()
         log_bytes = self._log.n_bytes if self._log is not None else 0
         Checkpoint(replace(self.progressed, scaler=scaler, log_bytes=log_bytes), tensors).write(
@@ -423,11 +420,21 @@ class TrainingLoop:
             self._state[name].copy_(tensor)
 
 
-def _refuse_broken(tensors: Mapping[str, Tensor]) -> None:
+def _remedy(recipe: Recipe) -> str:
+    training = recipe.training
+    remedies = ["lower training.learning_rate"]
+    if training.max_grad_norm is None:
+        remedies.append("clip gradients with training.max_grad_norm")
+    if training.precision != "float32":
+        remedies.append("take training.precision float32")
+    return f"{', or '.join(remedies)}. That is another run, with another --out; resuming this one repeats it"
+
+
+def _refuse_broken(tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
     # Not a number fails the comparison too.
     broken = [name for name, tensor in tensors.items() if not bool((tensor.abs() < _RUN_AWAY).all())]
     if broken:
-        raise TrainingError(f"{broken[0]} has run away or is no number; lower training.learning_rate, or take float32")
+        raise TrainingError(f"{broken[0]} has run away or is no number; {_remedy(recipe)}")
 
 
 def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> optim.Optimizer:
