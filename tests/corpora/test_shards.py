@@ -64,14 +64,9 @@ def test_a_table_in_shards_is_the_same_table(table: UtteranceTable, tmp_path: Pa
 
 
 def test_shards_are_full_and_the_same_every_time(table: UtteranceTable, tmp_path: Path) -> None:
-    rows = pl.concat([table.frame[:4].with_columns(utt_id=pl.col("utt_id") + str(i)) for i in range(20)])
-    names = pl.Series("path", [f"copy/{i}.wav" for i in range(len(rows))])
-    (tmp_path / "copy").mkdir()
-    for old, new in zip(rows["path"], names, strict=True):
-        (tmp_path / new).write_bytes((tmp_path / old).read_bytes())
-    large = UtteranceTable(rows.with_columns(names), "large", tmp_path)
+    whole_table = large(table, 20)
     for out in ("one", "two"):
-        write_shards(large, tmp_path / out, shard_mib=1)
+        write_shards(whole_table, tmp_path / out, shard_mib=1)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     # 32,044 bytes of wav and less than 512 of JSON, each behind a header and filled up to blocks of 512, are 33,792:
     # 31 samples leave 1,024 bytes of a MiB, so the 32nd still goes in.
@@ -143,6 +138,23 @@ def test_a_speaker_in_a_member_of_its_own(tmp_path: Path) -> None:
     assert [skipped.reason for skipped in found.skipped] == ["has no member .spk with its speaker"]
 
 
+def test_the_archives_of_wespeaker(tmp_path: Path) -> None:
+    """Their keys are the names of wav.scp, endings and all; the tar has the speaker's name before the audio."""
+    members = {}
+    for name in ("id10270/a-b/00001.wav", "id10270/a-b/00002.wav", "spk1.utt1", "spk1.utt2", "plain"):
+        members |= {f"{name}.spk": name[:7].encode(), f"{name}.{'flac' if name == 'plain' else 'wav'}": wav()}
+    del members["spk1.utt2.spk"]
+    path = archive(tmp_path / "shards_000000000.tar", members)
+    found = prepare_shards([path], speaker=".spk", root=tmp_path)
+    names = ["id10270/a-b/00001.wav", "id10270/a-b/00002.wav", "spk1.utt1", "plain"]
+    assert found.table.frame["utt_id"].to_list() == names  # those of the official lists
+    assert found.table.frame["speaker"].to_list() == [name[:7] for name in names]
+    assert [place.rsplit("::")[-1] for place in found.table.frame["path"]][0] == "id10270/a-b/00001.wav.wav"
+    assert [(skipped.path[-9:], skipped.reason) for skipped in found.skipped] == [
+        ("spk1.utt2", "has no member .spk with its speaker")
+    ]
+
+
 def test_a_damaged_archive_gives_what_stands_before(table: UtteranceTable, tmp_path: Path) -> None:
     write_shards(table, tmp_path / "shards")
     path = tmp_path / "shards/shard-000000.tar"
@@ -163,6 +175,41 @@ def test_nothing_usable(tmp_path: Path) -> None:
         prepare_shards([tmp_path / "b.tar"])
 
 
+def large(table: UtteranceTable, copies: int) -> UtteranceTable:
+    rows = pl.concat([table.frame[:4].with_columns(utt_id=pl.col("utt_id") + str(i)) for i in range(copies)])
+    names = pl.Series("path", [f"copy/{i}.wav" for i in range(len(rows))])
+    (table.root / "copy").mkdir()
+    for old, new in zip(rows["path"], names, strict=True):
+        (table.root / new).write_bytes((table.root / old).read_bytes())
+    return UtteranceTable(rows.with_columns(names), "large", table.root)
+
+
+@pytest.mark.parametrize("moment", [0, 20, 40, 79])
+def test_an_interrupted_copy_goes_on(table: UtteranceTable, tmp_path: Path, moment: int) -> None:
+    whole = large(table, 20)
+
+    def interrupt(done: int, total: int | None) -> None:
+        if done > moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(whole, tmp_path / "one", shard_mib=1, progress=interrupt)
+    (tmp_path / "one" / ".shard-000001-x.partial.tar").write_bytes(b"of a kill")
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").glob("shard-*.tar")}
+    assert len(there) == moment // 32
+    if there:
+        with pytest.raises(TableError, match="was begun with another table or size"):
+            write_shards(whole, tmp_path / "one", shard_mib=2)
+    written = write_shards(whole, tmp_path / "one", shard_mib=1)
+    assert all(path.stat().st_mtime_ns == changed for path, changed in there.items())
+    expected = write_shards(whole, tmp_path / "two", shard_mib=1)
+    assert written.frame.equals(expected.frame)
+    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def test_a_folder_with_something_in_it_is_left_alone(table: UtteranceTable, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="is not empty"):
         write_shards(table, tmp_path)
@@ -175,7 +222,9 @@ def test_audio_that_is_not_there(table: UtteranceTable, tmp_path: Path, content:
         table.audio_path(2).write_bytes(content)
     with pytest.raises(UnreadableAudioError, match=r"take.2 .wav"):
         write_shards(table, tmp_path / "shards")
-    assert list((tmp_path / "shards").iterdir()) == []
+    # Nothing is begun: the table may be mended, or the file.
+    write_shards(UtteranceTable(table.frame[:2], "shorter", tmp_path), tmp_path / "shards")
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["shard-000000.tar", "utterances.tsv"]
 
 
 def test_as_it_is_typed(table: UtteranceTable, tmp_path: Path) -> None:

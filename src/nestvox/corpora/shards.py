@@ -9,6 +9,7 @@ The layout: https://github.com/webdataset/webdataset, "The WebDataset Format".
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -21,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from nestvox.atomic import atomic_path
+from nestvox.atomic import atomic_path, held, write_text
 from nestvox.audio.archives import ArchiveMember, members_in, read_bytes
 from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
@@ -35,6 +36,8 @@ __all__ = ["SHARD_TABLE", "prepare_shards", "write_shards"]
 SHARD_TABLE = "utterances.tsv"
 
 _MIB = 1 << 20
+_BEGUN = ".begun.json"  # for what the shards of an unfinished folder are
+_PARTIAL = ".*.partial*"
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,13 @@ def write_shards(
     """Copy the audio of a table, as it is, into tar files, and write a table of what is in them.
 
     Rows keep their order; a file that several rows name is copied once. The same table gives the same bytes. Each
-    shard appears whole or not at all, and the table last: after an interrupt, delete the folder and begin again.
+    shard appears whole or not at all, and the table last: called again after any interrupt, it goes on behind the last
+    shard.
 
     Args:
         table: utterances.
-        out: folder for ``shard-000000.tar`` and so on and for ``utterances.tsv``; new or empty.
+        out: folder for ``shard-000000.tar`` and so on and for ``utterances.tsv``; new or empty, or begun by an earlier
+            call with the same table.
         shard_mib: MiB of audio after which the next shard begins.
         progress: rows copied of all.
 
@@ -63,36 +68,77 @@ def write_shards(
         The table that was written.
 
     Raises:
-        AudioError: a file is missing or empty.
-        TableError: `out` is not empty, or the table does not fit into a TSV.
+        AudioError: a file is missing or empty, or a shard that is there already is damaged.
+        NestvoxError: another process is writing there.
+        TableError: `out` holds something else, or the table does not fit into a TSV.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TableError("is not empty; give a new folder", source=out)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise TableError("is not a folder; give a new one", source=out)
+    with held(out):
+        return _write_shards(table, out, shard_mib, progress)
+
+
+def _write_shards(table: UtteranceTable, out: Path, shard_mib: int, progress: Progress) -> UtteranceTable:
+    _begin(table, out, shard_mib)
     files = table.frame.with_row_index("__row").group_by("path", maintain_order=True).agg(pl.col("__row"))
     paths = dict(zip(files["path"].to_list(), files["__row"].to_list(), strict=True))
     places: list[str] = [""] * len(table)
     waiting = deque(enumerate(paths.items()))
     rows_done = 0
+
+    def place(member: ArchiveMember) -> None:
+        nonlocal rows_done
+        _, (_, rows) = waiting.popleft()
+        for row in rows:
+            places[row] = str(member.path)
+        rows_done += len(rows)
+        progress(rows_done, len(table))
+
     for shard in itertools.count():
         if not waiting:
             break
         name = f"shard-{shard:06d}.tar"
+        if (out / name).exists():
+            for member in _audio_in(out / name):
+                if not waiting or member.name != _name_of(*waiting[0]):
+                    raise TableError(f"{name} does not hold what the table names; delete the folder", source=out)
+                place(replace(member, archive=Path(name)))
+            continue
         with atomic_path(out / name) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
             while waiting and archive.offset < shard_mib * _MIB:
-                number, (path, rows) = waiting.popleft()
-                audio = f"{number:08d}{PurePosixPath(path).suffix.lower()}"
-                place = ArchiveMember(Path(name), audio, archive.offset).path
+                number, (path, rows) = waiting[0]
+                audio = _name_of(*waiting[0])
+                member = ArchiveMember(Path(name), audio, archive.offset)
                 _add(archive, audio, _content(table.root / path))
                 _add(archive, f"{number:08d}.json", _described(table.frame[rows]))
-                for row in rows:
-                    places[row] = str(place)
-                rows_done += len(rows)
-                progress(rows_done, len(table))
+                place(member)
     written = UtteranceTable(table.frame.with_columns(pl.Series("path", places, pl.String)), str(out), out)
     write_utterances(written, out / SHARD_TABLE)
+    (out / _BEGUN).unlink()
     return written
+
+
+def _begin(table: UtteranceTable, out: Path, shard_mib: int) -> None:
+    """Note what the folder is to hold, or see that an earlier call with the same table began it."""
+    for partial in out.glob(_PARTIAL):  # what a killed call was writing
+        partial.unlink()
+    rows = table.frame.write_csv(separator="\t").encode()
+    plan = json.dumps({"table_sha256": hashlib.sha256(rows).hexdigest(), "shard_mib": shard_mib})
+    begun, holds = out / _BEGUN, {entry.name for entry in out.iterdir()}
+    if holds and not begun.is_file():
+        raise TableError("is not empty; give a new folder", source=out)
+    if holds - {_BEGUN} and begun.read_text(encoding="utf-8") != plan:
+        raise TableError("was begun with another table or size of shards; delete it, or give a new folder", source=out)
+    write_text(begun, plan)
+
+
+def _name_of(number: int, file: tuple[str, list[int]]) -> str:
+    return f"{number:08d}{PurePosixPath(file[0]).suffix.lower()}"
+
+
+def _audio_in(archive: Path) -> Iterator[ArchiveMember]:
+    return (member for member in members_in(archive) if not member.name.endswith(".json"))
 
 
 def _content(path: Path) -> bytes:
@@ -147,7 +193,7 @@ def prepare_shards(
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     for number, archive in enumerate(map(Path, archives)):
-        for sample in _samples(archive, skipped):
+        for sample in _samples(archive, speaker, skipped):
             try:
                 rows += _rows(sample, speaker, root)
             except AudioError as error:
@@ -164,28 +210,52 @@ def prepare_shards(
     return Prepared(UtteranceTable(frame, str(archives[0]), root), tuple(skipped))
 
 
-def _samples(archive: Path, skipped: list[Skipped]) -> Iterator[_Sample]:
+def _samples(archive: Path, speaker: str, skipped: list[Skipped]) -> Iterator[_Sample]:
     """Yield neighbours that share a key: the name up to the first dot behind the last slash."""
-    sample: _Sample | None = None
+    members: list[ArchiveMember] = []
+    shared = ""
     try:
         for member in members_in(archive):
             name = PurePosixPath(member.name)
-            stem, _, ending = name.name.partition(".")
+            stem, _, _ = name.name.partition(".")
             key = str(name.with_name(stem)) if stem else str(name)
-            if sample is None or sample.key != key:
-                if sample is not None:
-                    yield sample
-                sample = _Sample(archive, key)
-            if name.suffix.lower() in EXTENSIONS:
-                sample.audio.append(member)
-            else:
-                sample.texts[f".{ending.lower()}"] = member
+            if members and key != shared:
+                yield from _apart(archive, shared, members, speaker)
+                members = []
+            shared = key
+            members.append(member)
     except AudioError as error:
         # The sample before the damage may lack its last members.
         skipped.append(Skipped(str(archive), error.problem))
         return
-    if sample is not None:
+    if members:
+        yield from _apart(archive, shared, members, speaker)
+
+
+def _apart(archive: Path, shared: str, members: Sequence[ArchiveMember], speaker: str) -> Iterator[_Sample]:
+    """Make one sample of neighbours; or several, where the members with the speaker say that keys have dots.
+
+    WeSpeaker's archives are so: ``id10001/x/00001.wav.spk`` and ``id10001/x/00001.wav.wav`` are the utterance
+    ``id10001/x/00001.wav``.
+    """
+    told = [member.name.removesuffix(speaker) for member in members if member.name.endswith(speaker)]
+    dotted = speaker.startswith(".") and any(key != shared for key in told)
+    keys = [*told, *(str(PurePosixPath(member.name).with_suffix("")) for member in members if _is_audio(member))]
+    for key in dict.fromkeys(keys) if dotted else [shared]:
+        sample = _Sample(archive, key)
+        for member in members:
+            ending = member.name.removeprefix(key).lower()
+            if not member.name.startswith(f"{key}."):
+                continue
+            if _is_audio(member) and (ending in EXTENSIONS or not dotted):
+                sample.audio.append(member)
+            else:
+                sample.texts[ending] = member
         yield sample
+
+
+def _is_audio(member: ArchiveMember) -> bool:
+    return PurePosixPath(member.name).suffix.lower() in EXTENSIONS
 
 
 def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]:
