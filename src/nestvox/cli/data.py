@@ -182,7 +182,7 @@ def fetch(
 @app.command()
 def shards(
     table: Annotated[Path, typer.Argument(help="Utterance table.")],
-    out: Annotated[Path, typer.Option(help="Folder of the tar files and utterances.tsv; a call that was stopped goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tar files and their table; a stopped call goes on.")],
     *,
     shard_mib: Annotated[int, typer.Option(min=1, help="MiB after which the next file begins.")] = 1024,
     json_file: _Json = None,
