@@ -16,6 +16,7 @@ import nestvox
 from nestvox.audio.augment import Banks
 from nestvox.audio.errors import AugmentationError, SilentAudioError
 from nestvox.audio.read import read
+from nestvox.corpora.shards import write_shards
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
@@ -328,6 +329,22 @@ def test_who_has_too_few_clips_is_heard_in_others(speech: Path) -> None:
     (part,) = next(batches).parts
     assert torch.bincount(part.labels).tolist() == [4] * TRAIN
     assert len(torch.unique(part.inputs, dim=0)) == 4 * TRAIN
+
+
+def test_clips_are_read_from_a_few_shards_at_a_time(speech: Path, tmp_path: Path) -> None:
+    table = read_utterances(speech / "table.tsv").where(split="train")
+    halves = [UtteranceTable(table.frame[first::2], "half", speech) for first in (0, 1)]
+    shards = [write_shards(half, tmp_path / f"{number}") for number, half in enumerate(halves)]
+    paths = [str(path) for shard in shards for path in shard.audio_paths]
+    frame = pl.concat([half.frame for half in halves]).with_columns(pl.Series("path", paths))
+    recipe = load_recipe("lora", settings(speech, **{"data.open_shards": "1", "training.batch_size": "12"}))
+    clips = AudioSource(UtteranceTable(frame, "t", tmp_path), recipe, RATE, ALONE, Banks())
+    assert [set((batch // 12).tolist()) for batch in clips.order.batches(0)] in ([{0}, {1}], [{1}, {0}])
+    plain = source(speech, **{"training.batch_size": "12"})
+    row = [utterance.utt_id for utterance in plain.utterances].index(clips.utterances[3].utt_id)
+    assert np.array_equal(clips.clip(3, 1)[0], plain.clip(row, 1)[0])
+    with pytest.raises(RecipeError, match="the table names no archives"):
+        source(speech, **{"data.open_shards": "1"})
 
 
 def test_a_clip_is_not_cut_out_of_digital_silence(speech: Path, tmp_path: Path) -> None:

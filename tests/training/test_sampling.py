@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import TrainingError
-from nestvox.training.sampling import BalancedOrder, ShuffledOrder, generator, parts_of, share_of, times_before
+from nestvox.training.sampling import (
+    BalancedOrder,
+    ShuffledOrder,
+    WindowedOrder,
+    generator,
+    parts_of,
+    share_of,
+    times_before,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,6 +39,39 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert ShuffledOrder(50, 50, 0).batches(1)[0].tolist() != first
     assert ShuffledOrder(50, 50, 1).batches(0)[0].tolist() != first
     assert generator(0, "order", 1).random() != generator(0, "variant", 1).random()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    at_once=st.integers(1, 14),
+    size=st.integers(1, 20),
+    epoch=st.integers(0, 3),
+)
+def test_a_few_shards_at_a_time(sizes: list[int], at_once: int, size: int, epoch: int) -> None:
+    shard_of = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    order = WindowedOrder(len(shard_of), size, 3, shard_of=shard_of, open_shards=at_once)
+    rows = np.concatenate(order.batches(epoch))
+    assert sorted(rows.tolist()) == list(range(len(shard_of)))
+    left = Counter(shard_of.tolist())
+    opened: set[int] = set()
+    for shard in shard_of[rows].tolist():
+        opened.add(shard)
+        left[shard] -= 1
+        if all(left[one] == 0 for one in opened):
+            opened.clear()  # the window is read
+        assert len(opened) <= at_once
+    assert [batch.tolist() for batch in order.batches(epoch)] == [batch.tolist() for batch in order.batches(epoch)]
+
+
+def test_windows_are_shuffled_and_are_others_in_every_epoch() -> None:
+    shard_of = np.repeat(np.arange(8), 50)
+    order = WindowedOrder(400, 400, 0, shard_of=shard_of, open_shards=2)
+    windows = [{frozenset(part.tolist()) for part in np.split(shard_of[order.batches(e)[0]], 4)} for e in range(3)]
+    assert all(len(window) == 2 for epoch in windows for window in epoch)
+    assert len({frozenset(epoch) for epoch in windows}) > 1
+    first = order.batches(0)[0][:100]
+    assert 30 < np.count_nonzero(np.diff(shard_of[first])) < 70, "the two take turns at random"
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nestvox.audio.archives import file_of, member_of
 from nestvox.audio.augment import Banks, augment, utterance_rng
 from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.read import probe, read
@@ -22,7 +23,7 @@ from nestvox.training.loop import Batch, MicroBatch
 from nestvox.training.material import augmentation_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, split
+from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, WindowedOrder, split
 from nestvox.training.schedule import Schedule
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
@@ -89,7 +90,7 @@ class AudioSource:
         balanced = recipe.training.balanced
         self.order: Order
         if balanced is None:
-            self.order = ShuffledOrder(len(self.utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
+            self.order = _shuffled(self.utterances, recipe)
         elif speeds:
             raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
         else:
@@ -198,6 +199,23 @@ class AudioSource:
             return MicroBatch(audio, labels)
         taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
         return MicroBatch(audio, labels, torch.from_numpy(taught).to(device))
+
+
+def _shuffled(utterances: Sequence[_Utterance], recipe: Recipe) -> ShuffledOrder:
+    """Return the order of all utterances, or of a few archives at a time.
+
+    Raises:
+        RecipeError: a few archives, and there are none.
+    """
+    settings = (len(utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
+    at_once = recipe.data.open_shards
+    if at_once is None:
+        return ShuffledOrder(*settings)
+    if not any(member_of(utterance.path) for utterance in utterances):
+        raise RecipeError("data.open_shards: the table names no archives; `nestvox data shards` writes some")
+    files = [str(file_of(utterance.path)) for utterance in utterances]
+    shard_of = np.unique(files, return_inverse=True)[1].astype(np.int64)
+    return WindowedOrder(*settings, shard_of=shard_of, open_shards=at_once)
 
 
 def _utterances(table: UtteranceTable) -> list[_Utterance]:

@@ -16,7 +16,6 @@ from nestvox.heads.pairs import LabelledPairs
 
 __all__ = ["Development", "keep_apart"]
 
-_SHOWN = 8
 
 
 def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
@@ -33,10 +32,9 @@ def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = (
     parts = {"training": set(train), "development": set(dev), "test": set(test)}
     for left, right in (("training", "development"), ("training", "test"), ("development", "test")):
         if shared := sorted(parts[left] & parts[right]):
-            more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
             raise OverlapError(
-                f"{left} and {right} share speakers: {', '.join(shared[:_SHOWN])}{more}; leave them out of one of the "
-                "two (data.train, data.dev and data.test say which rows belong to which)"
+                f"{left} and {right} share speakers: {first_of(shared)}; leave them out of one of the two "
+                "(data.train, data.dev and data.test say which rows belong to which)"
             )
 
 

@@ -54,6 +54,15 @@ _RULES = (
         lambda _: "with kind scratch no features say what is left out; nestvox data check finds unusable audio",
     ),
     _Rule(
+        ("data.open_shards",),
+        lambda recipe: not recipe.from_cache and recipe.training.balanced is None,
+        lambda recipe: (
+            f"with kind {recipe.kind} training reads the cache and no audio"
+            if recipe.from_cache
+            else "training.balanced draws clips of each speaker from wherever they are"
+        ),
+    ),
+    _Rule(
         ("head.hidden", "head.layers", "head.dropout"),
         _perceptron,
         lambda _: "a linear head has no hidden layer; head.kind mlp has",

@@ -94,6 +94,8 @@ class DataSection(_Section):
         noise: folder of noise and music to mix in.
         rooms: folder of room responses.
         crop_s: seconds of a training clip; none: whole utterances (a cache only).
+        open_shards: of the archives that the table names, so many are read and shuffled with each other at a time
+            (training from audio); none: all.
     """
 
     table: Paths = ()
@@ -110,6 +112,7 @@ class DataSection(_Section):
     noise: Path | None = None
     rooms: Path | None = None
     crop_s: Annotated[float, Field(gt=0)] | None = None
+    open_shards: Positive | None = None
 
 
 class HeadSection(_Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from nestvox.errors import TrainingError
 
-__all__ = ["BalancedOrder", "Order", "ShuffledOrder", "generator", "parts_of", "share_of", "split", "times_before"]
+__all__ = [
+    "BalancedOrder",
+    "Order",
+    "ShuffledOrder",
+    "WindowedOrder",
+    "generator",
+    "parts_of",
+    "share_of",
+    "split",
+    "times_before",
+]
 
 Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
@@ -89,8 +99,31 @@ class ShuffledOrder:
 
     def batches(self, epoch: int) -> list[Rows]:
         """Row numbers of each batch."""
-        order = generator(self.seed, "order", epoch).permutation(self.n).astype(np.int64)
+        order = self._ordered(generator(self.seed, "order", epoch))
         return np.split(order, range(self.batch_size, self.batch_size * self.steps(epoch), self.batch_size))
+
+    def _ordered(self, draw: np.random.Generator) -> Rows:
+        return draw.permutation(self.n).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedOrder(ShuffledOrder):
+    """Every row once an epoch, a few shards at a time: what is read stays together, as in a shuffle buffer.
+
+    In each epoch the shards are drawn in another order, and so many of them at once are shuffled with each other. Rows
+    of one shard meet others than those of the epoch before, and a disk reads one window after the other.
+
+    Attributes:
+        shard_of: (n,) number of the shard of each row.
+        open_shards: that are shuffled with each other.
+    """
+
+    shard_of: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    open_shards: int = 1
+
+    def _ordered(self, draw: np.random.Generator) -> Rows:
+        window_of = draw.permutation(int(self.shard_of.max()) + 1) // self.open_shards
+        return np.lexsort((draw.random(self.n), window_of[self.shard_of])).astype(np.int64)
 
 
 class BalancedOrder:
