@@ -27,10 +27,10 @@ from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.clips import AudioSource
 from nestvox.training.criterion import Criterion
 from nestvox.training.development import Development
-from nestvox.training.from_audio import AudioTask, NestedNetwork, full_precision_front_end
+from nestvox.training.from_audio import AudioTask, NestedNetwork, blanked_bands, full_precision_front_end
 from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Lora, load_recipe
+from nestvox.training.recipe import Lora, SpecAugment, load_recipe
 from nestvox.training.train import Trained, train
 
 from .conftest import TINY, World
@@ -401,6 +401,39 @@ def test_another_speed_is_another_speaker(speech: Path) -> None:
                 "training.balanced": "{speakers: 4, utterances: 2}",
             },
         )
+
+
+def test_bands_are_blanked_in_training_and_nowhere_else(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    network = encoder.encoder
+    settings_ = network.spec.settings
+    audio = 0.1 * torch.randn(16, RATE, generator=torch.Generator().manual_seed(0))
+    whole = network.spec(audio)
+    with blanked_bands(network, SpecAugment(bands=6, frames=9, masks=2)):
+        assert torch.equal(network.spec(audio), whole)
+        network.spec.training = True
+        found = network.spec(audio)
+        network.spec.training = False
+    blank = (found == 0) & (whole != 0)
+    assert torch.equal(found[~blank], whole[~blank])
+    widths = {
+        "bands": {int(one.all(dim=1).sum()) for one in blank},
+        "frames": {int(one.all(dim=0).sum()) for one in blank},
+    }
+    # Two masks of each kind, from nothing to the widest each.
+    assert 0 < max(widths["bands"]) <= 12
+    assert 0 < max(widths["frames"]) <= 18
+    assert network.spec.settings is settings_
+    ge2e = build({"architecture": "ge2e"})
+    with pytest.raises(RecipeError, match="GE2E has no front end"), blanked_bands(ge2e, SpecAugment()):
+        pass
+    changes = {**UNFREEZE, "data.spec_augment": "{bands: 4}", "training.batch_size": "24"}
+    losses = []
+    for name, change in (("plain", {**UNFREEZE, "training.batch_size": "24"}), ("one", changes), ("two", changes)):
+        run(speech, tmp_path / name, "unfreeze", encoder, **change)
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[1] == losses[2]
+    assert losses[0] != losses[1]
 
 
 def test_the_front_end_stays_in_float32_under_autocast(encoder: SpeakerModel) -> None:

@@ -107,6 +107,7 @@ def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
         ({"kind": "linear", "training": {"epochs": 2, "large_margin": {"epochs": 3}}}, "3 of 2"),
         ({"kind": "rotation", "stages": [{"epoch": 0, "dims": [8]}]}, "a rotation is fitted at once"),
         ({"kind": "rotation", "training": {"ema": 0.9}}, "training means nothing here: a rotation is found in closed"),
+        ({"kind": "linear", "data": {"spec_augment": {}}}, "the encoder runs once, before training"),
         ({"kind": "linear", "data": {"open_shards": 3}}, "reads the cache and no audio"),
         ({"kind": "rotation", "data": {"crop_s": 3}}, "data.crop_s means nothing here"),
         ({"kind": "linear", "head": {"dropout": 0.1}}, "a linear head has no hidden layer"),

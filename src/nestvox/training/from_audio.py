@@ -32,11 +32,11 @@ from nestvox.training.loop import ParameterGroup, TrainingLoop
 from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
 from nestvox.training.material import Material, banks_of
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe import Recipe, SpecAugment
 from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data
 from nestvox.training.schedule import Schedule
 
-__all__ = ["AudioTask", "NestedNetwork", "full_precision_front_end", "run_audio"]
+__all__ = ["AudioTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "run_audio"]
 
 _ADAPTER_FILE = "adapter.safetensors"
 _DEV_BATCH = 8
@@ -142,6 +142,9 @@ class AudioTask:
             module.training = self.recipe.kind != "lora"
             if isinstance(module, _NORMS) and self.recipe.encoder.batch_norm == "frozen":
                 module.training = False
+        if self.recipe.data.spec_augment is not None:
+            for front in _front_ends(encoder):
+                front.training = True  # it alone: its statistics, where it has any, are parts like all others
 
     def validate(self) -> Mapping[int, float]:
         """Return the EER on the development trials at each dimension."""
@@ -194,7 +197,11 @@ def run_audio(
     network.to(processes.device)
     task = AudioTask(network, criterion.to(processes.device), material.dev, recipe)
     start = f"{began_with} {material.key}"
-    with full_precision_front_end(network.encoder), bars(f"train ({recipe.kind})", "samples") as progress:
+    with (
+        full_precision_front_end(network.encoder),
+        blanked_bands(network.encoder, recipe.data.spec_augment),
+        bars(f"train ({recipe.kind})", "samples") as progress,
+    ):
         progressed = TrainingLoop(task, source, recipe, folder, processes, start=start, progress=progress).run()
     pairs = task.pairs()
     network.cpu().eval()
@@ -244,6 +251,37 @@ def full_precision_front_end(encoder: Encoder) -> Iterator[None]:
     finally:
         for module in fronts:
             del module.forward  # the class's is there again
+
+
+@contextmanager
+def blanked_bands(encoder: Encoder, section: SpecAugment | None) -> Iterator[None]:
+    """Let the front end of an encoder blank bands in training as a recipe says; afterwards it is as it was.
+
+    Raises:
+        RecipeError: it has no such front end.
+    """
+    fronts = _front_ends(encoder) if section is not None else []
+    if section is not None and not fronts:
+        raise RecipeError(f"data.spec_augment: {type(encoder).__name__} has no front end that can blank bands")
+    before = [front.settings for front in fronts]
+    for front in fronts:
+        assert section is not None
+        front.settings = replace(
+            front.settings,
+            do_spec_aug=True,
+            num_apply_spec_aug=section.masks,
+            freq_mask_width=(0, section.bands + 1),
+            time_mask_width=(0, section.frames + 1),
+        )
+    try:
+        yield
+    finally:
+        for front, settings in zip(fronts, before, strict=True):
+            front.settings = settings
+
+
+def _front_ends(encoder: nn.Module) -> list[FrontEnd]:
+    return [module for module in encoder.modules() if isinstance(module, FrontEnd)]
 
 
 def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -54,6 +54,11 @@ _RULES = (
         lambda _: "with kind scratch no features say what is left out; nestvox data check finds unusable audio",
     ),
     _Rule(
+        ("data.spec_augment",),
+        lambda recipe: not recipe.from_cache,
+        lambda recipe: f"with kind {recipe.kind} the encoder runs once, before training",
+    ),
+    _Rule(
         ("data.open_shards",),
         lambda recipe: not recipe.from_cache and recipe.training.balanced is None,
         lambda recipe: (

@@ -34,6 +34,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "RunSection",
+    "SpecAugment",
     "Stage",
     "TrainingSection",
     "load_recipe",
@@ -74,6 +75,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class SpecAugment(_Section):
+    """Bands of frequency and stretches of time that are blanked in training (D. Park et al., Interspeech 2019).
+
+    Attributes:
+        bands: widest mask over frequencies, in bands of the front end.
+        frames: widest mask over time, in frames.
+        masks: of each kind in a clip.
+    """
+
+    bands: Positive = 8
+    frames: Positive = 10
+    masks: Positive = 1
+
+
 class DataSection(_Section):
     """Utterances, trials and what is done to the audio.
 
@@ -94,6 +109,7 @@ class DataSection(_Section):
         noise: folder of noise and music to mix in.
         rooms: folder of room responses.
         crop_s: seconds of a training clip; none: whole utterances (a cache only).
+        spec_augment: blank bands of the features (training a ReDimNet from audio); none: as the encoder was made.
         open_shards: of the archives that the table names, so many are read and shuffled with each other at a time
             (training from audio); none: all.
     """
@@ -112,6 +128,7 @@ class DataSection(_Section):
     noise: Path | None = None
     rooms: Path | None = None
     crop_s: Annotated[float, Field(gt=0)] | None = None
+    spec_augment: SpecAugment | None = None
     open_shards: Positive | None = None
 
 
