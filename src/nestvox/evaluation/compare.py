@@ -299,8 +299,8 @@ def compare_systems(
         method=(
             f"{100 * confidence:g} % percentile interval of {settings.n_bootstrap} paired bootstrap replicates: "
             f"{n_clusters} {unit} ({known.source}) drawn with replacement on both sides of a trial, one draw for both "
-            f"systems; p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged or "
-            f"not{corrected}; seed {settings.seed}"
+            f"systems; p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged "
+            f"or not{corrected}; seed {settings.seed}"
         ),
         labels=labels,
         notes=notes,
