@@ -5,6 +5,7 @@ Commands turn any `NestvoxError` into one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingError",
     "TrialsError",
     "WeightsError",
+    "first_of",
 ]
 
 
@@ -126,3 +128,14 @@ class RecipeError(NestvoxError):
 
 class TrainingError(NestvoxError):
     """A training run that cannot begin, go on, or be resumed."""
+
+
+def first_of(names: Sequence[str], shown: int = 8) -> str:
+    """The first of many names for a message, which a long list would bury: ``a, b and 5 more``.
+
+    Args:
+        names: as they are to stand there.
+        shown: how many at the most.
+    """
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

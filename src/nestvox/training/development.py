@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import OverlapError, TrainingError
+from nestvox.errors import OverlapError, TrainingError, first_of
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
 
 __all__ = ["Development", "keep_apart"]
-
 
 
 def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
