@@ -228,11 +228,6 @@ def test_parts_named_later_learn_more_slowly(encoder: SpeakerModel) -> None:
         assert not any(norm.training for norm in norms)
 
 
-def test_a_part_that_is_not_there(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'backbone\.stage9'; it has backbone, spec, pool"):
-        run(speech, tmp_path / "run", "unfreeze", encoder, stages="[{epoch: 1, train: [backbone.stage9]}]")
-
-
 def test_an_adapter_is_the_difference(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
     found = run(speech, tmp_path / "run", "lora", encoder, **{"encoder.lora.rank": "2", "training.epochs": "1"})
     network = SpeakerModel(nestvox.load(tmp_path / "run" / "model").encoder)
@@ -401,6 +396,21 @@ def test_another_speed_is_another_speaker(speech: Path) -> None:
                 "training.balanced": "{speakers: 4, utterances: 2}",
             },
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"stages": "[{epoch: 0, train: [backbone.stage9]}]"}, r"'backbone\.stage9'; backbone has .*stage0, stage1"),
+        ({"stages": "[{epoch: 0, train: [pol]}]"}, "'pol'; it has backbone, .*pool"),
+        ({**UNFREEZE, "data.crop_s": "0.01"}, r"data\.crop_s: the encoder needs clips of at least 0\.\d+ s, got 0\.01"),
+    ],
+)
+def test_what_the_encoder_cannot_do(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path, changes: dict[str, str], told: str
+) -> None:
+    with pytest.raises(RecipeError, match=told):
+        run(speech, tmp_path / "run", "unfreeze", encoder, **changes)
 
 
 def test_bands_are_blanked_in_training_and_nowhere_else(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:

@@ -206,6 +206,19 @@ def test_weights_of_a_dimension_the_head_has_not(encoder: SpeakerModel, world: W
         run(encoder, world, tmp_path / "run", **{"loss.weights": "{16: 2.0}"})
 
 
+def test_a_stage_of_later_is_checked_before_the_first_step(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    stages = {"stages": "[{epoch: 0, dims: [24]}, {epoch: 1, dims: [9, 24]}]", "training.epochs": "2"}
+    with pytest.raises(RecipeError, match=r"stages: dims \[9\] are not among the head's \(8, 24\)"):
+        run(encoder, world, tmp_path / "run", **stages)
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_a_head_at_random_without_standardisation(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    for norm, standardised in (("none", False), ("batch", True), ("fixed", True)):
+        checkpoint, _ = run(encoder, world, tmp_path / norm, **{"head.start": "random", "head.norm": norm})
+        assert ("network.norm.running_mean" in checkpoint.tensors) == standardised
+
+
 def test_training_leaves_the_random_numbers_alone(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
     torch.manual_seed(4)
     expected = torch.randn(3)

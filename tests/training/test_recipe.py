@@ -110,6 +110,8 @@ def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
         ({"kind": "linear", "data": {"spec_augment": {}}}, "the encoder runs once, before training"),
         ({"kind": "linear", "data": {"open_shards": 3}}, "reads the cache and no audio"),
         ({"kind": "rotation", "data": {"crop_s": 3}}, "data.crop_s means nothing here"),
+        ({"kind": "linear", "loss": {"margin": 11.5}}, "loss.margin: loss aam takes an angle in radians, below pi"),
+        ({"kind": "linear", "training": {"large_margin": {"epochs": 1, "margin": 4}}}, "large_margin.margin: loss aam"),
         ({"kind": "linear", "head": {"dropout": 0.1}}, "a linear head has no hidden layer"),
         ({"kind": "linear", "head": {"start": "pretrained", "start_from": "r.safetensors"}}, "head.start_from"),
         ({"kind": "linear", "loss": {"mining": "hard"}}, "loss aam has no triplets"),

@@ -77,14 +77,22 @@ class Criterion(nn.Module):
         if self.speakers is not None:
             self.speakers.set_margin(margin)
 
+    def check_dims(self, dims: Sequence[int]) -> None:
+        """Refuse prefix lengths that a stage names and the head does not have.
+
+        Raises:
+            RecipeError: naming them.
+        """
+        if unknown := sorted(set(dims) - set(self.dims)):
+            raise RecipeError(f"stages: dims {unknown} are not among the head's {self.dims}")
+
     def set_dims(self, dims: Sequence[int]) -> None:
         """Choose the prefix lengths that take part from now on.
 
         Raises:
             RecipeError: one that the head does not have.
         """
-        if unknown := sorted(set(dims) - set(self.dims)):
-            raise RecipeError(f"stages: dims {unknown} are not among the head's {self.dims}")
+        self.check_dims(dims)
         parts: list[PrefixLoss | None] = [self.speakers, self.distillation]
         for part in parts:
             if part is not None:

@@ -91,8 +91,9 @@ class AudioTask:
         for part in self._parts():
             mine = [name for name in learnable if name not in self._part_of and _within(name, part)]
             if not mine:
-                children = ", ".join(name for name, _ in encoder.named_children())
-                raise RecipeError(f"stages: nothing of the encoder is left for {part!r}; it has {children}")
+                raise RecipeError(
+                    f"stages: nothing of the encoder is left for {part!r}; {_parts_beside(encoder, part)}"
+                )
             self._part_of |= dict.fromkeys(mine, part)
             groups += split_decay((learnable[name] for name in mine), scale, decay)
             scale *= section.decay
@@ -184,6 +185,7 @@ def run_audio(
     if material.train is None:
         raise RecipeError(f"data.table is missing: kind {recipe.kind} learns from audio, a cache is not enough")
     network, began_with = _network(recipe, model, material, folder, processes, bars)
+    _refuse_short_clips(recipe, network.encoder)
     lora = recipe.encoder.lora
     if lora is not None:
         with torch.random.fork_rng(devices=[]):
@@ -212,6 +214,15 @@ def run_audio(
     network.requires_grad_(requires_grad=True)
     finished = SpeakerModel(network.encoder, network.head)
     return Finished(finished, pairs, plain_rates(material, network.head), progressed)
+
+
+def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:
+    large = recipe.training.large_margin
+    clips = {"data.crop_s": recipe.data.crop_s, "training.large_margin.crop_s": None if large is None else large.crop_s}
+    shortest_s = encoder.min_samples / encoder.sample_rate
+    for key, crop_s in clips.items():
+        if crop_s is not None and crop_s < shortest_s:
+            raise RecipeError(f"{key}: the encoder needs clips of at least {shortest_s:.3f} s, got {crop_s:g}")
 
 
 def _network(
@@ -290,6 +301,19 @@ def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return forward(audio, *others)
 
     return whole
+
+
+def _parts_beside(encoder: nn.Module, part: str) -> str:
+    """What a part could have been: those of the deepest module on its way that there is."""
+    place, there = encoder, []
+    for name in part.split("."):
+        children = dict(place.named_children())
+        if name not in children:
+            break
+        place = children[name]
+        there.append(name)
+    inside = ", ".join(name for name, _ in place.named_children())
+    return f"{'.'.join(there) or 'it'} has {inside}" if inside else f"{'.'.join(there)} has no parts"
 
 
 def _within(name: str, part: str) -> bool:

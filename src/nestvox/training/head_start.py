@@ -15,7 +15,7 @@ from nestvox.heads.moments import Moments
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Rotation, default_dims
-from nestvox.heads.trained import TrainedHead
+from nestvox.heads.trained import Norm, TrainedHead
 from nestvox.model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.training.from_cache import CachedUtterances
@@ -111,7 +111,8 @@ def begin_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if section.start == "random":
-            return head_class(input_dim, dims, tap=tap, norm="batch", **settings)
+            norm: Norm = "none" if section.norm == "none" else "batch"
+            return head_class(input_dim, dims, tap=tap, norm=norm, **settings)
         if rotation is None:
             rotation = Rotation(torch.eye(encoder.embedding_dim, dtype=torch.float64).numpy(), dims[:1], "truncation")
         return head_class.from_pretrained(

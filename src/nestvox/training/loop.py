@@ -143,6 +143,10 @@ class TrainingLoop:
         processes: of the run.
         start: names what the run begins with and on what data; a checkpoint of another start is refused.
         progress: told the samples seen of all.
+
+    Raises:
+        RecipeError: a stage names dims that the head does not have.
+        TrainingError: float16 on a CPU.
     """
 
     def __init__(
@@ -163,6 +167,8 @@ class TrainingLoop:
         self.processes = processes
         self.progress = progress
         self.schedule = Schedule.of(recipe)
+        for stage in recipe.stages:  # now, and not when the stage begins
+            task.criterion.check_dims(stage.dims or ())
         self.progressed = Progressed(recipe.hash, start, world=processes.world)
         self.optimizer = _optimizer(task.groups, recipe)
         precision = recipe.training.precision

@@ -11,6 +11,7 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -141,7 +142,8 @@ class HeadSection(_Section):
         start_from: a rotation file to begin at; none: one is fitted on the training vectors.
         start: ``rotation`` begins at rotation x pretrained head, ``pretrained`` at the pretrained head, ``random``.
         norm: how the input is standardised: ``fixed`` by the statistics of the training vectors, ``batch`` by those of
-            each (micro-)batch, ``none``.
+            each (micro-)batch, ``none``. A head that begins at random knows no statistics: it takes ``batch`` for
+            ``fixed``.
         hidden: units of a hidden layer (``mlp``).
         layers: of the perceptron, the last one included (``mlp``).
         dropout: in the hidden layers (``mlp``).
@@ -415,6 +417,10 @@ class Recipe(_Section):
         if not self.loss.weight and not self.loss.distill:
             yield "loss: weight and distill are both 0, nothing would be learned"
         large = self.training.large_margin
+        margins = {"loss.margin": self.loss.margin, "training.large_margin.margin": large.margin if large else 0.0}
+        for key, margin in margins.items():
+            if self.loss.kind in ("aam", "subcenter") and margin >= math.pi:
+                yield f"{key}: loss {self.loss.kind} takes an angle in radians, below pi, got {margin:g}"
         if large is not None and large.epochs > self.training.epochs:
             yield f"training.large_margin.epochs: {large.epochs} of {self.training.epochs}"
         if large is not None and self.loss.kind in ("angular", "prototypical"):
