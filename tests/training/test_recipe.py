@@ -71,6 +71,7 @@ def test_an_override_is_yaml(override: str, value: Any) -> None:
     [
         ("training.epochs=-1", "training.epochs = -1: Input should be greater than or equal to 0"),
         ("training.learning_rate=.inf", "training.learning_rate = inf: Input should be a finite number"),
+        ("seed=99999999999999999999", "seed = 99999999999999999999: Input should be less than"),
         ("training.schedule=linear", "training.schedule = 'linear': Input should be 'cosine'"),
         ("kind=bilinear", "kind = 'bilinear'"),
         ("kind.linear=1", "--set kind.linear: kind holds 'linear' and has no keys below it"),
@@ -178,6 +179,17 @@ def test_paths_of_a_file_start_from_its_folder_and_those_of_an_override_do_not(t
     assert recipe.data.dev_trials == tmp_path / "dev.txt"
     assert recipe.data.cache == Path("other")
     assert recipe.model == str(tmp_path / "encoder")
+
+
+def test_a_path_may_begin_at_home_and_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("kind: linear\ndata: {table: ['~/t.tsv', u.tsv], noise: ~/noise}\n")
+    recipe = load_recipe(tmp_path / "r.yaml", ["data.rooms=~/rooms"])
+    assert recipe.data.table == (tmp_path / "t.tsv", tmp_path / "u.tsv")
+    assert (recipe.data.noise, recipe.data.rooms) == (tmp_path / "noise", tmp_path / "rooms")
+    (tmp_path / "r.yaml").write_text("kind: linear\ndata: {table: [5], noise: {a: 1}}\n")
+    with pytest.raises(RecipeError, match=r"data\.table\.0 = 5: .*data\.noise = "):
+        load_recipe(tmp_path / "r.yaml")
 
 
 def test_the_hash_is_of_what_decides_the_result() -> None:

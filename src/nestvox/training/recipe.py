@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from nestvox.errors import RecipeError
 from nestvox.training.idle import idle_settings
@@ -69,7 +78,9 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
 
 
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
+# A shell does not expand the ~ in --set data.noise=~/noise.
+Place = Annotated[Path, AfterValidator(Path.expanduser)]
+Paths = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 
 
 class _Section(BaseModel):
@@ -120,14 +131,14 @@ class DataSection(_Section):
     train: dict[str, str] = {"split": "train"}
     dev: dict[str, str] = {"split": "dev"}
     test: dict[str, str] = {"split": "test"}
-    dev_trials: Path | None = None
-    cache: Path | None = None
-    dev_cache: Path | None = None
+    dev_trials: Place | None = None
+    cache: Place | None = None
+    dev_cache: Place | None = None
     skip_bad: bool = False
     variants: Positive = 4
     augmentation: dict[str, Any] = {}
-    noise: Path | None = None
-    rooms: Path | None = None
+    noise: Place | None = None
+    rooms: Place | None = None
     crop_s: Annotated[float, Field(gt=0)] | None = None
     spec_augment: SpecAugment | None = None
     open_shards: Positive | None = None
@@ -152,7 +163,7 @@ class HeadSection(_Section):
     kind: Literal["linear", "mlp"] | None = None
     dims: tuple[Positive, ...] | None = None
     start: Literal["rotation", "pretrained", "random"] = "rotation"
-    start_from: Path | None = None
+    start_from: Place | None = None
     norm: Literal["fixed", "batch", "none"] = "fixed"
     hidden: Positive = 512
     layers: Annotated[int, Field(ge=2, le=3)] = 2
@@ -361,7 +372,7 @@ class Recipe(_Section):
 
     kind: Kind
     model: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataSection = DataSection()
     head: HeadSection = HeadSection()
     loss: LossSection = LossSection()
@@ -561,10 +572,16 @@ def _from(folder: Path, content: dict[str, Any]) -> None:
         values = content.get(section)
         if isinstance(values, dict) and values.get(name) is not None:
             given = values[name]
-            values[name] = [str(folder / item) for item in given] if isinstance(given, list) else str(folder / given)
+            values[name] = (
+                [_beside(folder, one) for one in given] if isinstance(given, list) else _beside(folder, given)
+            )
     model = content.get("model")
     if isinstance(model, str) and (folder / model).is_dir():
         content["model"] = str(folder / model)
+
+
+def _beside(folder: Path, path: object) -> object:
+    return str(folder / path) if isinstance(path, str) and not path.startswith("~") else path
 
 
 def _set(content: dict[str, Any], key: str, text: str) -> None:
