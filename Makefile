@@ -62,8 +62,9 @@ install-dev: $(VENV)/.installed-dev
 test: $(DEV_READY)
 	OMP_NUM_THREADS=1 $(TOOLS)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_FLAGS)
 
+# One thread, as above: that of numpy's matrix products too, which several children of a test would fight over.
 test-slow: $(DEV_READY)
-	$(TOOLS)/python -m pytest -m slow $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(TOOLS)/python -m pytest -m slow --timeout 1800 $(PYTEST_FLAGS)
 
 lint: $(DEV_READY)
 	$(TOOLS)/ruff check

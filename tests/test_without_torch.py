@@ -120,7 +120,7 @@ def test_command_that_runs_a_network_asks_for_the_extra(command: str, material: 
 
 @pytest.mark.slow
 @pytest.mark.network
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_environment_that_has_no_torch(material: Path, tmp_path: Path) -> None:
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)

@@ -317,7 +317,7 @@ def test_killed_runs_make_the_same_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_fifty_kills_make_the_same_store(tmp_path: Path) -> None:
     report = kill(tmp_path, 50)
     assert report["kills -9"] == 50

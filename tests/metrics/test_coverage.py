@@ -38,7 +38,7 @@ def test_the_truth_of_the_model_is_its_limit(simulation, rate):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("setting", [(40, 20, 60, 0.05), (40, 10, 10, 0.05)])
 def test_clustered_intervals_cover_and_naive_ones_do_not(simulation, setting):
     found = simulation.cover(setting, 300, 300, 7)["coverage"]
@@ -50,7 +50,7 @@ def test_clustered_intervals_cover_and_naive_ones_do_not(simulation, setting):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_tests_by_speaker_hold_their_level_and_the_others_do_not(simulation):
     found = simulation.err((40, 20, 60, 0.05), 300, 200, 7)["wrong"]
     # 5 % of 300 studies have a standard deviation of 1.3 %.

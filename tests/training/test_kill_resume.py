@@ -164,7 +164,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="the script forks")
 def test_twenty_kills(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARK), "--kills", "20", "--json", str(tmp_path / "report.json")]
