@@ -57,6 +57,8 @@ def test_scores_store_and_json_agree(files):
         "--trials", files / "trials.txt", "--store", files / "store", "--json", files / "b.json", "--dims", "4,16", *FEW
     )
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    for name in ("AUC 0.", "minDCF(0.01) ", "minDCF(0.05) ", "FRR at FAR 10 %: "):
+        assert name in first.output
     a, b = (json.loads((files / name).read_text()) for name in ("a.json", "b.json"))
     for key in ("eer", "eer_low", "min_dcf", "n_target", "n_nontarget", "trials_sha256"):
         assert a[key] == pytest.approx(b[key], abs=1e-9) if isinstance(a[key], float) else a[key] == b[key]
@@ -249,7 +251,7 @@ def test_every_number_as_csv_and_every_figure(files):
         results.select("dim", "condition", "eer").iter_rows()
     )
     assert results["reason"].to_list() == [row["reason"] for row in content["results"]]
-    for name in ("det", "histograms", "calibration", "speakers", "zoo"):
+    for name in ("further", "det", "histograms", "calibration", "speakers", "zoo"):
         mine = tables[name].filter(pl.col("system") == "tiny")
         rows = content[name]
         length = {"det": "p_fa", "histograms": "n_target", "calibration": "bin_low"}.get(name)

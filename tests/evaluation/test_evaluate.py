@@ -21,7 +21,7 @@ from nestvox.errors import (
     TrialsError,
 )
 from nestvox.evaluation import Settings, evaluate_model, evaluate_scores, evaluate_store
-from nestvox.metrics import eer, error_curve, min_dcf
+from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_dcf
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 
@@ -53,6 +53,36 @@ def test_store_scores_are_cosines_of_renormalised_prefixes(world):
     assert worst.score == pytest.approx(world.cosines(32)[~targets].max())
     assert not worst.target
     assert evaluation.lowest_targets[0].score == pytest.approx(world.cosines(32)[targets].min())
+
+
+def test_what_else_the_field_reports_stands_beside_it(world):
+    """AUC by scikit-learn, costs at the usual priors, misses on the DET curve, each with its interval."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    targets = world.trials.frame["target"].to_numpy()
+    llr = 8 * world.cosines(32) - 2
+    settings = Settings(n_bootstrap=60, p_target=0.2, c_miss=3)
+    evaluation = evaluate_scores(world.trials, llr, table=world.table, llr=True, settings=settings)
+    found = {figure.name: figure for figure in evaluation.further}
+    curve = error_curve(llr, targets)
+    fa, miss = curve.p_fa[::-1], curve.p_miss[::-1]
+    points = {"(0.01)": (0.01, 1, 1), "(0.05)": (0.05, 1, 1), "(0.2, 3, 1)": (0.2, 3, 1)}
+    expected = {"AUC": metrics.roc_auc_score(targets, llr)}
+    for name, point in points.items():
+        expected |= {f"minDCF{name}": min_dcf(curve, *point).value, f"actDCF{name}": act_dcf(curve, *point).value}
+    expected |= {"Cllr": cllr(curve), "FRR at FAR 1 %": np.interp(0.01, fa, miss)}
+    expected |= {"FRR at FAR 10 %": np.interp(0.1, fa, miss)}
+    assert int((~targets).sum()) < 3000  # so that one in a thousand cannot be said
+    assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected, abs=1e-9)
+    assert found["minDCF(0.2, 3, 1)"].value == evaluation.headline.min_dcf
+    assert found["minDCF(0.2, 3, 1)"].low == evaluation.headline.min_dcf_studentised[0]
+    for figure in evaluation.further:  # rejecting everybody costs 1 whoever speaks
+        assert (figure.low is None) == (figure.value == 1)
+        assert figure.low is None or figure.low <= figure.value <= figure.high
+    plain = evaluate_store(world.store(), world.trials, **FEW)
+    assert [figure.dim for figure in plain.further if figure.name == "AUC"] == [8, 16, 32]
+    assert not any(figure.name.startswith(("Cllr", "actDCF")) for figure in plain.further)
+    perfect = evaluate_scores(world.trials, targets.astype(float), table=world.table, **FEW).further
+    assert {(figure.low, figure.interval) for figure in perfect} == {(None, "")}
 
 
 def test_all_three_roads_agree(world):
@@ -323,7 +353,7 @@ def test_no_errors_at_all_is_said_to_have_no_interval():
     assert perfect.headline.eer == perfect.headline.eer_high == 0
     (note,) = perfect.notes
     fewest = min(perfect.headline.n_target, perfect.headline.n_nontarget)
-    assert f"{fewest} of a class without an error only say that the rate is below {300 / fewest:.2g} %" in note
+    assert f"{fewest} of a class without an error only say that the rate is below {300 / fewest:.3g} %" in note
 
 
 def test_scores_no_better_than_chance_are_said_to_be_distances():

@@ -54,6 +54,9 @@ def test_json_has_the_headline_on_top_and_every_row_below(world, tmp_path):
     def refuse(constant):
         raise AssertionError(constant)
 
+    page = Page(render_html(evaluation)).text
+    for figure in (figure for figure in evaluation.further if figure.name in ("AUC", "minDCF(0.01)")):
+        assert f"{figure.value:.4f} {figure.low:.4f}" in page
     content = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
     headline = evaluation.headline
     assert content["eer"] == headline.eer

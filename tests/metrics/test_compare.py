@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.metrics import eer, error_curve, min_dcf
+from nestvox.metrics import auc, cllr, dcf_at, eer, error_curve, min_dcf
 from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed, refuse_copied_series
 from nestvox.metrics.influence import (
+    auc_influence,
     by_speaker,
+    cllr_influence,
+    dcf_influence,
     eer_influence,
     logit_interval,
     min_dcf_influence,
@@ -186,19 +189,29 @@ def test_holm_rejects_what_the_steps_reject(p_values):
     assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
 
 
-def test_influence_on_the_cost_is_its_derivative():
+@pytest.mark.parametrize(
+    ("figure", "influence_of"),
+    [
+        (lambda curve: min_dcf(curve, 0.2).value, lambda a, t: min_dcf_influence(a, t, p_target=0.2)),
+        (lambda curve: dcf_at(curve, 0.7, 0.2), lambda a, t: dcf_influence(a, t, 0.7, p_target=0.2)),
+        (auc, auc_influence),
+        (cllr, cllr_influence),
+    ],
+)
+def test_influence_is_the_derivative(figure, influence_of):
     a, _, targets, enrol, test = two_systems(9, 4)
-    of_trial = min_dcf_influence(a, targets, p_target=0.2)
+    a = a.round(1)  # ties
+    of_trial = influence_of(a, targets)
     assert of_trial.sum() == pytest.approx(0, abs=1e-12)
     influence = by_speaker(of_trial, enrol, test)
     for speaker in range(9):
-        costs = []
+        found = []
         for change in (-1e-6, 1e-6):
             weight = np.ones(9)
             weight[speaker] += change
             weights = np.where(enrol == test, weight[enrol], weight[enrol] * weight[test])
-            costs.append(min_dcf(error_curve(a, targets, weights), 0.2).value)
-        assert influence[speaker] == pytest.approx((costs[1] - costs[0]) / 2e-6, abs=1e-6)
+            found.append(figure(error_curve(a, targets, weights)))
+        assert influence[speaker] == pytest.approx((found[1] - found[0]) / 2e-6, abs=1e-6)
 
 
 def test_standard_error_sums_over_all_two_trials_that_share_a_speaker():
@@ -218,16 +231,19 @@ def test_standard_error_sums_over_all_two_trials_that_share_a_speaker():
 
 
 def test_standard_errors_are_the_spread_over_samples_of_speakers():
-    rates, errors, cost_errors, costs = [], [], [], []
+    rates, errors, cost_errors, costs, areas, area_errors = [], [], [], [], [], []
     for seed in range(150):
         a, _, *rest = two_systems(60, 500 + seed, n_target=15, n_nontarget=40)
         rates.append(eer(error_curve(a, rest[0])).rate)
         errors.append(standard_error(eer_influence(a, rest[0]), *rest[1:]))
+        areas.append(auc(error_curve(a, rest[0])))
+        area_errors.append(standard_error(auc_influence(a, rest[0]), *rest[1:]))
         costs.append(min_dcf(error_curve(a, rest[0]), 0.3).value)
         cost_errors.append(standard_error(min_dcf_influence(a, rest[0], p_target=0.3), *rest[1:]))
     # The spread of 150 samples is known to 6 %.
     assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.2)
     assert np.mean(cost_errors) == pytest.approx(np.std(costs), rel=0.2)
+    assert np.mean(area_errors) == pytest.approx(np.std(areas), rel=0.2)
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 19, 39, 250, 1999])

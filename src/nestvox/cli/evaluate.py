@@ -203,7 +203,7 @@ def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | N
     from rich.markup import escape
     from rich.table import Table
 
-    from nestvox.evaluation.report import percent, percent_interval
+    from nestvox.evaluation.report import further_in_words, percent, percent_interval
 
     headline = evaluation.headline
     labels = f" [bold red]{escape(', '.join(evaluation.labels).upper())}[/]" if evaluation.labels else ""
@@ -238,6 +238,8 @@ def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | N
         soft_wrap=True,
     )
     console.print(f"Interval: {escape(headline.interval)}", soft_wrap=True)
+    further = ", ".join(map(further_in_words, [row for row in evaluation.further if row.dim == headline.dim]))
+    console.print(f"Also, with intervals: {escape(further)}", soft_wrap=True)
     for note in evaluation.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
 

@@ -17,6 +17,7 @@ from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import calibration_curve
 from nestvox.evaluation.conditions import Sides, condition_masks
+from nestvox.evaluation.further import FurtherFigure, further_figures, reachable_fars
 from nestvox.evaluation.intervals import choose_interval, in_words
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
 from nestvox.evaluation.settings import Settings
@@ -92,6 +93,7 @@ def measure(
     rates: list[ErrorRates] = []
     refused: list[NotComputable] = []
     curves: list[DetCurve] = []
+    further: list[FurtherFigure] = []
     for n_dim, (dim, values) in enumerate(scores.items()):
         for n_mask, (name, mask) in enumerate(masks.items()):
             row = _row(values, targets, mask, speakers, settings, with_det=name == ALL)
@@ -109,23 +111,27 @@ def measure(
                 refused.append(NotComputable(**counts, reason=row.reason))
             else:
                 rates.append(ErrorRates(**counts, **row.rates, labels=labels, fingerprint=origin.fingerprint))
-                curves += [DetCurve(dim, *row.det)] if row.det else []
+                if row.det:
+                    curves.append(DetCurve(dim, *row.det))
+                    sides_of = speakers.restricted(mask)[:2]
+                    further += further_figures(dim, values, targets, sides_of, settings, row.misses, llr=origin.llr)
             progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
     headline = list(scores.values())[-1]
     zoo: tuple[ZooTest, ...] = ()
     of_speakers: tuple[SpeakerRow, ...] = ()
     if speakers.known:
-        sides_of = (speakers.enrol, speakers.test, speakers.names)
+        named_sides = (speakers.enrol, speakers.test, speakers.names)
         recordings = numbered(trials.frame["enrol"], trials.frame["test"])[:2]
-        zoo = zoo_tests(headline, targets, *sides_of, recordings)
+        zoo = zoo_tests(headline, targets, *named_sides, recordings)
         threshold = next(row.eer_threshold for row in reversed(rates) if row.condition == ALL)
-        of_speakers = speaker_rows(headline, targets, *sides_of, threshold, zoo)
+        of_speakers = speaker_rows(headline, targets, *named_sides, threshold, zoo)
     notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
     notes += _warnings(rates)
     return Evaluation(
         results=tuple(rates),
         not_computable=tuple(refused),
         det=tuple(curves),
+        further=tuple(further),
         histograms=tuple(_histogram(dim, values, targets) for dim, values in scores.items()),
         highest_nontargets=_worst(trials, headline, np.flatnonzero(~targets), origin.path_of, highest=True),
         lowest_targets=_worst(trials, headline, np.flatnonzero(targets), origin.path_of, highest=False),
@@ -165,7 +171,7 @@ def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
         found.append(
             "Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are. Even of "
             f"independent trials {fewest} of a class without an error only say that the rate is below "
-            f"{100 * min(1.0, 3 / fewest):.2g} %."
+            f"{100 * min(1.0, 3 / fewest):.3g} %."
         )
     if chance := [row for row in rates if row.condition == ALL and row.eer >= 0.5]:
         dims = ", ".join(str(row.dim) for row in chance if row.dim is not None)
@@ -184,6 +190,7 @@ class _Row:
     reason: str
     rates: dict[str, Any]
     det: tuple[tuple[float, ...], ...]
+    misses: tuple[tuple[float, float, float, float], ...]
 
 
 def _row(
@@ -204,9 +211,13 @@ def _row(
         or (f"fewer than two {unit}" if n_clusters < 2 else "")
     )
     if reason:
-        return _Row(n_clusters, reason, {}, ())
+        return _Row(n_clusters, reason, {}, (), ())
     curve = error_curve(scores, labels)
-    grid = _probit_grid(int(curve.n_nontarget)) if with_det else np.empty(0)
+    grid, fars = np.empty(0), np.empty(0)
+    if with_det:
+        grid = _probit_grid(int(curve.n_nontarget))
+        fars = np.array(reachable_fars(int(curve.n_nontarget)))
+    at = np.concatenate([grid, fars])
     spread = speaker_bootstrap(
         scores,
         labels,
@@ -215,7 +226,7 @@ def _row(
         p_target=settings.p_target,
         c_miss=settings.c_miss,
         c_fa=settings.c_fa,
-        p_fa=grid,
+        p_fa=at,
         n_replicates=settings.n_bootstrap,
         seed=settings.seed,
         confidence=settings.confidence,
@@ -260,8 +271,17 @@ def _row(
             of_eer.method, of_cost.method, spread, speakers, wanted=settings.interval, seed=settings.seed
         ),
     }
-    det = (grid, curve.p_miss_at(grid), spread.p_miss_low, spread.p_miss_high) if with_det else ()
-    return _Row(n_clusters, "", rates, tuple(tuple(map(float, part)) for part in det))
+    columns = (
+        np.stack([at, curve.p_miss_at(at), spread.p_miss_low, spread.p_miss_high]) if with_det else np.empty((4, 0))
+    )
+    det, misses = columns[:, : len(grid)], columns[:, len(grid) :]
+    return _Row(
+        n_clusters,
+        "",
+        rates,
+        tuple(tuple(part.tolist()) for part in det) if with_det else (),
+        tuple((far, miss, low, high) for far, miss, low, high in misses.T.tolist()),
+    )
 
 
 def _probit_grid(n_nontarget: int) -> Scores:

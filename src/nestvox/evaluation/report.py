@@ -27,6 +27,7 @@ from nestvox.evaluation.figures import (
     eer_by_dim_figure,
     histogram_figure,
 )
+from nestvox.evaluation.further import FurtherFigure
 from nestvox.evaluation.refusals import refuse_copies
 from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
 from nestvox.metrics import bayes_threshold
@@ -34,6 +35,7 @@ from nestvox.metrics import bayes_threshold
 __all__ = [
     "banded_dims",
     "evaluation_figures",
+    "further_in_words",
     "percent",
     "percent_interval",
     "render_html",
@@ -57,6 +59,16 @@ def percent(rate: float, digits: int = 2) -> str:
 def percent_interval(row: ErrorRates) -> str:
     """Equal error rate and its interval in per cent: ``5.18 [4.28, 6.06]``."""
     return f"{percent(row.eer)} [{percent(row.eer_low)}, {percent(row.eer_high)}]"
+
+
+def further_in_words(figure: FurtherFigure) -> str:
+    """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
+    scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
+    numbers = [
+        f"{scale * number:.{digits}f}" for number in (figure.value, figure.low, figure.high) if number is not None
+    ]
+    ends = f" [{', '.join(numbers[1:])}]" if numbers[1:] else ""
+    return f"{figure.name}{':' if unit else ''} {numbers[0]}{unit}{ends}"
 
 
 def write_json(evaluation: Evaluation, path: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
@@ -202,6 +214,7 @@ def render_html(
         table_dims=dims or [None],
         conditions=[(ALL, conditions[ALL]), *others.items()] if others else [],
         durations=[(key.removeprefix(f"{DURATION}="), rows) for key, rows in durations.items()],
+        further=_by_figure(evaluation),
         banded=banded_dims(evaluation),
         systems_dim=systems_dim(systems),
         figures={**dict.fromkeys(("det-systems", "eer-by-dimension")), **figures},
@@ -241,6 +254,14 @@ def _by_condition(evaluation: Evaluation) -> dict[str, list[ErrorRates | NotComp
     rows: tuple[ErrorRates | NotComputable, ...] = (*evaluation.results, *evaluation.not_computable)
     for row in rows:
         grouped.setdefault(row.condition, []).append(row)
+    return grouped
+
+
+def _by_figure(evaluation: Evaluation) -> dict[str, list[FurtherFigure]]:
+    """Each further figure by its name, dimensions ascending."""
+    grouped: dict[str, list[FurtherFigure]] = {}
+    for figure in evaluation.further:
+        grouped.setdefault(figure.name, []).append(figure)
     return grouped
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve
+from nestvox.evaluation.further import FurtherFigure
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest
 
 __all__ = [
@@ -173,6 +174,7 @@ class Evaluation:
         results: one row a dimension and condition, dimensions ascending, ``all`` first within each.
         not_computable: conditions without an error rate, in the same order.
         det: one curve a dimension.
+        further: other figures over all trials, each with its interval, dimensions ascending.
         histograms: one a dimension.
         highest_nontargets: the worst false alarms of the largest dimension, worst first.
         lowest_targets: the worst misses of the largest dimension, worst first.
@@ -195,6 +197,7 @@ class Evaluation:
     results: tuple[ErrorRates, ...]
     not_computable: tuple[NotComputable, ...]
     det: tuple[DetCurve, ...]
+    further: tuple[FurtherFigure, ...]
     histograms: tuple[ScoreHistogram, ...]
     highest_nontargets: tuple[ScoredTrial, ...]
     lowest_targets: tuple[ScoredTrial, ...]
@@ -267,6 +270,7 @@ class Evaluation:
             "interval_asked": self.interval,
             "results": rows,
             "det": [asdict(curve) for curve in self.det],
+            "further": [asdict(figure) for figure in self.further],
             "histograms": [asdict(histogram) for histogram in self.histograms],
             "calibration": [asdict(curve) for curve in self.calibration],
             "speakers": [asdict(row) for row in self.speakers],

@@ -20,8 +20,9 @@ _LISTS = ("eer_percentile", "eer_studentised", "min_dcf_percentile", "min_dcf_st
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> dict[str, pl.DataFrame]:
     """The tables of one or several evaluations, each row with the name of its system in the column ``system``.
 
-    ``results`` (a row a dimension and condition, those not computable with their reason), ``det``, ``histograms``,
-    ``calibration`` (the bins), ``calibration_costs``, ``bayes_error``, ``speakers``, ``zoo`` and ``worst_trials``.
+    ``results`` (a row a dimension and condition, those not computable with their reason), ``further``, ``det``,
+    ``histograms``, ``calibration`` (the bins), ``calibration_costs``, ``bayes_error``, ``speakers``, ``zoo`` and
+    ``worst_trials``.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for system, evaluation in evaluations.items():
@@ -73,6 +74,7 @@ def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
             for curve in evaluation.det
             for a, b, c, d in zip(curve.p_fa, curve.p_miss, curve.p_miss_low, curve.p_miss_high, strict=True)
         ],
+        "further": [asdict(figure) for figure in evaluation.further],
         "histograms": [
             {"dim": found.dim, "low": low, "high": high, "n_target": target, "n_nontarget": nontarget}
             for found in evaluation.histograms

@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import ErrorCurve, error_curve
+from nestvox.metrics.curves import ErrorCurve, check_scores, error_curve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
 
 __all__ = [
+    "auc_influence",
     "by_speaker",
+    "cllr_influence",
+    "dcf_influence",
     "eer_influence",
     "logit_interval",
     "min_dcf_influence",
@@ -94,12 +97,85 @@ def min_dcf_influence(
     Raises:
         ScoresError, TrialsError, NestvoxError: as `error_curve` and `min_dcf`.
     """
+    threshold = min_dcf(error_curve(scores, targets), p_target, c_miss, c_fa).threshold
+    return dcf_influence(scores, targets, threshold, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
+
+
+def dcf_influence(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    threshold: float,
+    *,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> Floats:
+    """Influence of each trial on the normalised cost at a threshold that was set elsewhere.
+
+    Args:
+        scores: (N,) finite.
+        targets: (N,) bool.
+        threshold: accept if score >= threshold.
+        p_target: of the cost.
+        c_miss: of the cost.
+        c_fa: of the cost.
+
+    Returns:
+        (N,) summing to 0.
+
+    Raises:
+        ScoresError, TrialsError: as `error_curve`.
+    """
     values = np.asarray(scores, dtype=np.float64)
-    curve = error_curve(values, targets)
-    threshold = min_dcf(curve, p_target, c_miss, c_fa).threshold
-    of_miss, of_fa = _rate_influences(curve, values, targets, threshold)
+    of_miss, of_fa = _rate_influences(error_curve(values, targets), values, targets, threshold)
     worst = min(c_miss * p_target, c_fa * (1 - p_target))
     return (c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst
+
+
+def auc_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
+    """Influence of each trial on the area under the ROC curve: its own share of wins against the other class.
+
+    (E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves", Biometrics 44(3), 1988.)
+
+    Args:
+        scores: (N,) finite.
+        targets: (N,) bool.
+
+    Returns:
+        (N,) summing to 0.
+
+    Raises:
+        ScoresError, TrialsError: as `error_curve`.
+    """
+    values, labels = check_scores(scores, targets)
+    influence = np.empty(len(values))
+    for mine, sign in ((labels, 1), (~labels, -1)):
+        others = np.sort(sign * values[~mine])
+        ends = [np.searchsorted(others, sign * values[mine], side=side) for side in ("left", "right")]
+        wins = (ends[0] + ends[1]) / (2 * len(others))
+        influence[mine] = (wins - wins.mean()) / len(wins)
+    return influence
+
+
+def cllr_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
+    """Influence of each trial on the cost (`metrics.cllr.cllr`) of log likelihood ratios.
+
+    Args:
+        scores: (N,) finite, in nats.
+        targets: (N,) bool.
+
+    Returns:
+        (N,) summing to 0.
+
+    Raises:
+        ScoresError, TrialsError: as `error_curve`.
+    """
+    values, labels = check_scores(scores, targets)
+    costs = np.logaddexp(0.0, np.where(labels, -values, values)) / (2 * math.log(2))
+    for mine in (labels, ~labels):
+        costs[mine] = (costs[mine] - costs[mine].mean()) / mine.sum()
+    return np.asarray(costs, dtype=np.float64)
 
 
 def by_speaker(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
