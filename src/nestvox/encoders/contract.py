@@ -154,7 +154,12 @@ class Encoder(nn.Module, ABC):
         return Translation(tensors)
 
     def check_input(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it."""
+        """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it.
+
+        Raises:
+            ModelError: another shape or type, an empty batch, lengths beyond the audio, an utterance that is too
+                short.
+        """
         if audio.ndim != 2 or not torch.is_floating_point(audio):
             raise ModelError(f"audio must be a float tensor (batch, samples), got {audio.dtype} {tuple(audio.shape)}")
         if audio.shape[0] == 0:

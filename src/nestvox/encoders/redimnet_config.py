@@ -137,7 +137,11 @@ class ReDimNetConfig(_Config):
     tf_optimized_arch: bool = False
 
     def check(self) -> None:
-        """Refuse values that no network here has."""
+        """Refuse values that no network here has.
+
+        Raises:
+            ModelError: with the key.
+        """
         super().check()
         if self.tf_optimized_arch:
             raise ModelError("tf_optimized_arch: the architecture was never published, only false is supported")
@@ -189,7 +193,11 @@ class ReDimNet2Config(_Config):
     return_all_outputs: bool = False
 
     def check(self) -> None:
-        """Refuse values that no network here has."""
+        """Refuse values that no network here has.
+
+        Raises:
+            ModelError: with the key.
+        """
         super().check()
         for key, wanted in (("fm_weigthing_type", "NC"), ("causal", "none"), ("spec_in_channels", 1)):
             if getattr(self, key) != wanted:

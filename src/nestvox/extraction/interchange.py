@@ -145,7 +145,12 @@ class VectorWriter:
         return self
 
     def write(self, batch: VectorBatch) -> None:
-        """Append (n, D) rows."""
+        """Append (n, D) rows.
+
+        Raises:
+            StoreError: another D than before, names for other rows or not for all, a number that is not finite, or the
+                file cannot be written.
+        """
         vectors = np.asarray(batch.vectors, np.float32)
         if self._dim is None and vectors.ndim == 2:
             self._dim = vectors.shape[1]

@@ -82,7 +82,11 @@ class ArkSink:
         self._final = final_ark.absolute()
 
     def write(self, ids: list[str] | None, vectors: NDArray[np.float32]) -> None:
-        """Append n named rows (n, D)."""
+        """Append n named rows (n, D).
+
+        Raises:
+            StoreError: a row has no name, or one that Kaldi cannot read.
+        """
         if ids is None:
             raise StoreError(f"{self._final}: an archive needs a name for every row, and these vectors have none")
         for key, vector in zip(ids, vectors, strict=True):

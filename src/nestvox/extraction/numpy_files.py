@@ -77,7 +77,11 @@ def npz_shape(path: Path) -> tuple[int, int]:
 
 
 def iter_npz(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
-    """Yield ids and rows of a `.npz` file that has `vectors` and `ids`, or one array alone."""
+    """Yield ids and rows of a `.npz` file that has `vectors` and `ids`, or one array alone.
+
+    Raises:
+        StoreError: not such a file, or other numbers of ids and vectors.
+    """
     with _open_zip(path) as archive:
         vectors_name, ids_name = _member_names(archive, path)
         with archive.open(vectors_name) as handle:

@@ -153,7 +153,11 @@ def corrupt(file: Path, problem: str) -> StoreError:
 
 
 def open_shard(file: Path) -> pa.ipc.RecordBatchFileReader:
-    """Map a shard into memory and read its footer."""
+    """Map a shard into memory and read its footer.
+
+    Raises:
+        StoreError: it is missing or corrupt.
+    """
     try:
         return pa.ipc.open_file(pa.memory_map(str(file), "r"))
     except FileNotFoundError as error:
@@ -163,7 +167,11 @@ def open_shard(file: Path) -> pa.ipc.RecordBatchFileReader:
 
 
 def read_all(file: Path, reader: pa.ipc.RecordBatchFileReader) -> pa.Table:
-    """Return the rows of an open shard, without copying them."""
+    """Return the rows of an open shard, without copying them.
+
+    Raises:
+        StoreError: it is corrupt.
+    """
     try:
         table = reader.read_all()
         table.validate()
@@ -178,7 +186,11 @@ def count_rows(reader: pa.ipc.RecordBatchFileReader) -> int:
 
 
 def skipped_in(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
-    """Return the utterances of a shard that were skipped, in table order."""
+    """Return the utterances of a shard that were skipped, in table order.
+
+    Raises:
+        StoreError: the shard does not say.
+    """
     try:
         return tuple(FailedUtterance(**entry) for entry in json.loads((schema.metadata or {})[_FAILED_KEY]))
     except (KeyError, TypeError, ValueError) as error:
@@ -186,13 +198,21 @@ def skipped_in(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
 
 
 def check_identity(file: Path, schema: pa.Schema, metadata: StoreMetadata) -> None:
-    """Refuse a shard that was written for another store."""
+    """Refuse a shard that was written for another store.
+
+    Raises:
+        StoreError: with what to do.
+    """
     if (schema.metadata or {}).get(_IDENTITY_KEY) != _identity(metadata):
         raise corrupt(file, "it belongs to another store")
 
 
 def check_count(file: Path, metadata: StoreMetadata, shard: int, rows: int, failed: int) -> None:
-    """Refuse a shard whose stored and skipped rows are not those that were planned."""
+    """Refuse a shard whose stored and skipped rows are not those that were planned.
+
+    Raises:
+        StoreError: with both counts.
+    """
     planned = len(metadata.planned(shard))
     # What failed is listed once, whatever number of rows it would have had.
     if rows + failed * metadata.variants != planned:
@@ -200,7 +220,11 @@ def check_count(file: Path, metadata: StoreMetadata, shard: int, rows: int, fail
 
 
 def check_size(file: Path, record: ShardRecord) -> None:
-    """Refuse a shard that is missing or has another size than when the store was completed."""
+    """Refuse a shard that is missing or has another size than when the store was completed.
+
+    Raises:
+        StoreError: with what to do.
+    """
     try:
         size = file.stat().st_size
     except FileNotFoundError as error:

@@ -70,7 +70,11 @@ class Moments:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(P,)."""
+        """(P,).
+
+        Raises:
+            ModelError: no vector has been added.
+        """
         if not self.n:
             raise ModelError("a mean needs at least one vector")
         mean: NDArray[np.float64] = self._origin + self._sum / self.n
@@ -78,7 +82,11 @@ class Moments:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """(P, P), divided by N - 1."""
+        """(P, P), divided by N - 1.
+
+        Raises:
+            ModelError: fewer than two vectors.
+        """
         if self.n < 2:
             raise ModelError(f"a covariance needs at least two vectors, got {self.n}")
         covariance: NDArray[np.float64] = (self._products - np.outer(self._sum, self._sum) / self.n) / (self.n - 1)
@@ -86,7 +94,11 @@ class Moments:
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """(P,), divided by N - 1, never negative."""
+        """(P,), divided by N - 1, never negative.
+
+        Raises:
+            ModelError: fewer than two vectors.
+        """
         if self.n < 2:
             raise ModelError(f"a variance needs at least two vectors, got {self.n}")
         variance = (np.diagonal(self._products) - self._sum**2 / self.n) / (self.n - 1)

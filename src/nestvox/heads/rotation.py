@@ -230,7 +230,11 @@ class Scatter:
         return int((self._counts >= 2).sum())
 
     def covariance(self) -> NDArray[np.float64]:
-        """(D, D) covariance of all rows."""
+        """(D, D) covariance of all rows.
+
+        Raises:
+            ModelError: fewer than two rows that are not zero.
+        """
         if self.n < 2:
             raise ModelError(f"a covariance needs at least two vectors that are not zero, got {self.n}")
         mean = self._sum / self.n
