@@ -126,7 +126,7 @@ def test_its_own_trials_and_speakers_are_refused() -> None:
     made = llr()
     with pytest.raises(TrialsError, match="these very trials"):
         made.refuse_seen("ab" * 32, [], allow=True)
-    with pytest.raises(OverlapError, match="fitted on 1 of these speakers: ben"):
+    with pytest.raises(OverlapError, match="1 of the evaluated speakers served to fit the calibration: ben;"):
         made.refuse_seen("cd" * 32, ["ben", "carla"])
     assert made.refuse_seen("cd" * 32, ["ben"], allow=True) == ("leaky",)
     assert made.refuse_seen("cd" * 32, ["carla"]) == ()

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.atomic import write_text
 from nestvox.card import replace_thresholds
-from nestvox.corpora.overlap import speaker_key
-from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, ScoresError, TrialsError
+from nestvox.corpora.overlap import refuse_overlap
+from nestvox.errors import FingerprintError, ModelError, NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.calibration import (
     Calibration,
     calibrations_from_dict,
@@ -50,7 +50,6 @@ MEASURES = (DURATION, NORM, SNR)
 
 _FORMAT = "nestvox-calibration-1"
 _LOGARITHMIC = (DURATION, NORM)  # twice as long is one step, from 1 s or from 10 s
-_SHOWN = 8
 
 Floats = NDArray[np.float64]
 Sides = tuple[ArrayLike, ArrayLike]
@@ -140,17 +139,13 @@ class LlrCalibration:
                 f"the calibration was fitted on these very trials ({self.trials_source}, sha256 {trials_sha256[:12]}); "
                 "its cost on them says nothing: evaluate on others"
             )
-        keys = set(self.speakers)
-        both = sorted({name for name in speakers if speaker_key(name) in keys})
-        if not both:
-            return ()
-        if allow:
-            return ("leaky",)
-        more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
-        raise OverlapError(
-            f"the calibration was fitted on {len(both)} of these speakers: {', '.join(both[:_SHOWN])}{more}; "
-            "calibrate on "
-            "development speakers that are not evaluated, or allow the overlap and have every number labelled leaky"
+        return refuse_overlap(
+            set(self.speakers),
+            speakers,
+            allow=allow,
+            use="served to fit the calibration",
+            advice="calibrate on development speakers that are not evaluated, or allow the overlap and have every "
+            "number labelled leaky",
         )
 
     def to_dict(self) -> dict[str, Any]:

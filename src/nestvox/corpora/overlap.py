@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Set
 
-from nestvox.errors import OverlapError
+from nestvox.errors import OverlapError, first_of
 
 __all__ = ["refuse_overlap", "speaker_key"]
-
-_SHOWN = 8
 
 
 def speaker_key(name: str) -> str:
@@ -21,7 +19,12 @@ def speaker_key(name: str) -> str:
 
 
 def refuse_overlap(
-    training_keys: Set[str], evaluation_speakers: Iterable[str], *, allow: bool = False
+    training_keys: Set[str],
+    evaluation_speakers: Iterable[str],
+    *,
+    allow: bool = False,
+    use: str = "were trained on",
+    advice: str = "leave them out of one side, or allow the overlap and have every number labelled leaky",
 ) -> tuple[str, ...]:
     """Refuse an evaluation on speakers that were trained on.
 
@@ -29,6 +32,8 @@ def refuse_overlap(
         training_keys: `speaker_key` of every training speaker.
         evaluation_speakers: names.
         allow: go on all the same; every number then carries the label that is returned.
+        use: what was done with the speakers, for the message.
+        advice: what to do, for the message.
 
     Returns:
         Labels for the results: ``("leaky",)`` where an overlap was allowed, else none.
@@ -41,8 +46,4 @@ def refuse_overlap(
         return ()
     if allow:
         return ("leaky",)
-    more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
-    raise OverlapError(
-        f"{len(both)} of the evaluated speakers were trained on: {', '.join(both[:_SHOWN])}{more}; leave them out of "
-        "one side, or allow the overlap and have every number labelled leaky"
-    )
+    raise OverlapError(f"{len(both)} of the evaluated speakers {use}: {first_of(both)}; {advice}")

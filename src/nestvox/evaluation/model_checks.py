@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.channel import through_channel
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, ModelError, NestvoxError
+from nestvox.errors import AudioError, ModelError, NestvoxError, first_of
 from nestvox.evaluation.sample_clips import Clip
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def check_vectors(model: SpeakerModel, clips: Sequence[Clip], full: Floats) -> l
     finite = Check(
         "finite",
         "fail" if wrong else "pass",
-        f"NaN or infinity in the embedding of {_some(wrong)}" if wrong else f"all numbers of {len(full)} embeddings",
+        f"NaN or infinity in the embedding of {first_of(wrong, 3)}"
+        if wrong
+        else f"all numbers of {len(full)} embeddings",
     )
     length = nested = 0.0
     for clip, row in zip(clips, full, strict=True):
@@ -313,8 +315,3 @@ def _larger(a: float, b: float) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

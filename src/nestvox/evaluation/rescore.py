@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.trials import Trials
-from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError
+from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, first_of
 from nestvox.evaluation.speakers import TrialSpeakers
 from nestvox.evaluation.systems import System
 from nestvox.extraction.store import EmbeddingStore
@@ -29,7 +29,6 @@ __all__ = ["NORM_METHODS", "NormMethod", "ScoreNorm", "calibrated", "normalised"
 
 NormMethod = Literal["z", "t", "s", "as"]
 NORM_METHODS: tuple[NormMethod, ...] = get_args(NormMethod)
-_SHOWN = 8
 _TOP_K = 300
 
 
@@ -135,9 +134,8 @@ def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> t
         notes.append(f"{unnamed} of {len(names)} cohort vectors name no speaker: they may be speakers of the trials.")
     both = sorted({str(name) for name in names if name is not None} & set(speakers.names))
     if both:
-        more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
         raise OverlapError(
-            f"{len(both)} speakers of the trials stand in the cohort {cohort.path}: {', '.join(both[:_SHOWN])}{more}; "
+            f"{len(both)} speakers of the trials stand in the cohort {cohort.path}: {first_of(both)}; "
             "take a cohort of other speakers"
         )
     return tuple(notes)

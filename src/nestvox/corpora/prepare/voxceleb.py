@@ -35,7 +35,7 @@ from nestvox.corpora.prepare.folder import Skipped
 from nestvox.corpora.prepare.published import CorpusPrepared, Published, coverage
 from nestvox.corpora.prepare.scan import folders_in, scan
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import TableError
+from nestvox.errors import TableError, first_of
 from nestvox.progress import Progress, silent
 
 __all__ = ["how_to_get", "mini_voxceleb1", "mini_voxceleb2", "prepare_voxceleb1", "prepare_voxceleb2"]
@@ -44,7 +44,6 @@ LICENCE = "CC-BY-4.0"
 _PARTS = ("dev", "test")
 _SPEAKER = re.compile(r"id\d{5}")
 _DEEPEST = 4  # folders between the root and the speakers
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -286,19 +285,14 @@ def _notes(corpus: _Corpus, table: pl.DataFrame, tops: list[str], parts: dict[st
     present = set(table["speaker"])
     expected = _ALL_VOX1 if corpus is _VOX1 else tuple(parts)
     if missing := sorted(set(expected) - present):
-        yield f"{len(missing):,} published speakers are missing: {_listed(missing)}"
+        yield f"{len(missing):,} published speakers are missing: {first_of(missing)}"
     if expected and (unknown := sorted(present - set(expected))):
-        yield f"{len(unknown):,} speakers are not of {corpus.title}: {_listed(unknown)}"
+        yield f"{len(unknown):,} speakers are not of {corpus.title}: {first_of(unknown)}"
     used = set(table["path"].str.extract(r"^(.*id\d{5})/[^/]+/[^/]+$"))
     if empty := sorted(set(tops) - used):
-        yield f"{len(empty):,} speakers' folders hold no usable audio: {_listed(empty)}"
+        yield f"{len(empty):,} speakers' folders hold no usable audio: {first_of(empty)}"
     if unplaced := table["split"].null_count():
         yield (
             f"{unplaced:,} utterances are neither of dev nor of test by their folders; "
             f"put {corpus.meta} into the root to have them told apart"
         )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
