@@ -150,15 +150,6 @@ def test_saved_as_plain_values_and_read_back():
     np.testing.assert_array_equal(back[64](scores, side), fits[64](scores, side))
 
 
-def test_its_own_trials_are_refused():
-    scores, targets = gaussian(100, 10)
-    found = fit_calibration(scores, targets, trials_sha256="ab" * 32)
-    found.refuse_own_trials("cd" * 32)
-    with pytest.raises(TrialsError, match="these very trials"):
-        found.refuse_own_trials("ab" * 32)
-    fit_calibration(scores, targets).refuse_own_trials("")
-
-
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.errors import NestvoxError, ScoresError, TrialsError
+from nestvox.errors import NestvoxError, ScoresError
 from nestvox.metrics.curves import check_scores
 from nestvox.metrics.dcf import bayes_threshold
 
@@ -94,18 +94,6 @@ class Calibration:
         if self.quality:
             raise NestvoxError("with quality measures the threshold on the score differs from trial to trial")
         return (bayes_threshold(p_target, c_miss, c_fa) - self.offset) / self.scale
-
-    def refuse_own_trials(self, trials_sha256: str) -> None:
-        """Refuse to be judged on the trials that it was fitted on.
-
-        Raises:
-            TrialsError: they are the same.
-        """
-        if self.trials_sha256 and trials_sha256 == self.trials_sha256:
-            raise TrialsError(
-                f"this calibration was fitted on these very trials (sha256 {trials_sha256[:12]}); its cost on them "
-                "says nothing: evaluate on others"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
