@@ -125,7 +125,7 @@ def test_own_trials_and_speakers_are_refused(files: Path, capsys) -> None:
     part = [argument if argument != "test.txt" else "part.txt" for argument in TEST]
     code, _, error = nestvox(capsys, "evaluate", *part, "--calibration", "c.json")
     assert code == 2
-    assert "fitted on 12 of these speakers: s00, s01" in error
+    assert "12 of the evaluated speakers served to fit the calibration: s00, s01" in error
     code, text, _ = nestvox(capsys, "evaluate", *part, "--calibration", "c.json", "--allow-overlap")
     assert code == 0
     assert "LEAKY" in text

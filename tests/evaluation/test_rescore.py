@@ -163,7 +163,7 @@ def test_its_own_trials_and_speakers_are_refused(world):
         calibrated(dev, llr, dev_trials, dev_speakers.names, {}, allow_overlap=True)
     part = replace(dev_trials, frame=dev_trials.frame[5:])
     system = system_of_store("tiny", part, world.store())
-    with pytest.raises(OverlapError, match="fitted on 6 of these speakers: s00, s01"):
+    with pytest.raises(OverlapError, match="6 of the evaluated speakers served to fit the calibration: s00, s01"):
         calibrated(system, llr, part, dev_speakers.names, {})
     assert calibrated(system, llr, part, dev_speakers.names, {}, allow_overlap=True).labels == ("leaky",)
 
