@@ -30,7 +30,8 @@ from nestvox.training.development import Development
 from nestvox.training.from_audio import AudioTask, NestedNetwork, blanked_bands, full_precision_front_end
 from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Lora, SpecAugment, load_recipe
+from nestvox.training.recipe import load_recipe
+from nestvox.training.recipe_sections import Lora, SpecAugment
 from nestvox.training.train import Trained, train
 
 from .conftest import TINY, World

@@ -32,7 +32,8 @@ from nestvox.training.loop import ParameterGroup, TrainingLoop
 from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
 from nestvox.training.material import Material, banks_of
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Recipe, SpecAugment
+from nestvox.training.recipe import Recipe
+from nestvox.training.recipe_sections import SpecAugment
 from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data
 from nestvox.training.schedule import Schedule
 

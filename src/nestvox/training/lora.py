@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from nestvox.atomic import atomic_path
 from nestvox.errors import ModelError
-from nestvox.training.recipe import Lora
+from nestvox.training.recipe_sections import Lora
 
 __all__ = ["LowRank", "add_low_rank", "apply_adapter", "merge_low_rank", "save_adapter"]
 

@@ -22,7 +22,8 @@ from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import DataSection, Recipe
+from nestvox.training.recipe import Recipe
+from nestvox.training.recipe_sections import DataSection
 
 __all__ = ["Material", "augmentation_of", "banks_of"]
 
