@@ -229,8 +229,8 @@ class ShardJob:
         if not self.plan.skip_bad:
             raise type(error)(
                 error.path,
-                f"{error.problem} (utterance {utt_id}); mend the table and embed again, or use --skip-bad: "
-                "what is stored so far stays",
+                f"{error.problem} (utterance {utt_id}); mend the table and begin again, or leave such audio "
+                "out (--skip-bad; data.skip_bad of a recipe): what is stored so far stays",
             ) from error
         state.fail(row, error.problem, had_piece=had_piece)
 
