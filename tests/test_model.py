@@ -273,6 +273,10 @@ def test_names_and_folders_that_are_none(tmp_path: Path, saved: Path) -> None:
         nestvox.load(tmp_path)
     with pytest.raises(CatalogueError, match="no-such-model"):
         nestvox.load("no-such-model")
+    (tmp_path / "b2-vox2-ptn.pt").touch()
+    names = r"--model redimnet-b2-vox2-ptn or redimnet2-b2-vox2-ptn --weights .*b2-vox2-ptn\.pt"
+    with pytest.raises(ModelError, match=f"is a file, not a model folder.* {names}"):
+        nestvox.load(tmp_path / "b2-vox2-ptn.pt")
     with pytest.raises(ModelError, match="has its own weights"):
         nestvox.load(saved, weights=saved / "model.safetensors")
     with pytest.raises(ModelError, match="between 1 and 256, got 300"):

@@ -20,7 +20,7 @@ from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
 from nestvox.device import find_device
 from nestvox.encoders.backends import Backend, Precision, check_way
-from nestvox.encoders.catalogue import find
+from nestvox.encoders.catalogue import entries, find
 from nestvox.encoders.kaldi_fbank import KaldiFbank
 from nestvox.encoders.onnx_model import read_onnx
 from nestvox.errors import FingerprintError, ModelError
@@ -516,7 +516,8 @@ def load(
     Raises:
         CatalogueError: neither a folder nor a known name.
         DownloadError: the weights could not be had.
-        ModelError: the folder is not a model, nor the ONNX file a speaker encoder, or an option means nothing.
+        ModelError: the folder is not a model, nor the ONNX file a speaker encoder, another file is given without the
+            name of its network, or an option means nothing.
         MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
     """
     check_way(backend, precision)
@@ -533,6 +534,8 @@ def load(
         if weights is not None:
             raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
         model = SpeakerModel.from_folder(path)
+    elif path.suffix and path.is_file():
+        raise ModelError(_no_model_by_itself(path))
     else:
         from nestvox.encoders import load_encoder  # noqa: PLC0415  imports torch
 
@@ -544,6 +547,16 @@ def load(
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)
     return model.to(place)
+
+
+def _no_model_by_itself(path: Path) -> str:
+    """Say how a file of weights is loaded."""
+    named = [entry.name for entry in entries() if entry.member == path.name]
+    return (
+        f"{path} is a file, not a model folder. Weights are loaded with the name of their network: --model "
+        f"{' or '.join(named) or 'NAME'} --weights {path} ('nestvox models list' shows the names); checkpoints of "
+        "redimnet-mrl go through 'nestvox models import-mrl'"
+    )
 
 
 def _load_onnx(

@@ -245,6 +245,18 @@ def test_a_local_file_must_agree_with_the_record_too(entry: CatalogueEntry, rele
     assert fetch("voice", weights=other, announce=silent, offline=True).is_file()
 
 
+def test_a_local_file_that_belies_the_entry_is_told(entry: CatalogueEntry, tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "b6-vb2+vox2_v0-lm.pt"
+    file.write_bytes(released()[0])
+    load_encoder("voice", weights=file, announce=said.append)
+    beginnings = ("voice: NON-COMMERCIAL", f"voice: {file.name} is the name", f"voice: {file} describes")
+    assert [line.startswith(beginning) for line, beginning in zip(said, beginnings, strict=True)] == [True] * 3
+    assert "weights of redimnet2-b6-vb2+vox2_v0-lm, licence CC-BY-NC-SA-4.0; NON-COMMERCIAL" in said[1]
+    assert "the catalogue's differs in " in said[2]
+    assert {"C", "F", "stages_setup"} <= set(said[2].rsplit(" in ")[1].split(", "))
+
+
 def test_a_page_instead_of_the_file_is_not_recorded(entry: CatalogueEntry, release: Release) -> None:
     release.content = b"<html>please accept our licence</html>"
     with pytest.raises(WeightsError, match="not a readable checkpoint"):

