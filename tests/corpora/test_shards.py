@@ -149,7 +149,7 @@ def test_the_archives_of_wespeaker(tmp_path: Path) -> None:
     names = ["id10270/a-b/00001.wav", "id10270/a-b/00002.wav", "spk1.utt1", "plain"]
     assert found.table.frame["utt_id"].to_list() == names  # those of the official lists
     assert found.table.frame["speaker"].to_list() == [name[:7] for name in names]
-    assert [place.rsplit("::")[-1] for place in found.table.frame["path"]][0] == "id10270/a-b/00001.wav.wav"
+    assert found.table.frame["path"][0].endswith("::id10270/a-b/00001.wav.wav")
     assert [(skipped.path[-9:], skipped.reason) for skipped in found.skipped] == [
         ("spk1.utt2", "has no member .spk with its speaker")
     ]
