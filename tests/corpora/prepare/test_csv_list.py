@@ -51,6 +51,14 @@ def test_a_start_shortens_the_duration(audio: Path) -> None:
     assert table.frame["duration_s"].to_list() == [0.75, 0.5]
 
 
+def test_a_start_behind_the_end_is_skipped(audio: Path) -> None:
+    prepared = prepare_csv(write(audio / "l.csv", "path,speaker,start_s\nb.wav,s, 0.25 \na.wav,s,0.5\n"))
+    assert prepared.table.frame.select("path", "start_s", "duration_s").rows() == [("b.wav", 0.25, 0.75)]
+    assert [(skipped.path, skipped.reason) for skipped in prepared.skipped] == [
+        ("a.wav", "start_s is 0.5, and it ends after 0.500 s")
+    ]
+
+
 def test_files_that_are_not_there_are_skipped(audio: Path) -> None:
     prepared = prepare_csv(write(audio / "l.csv", "path,speaker\na.wav,s\nno.wav,s\n"))
     assert prepared.table.frame["utt_id"].to_list() == ["a"]

@@ -30,7 +30,7 @@ def prepare_csv(
     """Make a table of a CSV (commas) or TSV (tabs) with a header line.
 
     Every column is kept. Without a column `utt_id`, ids are made of the paths; without `duration_s`, files are opened
-    for it. Files that cannot be opened are skipped and listed.
+    for it. Files that cannot be opened, or end before `start_s`, are skipped and listed.
 
     Args:
         path: the list; by its suffix ``.tsv`` or ``.txt`` it has tabs, else commas.
@@ -54,30 +54,36 @@ def prepare_csv(
         raise TableError("the list has no rows", source=path)
     # Validated once before anything is opened, while rows still have their lines.
     if "utt_id" in frame.columns:
-        UtteranceTable(frame, str(path), root, lines)
+        frame = UtteranceTable(frame, str(path), root, lines).frame
     else:
         numbered = pl.Series("utt_id", [str(line) for line in lines])
-        UtteranceTable(frame.with_columns(numbered), str(path), root, lines)
+        frame = UtteranceTable(frame.with_columns(numbered), str(path), root, lines).frame.drop("utt_id")
         _refuse_doubled_paths(frame, path)
         frame = frame.insert_column(0, pl.Series("utt_id", unique_ids(frame["path"].to_list())))
     found = durations([root / file for file in frame["path"]], workers=workers, progress=progress)
-    readable = pl.Series([not isinstance(duration, AudioError) for duration in found])
+    starts = frame["start_s"].to_list() if "start_s" in frame.columns else [None] * frame.height
+    left = [_what_is_left(length, start or 0.0) for length, start in zip(found, starts, strict=True)]
+    usable = pl.Series([isinstance(seconds, float) for seconds in left])
     skipped = tuple(
-        Skipped(file, duration.problem)
-        for file, duration in zip(frame["path"], found, strict=True)
-        if isinstance(duration, AudioError)
+        Skipped(file, seconds) for file, seconds in zip(frame["path"], left, strict=True) if isinstance(seconds, str)
     )
-    if not readable.any():
+    if not usable.any():
         first = skipped[0]
         raise TableError(f"none of {len(found)} files can be read; {first.path}: {first.reason}", source=path)
     if "duration_s" not in frame.columns:
-        numbers = [None if isinstance(duration, AudioError) else duration for duration in found]
-        start = pl.col("start_s").cast(pl.Float64).fill_null(0.0) if "start_s" in frame.columns else pl.lit(0.0)
-        frame = frame.with_columns(pl.Series("duration_s", numbers, pl.Float64) - start)
-    frame = frame.filter(readable)
+        numbers = [seconds if isinstance(seconds, float) else None for seconds in left]
+        frame = frame.with_columns(pl.Series("duration_s", numbers, pl.Float64))
+    frame = frame.filter(usable)
     if corpus is not None:
         frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
     return Prepared(UtteranceTable(frame, str(path), root), skipped)
+
+
+def _what_is_left(length: float | AudioError, start_s: float) -> float | str:
+    """Seconds of a file from `start_s` on, or why there are none."""
+    if isinstance(length, AudioError):
+        return length.problem
+    return length - start_s if start_s < length else f"start_s is {start_s:g}, and it ends after {length:.3f} s"
 
 
 def _renamed(frame: pl.DataFrame, wanted: Mapping[str, str], path: Path) -> pl.DataFrame:
