@@ -131,6 +131,24 @@ def test_lhotse_manifests(tmp_path: Path, suffix: str) -> None:
     assert skipped["u6"] == "has no speaker"
 
 
+def test_one_side_of_a_call_is_not_mixed_with_the_other(tmp_path: Path) -> None:
+    two = {"type": "file", "channels": [0, 1], "source": "call.wav"}
+    call = {"id": "call", "sources": [two], "sampling_rate": 8000, "num_samples": 80_000, "duration": 10.0}
+    spoken = {"recording_id": "call", "start": 0.0, "duration": 10.0, "speaker": "ann"}
+    supervisions = [{"id": "a", "channel": 0}, {"id": "b", "channel": [0, 1]}, {"id": "c"}, {"id": "d", "channel": [1]}]
+    prepared = prepare_lhotse(
+        manifest(tmp_path / "r.jsonl", [call]),
+        manifest(tmp_path / "s.jsonl", [{**spoken, **supervision} for supervision in supervisions]),
+    )
+    assert prepared.table.frame["utt_id"].to_list() == ["b"]
+    reasons = {skipped.path: skipped.reason for skipped in prepared.skipped}
+    assert {name: reason.split(",")[0] for name, reason in reasons.items()} == {
+        "a": "is of channel 0 of 2",
+        "c": "is of channel 0 of 2",
+        "d": "is of channel 1 of 2",
+    }
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def prepare_lhotse(
     """Make a table of a pair of manifests; audio files are not opened.
 
     A supervision is an utterance, its recording is the session. Where the supervision covers its recording from
-    start to end, `start_s` is null: the whole file. Supervisions without a speaker or a recording, and recordings
-    that are no plain file, are skipped and listed.
+    start to end, `start_s` is null: the whole file. Supervisions without a speaker or a recording, recordings that are
+    no plain file, and supervisions of one channel of several (as of two sides of a telephone call, which reading would
+    mix) are skipped and listed.
 
     Args:
         recordings: ``.jsonl`` or ``.jsonl.gz``.
@@ -48,27 +50,29 @@ def prepare_lhotse(
         TableError: a manifest that is missing or malformed (with its line), or no usable supervision.
     """
     recordings, supervisions = Path(recordings), Path(supervisions)
-    files: dict[str, tuple[str | None, float, str]] = {}
+    files: dict[str, _Recording] = {}
     for line, item in _items(recordings):
         name = _text(item, "id", recordings, line)
         source, problem = _source(item)
-        files[name] = (source, _number(item, "duration", recordings, line), problem)
+        channels = item["sources"][0].get("channels") if source is not None else None
+        files[name] = _Recording(source, _number(item, "duration", recordings, line), problem, _listed(channels))
     rows, skipped = [], []
     for line, item in _items(supervisions):
         name = _text(item, "id", supervisions, line)
         recording = _text(item, "recording_id", supervisions, line)
-        path, length_s, problem = files.get(recording, (None, 0.0, f"recording {recording} is not in the manifest"))
+        file = files.get(recording, _Recording(problem=f"recording {recording} is not in the manifest"))
         speaker = item.get("speaker")
-        if path is None or not speaker:
-            skipped.append(Skipped(name, problem or "has no speaker"))
+        problem = file.problem or ("" if speaker else "has no speaker") or _one_of_several(item, file)
+        if problem:
+            skipped.append(Skipped(name, problem))
             continue
         start_s = _number(item, "start", supervisions, line)
         duration_s = _number(item, "duration", supervisions, line)
-        whole = start_s == 0 and abs(duration_s - length_s) < 1e-3
+        whole = start_s == 0 and abs(duration_s - file.length_s) < 1e-3
         rows.append(
             {
                 "utt_id": name,
-                "path": path,
+                "path": file.path,
                 "speaker": str(speaker),
                 "start_s": None if whole else start_s,
                 "duration_s": duration_s,
@@ -86,6 +90,33 @@ def prepare_lhotse(
         frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
     return Prepared(
         UtteranceTable(frame, str(supervisions), Path.cwd() if root is None else Path(root)), tuple(skipped)
+    )
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """One file of a manifest; `path` is None where there is a `problem`."""
+
+    path: str | None = None
+    length_s: float = 0.0
+    problem: str = ""
+    channels: tuple[Any, ...] = ()
+
+
+def _listed(channels: Any) -> tuple[Any, ...]:
+    if isinstance(channels, list):
+        return tuple(channels)
+    return () if channels is None else (channels,)
+
+
+def _one_of_several(item: dict[str, Any], file: _Recording) -> str:
+    """Say that a supervision is of fewer channels than its recording has, or nothing."""
+    own = _listed(item.get("channel"))
+    if len(file.channels) < 2 or set(map(str, own)) >= set(map(str, file.channels)):
+        return ""
+    return (
+        f"is of channel {', '.join(map(str, own)) or '0'} of {len(file.channels)}, and channels are averaged; write "
+        "them to files of their own"
     )
 
 
