@@ -227,3 +227,17 @@ def test_paths_of_a_table_that_is_moved(folder: str, parts: list[list[str]]) -> 
     moved = _relative_to(table_of(rows, root=Path("/corpus")), Path(folder))["path"].to_list()
     for before, after in zip(paths, moved, strict=True):
         assert os.path.normpath(Path(folder, after)) == os.path.normpath(Path("/corpus", before))
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "parquet"])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame({"utt_id": ["a"], "path": ["a.wav"], "speaker": ["s"]})
+    table = UtteranceTable(frame, "here", tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device (os error 28)")  # as polars says it
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet" if suffix == "parquet" else "write_csv", full)
+    with pytest.raises(TableError, match=rf"t\.{suffix}: cannot be written: No space left on device"):
+        write_utterances(table, tmp_path / f"t.{suffix}")
+    assert list(tmp_path.iterdir()) == []

@@ -268,7 +268,7 @@ def write_utterances(table: UtteranceTable, path: str | Path) -> None:
     Relative audio paths are rewritten where the new file stands in another folder, so that they still find the audio.
 
     Raises:
-        TableError: what `check_writable` refuses, or a value with a tab or line break in a TSV.
+        TableError: what `check_writable` refuses, a value with a tab or line break in a TSV, or a full disk.
     """
     path = Path(path)
     check_writable(path)
@@ -282,13 +282,16 @@ def write_utterances(table: UtteranceTable, path: str | Path) -> None:
                 raise TableError(
                     f"{value!r} does not fit into a TSV; write .csv or .parquet", source=path, column=column.name
                 )
-    with atomic_path(path) as temporary:
-        if suffix == ".parquet":
-            frame.write_parquet(temporary)
-        elif suffix == ".csv":
-            frame.write_csv(temporary)
-        else:
-            frame.write_csv(temporary, separator="\t", quote_style="never")
+    try:
+        with atomic_path(path) as temporary:
+            if suffix == ".parquet":
+                frame.write_parquet(temporary)
+            elif suffix == ".csv":
+                frame.write_csv(temporary)
+            else:
+                frame.write_csv(temporary, separator="\t", quote_style="never")
+    except (OSError, pl.exceptions.PolarsError) as error:  # polars' own do not name the file
+        raise TableError(f"cannot be written: {error}", source=path) from error
 
 
 def _relative_to(table: UtteranceTable, folder: Path) -> pl.DataFrame:
