@@ -145,3 +145,8 @@ def test_the_voxceleb1_o_lists_count_as_published(lists_dir: Path, tmp_path: Pat
     described = json.loads((tmp_path / "d.json").read_text())
     counted = [[described[str(path)][name] for name in ("n_trials", "n_target", "n_names")] for path in lists]
     assert counted == [[37720, 18860, 4715], [37611, 18802, 4708]]
+
+
+def test_a_download_that_is_none_says_what_there_is(tmp_path: Path) -> None:
+    result = run("fetch", "voxceleb1-x", tmp_path, "--offline", code=1)
+    assert "librispeech-test-clean, librispeech-train-clean-100, voxceleb1-e" in str(result.exception)

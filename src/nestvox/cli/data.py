@@ -162,7 +162,7 @@ def fetch(
     For the audio of VoxCeleb it says what to request, and where to put it.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.prepare.librispeech import fetch_librispeech
+    from nestvox.corpora.prepare.librispeech import ARCHIVES, fetch_librispeech
     from nestvox.corpora.prepare.voxceleb import how_to_get
     from nestvox.corpora.prepare.voxceleb_lists import TRIAL_LISTS, fetch_trial_list
 
@@ -175,7 +175,8 @@ def fetch(
         elif name in TRIAL_LISTS:
             path = fetch_trial_list(name, folder, offline=offline, progress=progress)
         else:
-            raise DownloadError(f"no download {name!r}; there are librispeech-dev-clean, {', '.join(TRIAL_LISTS)}")
+            known = [*(f"librispeech-{subset}" for subset in ARCHIVES), *TRIAL_LISTS, "voxceleb1", "voxceleb2"]
+            raise DownloadError(f"no download {name!r}; there are {', '.join(known)}")
     typer.echo(str(path))
 
 

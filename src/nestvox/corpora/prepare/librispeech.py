@@ -32,7 +32,14 @@ from nestvox.download import Announce, announce_on_stderr, download
 from nestvox.errors import DownloadError, TableError
 from nestvox.progress import Progress, silent
 
-__all__ = ["SUBSETS", "fetch_librispeech", "prepare_librispeech", "prepare_librispeech_dev_clean", "read_speakers"]
+__all__ = [
+    "ARCHIVES",
+    "SUBSETS",
+    "fetch_librispeech",
+    "prepare_librispeech",
+    "prepare_librispeech_dev_clean",
+    "read_speakers",
+]
 
 SUBSETS = {
     "dev-clean": Published(40, 2_703),
@@ -50,11 +57,12 @@ SIZE = 337_926_286
 # The publisher gives an MD5 (42e2234ba48799c1f50f24a7926300a1); this is the SHA-256 of the same archive.
 SHA256 = "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"
 LICENCE = "CC-BY-4.0"
-_ARCHIVES: dict[str, tuple[str, int | None]] = {  # SHA-256 and bytes of what can be downloaded
+ARCHIVES: dict[str, tuple[str, int | None]] = {
     "dev-clean": (SHA256, SIZE),
     "test-clean": ("39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23", 346_663_984),
     "train-clean-100": ("d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2", 6_387_309_499),
 }
+"""What can be downloaded: SHA-256 and bytes by subset."""
 _TOP = "LibriSpeech"
 _SUBSET = "dev-clean"
 
@@ -146,14 +154,14 @@ def fetch_librispeech(
     Raises:
         DownloadError: another subset, or the archive cannot be had, is another one, or holds what it should not.
     """
-    if subset not in _ARCHIVES:
+    if subset not in ARCHIVES:
         raise DownloadError(
-            f"LibriSpeech {subset}: can be downloaded here: {', '.join(_ARCHIVES)}; the others are at "
+            f"LibriSpeech {subset}: can be downloaded here: {', '.join(ARCHIVES)}; the others are at "
             "https://www.openslr.org/12/"
         )
     folder = Path(folder)
     if not (folder / _TOP / subset).is_dir():
-        sha256, size = _ARCHIVES[subset]
+        sha256, size = ARCHIVES[subset]
         archive = folder / f"{subset}.tar.gz"
         folder.mkdir(parents=True, exist_ok=True)
         download(
