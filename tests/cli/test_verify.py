@@ -81,6 +81,10 @@ def test_same_different_and_undecided(folder: Path, capsys: pytest.CaptureFixtur
     assert undecided[0] == 0
     assert undecided[1].startswith("no verdict\n")
     assert "none for 256 dimensions at 'eer'; the model has some for 16, 64 at eer, min_dcf" in undecided[1]
+    refused = run(folder, capsys, "a.wav", "b.wav", "--require-threshold")
+    assert (refused[0], refused[1]) == (2, ""), "a script that lets people in must not take this for the same speaker"
+    assert "nothing decides about these recordings: threshold none for 256 dimensions" in refused[2]
+    assert run(folder, capsys, "a.wav", "b.wav", "--dim", 16, "--require-threshold")[0] == 0
 
 
 def test_operating_point(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

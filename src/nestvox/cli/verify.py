@@ -40,13 +40,17 @@ def verify(
     calibration: Annotated[
         Path | None, typer.Option(help="Thresholds and calibration of this file instead of the model's own.")
     ] = None,
+    require_threshold: Annotated[
+        bool, typer.Option("--require-threshold", help="No threshold to decide by is an error, exit code 2.")
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
 ) -> None:
     """Score two recordings and compare the score with the model's threshold.
 
-    Exit code 0: same speaker, or no threshold to decide by; 1: different speakers.
+    Exit code 0: same speaker, or no threshold to decide by; 1: different speakers. Whoever lets somebody in by it needs
+    --require-threshold.
     """
     import json
     from dataclasses import asdict
@@ -65,6 +69,9 @@ def verify(
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
     point = operating_point or _usual_point(loaded.thresholds, loaded.check_dim(dim), domain)
     answer = loaded.verify(a, b, dim=dim, operating_point=point, domain=domain)
+    if require_threshold and answer.threshold is None:
+        reason = _why_none(loaded.thresholds, answer.dim, point, domain)
+        raise ModelError(f"nothing decides about these recordings: threshold {reason}; set one for them")
     if json_out is not None:
         written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
         write_text(json_out, json.dumps(written, indent=2) + "\n")
