@@ -136,7 +136,7 @@ def test_a_second_subset_goes_beside_the_first(
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
     raw = archive.read_bytes()
-    monkeypatch.setitem(librispeech._ARCHIVES, "test-clean", (hashlib.sha256(raw).hexdigest(), len(raw)))
+    monkeypatch.setitem(librispeech.ARCHIVES, "test-clean", (hashlib.sha256(raw).hexdigest(), len(raw)))
     home = tmp_path / "home"
     touch(home, "LibriSpeech/dev-clean/1/2/1-2-3.flac")
     (home / "LibriSpeech/SPEAKERS.TXT").write_text("old")
