@@ -1,7 +1,8 @@
 """Every fenced code block of README, CONTRIBUTING and docs runs, or is checked, so that none goes stale.
 
-Python blocks of a page share one namespace; shell lines run as a user types them; both in one empty folder a page.
-CONTRIBUTING.md says how a block tells what it needs.
+Python blocks of a page share one namespace; both languages run in one empty folder a page. Shell lines run as a user
+types them in README and in the slow tests; elsewhere a plain `nestvox` line is called in this process, which has loaded
+torch already. CONTRIBUTING.md says how a block tells what it needs.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nestvox.cli.main import main
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TIMEOUT_S = {False: 100, True: 1500}
+WIDTH = {"COLUMNS": "120"}  # of the terminal
 
 
 def _load_fences():
@@ -42,19 +46,24 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def has_slow(page: Path) -> bool:
-    return (
-        "doctest:" in (text := page.read_text(encoding="utf-8")) and re.search(r"doctest:.*\bslow\b", text) is not None
-    )
+def has_commands(page: Path) -> bool:
+    return re.search(r"^\s*```(bash|console)$|doctest:.*\bslow\b", page.read_text(encoding="utf-8"), re.M) is not None
+
+
+def called(arguments: list[str]) -> tuple[object, str]:
+    """Exit status of `nestvox` in this process, and all that it said."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
+        main(arguments)
+    return end.value.code, said.getvalue()
 
 
 @pytest.fixture(scope="session")
 def package_index() -> None:
     """Skip where the weights of the demo's encoder can be had neither from the cache nor from the package index."""
-    command = [str(Path(sys.executable).with_name("nestvox")), "models", "fetch", "ge2e"]
-    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    if child.returncode != 0:
-        pytest.skip(f"no package index: {child.stderr.strip()[-300:]}")
+    status, said = called(["models", "fetch", "ge2e"])
+    if status != 0:
+        pytest.skip(f"no package index: {said.strip()[-300:]}")
 
 
 def provide(need: str, folder: Path, request: pytest.FixtureRequest) -> str | None:
@@ -70,10 +79,7 @@ def provide(need: str, folder: Path, request: pytest.FixtureRequest) -> str | No
 
 
 def run_shell(command: str, folder: Path, block) -> None:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "120",
-    }
+    environment = os.environ | WIDTH | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     child = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
@@ -89,6 +95,20 @@ def run_shell(command: str, folder: Path, block) -> None:
             f"{block.place}: $ {command}\nexit {child.returncode}\n{child.stdout[-3000:]}{child.stderr[-3000:]}",
             pytrace=False,
         )
+
+
+def is_plain(command: str) -> bool:
+    """Whether a line calls `nestvox` and leaves nothing to the shell but words and quotes."""
+    return command.startswith("nestvox ") and re.search(r"[|&;<>()$`*?~\[\]{}#!]", command) is None
+
+
+def run_here(command: str, folder: Path, block) -> None:
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        for name, value in WIDTH.items():
+            patch.setenv(name, value)
+        status, said = called(shlex.split(command)[1:])
+    if status != 0:
+        pytest.fail(f"{block.place}: $ {command}\nexit {status}\n{said[-3000:]}", pytrace=False)
 
 
 def run_python(block, namespace: dict[str, object], folder: Path) -> None:
@@ -124,7 +144,7 @@ def check_install(block) -> None:
             assert group in project["dependency-groups"], f"{block.place}: no group {group}"
 
 
-def run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow: bool) -> None:
+def run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow: bool, typed: bool = True) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     unmet: list[str] = []
     for block in fences.blocks_of(page):
@@ -142,7 +162,8 @@ def run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow: 
                 run_python(block, namespace, folder)
             else:
                 for command in fences.commands_of(block):
-                    run_shell(command, folder, block)
+                    run = run_shell if typed or not is_plain(command) else run_here
+                    run(command, folder, block)
     if unmet:
         pytest.skip("the other blocks passed; not run: " + " | ".join(unmet))
 
@@ -150,13 +171,13 @@ def run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow: 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_of_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    run_page(page, tmp_path, request, slow=False)
+    run_page(page, tmp_path, request, slow=False, typed=page.name == "README.md")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("page", [page for page in PAGES if has_slow(page)], ids=name_of)
-def test_slow_blocks_of_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if has_commands(page)], ids=name_of)
+def test_page_runs_as_typed_with_its_slow_blocks(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run_page(page, tmp_path, request, slow=True)
 
 
@@ -185,17 +206,22 @@ def test_block_that_would_escape_is_an_error(text: str, reason: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "typed"),
     [
-        "```python\nassert 1 == 2\n```\n",
-        "```bash\nfalse\n```\n",
-        "```console\n$ nestvox no-such-command\n```\n",
-        "```console\n$ false | true\n```\n",
+        ("```python\nassert 1 == 2\n```\n", True),
+        ("```bash\nfalse\n```\n", True),
+        ("```console\n$ nestvox no-such-command\n```\n", True),
+        ("```console\n$ nestvox no-such-command\n```\n", False),
+        ("```bash\nnestvox data check none.tsv\n```\n", False),
+        ("```bash\nnestvox --version > no/such/folder\n```\n", False),
+        ("```console\n$ false | true\n```\n", True),
     ],
 )
-def test_block_that_fails_fails_its_page(text: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_block_that_fails_fails_its_page(
+    text: str, typed: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"page\.md:2"):
-        run_page(page_of(tmp_path, text), tmp_path, request, slow=False)
+        run_page(page_of(tmp_path, text), tmp_path, request, slow=False, typed=typed)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import importlib.util
 import io
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nestvox.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guide" / "compare.md"
@@ -30,19 +31,19 @@ def folded(text: str) -> str:
     return " ".join(text.split())
 
 
-def printed(command: str, folder: Path) -> str:
+def printed(command: str) -> str:
     program, *arguments = shlex.split(command)
     assert program == "nestvox"
-    call = [sys.executable, "-c", "from nestvox.cli.main import main; main()", *arguments]
-    done = subprocess.run(
-        call, capture_output=True, text=True, cwd=folder, env={**os.environ, "COLUMNS": "120"}, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0
+    return output.getvalue()
 
 
 def test_the_guide_to_comparison_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
     namespace: dict = {}
     compared, last = [], ""
     for block in blocks():
@@ -61,7 +62,7 @@ def test_the_guide_to_comparison_shows_what_is_printed(tmp_path: Path, monkeypat
                 Path("lists").symlink_to(lists.resolve())
             command, *shown = block.text.splitlines()
             # Lines stand in the page as they follow each other, but not all of them.
-            output = folded(printed(command.removeprefix("$ "), tmp_path))
+            output = folded(printed(command.removeprefix("$ ")))
             assert folded(" ".join(shown)).removesuffix(".") in output, block.place
             compared.append(block.place)
     assert len(compared) >= 3
