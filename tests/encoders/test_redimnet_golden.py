@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from nestvox.encoders.contract import Encoder
 from nestvox.encoders.keyed_weights import draw, keyed_weights
 from nestvox.encoders.redimnet_config import ReDimNet2Config, ReDimNetConfig
 from nestvox.encoders.registry import build
@@ -43,6 +44,12 @@ def slow_if_large(name: str) -> object:
 @cache
 def outputs(name: str) -> object:
     return golden.outputs(NETWORKS[name])
+
+
+@cache
+def unfilled(name: str) -> Encoder:
+    with torch.device("meta"):  # nothing is run, so no weights are drawn
+        return build(NETWORKS[name].config)
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +102,7 @@ def test_the_files_here_are_those_of_the_folder(originals: Path) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tensors_and_parameters_are_those_of_the_official_network(name: str) -> None:
     network = NETWORKS[name]
-    with torch.device("meta"):  # nothing is run, so no weights are drawn
-        encoder = build(network.config)
+    encoder = unfilled(name)
     state = golden.published_state(network, encoder)
     assert len(state) == network.tensors
     assert sum(tensor.numel() for tensor in state.values()) == network.elements
@@ -106,8 +112,7 @@ def test_tensors_and_parameters_are_those_of_the_official_network(name: str) -> 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_names_shapes_and_types_one_by_one(name: str, originals: Path) -> None:
-    with torch.device("meta"):
-        state = golden.published_state(NETWORKS[name], build(NETWORKS[name].config))
+    state = golden.published_state(NETWORKS[name], unfilled(name))
     listed = golden.original_names(originals, name)
     found = {key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in state.items()}
     expected = {key: (tuple(shape), dtype.removeprefix("torch.")) for key, shape, dtype in listed}
