@@ -85,11 +85,14 @@ def test_import_loads_nothing_heavy() -> None:
     assert not loaded_by("import nestvox") & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["embed", "--help"], ["models", "--help"]])
-def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    run = f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
-    code = f"from nestvox.cli.main import main\n{run}"
-    assert not loaded_by(code) & HEAVY
+def test_help_loads_nothing_heavy() -> None:
+    calls = [["--help"], ["--version"], ["embed", "--help"], ["models", "--help"]]
+    runs = [f"try:\n    main({call!r})\nexcept SystemExit as end:\n    assert not end.code" for call in calls]
+    assert not loaded_by("\n".join(["from nestvox.cli.main import main", *runs])) & HEAVY
+
+
+def test_a_cache_without_augmentation_does_not_wait_for_filters() -> None:
+    assert "scipy" not in loaded_by("import nestvox.extraction.feature_cache")
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from scipy.signal import firwin, oaconvolve
 
 from nestvox.audio.errors import AugmentationError
 from nestvox.extras import require
@@ -129,6 +128,8 @@ def telephone_band(samples: Waveform, sample_rate: int) -> Waveform:
         raise AugmentationError(f"the telephone band needs more than 6800 Hz of sample rate, got {sample_rate}")
     if not len(samples):
         return samples
+    from scipy.signal import oaconvolve  # noqa: PLC0415  loads for a second, which only telephones need
+
     # A symmetric filter cut at its middle has no delay.
     filtered = oaconvolve(samples.astype(np.float64), _band_filter(sample_rate))
     middle = len(_band_filter(sample_rate)) // 2
@@ -137,6 +138,8 @@ def telephone_band(samples: Waveform, sample_rate: int) -> Waveform:
 
 @cache
 def _band_filter(sample_rate: int) -> NDArray[np.float64]:
+    from scipy.signal import firwin  # noqa: PLC0415  as above
+
     taps = round(_TAPS * sample_rate / _TELEPHONE_RATE) | 1
     return np.asarray(firwin(taps, _TELEPHONE_HZ, fs=sample_rate, pass_zero=False), np.float64)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import oaconvolve
 
 from nestvox.audio.errors import AugmentationError
 
@@ -58,6 +57,8 @@ def reverberate(samples: Waveform, response: NDArray[np.floating[Any]], sample_r
     delay = direct_path(response, sample_rate)
     if not len(samples):
         return samples
+    from scipy.signal import oaconvolve  # noqa: PLC0415  loads for a second, which only rooms need
+
     wet = oaconvolve(samples.astype(np.float64), response.astype(np.float64))[delay : delay + len(samples)]
     before = float(np.mean(np.square(samples, dtype=np.float64)))
     after = float(np.mean(np.square(wet)))
