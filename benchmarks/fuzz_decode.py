@@ -183,7 +183,7 @@ class Worker:
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0
         )
         self.process = process
-        assert self._line(60.0) == b"ready\n", self._said()
+        assert self._line(600.0) == b"ready\n", self._said()
         return process
 
     def _end(self) -> None:
