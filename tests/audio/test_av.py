@@ -150,7 +150,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
         read(cut)
     cut.write_bytes(first[: len(first) * 3 // 4])
     # Its index is there and promises more than the file holds: half a recording is not the recording.
-    with pytest.raises(UnreadableAudioError, match=r"cut\.m4a: "):
+    with pytest.raises(UnreadableAudioError, match=r"cut\.m4a: breaks in the 4\.1 s from 0\.000 s on: "):
         read(cut)
 
 

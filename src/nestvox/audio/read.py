@@ -154,7 +154,8 @@ def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[n
         try:
             block = stream.read(size, out=buffer)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            place = f"breaks after {decoded / stream.samplerate:.3f} s of decoding"
+            # Of the block that it breaks in nothing comes back, so that the place is known to the block only.
+            place = f"breaks in the {size / stream.samplerate:.1f} s from {decoded / stream.samplerate:.3f} s on"
             raise UnreadableAudioError(path, f"{place}: {_reason(error)}") from error
         if not len(block):
             return

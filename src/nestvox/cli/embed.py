@@ -124,8 +124,9 @@ def embed(
     typer.echo(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
     if run.rows:
         typer.echo(
-            f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to choose "
-            f"batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, {run.workers} for decoding"
+            f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to set up the"
+            f" network and choose; batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, "
+            f"{run.workers} for decoding"
         )
         if run.engine == "ray":
             typer.echo(f"engine       ray, room for {run.tasks} such tasks side by side")

@@ -69,7 +69,7 @@ class EmbeddingRun:
         resumed_rows: utterances that were settled before it.
         failed: utterances that the whole store lacks.
         audio_s: seconds of audio that it put through the network.
-        trial_s: of `wall_s`, spent on choosing batch size and threads.
+        trial_s: of `wall_s`, spent on setting up the network and on choosing batch size and threads.
         wall_s: the whole run.
         batch_size, streams, threads, workers: as used; 0 threads: torch's own number, or the model is none of torch's.
         engine: ``local`` or ``ray``.
