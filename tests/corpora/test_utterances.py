@@ -149,6 +149,13 @@ def test_where_and_its_lines(tmp_path: Path) -> None:
     assert (caught.value.line, caught.value.column) == (3, "path")
     with pytest.raises(TableError, match=r"\[language\]: no such column; the table has utt_id, path, speaker, split"):
         table.where(language="en")
+    for wanted, why in (
+        ({"split": "tset"}, "no row has the split 'tset'; there are "),
+        ({"speaker": "nobody"}, "no row has the speaker 'nobody'; there "),
+    ):
+        none = table.where(**wanted)
+        assert len(none) == 0
+        assert why in none.source
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1).filter(str.strip)

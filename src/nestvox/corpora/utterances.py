@@ -8,7 +8,7 @@ other column is kept. Relative paths are relative to the folder of the table.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -89,7 +89,16 @@ class UtteranceTable:
             keep = keep & (pl.col(column).cast(pl.String) == value)
         marked = self.frame.with_columns(keep.fill_null(value=False).alias("__keep"))["__keep"].to_numpy()
         lines = None if self._lines is None else self._lines[marked]
-        return replace(self, frame=self.frame.filter(pl.Series(marked)), _lines=lines)
+        # Whoever has no use for an empty table names its source.
+        source = self.source if marked.any() else f"{self.source} ({self._why_none(equals)})"
+        return replace(self, frame=self.frame.filter(pl.Series(marked)), source=source, _lines=lines)
+
+    def _why_none(self, equals: Mapping[str, str]) -> str:
+        for column, value in equals.items():
+            there = self.frame[column].cast(pl.String).drop_nulls().unique().sort()
+            if value not in there:
+                return f"no row has the {column} {value!r}; there {'is' if len(there) == 1 else 'are'} {_some(there)}"
+        return f"no row has {', '.join(f'{column} {value!r}' for column, value in equals.items())} together"
 
     def resolve(self, names: Sequence[str] | pl.Series) -> NDArray[np.int64]:
         """Find the rows that trial names mean.
@@ -144,9 +153,12 @@ class UtteranceTable:
 
 def _listed(names: pl.Series) -> str:
     distinct = names.unique(maintain_order=True)
-    shown = ", ".join(repr(name) for name in distinct.head(_SHOWN))
-    more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
-    return f"{len(distinct)} {'name' if len(distinct) == 1 else 'names'} ({shown}{more})"
+    return f"{len(distinct)} {'name' if len(distinct) == 1 else 'names'} ({_some(distinct)})"
+
+
+def _some(names: pl.Series) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(repr(name) for name in names.head(_SHOWN)) or "none") + more
 
 
 def read_utterances(path: str | Path) -> UtteranceTable:
@@ -178,7 +190,8 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise TableError(
-            f"column {missing[0]} is missing; the table has {', '.join(frame.columns) or 'none'}",
+            f"column {missing[0]} is missing; the table has {', '.join(frame.columns) or 'none'} "
+            "('nestvox data prepare csv' makes a table of a list)",
             source=source,
             line=None if lines is None else 1,
             column=missing[0],
