@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from nestvox import __version__
 from nestvox.cli import (
@@ -72,10 +74,15 @@ def _root(
     """Nested speaker embeddings: embed, rotate, evaluate and verify voices at any dimension."""
 
 
+@functools.cache  # a tenth of a second for the signatures of all commands, once for any number of calls
+def _parser() -> Callable[..., object]:
+    return get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 (done), 1 (a check says no) or 2 (the input or the call is wrong)."""
     try:
-        app(args=None if arguments is None else list(arguments))
+        _parser()(args=None if arguments is None else list(arguments))
     except NestvoxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
