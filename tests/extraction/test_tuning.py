@@ -109,14 +109,22 @@ def test_streams_are_taken_where_they_are_faster() -> None:
 
 
 def test_streams_are_left_where_calls_exclude_each_other() -> None:
-    lock = threading.Lock()
+    now, lock = 0.0, threading.Lock()
 
     def forward(batch: Sequence[np.ndarray]) -> None:
+        nonlocal now
         with lock:
-            time.sleep(0.002 * len(batch))
+            now += 0.002 * len(batch)
 
     choice = choose(
-        forward, CLIPS, sample_rate=16_000, decode_rate=1e6, set_threads=lambda n: None, streams=4, budget_s=0.5
+        forward,
+        CLIPS,
+        sample_rate=16_000,
+        decode_rate=1e6,
+        set_threads=lambda n: None,
+        streams=4,
+        budget_s=0.5,
+        clock=lambda: now,
     )
     assert choice.streams == 1
 
