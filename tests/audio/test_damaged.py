@@ -81,6 +81,14 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]
     return {name: contents for name, contents in made.items() if contents[0] is not None}
 
 
+def test_the_files_are_the_same_every_time(tmp_path: Path, originals: dict[str, list[bytes]]) -> None:
+    for name in ("wav float", "ogg opus", "ogg vorbis", "webm opus", "mkv flac"):  # random numbers, and the time
+        if name in originals:
+            assert material.original(name, 0, tmp_path) == originals[name][0], name
+    peak = originals["wav float"][0].index(b"PEAK")
+    assert originals["wav float"][0][peak + 12 : peak + 16] == bytes(4)
+
+
 def test_undamaged_files_are_read(tmp_path: Path, originals: dict[str, list[bytes]]) -> None:
     for name, contents in originals.items():
         for content in contents:
