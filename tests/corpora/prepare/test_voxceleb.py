@@ -127,6 +127,15 @@ def test_parts_of_voxceleb2_by_folder_and_by_the_publishers_list(tmp_path: Path)
     assert "1 speakers are not of VoxCeleb2: id00018" in notes
 
 
+@pytest.mark.parametrize("below", ["dev", "dev/aac", "test/wav"])
+def test_one_part_of_voxceleb2_as_the_root(tmp_path: Path, below: str) -> None:
+    put(tmp_path / below / "id00012/21Uxsk56VDQ/00001.m4a", b"m4a")
+    prepared = prepare_voxceleb2(tmp_path / below)
+    part, _, _ = below.partition("/")
+    assert prepared.table.frame["split"].to_list() == [part]
+    assert {one.part: one.n_utterances for one in prepared.coverage}[part] == 1
+
+
 def test_sex_from_the_tabbed_list_of_voxceleb1(tmp_path: Path) -> None:
     put(tmp_path / "wav/id10001/v/00001.wav")
     meta = tmp_path / "vox1_meta.csv"

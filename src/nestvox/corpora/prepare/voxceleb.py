@@ -132,7 +132,7 @@ def prepare_voxceleb2(
 ) -> CorpusPrepared:
     """Make a table of VoxCeleb2; arguments and errors are those of `prepare_voxceleb1`.
 
-    `split` is ``dev`` or ``test`` by the folder above, else by ``vox2_meta.csv``, else null.
+    `split` is ``dev`` or ``test`` by the folder above, which may be the root, else by ``vox2_meta.csv``, else null.
     """
     return _prepare(_VOX2, Path(root), durations=durations, journal=journal, workers=workers, progress=progress)
 
@@ -180,7 +180,7 @@ def _prepare(
         workers=workers,
         progress=progress,
     )
-    frame = _rows(corpus, found)
+    frame = _rows(corpus, found, _part_of(root))
     skipped = _skipped(frame)
     table = frame.filter(pl.col("problem").is_null())
     if not table.height:
@@ -220,14 +220,21 @@ def _speaker_folders(root: Path, below: str, depth: int) -> Iterator[str]:
             yield from _speaker_folders(root, path, depth + 1)
 
 
-def _rows(corpus: _Corpus, found: pl.DataFrame) -> pl.DataFrame:
+def _part_of(root: Path) -> str | None:
+    """Which part a root is itself: ``.../dev`` or ``.../dev/aac``."""
+    *_, above, name = ("", "", *root.absolute().parts)
+    part = above if name in {"aac", "m4a", "wav"} else name
+    return part if part in _PARTS else None
+
+
+def _rows(corpus: _Corpus, found: pl.DataFrame, part: str | None) -> pl.DataFrame:
     """Take speaker, video and official name from the paths; a second file of one name is a problem."""
     below = pl.col("path").str.slice(pl.col("top").str.len_chars() + 1)
     rows = found.with_columns(
         pl.col("top").str.split("/").list.last().alias("speaker"),
         below.str.extract(r"^([^/]+)/[^/]+$").alias("session"),
         below.str.extract(r"([^/]+)\.[^./]+$").alias("stem"),
-        pl.col("top").str.extract(r"(?:^|/|_)(dev|test)(?:_|/)").alias("folder"),
+        pl.col("top").str.extract(r"(?:^|/|_)(dev|test)(?:_|/)").fill_null(pl.lit(part, pl.String)).alias("folder"),
     ).with_columns(
         pl.when(pl.col("problem").is_null() & pl.col("session").is_null())
         .then(pl.lit("does not lie in speaker/video/file"))
