@@ -357,8 +357,8 @@ def test_a_clip_is_not_cut_out_of_digital_silence(speech: Path, tmp_path: Path) 
         clips.clip(1, 0)
 
 
-def test_audio_that_cannot_be_used_is_left_out_where_the_recipe_says_so(
-    speech: Path, encoder: SpeakerModel, tmp_path: Path
+def test_a_student_that_leaves_bad_audio_out_holds_nothing_of_its_teacher(
+    speech: Path, encoder: SpeakerModel, unfrozen: Trained, tmp_path: Path
 ) -> None:
     (speech / "broken.wav").write_bytes(b"RIFF")
     frame = read_utterances(speech / "table.tsv").frame
@@ -369,6 +369,11 @@ def test_audio_that_cannot_be_used_is_left_out_where_the_recipe_says_so(
         run(speech, tmp_path / "a", "unfreeze", encoder, **changes)
     found = run(speech, tmp_path / "b", "unfreeze", encoder, **changes, **{"data.skip_bad": "true"})
     assert found.model.card["head_data"].startswith(f"{TRAIN * TAKES} utterances")
+    taught, alone = (read_checkpoint(folder / "checkpoint.safetensors") for folder in (found.folder, unfrozen.folder))
+    assert {name: tensor.shape for name, tensor in taught.tensors.items()} == {
+        name: tensor.shape for name, tensor in alone.tensors.items()
+    }
+    assert state_of(found.model).keys() == state_of(encoder).keys()
 
 
 @pytest.mark.parametrize(
