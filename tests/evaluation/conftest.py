@@ -53,8 +53,7 @@ class World:
         return np.array(scores)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
+def small_world(folder: Path) -> World:
     generator = np.random.default_rng(11)
     speakers = np.repeat(np.arange(N_SPEAKERS), PER_SPEAKER)
     names = [f"u{speaker:02}-{row % PER_SPEAKER}" for row, speaker in enumerate(speakers)]
@@ -81,4 +80,9 @@ def world(tmp_path: Path) -> World:
         ),
         "world.txt",
     )
-    return World(UtteranceTable(frame, "world.tsv", tmp_path), trials, vectors, tmp_path)
+    return World(UtteranceTable(frame, "world.tsv", folder), trials, vectors, folder)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return small_world(tmp_path)

@@ -27,6 +27,8 @@ from nestvox.evaluation.drawing import PALETTES
 from nestvox.evaluation.report import write_html
 from nestvox.evaluation.systems import system_of_store
 
+from .conftest import small_world
+
 DESKTOP, MOBILE = 1280, 500  # Chromium without a window is never narrower than 500
 NARROW = 390
 
@@ -75,9 +77,11 @@ def chromium() -> str:
     pytest.skip("no Chromium on this machine: install chromium to look at the reports")
 
 
-@pytest.fixture
-def pages(world, tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report with everything on it, and a comparison of three systems."""
+    folder = tmp_path_factory.mktemp("pages")
+    world = small_world(folder)
     generator = np.random.default_rng(5)
     seconds = pl.Series("duration_s", generator.choice([1.5, 3.0, 6.0, 12.0], len(world.table)))
     table = replace(world.table, frame=world.table.frame.with_columns(seconds))
@@ -89,13 +93,13 @@ def pages(world, tmp_path: Path) -> dict[str, Path]:
     nested, *others = (evaluate_store(store, world.trials, **common) for store in stores.values())
     nested = evaluate_store(stores["nested"], world.trials, conditions=["corpus", "duration"], **common)
     write_html(
-        nested, tmp_path / "report.html", baselines=dict(zip(list(stores)[1:], others, strict=True)), name="nested"
+        nested, folder / "report.html", baselines=dict(zip(list(stores)[1:], others, strict=True)), name="nested"
     )
     systems = [system_of_store(name, world.trials, store) for name, store in stores.items()]
     compared = compare_systems(world.trials, systems, table=table, settings=Settings(n_bootstrap=60), n_permutations=60)
     evaluations = dict(zip(stores, (nested, *others), strict=True))
-    write_comparison(compared, evaluations, tmp_path / "comparison.html")
-    return {name: tmp_path / f"{name}.html" for name in ("report", "comparison")}
+    write_comparison(compared, evaluations, folder / "comparison.html")
+    return {name: folder / f"{name}.html" for name in ("report", "comparison")}
 
 
 @pytest.fixture
