@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FloatArray", "Head", "normalise", "truncate"]
+from nestvox.errors import ModelError
+
+__all__ = ["FloatArray", "Head", "in_working_precision", "normalise", "truncate"]
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -47,6 +49,24 @@ class Head(Protocol):
 
     def tensors(self) -> dict[str, FloatArray]:
         """Return its arrays by name, as they are saved."""
+
+
+def in_working_precision(vectors: FloatArray, input_dim: int, what: str) -> FloatArray:
+    """Check what a head is given, and raise half to single precision, so that it is rounded once, at the end.
+
+    Args:
+        vectors: (N, input_dim) floating-point.
+        input_dim: columns that the head takes.
+        what: the head, for the message.
+
+    Raises:
+        ModelError: another shape, or whole numbers.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != input_dim or not np.issubdtype(vectors.dtype, np.floating):
+        raise ModelError(
+            f"this {what} takes floating-point (N, {input_dim}) vectors, got {vectors.dtype} {vectors.shape}"
+        )
+    return vectors.astype(np.result_type(vectors.dtype, np.float32), copy=False)
 
 
 def normalise(vectors: FloatArray) -> FloatArray:

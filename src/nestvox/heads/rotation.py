@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path
 from nestvox.errors import ModelError
-from nestvox.heads.contract import FloatArray, normalise
+from nestvox.heads.contract import FloatArray, in_working_precision, normalise
 
 __all__ = ["Rotation", "Scatter", "check_dims", "default_dims", "discriminant", "pca", "truncation"]
 
@@ -98,12 +98,8 @@ class Rotation:
         Raises:
             ModelError: another shape, or whole numbers.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.input_dim or not np.issubdtype(vectors.dtype, np.floating):
-            raise ModelError(
-                f"this rotation takes floating-point (N, {self.input_dim}) vectors, got {vectors.dtype} {vectors.shape}"
-            )
-        working = np.result_type(vectors.dtype, np.float32)
-        rotated: FloatArray = vectors.astype(working, copy=False) @ self.matrix.astype(working)
+        working = in_working_precision(vectors, self.input_dim, "rotation")
+        rotated: FloatArray = working @ self.matrix.astype(working.dtype)
         return rotated.astype(vectors.dtype, copy=False)
 
     def config(self) -> dict[str, Any]:

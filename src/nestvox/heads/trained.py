@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
-from nestvox.heads.contract import FloatArray
+from nestvox.heads.contract import FloatArray, in_working_precision
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import Rotation, check_dims
 from nestvox.heads.start import AffineMap, Start, pretrained_start
@@ -141,13 +141,9 @@ class TrainedHead(nn.Module, ABC):
         Raises:
             ModelError: another shape, or whole numbers.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.input_dim or not np.issubdtype(vectors.dtype, np.floating):
-            raise ModelError(
-                f"this head takes floating-point (N, {self.input_dim}) vectors, got {vectors.dtype} {vectors.shape}"
-            )
-        working = np.result_type(vectors.dtype, np.float32)
-        weights = {name: array.astype(working, copy=False) for name, array in self.tensors().items()}
-        nested = self.evaluate(vectors.astype(working, copy=False), weights)
+        working = in_working_precision(vectors, self.input_dim, "head")
+        weights = {name: array.astype(working.dtype, copy=False) for name, array in self.tensors().items()}
+        nested = self.evaluate(working, weights)
         return nested.astype(vectors.dtype, copy=False)
 
     def standardised(self, vectors: FloatArray, weights: Mapping[str, FloatArray]) -> FloatArray:
