@@ -6,8 +6,7 @@ Rates are fractions. Everything is frozen, and `Evaluation.to_json` gives it all
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nestvox.errors import TrialsError
@@ -242,11 +241,6 @@ class Evaluation:
                 return row
         there = ", ".join(f"{row.condition} at {row.dim}" for row in self.results)
         raise TrialsError(f"no error rate for condition {condition} at dimension {dim}; there are: {there}")
-
-    def with_labels(self, labels: Sequence[str]) -> Evaluation:
-        """The same results with more labels on every row."""
-        merged = tuple(sorted({*self.labels, *labels}))
-        return replace(self, labels=merged, results=tuple(replace(row, labels=merged) for row in self.results))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the headline row on top, all rows under ``results``; rates are fractions.

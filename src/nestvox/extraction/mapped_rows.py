@@ -73,10 +73,3 @@ class MappedRows:
         for part in self._parts:
             for first in range(0, len(part), rows):
                 yield np.asarray(part[first : first + rows], np.float32)
-
-    def in_memory(self) -> NDArray[np.floating[Any]]:
-        """Return a copy of all rows, (N, D) in the dtype of the files: N x D x 2 or 4 bytes."""
-        whole = np.empty(self.shape, self.dtype)
-        for part, first in zip(self._parts, self._starts[:-1], strict=True):
-            whole[first : first + len(part)] = part
-        return whole
