@@ -175,7 +175,7 @@ def compare_systems(
         systems: two or more, on these trials.
         speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then the
             stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
-        table: utterances that the trials name: speakers and the label ``synthetic`` come from it.
+        table: utterances that the trials name: speakers and labels of marks come from it.
         allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
         settings: operating point, replicates (the same draws for both systems), their seed, which is also that of the
             permutation, and confidence, 1 minus which p values are held against.

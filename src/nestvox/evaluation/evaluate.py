@@ -89,7 +89,7 @@ def evaluate_scores(
             counted), or (N,) numbers in the order of the trials.
         speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then
             names like VoxCeleb's, else utterances are resampled and the interval says so.
-        table: utterances that the trials name: speakers, conditions and the label ``synthetic`` come from it.
+        table: utterances that the trials name: speakers, conditions and labels of marks come from it.
         conditions: columns of the table, or column name to the values of both sides, (N,) each.
         dim: prefix length that the scores were made with, if any.
         model: name of the model that made them.

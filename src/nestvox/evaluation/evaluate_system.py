@@ -38,7 +38,7 @@ def evaluate_system(
         system: scores of these trials, of any kind.
         trials: labelled, of both classes, none twice.
         speakers: of the trials, see `compare.trial_speakers`.
-        table: where conditions, paths and the label ``synthetic`` come from.
+        table: where conditions, paths and the labels of marked utterances come from.
         conditions: columns of the table, or column name to the values of both sides.
         llr: the scores are log likelihood ratios in nats, also where the system calls them given.
         allow_overlap: evaluate in spite of training speakers, with the label ``leaky``.

@@ -115,7 +115,7 @@ def fit_llr(
         speakers: of the trials; their keys are kept, so that nobody is judged on them.
         measures: quality measures that enter, see `LlrCalibration.measures`.
         quality: dimension to each measure on both sides, see `quality.trial_quality`.
-        table: where the label ``synthetic`` comes from.
+        table: where the labels of marked utterances come from.
         prior: of a target trial, around which the maps are to be best.
         ridge: strength of the penalty that keeps the maps finite.
         p_target: of the detection costs that are reported.

@@ -122,7 +122,7 @@ def set_thresholds(
         rule: the operating point.
         domain: what the user calls this material.
         classes: durations of the shorter recording that are to have thresholds of their own; needs the table.
-        table: durations and the label ``synthetic``.
+        table: durations and the labels of marked utterances.
         allow_overlap: set it on speakers that the model was trained or tuned on, with the label ``leaky``.
         n_bootstrap: replicates of the intervals, clustered by speaker.
         seed: of the replicates.
