@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from nestvox.audio.augment import Augmentation, Banks
-from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank, Voice
+from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.audio.read import SAMPLE_RATE
+from nestvox.corpora.augmented import voices_of
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
@@ -223,12 +224,10 @@ def _opened(path: Path, model: SpeakerModel | None) -> FeatureCache:
 def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
     """Open the noise, the rooms and the voices (of the training utterances) that augmentation draws from."""
     data = recipe.data
-    places = zip(table.audio_paths, table.frame["speaker"].to_list(), strict=True)
-    voices = [Voice(path, speaker) for path, speaker in places]
     return Banks(
         None if data.noise is None else NoiseBank.from_folder(data.noise, sample_rate=sample_rate),
         None if data.rooms is None else RoomBank.from_folder(data.rooms, sample_rate=sample_rate),
-        SpeechBank(voices, sample_rate=sample_rate),
+        voices_of(table, sample_rate=sample_rate),
     )
 
 
