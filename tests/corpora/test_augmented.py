@@ -98,6 +98,11 @@ def test_another_seed_table_or_folder_in_use_is_refused(corpus: Path, tmp_path: 
     _write(corpus, tmp_path / "noisy")
     with pytest.raises(TableError, match="begun with another table, other banks or settings"):
         _write(corpus, tmp_path / "noisy", seed=1)
+    moved = (corpus / "utterances.tsv").read_text(encoding="utf-8").replace("\t2.0\t", "\t1.5\t")
+    (corpus / "moved.tsv").write_text(moved, encoding="utf-8")
+    banks = Banks(NoiseBank.from_folder(corpus / "noise", split="test"))
+    with pytest.raises(TableError, match="begun with another table"):
+        write_augmented(read_utterances(corpus / "moved.tsv"), tmp_path / "noisy", augmentation=ONLY_NOISE, banks=banks)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(TableError, match="is not empty"):

@@ -6,7 +6,6 @@ on such copies carry the label ``augmented``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from nestvox.audio.augment import Augmentation, Banks, Treatment, augment, utter
 from nestvox.audio.banks import SpeechBank, Voice
 from nestvox.audio.read import SAMPLE_RATE, read
 from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.corpora.utterances import UtteranceTable, table_sha256, write_utterances
 from nestvox.errors import TableError
 from nestvox.progress import Progress, silent
 
@@ -87,8 +86,8 @@ def write_augmented(
 
     Raises:
         AudioError: a recording or a file of the banks cannot be used.
-        AugmentationError: the settings change nothing, or the banks lack what they ask for.
-        TableError: `out` holds something else.
+        AugmentationError: the banks lack what the settings ask for.
+        TableError: the settings change nothing, or `out` holds something else.
     """
     if augmentation.nothing:
         raise TableError("nothing would be changed: ask for noise, rooms, another speed, clipping or a channel")
@@ -131,8 +130,7 @@ def write_augmented(
 
 
 def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
-    rows = [list(map(str, row)) for row in table.frame.select("utt_id", "path", "speaker").iter_rows()]
-    plan = {**settings, "table_sha256": hashlib.sha256(json.dumps([str(table.root), rows]).encode()).hexdigest()}
+    plan = {**settings, "root": str(table.root), "table_sha256": table_sha256(table.frame)}
     text = json.dumps(plan, indent=2, sort_keys=True) + "\n"
     if (out / _PLAN).is_file():
         if (out / _PLAN).read_text(encoding="utf-8") != text:

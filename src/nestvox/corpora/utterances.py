@@ -7,6 +7,8 @@ other column is kept. Relative paths are relative to the folder of the table.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,15 @@ from nestvox.audio.archives import file_of
 from nestvox.corpora.delimited import read_delimited
 from nestvox.errors import TableError
 
-__all__ = ["MARKS", "REQUIRED", "UtteranceTable", "check_writable", "read_utterances", "write_utterances"]
+__all__ = [
+    "MARKS",
+    "REQUIRED",
+    "UtteranceTable",
+    "check_writable",
+    "read_utterances",
+    "table_sha256",
+    "write_utterances",
+]
 
 REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
@@ -336,3 +346,13 @@ def _moved(text: str, old: Path, new: Path) -> str:
         return Path(os.path.relpath(old / text, new)).as_posix()
     except ValueError:
         return str(old / text)
+
+
+def table_sha256(frame: pl.DataFrame) -> str:
+    """Return the hash of what is made from a table: ids, paths, speakers, segments; 64 hex digits."""
+    digest = hashlib.sha256()
+    columns = [name for name in ("utt_id", "path", "speaker", "start_s", "duration_s") if name in frame.columns]
+    digest.update(json.dumps(columns).encode())
+    for row in frame.select(columns).iter_rows():
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()

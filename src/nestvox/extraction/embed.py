@@ -7,16 +7,13 @@ recording of four hours needs no more than one of five minutes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-import polars as pl
-
+from nestvox.corpora.utterances import table_sha256
 from nestvox.errors import StoreError
 from nestvox.extraction import ray_engine
 from nestvox.extraction.pace import Pace, try_out
@@ -51,7 +48,6 @@ __all__ = [
     "check_max_duration",
     "embed_table",
     "run_embedding",
-    "table_sha256",
 ]
 
 DEFAULT_MAX_DURATION_S = 300.0
@@ -291,13 +287,3 @@ def _check_engine(engine: Engine, ray_address: str | None) -> None:
         raise StoreError(
             f"ray_address {ray_address!r} means nothing to the engine {engine!r}: ask for the engine 'ray'"
         )
-
-
-def table_sha256(frame: pl.DataFrame) -> str:
-    """Return the hash of what a store is planned by: ids, paths, speakers, segments."""
-    digest = hashlib.sha256()
-    columns = [name for name in ("utt_id", "path", "speaker", "start_s", "duration_s") if name in frame.columns]
-    digest.update(json.dumps(columns).encode())
-    for row in frame.select(columns).iter_rows():
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()

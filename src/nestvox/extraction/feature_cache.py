@@ -23,10 +23,11 @@ from nestvox.atomic import held
 from nestvox.audio.augment import Augmentation, Banks
 from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.corpora.augmented import voices_of
+from nestvox.corpora.utterances import table_sha256
 from nestvox.errors import StoreError
 from nestvox.extraction.cache_job import CacheableModel, CacheJob, Features
 from nestvox.extraction.cache_plan import CachePlan, plan_in, refuse_difference
-from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration, table_sha256
+from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.pace import Pace, try_out
 from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of, torch_threads
