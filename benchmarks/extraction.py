@@ -39,10 +39,11 @@ import soundfile
 import soxr
 
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.encoders.backends import onnx_is_installed
+from nestvox.encoders.backends import Backend, onnx_is_installed
 from nestvox.encoders.variants import variant, variants
 from nestvox.extraction.embed import run_embedding
-from nestvox.model import Backend, SpeakerModel, load
+from nestvox.loading import load
+from nestvox.model import SpeakerModel
 
 MODELS = ("ge2e", "redimnet-b0", "redimnet-b2", "redimnet-b6", "redimnet2-b0", "redimnet2-b3")
 PARTS_OF = "redimnet-b2"

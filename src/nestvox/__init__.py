@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nestvox.errors import NestvoxError
     from nestvox.heads.estimator import NestedRotation
-    from nestvox.model import SpeakerModel, load
+    from nestvox.loading import load
+    from nestvox.model import SpeakerModel
     from nestvox.verdict import Threshold, Verification
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ _HOME = {
     "SpeakerModel": "nestvox.model",
     "Threshold": "nestvox.verdict",
     "Verification": "nestvox.verdict",
-    "load": "nestvox.model",
+    "load": "nestvox.loading",
 }
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from nestvox.audio.read import read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.errors import FingerprintError, ModelError
-from nestvox.model import SpeakerModel, load
+from nestvox.loading import load
+from nestvox.model import SpeakerModel
 from nestvox.verdict import Verification
 
 __all__ = ["Route", "RoutedEmbedding", "Router", "Rule", "load_router", "noisier_than", "shorter_than"]

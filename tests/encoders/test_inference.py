@@ -27,7 +27,8 @@ from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
 from nestvox.encoders.variants import variant
 from nestvox.errors import MissingExtraError, ModelError
-from nestvox.model import SpeakerModel, load
+from nestvox.loading import load
+from nestvox.model import SpeakerModel
 
 LIMIT = 1e-5
 BOTH = pytest.mark.parametrize("runtime", get_args(Runtime))

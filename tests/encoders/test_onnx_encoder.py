@@ -27,7 +27,8 @@ from nestvox.encoders.onnx_encoder import OnnxEncoder  # noqa: E402
 from nestvox.encoders.onnx_model import FRONT_ENDS, OnnxModel, read_onnx  # noqa: E402
 from nestvox.extraction.embed import embed_table  # noqa: E402
 from nestvox.heads.rotation import Rotation  # noqa: E402
-from nestvox.model import SpeakerModel, load  # noqa: E402
+from nestvox.loading import load  # noqa: E402
+from nestvox.model import SpeakerModel  # noqa: E402
 
 RATE = 16_000
 WESPEAKER = {"framework": "wespeaker", "sample_rate": "16000", "output_dim": "12", "normalize_samples": "0"}

@@ -47,7 +47,7 @@ def bench(
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.bench import bench_model
-    from nestvox.model import load
+    from nestvox.loading import load
 
     asked = parse_dims(dims)
     loaded = load(

@@ -62,7 +62,7 @@ def cache(
     from nestvox.corpora.augmented import voices_of
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.feature_cache import build_cache
-    from nestvox.model import load
+    from nestvox.loading import load
 
     utterances = read_utterances(table)
     if split is not None:

@@ -47,7 +47,7 @@ def demo(
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.report import write_html, write_json
     from nestvox.extraction.embed import run_embedding
-    from nestvox.model import load
+    from nestvox.loading import load
     from nestvox.training.rotation import nest_encoder
 
     console = Console(soft_wrap=True, highlight=False)

@@ -79,7 +79,7 @@ def embed(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.embed import run_embedding
-    from nestvox.model import load
+    from nestvox.loading import load
 
     utterances = read_utterances(table)
     if split is not None:

@@ -161,7 +161,7 @@ def evaluate(
             found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
     else:
         from nestvox.extraction.embed import embed_table
-        from nestvox.model import load
+        from nestvox.loading import load
 
         loaded = load(str(model), weights=weights, offline=offline)
         with progress_bar("embedding", "utterances") as progress:

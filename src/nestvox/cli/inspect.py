@@ -49,7 +49,7 @@ def inspect(
     from nestvox.errors import FingerprintError, ModelError, WeightsError
     from nestvox.evaluation.inspect import inspect_model, unloadable
     from nestvox.evaluation.sample_clips import read_clips, tones
-    from nestvox.model import load
+    from nestvox.loading import load
     from nestvox.model_folder import CONFIG_FILE, WEIGHTS_FILE
 
     folder = Path(model) if Path(model).is_dir() and weights is None else None

@@ -165,7 +165,7 @@ def import_onnx(
     name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
 ) -> None:
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
-    from nestvox.model import load
+    from nestvox.loading import load
 
     model = load(file, front_end=front_end)
     model.name = name or model.name

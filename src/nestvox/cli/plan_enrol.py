@@ -79,7 +79,7 @@ def enrol(
     durations = durations_s(utterances, rows)
     loaded = None
     if model is not None and (store is None or seconds):
-        from nestvox.model import load
+        from nestvox.loading import load
 
         loaded = load(model, weights=weights, offline=offline)
     vectors, labels, keys = _whole_clips(loaded, store, utterances)

@@ -91,7 +91,7 @@ def embedded_system(
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.systems import system_of_model
     from nestvox.extraction.embed import embed_table
-    from nestvox.model import load
+    from nestvox.loading import load
 
     loaded = load(model, weights=weights, offline=offline)
     path = Path(model)

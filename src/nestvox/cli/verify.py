@@ -105,7 +105,7 @@ def _model_for(
     if Path(model).suffix.lower() not in (".yaml", ".yml"):
         if route is not None:
             raise ModelError(f"--route {route} names one of several routes: give a .yaml file of routes with --model")
-        from nestvox.model import load
+        from nestvox.loading import load
 
         return load(model, weights=weights, offline=offline), None
     if weights is not None:

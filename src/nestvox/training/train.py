@@ -17,8 +17,9 @@ from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
 from nestvox.extras import require
 from nestvox.heads.contract import Head
+from nestvox.loading import load
 from nestvox.metrics.bootstrap import speaker_bootstrap
-from nestvox.model import SpeakerModel, load
+from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.development import Development
 from nestvox.training.from_audio import run_audio
