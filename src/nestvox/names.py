@@ -1,0 +1,67 @@
+"""Names of speakers, utterances and files: how they are compared, and how lines are split into them.
+
+Python's own `str.split`, `str.strip` and `str.splitlines` know two dozen characters that end a word or a line: the
+no-break space, the ideographic space of Chinese and Japanese texts, separators that only Unicode has. In a name they
+are letters like any other. Kaldi's tables, trial lists and score files are divided by blanks and tabs, lines by line
+feeds, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["BYTE_ORDER_MARK", "key_column", "name_key", "split_fields", "split_lines"]
+
+BYTE_ORDER_MARK = "\ufeff"
+"""What some programs put before a text to say that it is Unicode."""
+
+_FIELD = re.compile(r"[^ \t]+")
+# Characters that no screen shows: joiners, direction marks, variation selectors and the byte order mark.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e0fff]"
+)
+# Whatever may have another key than itself: not ASCII, or a blank or control character at an end.
+_MAY_DIFFER = r"^[\x00-\x20]|[\x00-\x20]$|[^\x00-\x7f]"
+
+
+def name_key(text: str) -> str:
+    """Return what stands for a name where names are compared.
+
+    Two names are one where they look alike: letters with marks are composed (Unicode NFC: macOS writes file names
+    decomposed), characters that cannot be seen are dropped, and so are blanks at either end. Upper and lower case stay
+    two names. What is shown or written is the name itself, never its key.
+    """
+    if text.isascii():
+        return text.strip()
+    # Composed again at the end: what a joiner kept apart may compose without it.
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
+
+
+def key_column(names: pl.Series) -> pl.Series:
+    """Return the `name_key` of every name of a text column (N,); nulls stay null."""
+    odd = names.str.contains(_MAY_DIFFER).fill_null(value=False).arg_true()
+    if not len(odd):
+        return names
+    keys = names.clone()  # `scatter` writes into what it is called on
+    return keys.scatter(odd, [name_key(name) for name in names.gather(odd)])
+
+
+def split_fields(line: str) -> list[str]:
+    """Split a line at blanks and tabs, and nowhere else; a carriage return before its end is no part of it."""
+    return _FIELD.findall(line.removesuffix("\n").removesuffix("\r"))
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Split a text at ``\n`` and ``\r\n``, and nowhere else; a byte order mark before a line is dropped.
+
+    Such a mark stands within a text where files that begin with one were put end to end. The last line may end
+    without a line feed.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    return [line.removeprefix(BYTE_ORDER_MARK).removesuffix("\r") for line in lines]
