@@ -7,6 +7,7 @@ from nestvox.errors import AudioError, NestvoxError
 __all__ = [
     "AudioRangeError",
     "AugmentationError",
+    "ChannelError",
     "EmptyAudioError",
     "NonFiniteAudioError",
     "SampleRateError",
@@ -38,6 +39,10 @@ class AudioRangeError(AudioError):
 
 class SilentAudioError(AudioError):
     """Every sample is zero."""
+
+
+class ChannelError(AudioError):
+    """The file has no such channel."""
 
 
 class SampleRateError(AudioError):

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from nestvox.audio.archives import member_of, read_bytes
 from nestvox.audio.containers import CONTAINER_EXTENSIONS, BrokenStreamError, ContainerStream, container_of
+from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
+    ChannelError,
     EmptyAudioError,
     NonFiniteAudioError,
     SampleRateError,
@@ -33,7 +35,17 @@ from nestvox.audio.errors import (
 from nestvox.audio.mp3 import honest_mp3
 from nestvox.errors import AudioError
 
-__all__ = ["EXTENSIONS", "SAMPLE_RATE", "AudioInfo", "probe", "read", "resample"]
+__all__ = [
+    "EXTENSIONS",
+    "SAMPLE_RATE",
+    "AudioInfo",
+    "Recording",
+    "check_channel",
+    "probe",
+    "read",
+    "read_recording",
+    "resample",
+]
 
 SAMPLE_RATE = 16_000
 """Rate in Hz of most speaker encoders, and the default of `read`."""
@@ -74,6 +86,24 @@ class AudioInfo:
     sample_rate: int
     channels: int
     duration_s: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording that was read, or a part of one.
+
+    Attributes:
+        samples: (T,) float32.
+        sample_rate: in Hz.
+        averaged: of the channels whose mean the samples are; None: there is one, or one was chosen.
+    """
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+    averaged: ChannelStatistics | None = None
+
+
+_Decoded = tuple[NDArray[np.float32], ChannelStatistics | None]
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
@@ -165,17 +195,10 @@ def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[n
         yield block
 
 
-def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean over the channels of (n, channels), in float64 so that large values do not overflow on the way."""
-    if block.shape[1] == 1:
-        return block[:, 0]
-    with np.errstate(invalid="ignore"):  # infinities of either sign give NaN, which is refused by its own name
-        mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def _decode(path: Path, stream: _Stream | ContainerStream, start: int, stop: int | None) -> NDArray[np.float32]:
-    """Samples [start, stop) of the down-mix, at the file's own rate; fewer where the file ends before."""
+def _decode(
+    path: Path, stream: _Stream | ContainerStream, start: int, stop: int | None, channel: int | None
+) -> _Decoded:
+    """Samples [start, stop) of a channel or the down-mix, at the file's own rate; fewer where the file ends before."""
     position = 0
     if start and isinstance(stream, _Stream) and stream.subtype in _SEEKABLE:
         margin = round(_OPUS_MARGIN_S * stream.samplerate) if stream.subtype == "OPUS" else 0
@@ -185,28 +208,38 @@ def _decode(path: Path, stream: _Stream | ContainerStream, start: int, stop: int
         except (soundfile.SoundFileError, RuntimeError):
             # A damaged file may refuse to seek and still decode from its beginning.
             with _opened(path) as fresh:
-                return _collect(path, fresh, 0, start, stop)
+                return _collect(path, fresh, 0, start, stop, channel)
         if position < target:
-            return np.zeros(0, np.float32)  # the file ends before the part that was asked for
-    return _collect(path, stream, position, start, stop)
+            return np.zeros(0, np.float32), None  # the file ends before the part that was asked for
+    return _collect(path, stream, position, start, stop, channel)
 
 
 def _collect(
-    path: Path, stream: _Stream | ContainerStream, position: int, start: int, stop: int | None
-) -> NDArray[np.float32]:
+    path: Path,
+    stream: _Stream | ContainerStream,
+    position: int,
+    start: int,
+    stop: int | None,
+    channel: int | None,
+) -> _Decoded:
     parts: list[NDArray[np.float32]] = []
+    averaged: ChannelStatistics | None = None
     if stop is not None and stop <= start:
-        return np.zeros(0, np.float32)
+        return np.zeros(0, np.float32), None
     for block in _blocks(stream, path):
         end = position + len(block)
         if end > start:
             first = max(0, start - position)
             last = len(block) if stop is None else min(len(block), stop - position)
-            parts.append(_mono(block[first:last]))
+            part = block[first:last]
+            if channel is None and stream.channels > 1:
+                measured = ChannelStatistics.of(part)
+                averaged = measured if averaged is None else averaged + measured
+            parts.append(mono(part, channel))
         position = end
         if stop is not None and position >= stop:
             break
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32), averaged
 
 
 def probe(path: str | Path) -> AudioInfo:
@@ -253,14 +286,16 @@ def read(
     sample_rate: int | None = SAMPLE_RATE,
     start_s: float = 0.0,
     duration_s: float | None = None,
+    channel: int | None = None,
     min_duration_s: float = 0.0,
     allow_silent: bool = False,
 ) -> tuple[NDArray[np.float32], int]:
     """Decode a file, or a part of it, to mono.
 
-    Channels are averaged. 1.0 is full scale; levels are never touched: float files and lossy decoders may reach
-    beyond [-1, 1], and such samples are kept as they are, because clipping distorts and scaling would make the
-    level depend on how much of the file is read. Only what lies beyond 64 times full scale is refused.
+    Channels are averaged unless one is chosen; `read_recording` also says what averaging did to them. 1.0 is full
+    scale; levels are never touched: float files and lossy decoders may reach beyond [-1, 1], and such samples are kept
+    as they are, because clipping distorts and scaling would make the level depend on how much of the file is read.
+    Only what lies beyond 64 times full scale is refused.
 
     The part is samples [round(start_s * rate), round((start_s + duration_s) * rate)) of the whole file at the
     rate returned, and equals that slice of the whole decode: exactly at the file's own rate, within 1e-5 of full
@@ -276,6 +311,7 @@ def read(
         sample_rate: of the result, in Hz; None keeps the file's own.
         start_s: seconds to leave out at the beginning.
         duration_s: seconds to read; None reads to the end.
+        channel: number of the channel, from 0 on; None averages them.
         min_duration_s: shorter audio is an error.
         allow_silent: give all-zero audio instead of raising.
 
@@ -290,11 +326,36 @@ def read(
         AudioRangeError: samples beyond 64 times full scale.
         SilentAudioError: every sample is zero.
         SampleRateError: a rate outside 1 to 768 kHz.
+        ChannelError: no such channel.
         AudioError: `start_s`, `duration_s` or `sample_rate` make no sense.
     """
+    recording = read_recording(
+        path,
+        sample_rate=sample_rate,
+        start_s=start_s,
+        duration_s=duration_s,
+        channel=channel,
+        min_duration_s=min_duration_s,
+        allow_silent=allow_silent,
+    )
+    return recording.samples, recording.sample_rate
+
+
+def read_recording(
+    path: str | Path,
+    *,
+    sample_rate: int | None = SAMPLE_RATE,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    channel: int | None = None,
+    min_duration_s: float = 0.0,
+    allow_silent: bool = False,
+) -> Recording:
+    """Decode as `read` does, and keep how the channels that were averaged went together; for `condition`."""
     path = Path(path)
     _check_part(path, sample_rate, start_s, duration_s)
     with _opened(path) as stream:
+        check_channel(path, channel, stream.channels)
         from_hz: int = stream.samplerate
         to_hz = sample_rate or from_hz
         first = round(start_s * to_hz)
@@ -306,13 +367,24 @@ def read(
         margin = 0 if from_hz == to_hz else math.ceil(_RESAMPLE_MARGIN * to_hz / min(from_hz, to_hz))
         origin = max(0, first - margin) // up
         stop = None if last is None else math.ceil((last + margin) * from_hz / to_hz)
-        samples = _decode(path, stream, origin * down, stop)
+        samples, averaged = _decode(path, stream, origin * down, stop, channel)
     _check_samples(path, samples)
     samples = resample(samples, from_hz, to_hz)
     skipped = origin * up
     samples = samples[first - skipped : None if last is None else last - skipped]
     _check_result(path, samples, to_hz, start_s, min_duration_s, allow_silent=allow_silent)
-    return np.ascontiguousarray(samples), to_hz
+    return Recording(np.ascontiguousarray(samples), to_hz, averaged)
+
+
+def check_channel(path: str | Path, channel: int | None, channels: int) -> None:
+    """Refuse the number of a channel that a file does not have.
+
+    Raises:
+        ChannelError: naming the file.
+    """
+    if channel is not None and not 0 <= channel < channels:
+        there = "one channel, 0" if channels == 1 else f"the channels 0 to {channels - 1}"
+        raise ChannelError(path, f"has {there}; asked for channel {channel}")
 
 
 def _check_part(path: Path, sample_rate: int | None, start_s: float, duration_s: float | None) -> None:
