@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nestvox.atomic import atomic_path, held, write_bytes, write_text
-from nestvox.errors import NestvoxError
+from nestvox.atomic import atomic_path, write_bytes, write_text
 
 
 def test_written_whole_with_the_rights_of_any_other_file(tmp_path: Path) -> None:
@@ -94,17 +93,3 @@ def test_a_full_disk_is_one_error_with_the_name_of_the_file(tmp_path: Path, told
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / "a")
     assert names(tmp_path) == []
-
-
-def test_a_folder_is_held_by_one_until_it_ends(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "run"
-    code = f"from nestvox.atomic import held\nwith held({str(folder)!r}):\n    print('held', flush=True)\n    input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(NestvoxError, match="is being written by another process"), held(folder):
-            pass
-        other.kill()
-    with held(folder), pytest.raises(NestvoxError, match="another process"), held(folder):
-        pass
-    assert names(folder) == []

@@ -1,21 +1,15 @@
-"""Files that appear whole or not at all, and folders that one process writes at a time."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nestvox.errors import NestvoxError
-
-if sys.platform != "win32":
-    import fcntl
-
-__all__ = ["atomic_path", "held", "write_bytes", "write_text"]
+__all__ = ["atomic_path", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -52,36 +46,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
-
-
-@contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """Keep every other process out of a folder that is written; it is made where it is missing.
-
-    The operating system lets go when the process ends, however it ends. Readers are not kept out.
-
-    Raises:
-        NestvoxError: another process holds it.
-        OSError: it cannot be made.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":  # where a folder cannot be locked
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NestvoxError(
-                f"{folder} is being written by another process: wait until it has ended, or give another folder"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -22,13 +22,14 @@ from typing import Any
 
 import polars as pl
 
-from nestvox.atomic import atomic_path, held, write_text
+from nestvox.atomic import atomic_path, write_text
 from nestvox.audio.archives import ArchiveMember, members_in, read_bytes
 from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
 from nestvox.corpora.prepare.folder import Prepared, Skipped
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import AudioError, TableError
+from nestvox.locking import held
 from nestvox.progress import Progress, silent
 
 __all__ = ["SHARD_TABLE", "prepare_shards", "write_shards"]

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.atomic import held
 from nestvox.audio.augment import Augmentation, Banks
 from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.corpora.augmented import voices_of
@@ -40,6 +39,7 @@ from nestvox.extraction.store import (
     read_metadata,
 )
 from nestvox.extraction.variants import VariantDecoder, Variants
+from nestvox.locking import held
 from nestvox.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from nestvox.atomic import held, write_text
+from nestvox.atomic import write_text
 from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
 from nestvox.extras import require
 from nestvox.heads.contract import Head
 from nestvox.loading import load
+from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars

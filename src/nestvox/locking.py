@@ -1,0 +1,64 @@
+"""One writer at a time: locks that the operating system takes back when a process ends, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nestvox.errors import NestvoxError
+
+__all__ = ["held", "locked"]
+
+
+@contextmanager
+def locked(path: str | Path, *, wait_s: float = 60.0) -> Iterator[None]:
+    """Keep every other writer of `path` out, processes and threads; readers are not kept out.
+
+    What is read, changed and written back is read inside. The lock is a hidden file, in a folder for a folder and
+    beside a file for a file, which goes when the lock does; one that a killed process left keeps nobody out.
+
+    Args:
+        path: a folder, which is made where it is missing, or a file, whose folder is.
+        wait_s: how long to wait for another writer; 0: not at all.
+
+    Raises:
+        NestvoxError: another process holds it.
+        OSError: its folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.suffix and not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name[:200]}.lock")
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        file = path / ".lock"
+    lock = FileLock(file, timeout=wait_s, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise NestvoxError(
+            f"{path} is being written by another process: wait until it has ended, or give another place"
+        ) from error
+    try:
+        yield
+    finally:
+        # Whoever waits on the file that goes here sees that it has no name any more, and begins anew.
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep every other process out of a folder that is written for long; a second one is refused at once.
+
+    Raises:
+        NestvoxError: another process holds it.
+        OSError: it cannot be made or written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait_s=0):
+        yield
