@@ -14,11 +14,12 @@ SHOWN = "net[v2] [/x] [bold]:smile: \\x1b[31m\\x07\\u202e\\ud800"
 def test_data_is_only_text(capsys: pytest.CaptureFixture[str]) -> None:
     say(HOSTILE)
     console().print(HOSTILE, style="bold")
-    console().print(Text(f"put together: {HOSTILE}"), soft_wrap=True)
     grid = table("name")
     grid.add_row(HOSTILE)
     console().print(grid)
-    assert capsys.readouterr().out.count(SHOWN) == 4
+    assert capsys.readouterr().out.count(SHOWN) == 3
+    console().print(Text("put together: \x1b[31m\x9b\u202e"))
+    assert capsys.readouterr().out == "put together: \\x1b[31m\\x9b\\u202e\n"
 
 
 def test_messages_go_to_standard_error_and_cannot_be_forged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,12 +27,21 @@ def test_messages_go_to_standard_error_and_cannot_be_forged(capsys: pytest.Captu
     assert capsys.readouterr() == ("", "error: a[/x]\n  error: another\\x1b\n")
 
 
-def test_cells_are_wrapped_and_not_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    grid = table("a", "b")
-    grid.add_row("x" * 50, lines(["one", "two\nthree"]))
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_no_cell_is_cut_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    grid = table("system", numbers=["EER %\n[interval]", "size", "trials"], title="all", labels=["synthetic"])
+    grid.add_row("x" * 90, "12.34 [11.22, 13.44]", "1.2 GB", lines(["one", "two\nthree"]))
+    grid.add_row("[bold]b", "-", "-", "4")
     console().print(grid)
     printed = capsys.readouterr().out
-    assert printed.count("x") == 50
-    assert "two\\nthree" in "".join(printed.split())
+    assert printed.count("x") == 90
     assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= width
+    together = "".join(printed.split())
+    for whole in ("EER%", "two\\nthree", "[bold]b", "1.2GB", "SYNTHETIC"):
+        assert whole in together
+    if width >= 40:
+        assert "12.34 [11.22, 13.44]" in printed

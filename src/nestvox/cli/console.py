@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD, Box
-from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import StyleType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from nestvox.shown import shown
@@ -20,6 +21,8 @@ __all__ = ["NestvoxConsole", "complain", "console", "lines", "say", "table"]
 
 # Of what is not a terminal: wide enough for a log, and for a person who reads it.
 _LOG_WIDTH = 120
+# A column of texts that is narrower than this is no longer read with pleasure.
+_TEXT_WIDTH = 20
 
 
 class NestvoxConsole(Console):
@@ -74,9 +77,52 @@ def lines(texts: Iterable[object]) -> Text:
     return Text("\n".join(shown(text) for text in texts))
 
 
-def table(*columns: Column | str, title: str | None = None, box: Box | None = SIMPLE_HEAD) -> Table:
-    """Return an empty table whose cells are wrapped and never cut."""
-    made = Table(box=box, title=title, title_justify="left")
-    for column in columns:
-        made.add_column(column) if isinstance(column, str) else made.columns.append(column)
+class _WholeTable(Table):
+    """A table whose cells are all there at any width: texts are wrapped, and where that is too narrow rows are stacked.
+
+    Columns on the right are numbers, which are never broken.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._needed(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text.styled(self.title, "italic") if isinstance(self.title, str) else self.title
+        names = [str(console.render_str(column.header)).replace("\\n", " ") for column in self.columns]
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            block = Table.grid(padding=(0, 2))
+            block.add_column(style="table.header", overflow="fold")
+            block.add_column(overflow="fold")
+            for name, cell in zip(names, row, strict=True):
+                block.add_row(f"  {name}", cell)
+            yield block
+            yield Text()
+
+    def _needed(self, console: Console, options: ConsoleOptions) -> int:
+        """Columns of the screen below which a cell would be broken that should not be."""
+        wide = options.update(width=10_000)
+        needed = self._extra_width + sum(self._get_padding_width(i) for i in range(len(self.columns)))
+        for column in self.columns:
+            widest = max(Measurement.get(console, wide, cell).maximum for cell in (column.header, *column.cells))
+            needed += widest if column.no_wrap else min(widest, _TEXT_WIDTH)
+        return needed
+
+
+def table(*columns: str, numbers: Sequence[str] = (), title: str = "", labels: Iterable[str] = ()) -> Table:
+    """Return an empty table that is whole at every width.
+
+    Args:
+        columns: headers of texts, which are wrapped.
+        numbers: headers of the columns that follow, on the right, which are not.
+        title: above it.
+        labels: what is to be known of every number, loud behind the title.
+    """
+    loud = ", ".join(labels).upper()
+    heading = Text.assemble(title, (f" {shown(loud)}" if title else shown(loud), "bold red")) if loud else Text(title)
+    made = _WholeTable(box=SIMPLE_HEAD, title=heading if heading else None, title_justify="left")
+    for name in columns:
+        made.add_column(Text(name), overflow="fold")
+    for name in numbers:
+        made.add_column(Text(name), justify="right", no_wrap=True, overflow="fold")
     return made
