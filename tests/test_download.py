@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nestvox import download as room
+from nestvox import web
 from nestvox.download import download, file_sha256, offline_by_environment, readable_size
 from nestvox.errors import DownloadError
 
@@ -454,7 +455,7 @@ def test_known_hash(tmp_path: Path) -> None:
 
 
 def test_no_redirect_from_https_to_http() -> None:
-    handler = room._NoDowngrade()
+    handler = web._NoDowngrade()
     request = urllib.request.Request("https://example.org/a")
     with pytest.raises(DownloadError, match="not as safe"):
         handler.redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://example.org/b")

@@ -7,17 +7,22 @@ import http.client
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from nestvox.errors import DownloadError
+from nestvox.content import HEAD_BYTES, content_instead
+from nestvox.errors import DownloadError, NestvoxError
+from nestvox.locking import locked
 from nestvox.progress import Progress, silent
+from nestvox.web import Watch, careful_opener
 
 __all__ = ["Announce", "announce_on_stderr", "download", "file_sha256", "offline_by_environment", "readable_size"]
 
@@ -26,6 +31,13 @@ Announce = Callable[[str], None]
 _CHUNK = 1 << 18
 _BACKOFF_S = 1.0  # before the first repetition; doubles, up to a minute
 _LONGEST_BACKOFF_S = 60.0
+_LONGEST_WAIT_S = 24 * 3600.0  # for another process that fetches the same file
+# Slower than this on the average, a transfer is held up on purpose or will never end.
+_SLOWEST_BYTES_PER_S = 1_000.0
+_GRACE_S = 60.0  # before the average counts
+# Of a body whose length neither the caller nor the server knows.
+_MOST_UNANNOUNCED = 64 << 30
+_MOST_NOTE_BYTES = 1 << 16
 _HINTS = {
     401: "the server wants a login",
     403: "the server refuses it; a licence may have to be accepted in a browser first",
@@ -80,8 +92,10 @@ def download(
     """Fetch `url` to `destination`, unless the right file is already there.
 
     What has come so far lies in ``<destination>.partial``: after a broken connection, or in the next call after an
-    interrupt, only the rest is asked for. The file gets its name when it is whole and its hash agrees. One process
-    at a time may fetch to one destination.
+    interrupt, only the rest is asked for, and it is joined only where the server says that it is of the same file. The
+    file gets its name when it is whole and its hash agrees. One process at a time fetches to one destination: a second
+    one waits, and takes the file that the first one brought. A body that is longer than announced, and a transfer that
+    is slower than 1 kB/s on the average, end.
 
     Args:
         url: http or https.
@@ -105,7 +119,10 @@ def download(
     destination = Path(destination)
     if destination.is_file() and _is_promised(destination, sha256, size):
         return destination
-    source = urlsplit(url)
+    try:
+        source = urlsplit(url)
+    except ValueError as error:
+        raise DownloadError(f"{what}: {url!r} is no address: {error}") from error
     if source.scheme not in {"http", "https"}:
         raise DownloadError(f"{what}: {url} is not an http(s) address; copy the file to {destination} yourself")
     if offline or offline_by_environment():
@@ -116,8 +133,23 @@ def download(
     announce(f"{what}: downloading {readable_size(size)} from {url} to {destination}; licence: {licence}")
     destination.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(url, destination, what=what, sha256=sha256, size=size, timeout_s=timeout_s, progress=progress)
-    transfer.run(attempts)
+    with _alone(transfer.partial, what, announce):
+        # Brought by the process that was waited for.
+        if not (destination.is_file() and _is_promised(destination, sha256, size)):
+            transfer.run(attempts)
     return destination
+
+
+@contextmanager
+def _alone(partial: Path, what: str, announce: Announce) -> Iterator[None]:
+    """Be the only one who fetches to a place; wait for who does it already, and say so."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(partial, wait_s=0))
+        except NestvoxError:
+            announce(f"{what}: another process is fetching it; waiting for it")
+            stack.enter_context(locked(partial, wait_s=_LONGEST_WAIT_S))
+        yield
 
 
 def _is_promised(path: Path, sha256: str | None, size: int | None) -> bool:
@@ -128,18 +160,6 @@ def _is_promised(path: Path, sha256: str | None, size: int | None) -> bool:
 
 class _Broken(Exception):  # noqa: N818  not an error of the user's: the transfer goes on after it
     """The connection gave less than the file; the message says how it ended."""
-
-
-class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but neither from https to http nor to another scheme."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        target = urlsplit(newurl).scheme
-        if target != "https" and not (target == "http" and req.type == "http"):
-            raise DownloadError(f"{req.full_url} redirects to {newurl}, which is not as safe; not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Transfer:
@@ -165,7 +185,11 @@ class _Transfer:
         self.progress = progress
         self.partial = destination.with_name(destination.name + ".partial")
         self.note = destination.with_name(destination.name + ".partial.json")
-        self.opener = urllib.request.build_opener(_NoDowngrade)
+        self.watch = Watch(4 * timeout_s)
+        self.opener = careful_opener(self.watch)
+        # Over all connections; what lies between them does not count.
+        self.received = 0
+        self.receiving_s = 0.0
 
     def run(self, attempts: int) -> None:
         failures = 0
@@ -186,7 +210,10 @@ class _Transfer:
             if self.sha256 is None or file_sha256(self.partial) == self.sha256.lower():
                 break
             found = file_sha256(self.partial)
+            instead = self._content_instead()
             self._forget()
+            if instead:
+                raise DownloadError(f"{self.what}: {self.url}: what came is {instead}; nothing was kept")
             if not resumed:
                 raise DownloadError(
                     f"{self.what}: {self.url} has SHA-256 {found}, expected {self.sha256.lower()}; nothing was kept. "
@@ -210,7 +237,11 @@ class _Transfer:
             if validator is not None:
                 request.add_header("If-Range", validator)
         try:
-            with self.opener.open(request, timeout=self.timeout_s) as response:
+            with self.watch:
+                response = self.opener.open(request, timeout=self.timeout_s)
+            with response:
+                if self.watch.ended:
+                    raise _Broken("the answer did not begin in time")
                 self._receive(response, start)
         except urllib.error.HTTPError as error:
             with error:
@@ -219,46 +250,84 @@ class _Transfer:
             raise _Broken(f"no connection: {error.reason}") from error
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise _Broken(f"connection lost: {_words(error)}") from error
+        except ValueError as error:  # a redirect to what is no address
+            self._give_up(f"the server's answer makes no sense: {_words(error)}", error)
 
     def _receive(self, response: Any, start: int) -> None:
+        validator = _strong_validator(response.headers)
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != start:
                 self._forget()
                 raise _Broken("the server sent another part than asked for")
             total = None if match[2] == "*" else int(match[2])
+            noted = self._read_note()
+            if (noted.get("validator") or validator) != validator or noted.get("total", total) != total:
+                self._forget()
+                raise _Broken("the server sent a part of another version of the file")
         else:
             start = 0  # the server sends the whole file, whatever was asked for
-            length = response.headers.get("Content-Length")
-            total = int(length) if length is not None and length.isdigit() else None
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if re.fullmatch(r"\d{1,18}", length) else None
         if self.size is not None and total is not None and total != self.size:
+            instead = content_instead(response.read(HEAD_BYTES))
             self._forget()
             raise DownloadError(
-                f"{self.what}: {self.url} holds {total} bytes, expected {self.size}; the file there has changed"
+                f"{self.what}: {self.url} holds {total} bytes, expected {self.size}; "
+                + (f"what came is {instead}" if instead else "the file there has changed")
             )
-        total = self.size if total is None else total
-        self.note.write_text(json.dumps({"url": self.url, "validator": _strong_validator(response.headers)}))
-        done = start
+        noted_total, total = total, self.size if total is None else total
+        self._check_space(start, total)
+        self.note.write_text(json.dumps({"url": self.url, "validator": validator, "total": noted_total}))
+        done, most = start, _MOST_UNANNOUNCED if total is None else total
+        clock_s = time.monotonic()
         with self.partial.open("ab" if start else "wb") as handle:
-            while True:
-                try:
-                    block = response.read1(_CHUNK)
-                except (http.client.HTTPException, OSError) as error:
-                    raise _Broken(f"connection lost: {_words(error)}") from error
-                if not block:
+            while block := self._read(response):
+                done += len(block)
+                if done > most:
                     break
                 handle.write(block)
-                done += len(block)
+                self.received += len(block)
                 self.progress(done, total)
+                clock_s, before_s = time.monotonic(), clock_s
+                self.receiving_s += clock_s - before_s
+                if self._too_slow():
+                    break
+        if done > most:
+            self._forget()
+            raise DownloadError(f"{self.what}: {self.url} sent more than the {most} bytes that were promised")
+        if self._too_slow() and done != total:
+            self._give_up(f"{self.received} bytes came in {self.receiving_s:.0f} s, which is too slow")
+        if done == 0:
+            raise _Broken("the server sent nothing")
         if total is not None and done < total:
             raise _Broken(f"the connection ended after {done} of {total} bytes")
-        if total is not None and done > total:
-            self._forget()
-            raise DownloadError(f"{self.what}: {self.url} sent more than the {total} bytes that were promised")
+
+    def _read(self, response: Any) -> bytes:
+        try:
+            block: bytes = response.read1(_CHUNK)
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise _Broken(f"connection lost: {_words(error)}") from error
+        return block
+
+    def _too_slow(self) -> bool:
+        return self.receiving_s > _GRACE_S and self.received < _SLOWEST_BYTES_PER_S * self.receiving_s
+
+    def _check_space(self, start: int, total: int | None) -> None:
+        free = shutil.disk_usage(self.destination.parent).free
+        if total is not None and total - start > free:
+            raise DownloadError(
+                f"{self.what}: {readable_size(total - start)} are still to come, and the disk of "
+                f"{self.destination.parent} has room for {readable_size(free)}; make room, or choose another place"
+            )
+
+    def _content_instead(self) -> str:
+        with self.partial.open("rb") as handle:
+            return content_instead(handle.read(HEAD_BYTES))
 
     def _http_error(self, error: urllib.error.HTTPError, start: int) -> None:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            match = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            match = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""))
             if match is not None and int(match[1]) == start and self.size in {None, start}:
                 return  # everything is here already
             self._forget()
@@ -292,8 +361,9 @@ class _Transfer:
 
     def _read_note(self) -> dict[str, Any]:
         try:
-            note = json.loads(self.note.read_text())
-        except (OSError, ValueError):
+            with self.note.open("rb") as handle:
+                note = json.loads(handle.read(_MOST_NOTE_BYTES))
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) else {}
 
