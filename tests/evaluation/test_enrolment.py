@@ -137,7 +137,7 @@ def test_a_prefix_is_what_is_planned_for():
     ("changes", "error", "words"),
     [
         ({"dim": 25}, NestvoxError, "1 to 24"),
-        ({"counts": (0, 1)}, NestvoxError, "1 or more"),
+        ({"counts": (0, 1)}, NestvoxError, "at least 1"),
         ({"counts": ()}, NestvoxError, "none"),
         ({"sessions": ["a"]}, NestvoxError, "sessions"),
         ({"classes": (DurationClass(0, 2),)}, NestvoxError, "how long"),

@@ -93,6 +93,18 @@ def test_speakers_of_the_trials_may_not_stand_in_the_cohort(world):
     )
 
 
+def test_as_norm_of_a_small_cohort_takes_all_of_it_and_says_so(world):
+    system, speakers = system_and_speakers(world)
+    cohort, _ = cohort_of(world)
+    found, whole = (normalised(system, ScoreNorm(method, cohort), speakers) for method in ("as", "s"))
+    np.testing.assert_allclose(found.scores[32], whole.scores[32])
+    assert "top 40 of 40" in str(found.space)
+    assert any("fewer than the usual top 300" in note for note in found.notes)
+    assert any("40 cohort scores" in note and "11 %" in note for note in whole.notes)  # 1 / sqrt(2 * 39)
+    rough = normalised(system, ScoreNorm("as", cohort, 2), speakers)
+    assert any("71 %" in note for note in rough.notes)
+
+
 def test_cohorts_that_do_not_fit(world):
     system, speakers = system_and_speakers(world)
     ours, _ = cohort_of(world, "tap")
@@ -103,8 +115,8 @@ def test_cohorts_that_do_not_fit(world):
     with pytest.raises(FingerprintError, match="embed the cohort with the same model"):
         normalised(system, ScoreNorm("s", foreign), speakers)
     cohort, _ = cohort_of(world)
-    with pytest.raises(NestvoxError, match="2 to 40 scores"):
-        normalised(system, ScoreNorm("as", cohort), speakers)
+    with pytest.raises(NestvoxError, match="top_k is 41, and the cohort has 40 vectors"):
+        normalised(system, ScoreNorm("as", cohort, 41), speakers)
     with pytest.raises(NestvoxError, match="top_k means nothing to s-norm"):
         ScoreNorm("s", cohort, 10)
     with pytest.raises(NestvoxError, match="z, t, s, as"):

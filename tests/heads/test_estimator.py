@@ -114,7 +114,7 @@ def test_options_that_do_not_fit(options: dict[str, object], labels: bool, what:
 
 def test_other_faults() -> None:
     X, y = world()
-    with pytest.raises(ValueError, match="100 vectors but 50 speakers"):
+    with pytest.raises(ValueError, match="50 speakers for 100 vectors"):
         NestedRotation().fit(X, y[:50])
     with pytest.raises(ValueError, match="needs y"):
         NestedRotation(method="refined").fit(X, np.arange(100))  # nobody has two vectors

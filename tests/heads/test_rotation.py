@@ -243,7 +243,7 @@ def test_rows_that_cannot_be_added() -> None:
     wrong[1, 2] = np.nan
     with pytest.raises(ModelError, match="row 5 is not finite"):
         scatter.add(wrong)
-    with pytest.raises(ModelError, match=r"expected \(N, 3\)"):
+    with pytest.raises(ModelError, match=r"one table of \(N, 3\)"):
         scatter.add(np.ones((4, 2)))
     with pytest.raises(ModelError, match="2 speakers for 3 vectors"):
         scatter.add(np.ones((3, 3)), ["a", "b"])

@@ -113,7 +113,7 @@ def test_what_cannot_be_normalised():
     vectors, cohort, enrol, test, scores = world()
     with pytest.raises(ScoresError, match="one width"):
         cohort_statistics(vectors, cohort[:, :5])
-    with pytest.raises(NestvoxError, match="2 to 60"):
+    with pytest.raises(NestvoxError, match="top_k is 61, and the cohort has 60"):
         cohort_statistics(vectors, cohort, top_k=61)
     with pytest.raises(NestvoxError, match="got 1"):
         cohort_statistics(vectors, cohort, top_k=1)

@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_count, as_rows, as_vectors, fit_to_square
 from nestvox.errors import ScoresError
 from nestvox.progress import Progress, silent
 
@@ -18,13 +19,11 @@ __all__ = ["prefix_cosines"]
 
 _BLOCK = 2**22  # numbers of one side held at once
 
-Integers = NDArray[np.int64]
-
 
 def prefix_cosines(
-    vectors: NDArray[np.float32],
-    enrol: Integers,
-    test: Integers,
+    vectors: ArrayLike,
+    enrol: ArrayLike,
+    test: ArrayLike,
     dims: Sequence[int],
     *,
     names: Sequence[str] | None = None,
@@ -36,7 +35,7 @@ def prefix_cosines(
     much as the largest.
 
     Args:
-        vectors: (U, D), need not be normalised.
+        vectors: (U, D) of any real type, need not be normalised.
         enrol: (N,) rows of the first side.
         test: (N,) rows of the second side.
         dims: prefix lengths in 1 to D, in any order.
@@ -47,15 +46,19 @@ def prefix_cosines(
         d to (N,) scores in [-1, 1], d ascending.
 
     Raises:
-        ScoresError: a dimension out of range, or a vector that is zero or not finite in some prefix.
+        ScoresError: a dimension or row out of range, or a vector that is zero or not finite in some prefix.
     """
-    size = vectors.shape[1]
-    ascending = sorted(set(dims))
+    table = fit_to_square(as_vectors(vectors, "embeddings", finite=False))
+    enrol, test = (as_rows(rows, "rows of the trials", length=len(table)) for rows in (enrol, test))
+    if len(enrol) != len(test):
+        raise ScoresError(f"trials have two sides of one length, got {len(enrol)} and {len(test)} rows")
+    size = table.shape[1]
+    ascending = sorted({as_count(dim, "a dimension", least=0, error=ScoresError) for dim in dims})
     if not ascending or ascending[0] < 1 or ascending[-1] > size:
         raise ScoresError(f"dimensions must lie in 1 to {size}, got {', '.join(map(str, ascending)) or 'none'}")
     pieces = list(itertools.pairwise([0, *ascending]))
     squares = np.cumsum(
-        [np.einsum("ij,ij->i", part, part) for part in (vectors[:, a:b].astype(np.float64) for a, b in pieces)], axis=0
+        [np.einsum("ij,ij->i", part, part) for part in (table[:, a:b].astype(np.float64) for a, b in pieces)], axis=0
     )  # (dims, U)
     for dim, square in zip(ascending, squares, strict=True):
         wrong = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
@@ -70,7 +73,7 @@ def prefix_cosines(
     rows = max(1, _BLOCK // size)
     for start in range(0, len(enrol), rows):
         left, right = enrol[start : start + rows], test[start : start + rows]
-        a, b = vectors[left].astype(np.float64), vectors[right].astype(np.float64)
+        a, b = table[left].astype(np.float64), table[right].astype(np.float64)
         product = np.zeros(len(left))
         for (first, last), dim, norm in zip(pieces, ascending, norms, strict=True):
             product += np.einsum("ij,ij->i", a[:, first:last], b[:, first:last])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.arrays import as_count, as_names, as_vectors, fit_to_square
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics import eer, error_curve
@@ -166,16 +167,18 @@ def plan_enrolment(
         ScoresError: a vector that is zero or not finite.
         TrialsError: fewer than five speakers have two clips.
     """
-    size = vectors.shape[1] if dim is None else dim
+    vectors = as_vectors(vectors, "embeddings", finite=False)
+    size = vectors.shape[1] if dim is None else as_count(dim, "dim")
     if not 1 <= size <= vectors.shape[1]:
         raise NestvoxError(f"dim must lie in 1 to {vectors.shape[1]}, got {size}")
-    wanted = tuple(sorted(set(counts)))
-    if not wanted or wanted[0] < 1:
-        raise NestvoxError(f"numbers of enrolment clips must be 1 or more, got {', '.join(map(str, counts)) or 'none'}")
+    wanted = tuple(sorted({as_count(count, "numbers of enrolment clips") for count in counts}))
+    if not wanted:
+        raise NestvoxError("numbers of enrolment clips must be 1 or more, got none")
     if classes and durations_s is None:
         raise NestvoxError("durations of enrolment clips need a table that says how long they are")
     unit = _unit(vectors[:, :size])
-    names, codes = np.unique(np.asarray(speakers, dtype=np.str_), return_inverse=True)
+    called = as_names(speakers, "speakers", length=len(vectors), error=TrialsError)
+    names, codes = np.unique(np.asarray(called, dtype=np.str_), return_inverse=True)
     session_codes = _session_codes(sessions, len(codes))
     everything = np.ones(len(codes), dtype=np.bool_)
     draw = {"n_divisions": n_divisions, "n_impostors": n_impostors, "seed": seed}
@@ -434,7 +437,7 @@ def _session_codes(sessions: Sequence[str | None] | None, length: int) -> Intege
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    values = vectors.astype(np.float64)
+    values = fit_to_square(vectors.astype(np.float64))
     lengths = np.linalg.norm(values, axis=1)
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):

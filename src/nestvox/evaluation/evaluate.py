@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
@@ -116,18 +117,10 @@ def evaluate_scores(
             _refuse_another_model(scores["fingerprint"].unique().to_list(), fingerprint, source or "the scores")
         values, n_ignored = align_scores(trials, scores, source=source)
     else:
-        values = np.asarray(scores, dtype=np.float64)
+        values = as_numbers(scores, "scores", error=lambda problem: ScoresError(problem, source=source))
         if values.shape != (len(targets),):
             raise ScoresError(
                 f"{len(targets)} trials need {len(targets)} scores, got shape {values.shape}", source=source
-            )
-        finite = np.isfinite(values)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            raise ScoresError(
-                f"{int((~finite).sum())} of {len(values)} scores are not finite; the first is number {first + 1} "
-                f"({values[first]})",
-                source=source,
             )
         check_scale(values, source=source)
     known = _speakers(trials, table) if speakers is None else given_speakers(trials, *speakers)

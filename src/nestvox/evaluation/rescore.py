@@ -8,6 +8,7 @@ Notation: N trials, C cohort vectors, D vector size.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -20,7 +21,7 @@ from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresE
 from nestvox.evaluation.speakers import TrialSpeakers
 from nestvox.evaluation.systems import System
 from nestvox.extraction.store import EmbeddingStore
-from nestvox.metrics.score_norm import cohort_statistics, s_norm, t_norm, z_norm
+from nestvox.metrics.score_norm import TOP_K, cohort_statistics, s_norm, t_norm, z_norm
 from nestvox.model_calibration import LlrCalibration
 from nestvox.progress import Progress, silent
 from nestvox.verdict import COSINE, ScoreSpace
@@ -29,7 +30,7 @@ __all__ = ["NORM_METHODS", "NormMethod", "ScoreNorm", "calibrated", "normalised"
 
 NormMethod = Literal["z", "t", "s", "as"]
 NORM_METHODS: tuple[NormMethod, ...] = get_args(NormMethod)
-_TOP_K = 300
+_ROUGH = 50  # cohort scores below which their standard deviation is not known to 10 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ class ScoreNorm:
         method: ``z`` by the first side, ``t`` by the second, ``s`` by both, ``as`` by both and the most alike of the
             cohort only.
         cohort: embeddings of other speakers by the same model.
-        top_k: of ``as``: how many of the cohort count for each utterance; None: 300.
+        top_k: of ``as``: how many of the cohort count for each utterance; None: 300, or all of a smaller
+            cohort.
     """
 
     method: NormMethod
@@ -56,7 +58,25 @@ class ScoreNorm:
     @property
     def used(self) -> int | None:
         """Cohort scores that count for each utterance; None: all."""
-        return (_TOP_K if self.top_k is None else self.top_k) if self.method == "as" else None
+        if self.method != "as":
+            return None
+        return min(TOP_K, len(self.cohort)) if self.top_k is None else self.top_k
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what a cohort of this size cannot say."""
+        size, found = len(self.cohort) if self.used is None else self.used, []
+        if self.method == "as" and self.top_k is None and len(self.cohort) < TOP_K:
+            found.append(
+                f"The cohort has {len(self.cohort)} vectors, fewer than the usual top {TOP_K} of as-norm: all of them "
+                "count, which is s-norm."
+            )
+        if size < _ROUGH:
+            found.append(
+                f"{size} cohort scores an utterance know their standard deviation to "
+                f"{100 / math.sqrt(2 * max(1, size - 1)):.0f} % only: normalised scores are that rough."
+            )
+        return tuple(found)
 
     @property
     def space(self) -> ScoreSpace:
@@ -99,7 +119,7 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
             f"the cohort {norm.cohort.path} holds the tap {norm.cohort.metadata.tap}, the trials are scored on "
             f"{system.embedded.tap}: a head may lie between them; embed the cohort with --tap {system.embedded.tap}"
         )
-    notes = refuse_cohort_speakers(norm.cohort, speakers)
+    notes = (*norm.notes, *refuse_cohort_speakers(norm.cohort, speakers))
     vectors, enrol, test = system.embedded.vectors, system.embedded.enrol, system.embedded.test
     cohort = norm.cohort.vectors()
     found: dict[int | None, NDArray[np.float64]] = {}

@@ -5,9 +5,12 @@ Notation: G gallery rows, Q queries, D vector size, K neighbours.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.arrays import as_count, as_vectors
 from nestvox.errors import ScoresError
 
 __all__ = ["BLOCK_ROWS", "nearest"]
@@ -17,42 +20,55 @@ BLOCK_ROWS = 16_384
 
 
 def nearest(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int, *, block_rows: int = BLOCK_ROWS
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    queries: ArrayLike, gallery: ArrayLike, k: int, *, block_rows: int = BLOCK_ROWS
+) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
     """Find the K gallery rows with the largest inner product, which is the cosine for rows of unit length.
 
     Args:
-        queries: (Q, D).
-        gallery: (G, D).
+        queries: (Q, D), finite, of any real type: whole numbers are multiplied in float64, exactly.
+        gallery: (G, D), likewise.
         k: how many; all where the gallery has fewer.
         block_rows: gallery rows at once.
 
     Returns:
-        Rows (Q, K) and their scores (Q, K), best first; of equal scores the first row goes first.
+        Rows (Q, K) and their scores (Q, K), float32 for float32 vectors, best first; of equal scores the first row goes
+        first.
 
     Raises:
-        ScoresError: sizes that do not fit, or k below 1.
+        ScoresError: vectors that are no finite real numbers, sizes that do not fit, k below 1, or products that
+            overflow.
     """
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1] or k < 1 or block_rows < 1:
-        raise ScoresError(
-            f"search needs queries and gallery of one vector size and k of at least 1, got {queries.shape}, "
-            f"{gallery.shape} and {k}"
-        )
-    rows = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
-    for start in range(0, len(gallery), block_rows):
-        block = queries @ gallery[start : start + block_rows].T  # (Q, block)
+    wanted = as_count(k, "k", error=_refusal)
+    step = as_count(block_rows, "block_rows", error=_refusal)
+    left, right = (
+        as_vectors(given, name, error=_refusal) for given, name in ((queries, "queries"), (gallery, "gallery vectors"))
+    )
+    if left.shape[1] != right.shape[1]:
+        raise _refusal(f"queries and gallery differ, {left.shape} and {right.shape}")
+    common = np.result_type(left, right)
+    left, right = left.astype(common, copy=False), right.astype(common, copy=False)
+    rows = np.empty((len(left), 0), np.int64)
+    scores = np.empty((len(left), 0), common)
+    for start in range(0, len(right), step):
+        with np.errstate(over="ignore", invalid="ignore"):
+            block = left @ right[start : start + step].T  # (Q, block)
+        if not np.isfinite(block).all():
+            raise ScoresError("inner products of these vectors overflow: scale the vectors, e.g. to unit length")
         found = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-        if block.shape[1] > k:
-            kept = _best_columns(block, k)
+        if block.shape[1] > wanted:
+            kept = _best_columns(block, wanted)
             found, block = np.take_along_axis(found, kept, axis=1), np.take_along_axis(block, kept, axis=1)
         rows, scores = np.concatenate([rows, found], axis=1), np.concatenate([scores, block], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]
         rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
     return rows, scores
 
 
-def _best_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def _refusal(problem: str) -> ScoresError:
+    return ScoresError(f"search needs finite vectors of one size, and k of at least 1: {problem}")
+
+
+def _best_columns(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
     """Columns (Q, k) of the k largest of each row, ascending; of scores equal to the smallest of these the first."""
     best = np.argpartition(scores, -k, axis=1)[:, -k:]
     lowest = np.take_along_axis(scores, best, axis=1).min(axis=1, keepdims=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_count, as_vectors, fit_to_square
 from nestvox.errors import ModelError
 
 __all__ = ["FloatArray", "Head", "in_working_precision", "normalise", "truncate"]
@@ -51,7 +52,7 @@ class Head(Protocol):
         """Return its arrays by name, as they are saved."""
 
 
-def in_working_precision(vectors: FloatArray, input_dim: int, what: str) -> FloatArray:
+def in_working_precision(vectors: ArrayLike, input_dim: int, what: str) -> FloatArray:
     """Check what a head is given, and raise half to single precision, so that it is rounded once, at the end.
 
     Args:
@@ -62,20 +63,38 @@ def in_working_precision(vectors: FloatArray, input_dim: int, what: str) -> Floa
     Raises:
         ModelError: another shape, or whole numbers.
     """
-    if vectors.ndim != 2 or vectors.shape[1] != input_dim or not np.issubdtype(vectors.dtype, np.floating):
-        raise ModelError(
-            f"this {what} takes floating-point (N, {input_dim}) vectors, got {vectors.dtype} {vectors.shape}"
-        )
-    return vectors.astype(np.result_type(vectors.dtype, np.float32), copy=False)
+    array = np.asarray(vectors)
+    if array.ndim != 2 or array.shape[1] != input_dim or not np.issubdtype(array.dtype, np.floating):
+        raise ModelError(f"this {what} takes floating-point (N, {input_dim}) vectors, got {array.dtype} {array.shape}")
+    working: FloatArray = array.astype(np.result_type(array.dtype, np.float32), copy=False)
+    return working
 
 
-def normalise(vectors: FloatArray) -> FloatArray:
-    """Scale the rows of (N, D) to unit length; a zero row stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return unit
+def normalise(vectors: ArrayLike) -> FloatArray:
+    """Scale the rows of (N, D), of any real type, to unit length; a zero row stays zero, whole numbers become float64.
+
+    Raises:
+        ModelError: not a table of real numbers, or a row that is not finite.
+    """
+    working = as_vectors(vectors, "vectors", error=ModelError)
+    given = getattr(vectors, "dtype", working.dtype)
+    fitting = fit_to_square(working, working.dtype.type)
+    norms = np.linalg.norm(fitting, axis=1, keepdims=True)
+    unit: FloatArray = np.divide(fitting, norms, out=np.zeros_like(fitting), where=norms > 0)
+    return unit.astype(np.float16) if given == np.float16 else unit  # the only type that was widened and is given back
 
 
-def truncate(vectors: FloatArray, dim: int | None) -> FloatArray:
-    """First `dim` columns (None: all), normalised again: the prefix rule of a nested embedding."""
-    return normalise(vectors if dim is None else vectors[:, :dim])
+def truncate(vectors: ArrayLike, dim: int | None) -> FloatArray:
+    """First `dim` columns (None: all), normalised again: the prefix rule of a nested embedding.
+
+    Raises:
+        ModelError: as `normalise`, or a dimension that the vectors do not have.
+    """
+    if dim is None:
+        return normalise(vectors)
+    size = as_count(dim, "a prefix length", error=ModelError)
+    table = as_vectors(vectors, "vectors", finite=False, error=ModelError)
+    if size > table.shape[1]:
+        raise ModelError(f"vectors of shape {table.shape} have no first {size} dimensions")
+    prefix = normalise(table[:, :size])
+    return prefix.astype(np.float16) if getattr(vectors, "dtype", None) == np.float16 else prefix

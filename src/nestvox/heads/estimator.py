@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_names
+from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.heads.contract import normalise
 from nestvox.heads.refine import Refinement, refine
@@ -19,6 +21,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
 __all__ = ["NestedRotation"]
+
+
+class _SpeakersError(ModelError, ValueError):
+    """Speakers that cannot be used: scikit-learn's contract wants a ValueError."""
 
 
 class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -68,9 +74,9 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         dims = default_dims(size) if self.dims is None else tuple(self.dims)
         if self.dim is not None and not 1 <= self.dim <= size:
             raise ValueError(f"dim must be None or between 1 and n_features={size}, got {self.dim}")
-        speakers = None if y is None else [str(s) for s in np.asarray(y).ravel()]
-        if speakers is not None and len(speakers) != len(vectors):
-            raise ValueError(f"{len(vectors)} vectors but {len(speakers)} speakers")
+        speakers = None
+        if y is not None:
+            speakers = as_names(np.asarray(y).ravel(), "speakers", length=len(vectors), error=_SpeakersError)
         scatter = Scatter(size)
         scatter.add(vectors, speakers)
         labelled = scatter.n_speakers >= 2

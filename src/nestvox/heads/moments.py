@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.arrays import as_vectors
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 
@@ -53,9 +54,7 @@ class Moments:
         Raises:
             ModelError: wrong width, or a row that is not finite.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.size:
-            raise ModelError(f"expected (N, {self.size}) vectors, got {vectors.shape}")
-        wide = vectors.astype(np.float64)
+        wide = as_vectors(vectors, "vectors", size=self.size, finite=False, error=ModelError).astype(np.float64)
         if not np.isfinite(wide).all():
             row = int(np.flatnonzero(~np.isfinite(wide).all(axis=1))[0])
             raise ModelError(f"row {self.n + row} is not finite")

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.arrays import as_booleans, as_names, as_rows, as_vectors
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.metrics.curves import error_curve
@@ -31,7 +32,7 @@ class LabelledPairs:
         target: (P,) bool, true where both rows are of one speaker.
 
     Raises:
-        ModelError: a vector is not finite, or there is no target pair or no non-target pair.
+        ModelError: a vector is not finite, rows or answers do not fit, or a kind of pair is missing.
     """
 
     vectors: FloatArray
@@ -40,8 +41,16 @@ class LabelledPairs:
     target: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.vectors).all():
-            raise ModelError("a vector of the pairs is not finite")
+        vectors = as_vectors(self.vectors, "vectors of the pairs", error=ModelError)
+        sides = [
+            as_rows(side, "rows of the pairs", length=len(vectors), error=ModelError)
+            for side in (self.first, self.second)
+        ]
+        target = as_booleans(self.target, "answers of the pairs", error=ModelError)
+        if not len(sides[0]) == len(sides[1]) == len(target):
+            raise ModelError(f"{len(sides[0])} and {len(sides[1])} rows for {len(target)} answers")
+        for name, value in zip(("vectors", "first", "second", "target"), (vectors, *sides, target), strict=True):
+            object.__setattr__(self, name, value)
         if self.target.all() or not self.target.any():
             raise ModelError(
                 "choosing a head needs pairs of one speaker and of two: two speakers or more, one of them with two "
@@ -59,11 +68,11 @@ class LabelledPairs:
         Raises:
             ModelError: not one name a row, or as above.
         """
-        if len(speakers) != len(vectors):
-            raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
-        _, codes = np.unique(np.asarray(speakers), return_inverse=True)
-        first, second = np.triu_indices(len(vectors), k=1)
-        return cls(vectors, first.astype(np.int64), second.astype(np.int64), codes[first] == codes[second])
+        table = as_vectors(vectors, "vectors of the pairs", error=ModelError)
+        names = as_names(speakers, "speakers", length=len(table), error=ModelError)
+        _, codes = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
+        first, second = np.triu_indices(len(table), k=1)
+        return cls(table, first.astype(np.int64), second.astype(np.int64), codes[first] == codes[second])
 
     def scores(self, head: Head, dim: int) -> NDArray[np.float64]:
         """Cosine of the first `dim` coordinates of the head's output, (P,)."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.arrays import as_names, as_vectors
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, normalise
 from nestvox.heads.rotation import Rotation
@@ -125,9 +126,7 @@ def refinements(
     Raises:
         ModelError: fewer than two speakers with two vectors, or vectors of another size than the rotation's.
     """
-    if vectors.ndim != 2 or vectors.shape[1] != start.input_dim:
-        raise ModelError(f"the rotation takes (N, {start.input_dim}) vectors, got {vectors.shape}")
-    draw = _Draw(vectors, speakers, settings)
+    draw = _Draw(as_vectors(vectors, "vectors", size=start.input_dim, error=ModelError), speakers, settings)
     size = start.input_dim
     dims = _lengths(size, settings.shortest)
     matrix = start.matrix.copy()
@@ -207,9 +206,8 @@ class _Draw:
         self._settings = settings
         self._random = np.random.default_rng(settings.seed)
         self._rows: Rows = np.asarray(normalise(np.asarray(vectors, np.float32)), np.float32)
-        _, codes, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
-        if len(codes) != len(self._rows):
-            raise ModelError(f"{len(codes)} speakers for {len(self._rows)} vectors")
+        names = np.asarray(as_names(speakers, "speakers", length=len(self._rows), error=ModelError), dtype=np.str_)
+        _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
         if (counts >= 2).sum() < 2:
             raise ModelError("refinement needs two speakers with two vectors each, or more")
         order = np.argsort(codes, kind="stable")

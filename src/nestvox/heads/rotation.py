@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from nestvox.arrays import as_names, as_vectors
 from nestvox.atomic import atomic_path
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, in_working_precision, normalise
@@ -100,7 +101,7 @@ class Rotation:
         """
         working = in_working_precision(vectors, self.input_dim, "rotation")
         rotated: FloatArray = working @ self.matrix.astype(working.dtype)
-        return rotated.astype(vectors.dtype, copy=False)
+        return rotated.astype(np.asarray(vectors).dtype, copy=False)
 
     def config(self) -> dict[str, Any]:
         """What stands beside the matrix in a saved model."""
@@ -192,15 +193,14 @@ class Scatter:
         Raises:
             ModelError: wrong width, a row that is not finite, or not as many speakers as rows.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.size:
-            raise ModelError(f"expected (N, {self.size}) vectors, got {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        array = as_vectors(vectors, "vectors", size=self.size, finite=False, error=ModelError)
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
             raise ModelError(f"row {self._rows + row} is not finite")
-        if speakers is not None and len(speakers) != len(vectors):
-            raise ModelError(f"{len(speakers)} speakers for {len(vectors)} vectors")
-        self._rows += len(vectors)
-        unit = normalise(vectors.astype(np.float64))
+        if speakers is not None:
+            speakers = as_names(speakers, "speakers", length=len(array), error=ModelError)
+        self._rows += len(array)
+        unit = normalise(array.astype(np.float64))
         there = np.flatnonzero(unit.any(axis=1))
         if len(there) < len(unit):
             unit = unit[there]

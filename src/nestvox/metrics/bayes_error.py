@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.pav import pav
@@ -46,9 +47,9 @@ def bayes_error_curve(curve: ErrorCurve, prior_log_odds: ArrayLike | None = None
     Raises:
         NestvoxError: a prior is not finite.
     """
-    odds = np.linspace(-7, 7, 141) if prior_log_odds is None else np.asarray(prior_log_odds, dtype=np.float64)
-    if odds.ndim != 1 or not np.isfinite(odds).all():
-        raise NestvoxError("prior log odds must be a list of finite numbers")
+    odds = np.linspace(-7, 7, 141)
+    if prior_log_odds is not None:
+        odds = as_numbers(prior_log_odds, "prior log odds", error=NestvoxError)
     # p / min(p, 1 - p) and (1 - p) / min(p, 1 - p), without p: one of the two is 1.
     of_miss, of_fa = np.exp(np.clip(odds, 0, 700)), np.exp(np.clip(-odds, 0, 700))
     miss, fa = curve.rates(-odds)

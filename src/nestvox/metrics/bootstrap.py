@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
@@ -168,7 +169,7 @@ def speaker_bootstrap(
         raise TrialsError(f"cluster numbers must be 0 to {n_clusters - 1} without gaps")
     if n_clusters < 2:
         raise TrialsError("an interval over speakers needs at least two speakers, the trials have one")
-    grid = np.asarray(p_fa, dtype=np.float64)
+    grid = as_numbers(p_fa, "false-alarm rates", error=NestvoxError)
     generator = seeded(seed)
     block = max(1, min(n_replicates, _BLOCK // max(_BLOCKS, n_clusters)))
     eers, costs, bands = [], [], []

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, ScoresError
 from nestvox.metrics.curves import check_scores
 from nestvox.metrics.dcf import bayes_threshold
@@ -77,9 +78,7 @@ class Calibration:
         Raises:
             ScoresError: scores or quality measures that do not fit or are not finite.
         """
-        values = np.asarray(scores, dtype=np.float64)
-        if values.ndim != 1 or not np.isfinite(values).all():
-            raise ScoresError(f"scores must be one list of finite numbers, got shape {values.shape}")
+        values = as_numbers(scores, "scores")
         columns = _columns(quality, len(values), [name for name, _ in self.quality])
         weights = np.array([weight for _, weight in self.quality])
         return np.asarray(self.offset + self.scale * values + columns @ weights)
@@ -191,8 +190,8 @@ def symmetric_quality(enrol: ArrayLike, test: ArrayLike) -> Floats:
     Raises:
         ScoresError: not two lists of one length.
     """
-    a, b = np.asarray(enrol, dtype=np.float64), np.asarray(test, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
+    a, b = (as_numbers(side, "quality measures", finite=False) for side in (enrol, test))
+    if a.shape != b.shape:
         raise ScoresError(f"a quality measure needs one number a side and trial, got {a.shape} and {b.shape}")
     return np.column_stack([(a + b) / 2, np.abs(a - b)])
 
@@ -217,7 +216,9 @@ def calibrations_from_dict(content: Mapping[str, Any]) -> dict[int | None, Calib
 
 
 def _columns(quality: ArrayLike | None, length: int, names: list[str]) -> Floats:
-    values = np.empty((length, 0)) if quality is None else np.asarray(quality, dtype=np.float64)
+    values = (
+        np.empty((length, 0)) if quality is None else as_numbers(quality, "quality measures", ndim=None, finite=False)
+    )
     if values.shape != (length, len(names)):
         raise ScoresError(
             f"quality measures {', '.join(names) or '(none)'} of {length} trials are ({length}, {len(names)}) numbers, "

@@ -27,9 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
-from nestvox.metrics.curves import error_curve
+from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import eer_influence, min_dcf_influence, standard_error, student_quantile
@@ -158,10 +159,11 @@ def compare_scores(
     if n_permutations < 1:
         raise NestvoxError(f"a p value takes one permutation or more, got {n_permutations}")
     generator = seeded(seed)
-    curves = (error_curve(scores_a, targets), error_curve(scores_b, targets))
+    # In float64 from here on: a threshold between two scores must not be rounded onto one of them.
+    (scores_a, labels), (scores_b, _) = check_scores(scores_a, targets), check_scores(scores_b, targets)
+    curves = (error_curve(scores_a, labels), error_curve(scores_b, labels))
     refuse_identical(scores_a, scores_b)
-    labels = np.asarray(targets)
-    sides = np.asarray(enrol), np.asarray(test)
+    sides = as_clusters(enrol, len(labels)), as_clusters(test, len(labels))
     point = {"p_target": p_target, "c_miss": c_miss, "c_fa": c_fa}
     systems = tuple(SpeakerBootstrap(scores, labels, *sides) for scores in (scores_a, scores_b))
     n_clusters = systems[0].n_clusters
@@ -244,7 +246,7 @@ def pairs_needed(figure: PairedFigure, n_trials: int, *, confidence: float = 0.9
 
 def rank_identically(scores_a: ArrayLike, scores_b: ArrayLike) -> bool:
     """Whether two systems put the trials in the same order, ties included: then no threshold tells them apart."""
-    a, b = (np.unique(np.asarray(scores), return_inverse=True)[1] for scores in (scores_a, scores_b))
+    a, b = (np.unique(as_numbers(scores, "scores"), return_inverse=True)[1] for scores in (scores_a, scores_b))
     return bool(np.array_equal(a, b))
 
 
@@ -254,7 +256,7 @@ def refuse_identical(scores_a: ArrayLike, scores_b: ArrayLike) -> None:
     Raises:
         ScoresError: the scores are equal, or only recalibrated: the trials stand in the same order.
     """
-    if np.array_equal(np.asarray(scores_a), np.asarray(scores_b)):
+    if np.array_equal(as_numbers(scores_a, "scores"), as_numbers(scores_b, "scores")):
         raise ScoresError("both systems have the same score for every trial: one is a copy of the other")
     if rank_identically(scores_a, scores_b):
         raise ScoresError(
@@ -274,7 +276,7 @@ def refuse_copied_series(series: Mapping[str, ArrayLike]) -> None:
     """
     seen: dict[bytes, str] = {}
     for name, values in series.items():
-        numbers = np.asarray(values, dtype=np.float64)
+        numbers = as_numbers(values, name, ndim=None, finite=False)
         if numbers.size < 2:
             continue
         # 0.0 turns -0.0 into 0.0; the bytes of equal numbers are then equal.
@@ -315,12 +317,12 @@ def _figure(
     return PairedFigure(a, b, b - a, low, high, b - a - reach, b - a + reach, error, (1 + as_large) / (1 + len(chance)))
 
 
-def _shares_below(scores: ArrayLike) -> Floats:
+def _shares_below(scores: Floats) -> Floats:
     """(N,) share of the scores below each, ties counted half: a scale that all systems share."""
-    _, inverse, counts = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - counts / 2
     return np.asarray(middle[inverse] / len(inverse))
 
 
-def _right(scores: ArrayLike, labels: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
-    return np.asarray((np.asarray(scores) >= threshold) == labels)
+def _right(scores: Floats, labels: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
+    return np.asarray((scores >= threshold) == labels)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.errors import ScoresError, TrialsError
+from nestvox.arrays import as_booleans, as_numbers
+from nestvox.errors import NestvoxError, ScoresError, TrialsError
 
 __all__ = ["ErrorCurve", "SortedScores", "check_scores", "error_curve"]
 
@@ -179,8 +179,13 @@ class ErrorCurve:
 
         Args:
             p_fa: (G,) false-alarm rates in [0, 1], in any order.
+
+        Raises:
+            NestvoxError: rates outside 0 to 1.
         """
-        wanted = np.asarray(p_fa, dtype=np.float64)
+        wanted = as_numbers(p_fa, "false-alarm rates", error=NestvoxError)
+        if ((wanted < 0) | (wanted > 1)).any():
+            raise NestvoxError("false-alarm rates lie between 0 and 1")
         # Scanned from the left (p_fa falls), the first point at or below the wanted rate has the lowest miss rate.
         after = np.searchsorted(-self.n_false_alarm, -wanted * self.n_nontarget, side="left")
         after = np.clip(after, 1, len(self.thresholds) - 1)
@@ -194,23 +199,13 @@ def check_scores(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray
     """Return scores (N,) float64 and targets (N,) bool, or say why they cannot be evaluated.
 
     Raises:
-        ScoresError: lengths differ, or a score is not finite.
+        ScoresError: lengths differ, or scores that are no finite real numbers.
         TrialsError: a class has no trials, or the labels are not booleans.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    labels: NDArray[Any] = np.asarray(targets)
-    if values.ndim != 1 or values.shape != labels.shape:
+    values, labels = as_numbers(scores, "scores"), as_booleans(targets, "labels")
+    if values.shape != labels.shape:
         raise ScoresError(
             f"scores and labels must be two lists of one length, got shapes {values.shape} and {labels.shape}"
-        )
-    if labels.dtype != np.bool_:
-        raise TrialsError(f"labels must be booleans (true: same speaker), got {labels.dtype}")
-    finite = np.isfinite(values)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        raise ScoresError(
-            f"{int((~finite).sum())} of {len(values)} scores are not finite; "
-            f"the first is number {first + 1} ({values[first]})"
         )
     n_target = int(labels.sum())
     if n_target in (0, len(labels)):
@@ -235,8 +230,8 @@ def error_curve(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None
     values, labels = check_scores(scores, targets)
     if weights is None:
         return ErrorCurve(_sorted(values[labels]), _sorted(values[~labels]))
-    counts = np.asarray(weights, dtype=np.float64)
-    if counts.shape != values.shape or not np.isfinite(counts).all() or (counts < 0).any():
+    counts = as_numbers(weights, "weights")
+    if counts.shape != values.shape or (counts < 0).any():
         raise ScoresError(f"weights must be {len(values)} finite numbers of at least 0")
     sides = []
     for side in (labels, ~labels):

@@ -19,6 +19,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.curves import ErrorCurve, check_scores, error_curve
 from nestvox.metrics.dcf import min_dcf
@@ -58,8 +59,8 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
     Raises:
         ScoresError, TrialsError: as `error_curve`.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    curve = error_curve(values, targets)
+    values, labels = check_scores(scores, targets)
+    curve = error_curve(values, labels)
     rate = eer(curve).rate
     crossing, _ = curve.first(lambda miss, fa: miss >= fa)
     low, _ = curve.first(lambda miss, fa: miss - fa >= -rate / 2)
@@ -67,7 +68,7 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
     (miss_low, fa_low), (miss_high, fa_high) = curve.rates(low), curve.rates(high)
     moved = float(miss_high - miss_low + fa_low - fa_high)
     share = float(fa_low - fa_high) / moved if moved > 0 else 0.5
-    of_miss, of_fa = _rate_influences(curve, values, targets, crossing)
+    of_miss, of_fa = _rate_influences(curve, values, labels, crossing)
     return share * of_miss + (1 - share) * of_fa
 
 
@@ -126,8 +127,8 @@ def dcf_influence(
     Raises:
         ScoresError, TrialsError: as `error_curve`.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    of_miss, of_fa = _rate_influences(error_curve(values, targets), values, targets, threshold)
+    values, labels = check_scores(scores, targets)
+    of_miss, of_fa = _rate_influences(error_curve(values, labels), values, labels, threshold)
     worst = min(c_miss * p_target, c_fa * (1 - p_target))
     return (c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst
 
@@ -285,9 +286,10 @@ def _student_within(t: float, df: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def _rate_influences(curve: ErrorCurve, values: Floats, targets: ArrayLike, threshold: float) -> tuple[Floats, Floats]:
+def _rate_influences(
+    curve: ErrorCurve, values: Floats, labels: NDArray[np.bool_], threshold: float
+) -> tuple[Floats, Floats]:
     """(N,) influences on the miss and on the false-alarm rate at one threshold."""
-    labels = np.asarray(targets, dtype=np.bool_)
     miss, fa = map(float, curve.rates(threshold))
     accepted = values >= threshold
     of_miss = np.where(labels, ~accepted - miss, 0.0) / curve.n_target
@@ -298,10 +300,8 @@ def _rate_influences(curve: ErrorCurve, values: Floats, targets: ArrayLike, thre
 def _sides(
     influence: ArrayLike, enrol: ArrayLike, test: ArrayLike
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    values = np.asarray(influence, dtype=np.float64)
-    sides = [np.asarray(side) for side in (enrol, test)]
-    if any(side.shape != values.shape or not np.issubdtype(side.dtype, np.integer) for side in sides):
-        raise TrialsError(f"clusters must be {len(values)} whole numbers a side")
-    if min(int(side.min()) for side in sides) < 0:
-        raise TrialsError("cluster numbers must be at least 0")
-    return values, sides[0].astype(np.int64), sides[1].astype(np.int64)
+    values = as_numbers(influence, "influences", error=TrialsError)
+    if not len(values):
+        raise TrialsError("influences must be of one trial or more, got none")
+    one, other = (as_clusters(side, len(values)) for side in (enrol, test))
+    return values, one, other

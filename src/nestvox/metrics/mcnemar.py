@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_booleans, as_numbers
 from nestvox.errors import NestvoxError, ScoresError
 
 __all__ = ["McNemar", "holm", "mcnemar"]
@@ -43,8 +44,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     Raises:
         ScoresError: not two lists of booleans of one length.
     """
-    a, b = np.asarray(correct_a), np.asarray(correct_b)
-    if a.ndim != 1 or a.shape != b.shape or a.dtype != np.bool_ or b.dtype != np.bool_:
+    a, b = (as_booleans(side, "decisions", error=ScoresError) for side in (correct_a, correct_b))
+    if a.shape != b.shape:
         raise ScoresError(f"decisions must be two lists of booleans of one length, got {a.shape} and {b.shape}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     n, fewer = only_a + only_b, min(only_a, only_b)
@@ -63,8 +64,8 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     Raises:
         NestvoxError: a p value outside 0 to 1.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+    p = as_numbers(p_values, "p values", error=NestvoxError)
+    if not ((p >= 0) & (p <= 1)).all():
         raise NestvoxError("p values lie between 0 and 1")
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))

@@ -33,9 +33,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_clusters
 from nestvox.errors import NestvoxError
 from nestvox.metrics.compare import refuse_identical
-from nestvox.metrics.curves import error_curve
+from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import eer_influence, standard_error
 
@@ -231,9 +232,9 @@ def speaker_correlation(scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike,
         ScoresError, TrialsError: as `error_curve`.
         NestvoxError: no errors of a class at the EER threshold.
     """
-    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    values, labels = check_scores(scores, targets)
     threshold = eer(error_curve(values, labels)).threshold
-    first, second = np.asarray(enrol), np.asarray(test)
+    first, second = as_clusters(enrol, len(values)), as_clusters(test, len(values))
     missed = _centred(values[labels] < threshold)
     accepted = _centred(values[~labels] >= threshold)
     target = _products(missed, [first[labels]])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.errors import TrialsError
+from nestvox.arrays import as_clusters, as_numbers
+from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.curves import check_scores
 
 __all__ = ["Replicates", "SpeakerBootstrap"]
@@ -59,7 +60,7 @@ class SpeakerBootstrap:
 
     def __init__(self, scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> None:
         values, labels = check_scores(scores, targets)
-        sides = np.stack([_codes(enrol, len(values)), _codes(test, len(values))])
+        sides = np.stack([as_clusters(side, len(values)) for side in (enrol, test)])
         self.n_clusters = int(sides.max()) + 1
         order = np.argsort(values, kind="stable")
         ordered, labels, sides = values[order], labels[order], sides[:, order]
@@ -87,15 +88,26 @@ class SpeakerBootstrap:
             c_miss: of the detection cost.
             c_fa: of the detection cost.
             p_fa: (G,) false-alarm rates at which the miss rate is wanted.
+
+        Raises:
+            TrialsError: multiplicities that are not (R, S) whole numbers of at least 0.
+            NestvoxError: rates outside 0 to 1.
         """
-        drawn = np.ascontiguousarray(multiplicities, dtype=np.float64)
+        drawn = np.ascontiguousarray(as_numbers(multiplicities, "multiplicities", ndim=2, error=TrialsError))
+        grid = as_numbers(p_fa, "false-alarm rates", error=NestvoxError)
+        if drawn.shape[1] != self.n_clusters or (drawn < 0).any() or (drawn != np.floor(drawn)).any():
+            raise TrialsError(
+                f"multiplicities must be (R, {self.n_clusters}) whole numbers of at least 0, got shape {drawn.shape}"
+            )
+        if ((grid < 0) | (grid > 1)).any():
+            raise NestvoxError("false-alarm rates lie between 0 and 1")
         counts = _Counts(drawn, self._target, self._nontarget, self._edges)
         worst = min(c_miss * p_target, c_fa * (1 - p_target))
         return Replicates(
             valid=counts.valid,
             eer=counts.equal_error_rates(),
             min_dcf=counts.lowest_costs(c_miss * p_target, c_fa * (1 - p_target)) / worst,
-            p_miss=counts.misses_at(np.asarray(p_fa, dtype=np.float64)),
+            p_miss=counts.misses_at(grid),
         )
 
 
@@ -216,13 +228,6 @@ class _Counts:
         step = fa_before - fa_after
         share = np.divide(fa_before - p_fa, step, out=np.zeros_like(step), where=step > 0)
         return np.asarray(miss[after - 1] + np.clip(share, 0.0, 1.0) * (miss[after] - miss[after - 1]))
-
-
-def _codes(clusters: ArrayLike, length: int) -> Integers:
-    codes = np.asarray(clusters)
-    if codes.shape != (length,) or not np.issubdtype(codes.dtype, np.integer) or (codes < 0).any():
-        raise TrialsError(f"clusters must be {length} whole numbers from 0, got {codes.dtype} {codes.shape}")
-    return codes.astype(np.int64)
 
 
 def _ranges(start: Integers, stop: Integers) -> tuple[Integers, Integers]:

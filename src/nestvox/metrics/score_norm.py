@@ -16,18 +16,24 @@ Notation: N trials, U utterances, C cohort vectors, D vector size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_count, as_numbers, as_rows, as_vectors, fit_to_square
 from nestvox.errors import NestvoxError, ScoresError
 from nestvox.progress import Progress, silent
 
-__all__ = ["CohortStatistics", "as_norm", "cohort_statistics", "s_norm", "t_norm", "z_norm"]
+__all__ = ["TOP_K", "CohortStatistics", "as_norm", "cohort_statistics", "s_norm", "t_norm", "z_norm"]
 
 Floats = NDArray[np.float64]
 
+TOP_K = 300
+"""Cohort scores that count in adaptive S-norm where nobody says how many."""
+
 _BLOCK = 2**23  # cohort scores held at once: 32 MiB
+_FLAT = 1e-6  # of cosines in float32: less is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +52,8 @@ class CohortStatistics:
 
 
 def cohort_statistics(
-    vectors: NDArray[np.floating],
-    cohort: NDArray[np.floating],
+    vectors: ArrayLike,
+    cohort: ArrayLike,
     *,
     top_k: int | None = None,
     progress: Progress = silent,
@@ -63,30 +69,38 @@ def cohort_statistics(
         progress: told the utterances scored.
 
     Raises:
-        ScoresError: shapes do not fit, a vector is zero or not finite, or cohort scores that do not vary.
+        ScoresError: shapes do not fit, vectors that are no real numbers, one that is zero or not finite, or cohort
+            scores that do not vary.
         NestvoxError: `top_k` is below 2 or above C, or the cohort has fewer than two vectors.
     """
-    if vectors.ndim != 2 or cohort.ndim != 2 or vectors.shape[1] != cohort.shape[1]:
-        raise ScoresError(f"embeddings {vectors.shape} and cohort {cohort.shape} must be two tables of one width")
-    size = len(cohort) if top_k is None else top_k
-    if not 2 <= size <= len(cohort):
-        raise NestvoxError(f"statistics need 2 to {len(cohort)} scores of a cohort of {len(cohort)}, got {size}")
-    unit_cohort = _unit(cohort, "cohort vector").T
-    rows = max(1, _BLOCK // len(cohort))
-    mean, std = np.empty(len(vectors)), np.empty(len(vectors))
-    for start in range(0, len(vectors), rows):
-        scores = _unit(vectors[start : start + rows], "embedding", start) @ unit_cohort  # (rows, C)
-        if size < len(cohort):
-            scores.partition(len(cohort) - size, axis=1)
-            scores = scores[:, len(cohort) - size :]
+    # The check of their lengths finds what is not finite.
+    rows_of, others = (as_vectors(v, name, finite=False) for v, name in ((vectors, "embeddings"), (cohort, "cohort")))
+    if rows_of.shape[1] != others.shape[1]:
+        raise ScoresError(f"embeddings {rows_of.shape} and cohort {others.shape} must be two tables of one width")
+    if len(others) < 2:
+        raise NestvoxError(f"a cohort needs two vectors or more to have a spread, this one has {len(others)}")
+    size = len(others) if top_k is None else as_count(top_k, "top_k", least=2)
+    if size > len(others):
+        raise NestvoxError(
+            f"top_k is {size}, and the cohort has {len(others)} vectors: take a larger cohort, or a top_k of at most "
+            f"{len(others)} (all of it: s-norm)"
+        )
+    unit_cohort = _unit(others, "cohort vector").T
+    rows = max(1, _BLOCK // len(others))
+    mean, std = np.empty(len(rows_of)), np.empty(len(rows_of))
+    for start in range(0, len(rows_of), rows):
+        scores = _unit(rows_of[start : start + rows], "embedding", start) @ unit_cohort  # (rows, C)
+        if size < len(others):
+            scores.partition(len(others) - size, axis=1)
+            scores = scores[:, len(others) - size :]
         part = slice(start, start + len(scores))
         # Centred first: the square of a small deviation must not drown in the square of the mean.
         mean[part] = scores.mean(axis=1, dtype=np.float64)
         scores = scores - mean[part, None].astype(np.float32)
         correction = scores.mean(axis=1, dtype=np.float64)
         std[part] = np.sqrt(np.einsum("ij,ij->i", scores, scores, dtype=np.float64) / size - correction**2)
-        progress(min(start + rows, len(vectors)), len(vectors))
-    flat = np.flatnonzero(~(std > 0))
+        progress(min(start + rows, len(rows_of)), len(rows_of))
+    flat = np.flatnonzero(~(std > _FLAT))
     if len(flat):
         raise ScoresError(
             f"{len(flat)} utterances have the same score with the whole cohort (the first is row {int(flat[0])}): "
@@ -145,10 +159,10 @@ def as_norm(
     scores: ArrayLike,
     enrol: ArrayLike,
     test: ArrayLike,
-    vectors: NDArray[np.floating],
-    cohort: NDArray[np.floating],
+    vectors: ArrayLike,
+    cohort: ArrayLike,
     *,
-    top_k: int = 300,
+    top_k: int | None = None,
     progress: Progress = silent,
 ) -> Floats:
     """Adaptive S-norm in one call: each side against the k cohort vectors most like it.
@@ -159,16 +173,19 @@ def as_norm(
         test: (N,) row of the second side.
         vectors: (U, D) embeddings of the utterances, each once.
         cohort: (C, D) embeddings of other speakers.
-        top_k: k.
+        top_k: k; None: `TOP_K`, or the whole cohort where it is smaller.
         progress: told the utterances scored.
 
     Raises:
         ScoresError, NestvoxError: as `cohort_statistics` and `s_norm`.
     """
-    return s_norm(scores, enrol, test, cohort_statistics(vectors, cohort, top_k=top_k, progress=progress))
+    others = as_vectors(cohort, "cohort", finite=False)
+    size = min(TOP_K, len(others)) if top_k is None and len(others) > 1 else top_k
+    return s_norm(scores, enrol, test, cohort_statistics(vectors, others, top_k=size, progress=progress))
 
 
-def _unit(vectors: NDArray[np.floating], what: str, start: int = 0) -> NDArray[np.float32]:
+def _unit(vectors: NDArray[np.floating[Any]], what: str, start: int = 0) -> NDArray[np.float32]:
+    vectors = fit_to_square(vectors)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):
@@ -177,9 +194,7 @@ def _unit(vectors: NDArray[np.floating], what: str, start: int = 0) -> NDArray[n
 
 
 def _aligned(scores: ArrayLike, rows: ArrayLike, statistics: CohortStatistics) -> tuple[Floats, NDArray[np.int64]]:
-    values, at = np.asarray(scores, dtype=np.float64), np.asarray(rows)
-    if values.ndim != 1 or at.shape != values.shape or not np.issubdtype(at.dtype, np.integer):
+    values, at = as_numbers(scores, "scores"), as_rows(rows, "rows", length=len(statistics.mean))
+    if at.shape != values.shape:
         raise ScoresError(f"scores and rows must be two lists of one length, got {values.shape} and {at.shape}")
-    if len(at) and (at.min() < 0 or at.max() >= len(statistics.mean)):
-        raise ScoresError(f"rows must lie in 0 to {len(statistics.mean) - 1}, got {at.min()} to {at.max()}")
-    return values, at.astype(np.int64)
+    return values, at

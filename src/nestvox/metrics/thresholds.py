@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_clusters
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.bootstrap import Interval, check_replicates, draw_speakers, seeded
 from nestvox.metrics.curves import ErrorCurve, SortedScores, check_scores
@@ -234,16 +235,14 @@ class _Sorted:
 
     def __init__(self, scores: ArrayLike, targets: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> None:
         values, labels = check_scores(scores, targets)
-        sides = [np.asarray(side) for side in (enrol, test)]
-        if any(side.shape != values.shape or not np.issubdtype(side.dtype, np.integer) for side in sides):
-            raise TrialsError(f"clusters must be {len(values)} whole numbers a side")
+        sides = [as_clusters(side, len(values)) for side in (enrol, test)]
         self.n_clusters = int(max(side.max() for side in sides)) + 1
-        if min(int(side.min()) for side in sides) < 0 or self.n_clusters < 2:
+        if self.n_clusters < 2:
             raise TrialsError("an interval over speakers needs cluster numbers from 0 and at least two speakers")
         self._classes = []
         for mask in (labels, ~labels):
             order = np.flatnonzero(mask)[np.argsort(values[mask], kind="stable")]
-            one, other = (side[order].astype(np.int64) for side in sides)
+            one, other = (side[order] for side in sides)
             self._classes.append((values[order], one, other, one == other))
 
     def curve(self) -> ErrorCurve:
