@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nestvox.corpora.trials import read_scores, read_trials
+from nestvox.corpora.scores import read_scores
+from nestvox.corpora.trials import read_trials
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.compare import compare_systems
 from nestvox.evaluation.comparison_report import write_comparison

@@ -284,7 +284,7 @@ def _system(
     offline: bool,
 ) -> System:
     from nestvox.cli.source import embedded_system
-    from nestvox.corpora.trials import read_scores
+    from nestvox.corpora.scores import read_scores
     from nestvox.evaluation.systems import system_of_scores, system_of_store
     from nestvox.extraction.store import EmbeddingStore, is_store
 

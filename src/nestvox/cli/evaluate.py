@@ -97,7 +97,7 @@ def evaluate(
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.rescored import evaluate_rescored, print_rescored
-    from nestvox.corpora.trials import read_scores, read_trials
+    from nestvox.corpora import read_scores, read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
     from nestvox.evaluation.refusals import refuse_copies

@@ -161,7 +161,8 @@ def _clusters(text: str) -> SpeakerCorrelation:
 
 
 def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[SpeakerCorrelation, float | None]:
-    from nestvox.corpora.trials import read_scores, read_trials
+    from nestvox.corpora.scores import read_scores
+    from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.refusals import check_trials

@@ -55,7 +55,7 @@ def read_system(
         NestvoxError: none of the three is given, or they do not go together.
         FingerprintError: the store is of another model.
     """
-    from nestvox.corpora.trials import read_scores
+    from nestvox.corpora.scores import read_scores
     from nestvox.evaluation.systems import system_of_scores, system_of_store
     from nestvox.extraction.store import EmbeddingStore
 

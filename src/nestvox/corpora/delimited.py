@@ -1,10 +1,12 @@
-"""Text tables with a header line, read so strictly that every error has its line."""
+"""Tables and lists as text or Parquet, read so strictly that every error has its line."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,29 +14,111 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.errors import ScoresError, TableError, TrialsError
+from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
+from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes
+from nestvox.names import name_key, split_fields, split_lines
 
-__all__ = ["LocatedError", "read_delimited", "read_text"]
+__all__ = [
+    "LocatedError",
+    "located",
+    "name_column",
+    "read_delimited",
+    "read_fields",
+    "read_parquet",
+    "read_text",
+    "refuse_float_names",
+]
 
 LocatedError = type[TableError] | type[TrialsError] | type[ScoresError]
 """Which error a reader raises: that of the thing that the file should be."""
 
 _ROWS_AT_ONCE = 1 << 16
-_UTF8_MARK = b"\xef\xbb\xbf"
+_MOST_ROWS = 200_000_000  # of a Parquet file, whose few bytes may promise any number
+_WORD = re.compile(r"[^ \t\r\n\ufeff]")
+_UTF8_MARK = codecs.BOM_UTF8
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# What a program writes that took names for numbers, and has no whole numbers with gaps: 1001.0, 1e+16.
+_FLOAT_NAME = r"^[+-]?(\d+\.0*|\d+(\.\d+)?[eE][+-]?\d+)$"
+
+
+def located(kind: LocatedError) -> ErrorMaker:
+    """Make errors of a class for the gate: the file is their source."""
+
+    def make(problem: str, source: str) -> NestvoxError:
+        return kind(problem, source=source)
+
+    return make
 
 
 def read_text(path: Path, kind: LocatedError) -> str:
-    """Decode a file as UTF-8, with or without a byte order mark; line ends as they are.
+    """Read a file as UTF-8, or as UTF-16 where a byte order mark says so; line ends as they are, the mark dropped.
 
     Raises:
-        kind: the text is not UTF-8; with the line.
+        kind: no regular file, or the text is not UTF-8; with the line.
     """
-    raw = path.read_bytes().removeprefix(_UTF8_MARK)
+    raw = read_bytes(path, located(kind), most_bytes=MOST_TEXT_BYTES, missing="no such file")
+    wide = raw.startswith(_UTF16_MARKS) and not raw.startswith(codecs.BOM_UTF32_LE)
+    raw = raw.removeprefix(_UTF8_MARK)
     try:
-        return raw.decode()
+        return raw.decode("utf-16" if wide else "utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise kind("the text is not UTF-8", source=path, line=line) from error
+        raise kind(f"the text is not UTF-{16 if wide else 8}", source=path, line=line) from error
+
+
+def read_parquet(path: Path, kind: LocatedError) -> pl.DataFrame:
+    """Read a Parquet file as one file, whatever its name looks like: no pattern, folder or address.
+
+    Raises:
+        kind: no regular file, or no Parquet file.
+    """
+    raw = read_bytes(path, located(kind), most_bytes=MOST_TEXT_BYTES, missing="no such file")
+    try:
+        rows = pl.scan_parquet(io.BytesIO(raw), glob=False).select(pl.len()).collect().item()
+        if rows <= _MOST_ROWS:
+            return pl.read_parquet(io.BytesIO(raw), glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise kind(f"not a Parquet file, or a damaged one: {reason}", source=path) from error
+    raise kind(f"holds {rows:,} rows; {_MOST_ROWS:,} are the most", source=path)
+
+
+def name_column(column: pl.Series, kind: LocatedError, source: str | Path) -> pl.Series:
+    """Return a column of names as text: whole numbers are written without a point, nulls stay null.
+
+    Raises:
+        kind: a column of floats, or of what is no name at all.
+    """
+    if column.dtype == pl.String:
+        return column
+    if column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum, pl.Null):
+        return column.cast(pl.String)
+    if column.dtype.is_float() or column.dtype.is_decimal():
+        first = column.drop_nulls().first()
+        raise kind(
+            f"names are stored as numbers with a fraction, e.g. {first}: 1001 became 1001.0, and 0012 became 12.0; "
+            "read them as text before they are stored (pandas: dtype=str)",
+            source=source,
+            column=column.name,
+        )
+    raise kind(f"is a column of {column.dtype}, and names are text", source=source, column=column.name)
+
+
+def refuse_float_names(column: pl.Series, kind: LocatedError, source: str | Path, line: int | None = None) -> None:
+    """Refuse text names that were floats on their way, all of them: they would match no other list's.
+
+    Raises:
+        kind: every name of the column looks like ``1001.0`` or ``1e+16``.
+    """
+    there = column.drop_nulls()
+    if len(there) and there.head(1).str.contains(_FLOAT_NAME)[0] and there.str.contains(_FLOAT_NAME).all():
+        raise kind(
+            f"every name is a number with a fraction, e.g. {there[0]!r}: a program took names for numbers; read them "
+            "as text before they are written (pandas: dtype=str)",
+            source=source,
+            line=line,
+            column=column.name,
+        )
 
 
 def read_delimited(path: Path, delimiter: str, kind: LocatedError) -> tuple[pl.DataFrame, NDArray[np.int64]]:
@@ -46,12 +130,12 @@ def read_delimited(path: Path, delimiter: str, kind: LocatedError) -> tuple[pl.D
         The table, all text (empty: null), and (rows,) the line that each row ends on.
 
     Raises:
-        kind: not UTF-8, no header, a column without name or named twice, broken quoting, or a line with too few or
-            too many fields.
+        kind: no regular file, not UTF-8, no header, a column without name or named twice, broken quoting, or a line
+            with too few or too many fields.
     """
     records = _records(read_text(path, kind), delimiter, path, kind)
     _, first = next(records, (1, []))
-    header = [name.strip() for name in first]
+    header = [name_key(name) for name in first]
     if not any(header):
         raise kind("no header line with column names", source=path, line=1)
     if "" in header:
@@ -66,6 +150,60 @@ def read_delimited(path: Path, delimiter: str, kind: LocatedError) -> tuple[pl.D
         named = zip(header, zip(*values, strict=True), strict=True)
         frames.append(pl.DataFrame([pl.Series(name, column, pl.String) for name, column in named]))
     return pl.concat(frames).with_columns(pl.all().replace("", None)), np.concatenate(lines)
+
+
+def read_fields(
+    path: Path, kind: LocatedError, *, layout: Callable[[list[str]], tuple[str, int] | None], other: str
+) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    """Split a text without a header into the fields of its lines, at blanks and tabs; blank lines are skipped.
+
+    Lines with single blanks, as nearly all lists have them, are split by polars; anything else line by line.
+
+    Args:
+        path: of the file.
+        kind: which error to raise.
+        layout: of the first line that is not blank, by its fields: what such lines are called, and how many fields
+            they have; None where nobody knows it.
+        other: what to say of a line that nobody knows, behind the line itself.
+
+    Returns:
+        Columns ``"0"``, ``"1"``, ..., empty where the file has no lines, and (rows,) their line numbers.
+
+    Raises:
+        kind: no regular file, not UTF-8, or another number of fields; with the line.
+    """
+    text = read_text(path, kind)
+    begin = _WORD.search(text)
+    if begin is None:
+        return pl.DataFrame(), np.zeros(0, np.int64)
+    first = split_fields(text[begin.start() : (text.find("\n", begin.start()) + 1 or len(text))])
+    found = layout(first)
+    if found is None:
+        line = text.count("\n", 0, begin.start()) + 1
+        raise kind(f"{' '.join(first)!r} {other}", source=path, line=line)
+    what, width = found
+    schema = {str(number): pl.String for number in range(width)}
+    table = None if any(mark in text for mark in "\t\r\ufeff") else _plain_fields(text, schema)
+    if table is not None:
+        return table, np.arange(1, len(table) + 1)
+    numbered = [(n, fields) for n, line in enumerate(split_lines(text), 1) if (fields := split_fields(line))]
+    for number, fields in numbered:
+        if len(fields) != width:
+            raise kind(f"{len(fields)} fields, {what} has {width}: {' '.join(fields)!r}", source=path, line=number)
+    rows = pl.DataFrame([fields for _, fields in numbered], schema=schema, orient="row")
+    return rows, np.array([number for number, _ in numbered])
+
+
+def _plain_fields(text: str, schema: dict[str, type[pl.String]]) -> pl.DataFrame | None:
+    """Split at single blanks; None where a line has more blanks, or fewer fields, or none."""
+    raw = text.encode()
+    try:
+        table = pl.read_csv(io.BytesIO(raw), separator=" ", has_header=False, schema=schema, quote_char=None)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return None
+    # Blank lines and doubled blanks give nulls; rows that polars left out would take their lines along.
+    lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
+    return None if len(table) != lines or sum(table.null_count().row(0)) else table
 
 
 def _records(text: str, delimiter: str, path: Path, kind: LocatedError) -> Iterator[tuple[int, list[str]]]:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Set
+import unicodedata
+from collections.abc import Iterable, Iterator, Set
 
 from nestvox.errors import OverlapError, first_of
+from nestvox.names import name_key
 
 __all__ = ["refuse_overlap", "speaker_key"]
 
 
 def speaker_key(name: str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a speaker's name.
+    """Return the first 16 hex digits of the SHA-256 of a speaker's name, in the form in which names are compared.
 
     A model carries its training speakers as keys: enough to find an overlap, and no list of names.
     """
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
+    return _hashed(name_key(name))
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _known_as(name: str) -> Iterator[str]:
+    """Yield the keys that a model may have of a speaker: today's, and those of names that were hashed as they came."""
+    key = name_key(name)
+    yield _hashed(key)
+    for form in {name, unicodedata.normalize("NFD", key), f"{key}.0" if key.isdecimal() else key} - {key}:
+        yield _hashed(form)
 
 
 def refuse_overlap(
@@ -41,7 +55,7 @@ def refuse_overlap(
     Raises:
         OverlapError: speakers stand on both sides; the message names them.
     """
-    both = sorted({name for name in evaluation_speakers if speaker_key(name) in training_keys})
+    both = sorted({name for name in evaluation_speakers if not training_keys.isdisjoint(_known_as(name))})
     if not both:
         return ()
     if allow:

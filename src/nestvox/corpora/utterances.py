@@ -3,6 +3,9 @@
 Required columns: `utt_id`, `path`, `speaker`. Known optional ones: `start_s` and `duration_s` (seconds), `session`,
 `recording`, `split`, `sex`, `language`, `corpus`, `licence` (text), `augmented` and `synthetic` (true or false). Any
 other column is kept. Relative paths are relative to the folder of the table.
+
+Names are compared by `nestvox.names.name_key`. Speakers, sessions and the other texts stand in memory in that form, so
+that one speaker is one wherever names meet; `utt_id` and `path` stay as they are written, as file systems want them.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
 from nestvox.audio.archives import file_of
-from nestvox.corpora.delimited import read_delimited
+from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names
 from nestvox.errors import TableError
+from nestvox.names import key_column, name_key
 
 __all__ = [
     "MARKS",
@@ -44,9 +48,10 @@ MARKS = ("augmented", "synthetic")
 _NOT_PLAIN = r"^/|\\|^[A-Za-z]:|//|(^|/)\.{1,2}(/|$)|/$"
 _NUMBERS = ("start_s", "duration_s")
 _TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
+_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 _WRITTEN = (".tsv", ".csv", ".parquet")
 _SHOWN = 5
+_SHARED = -1
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ class UtteranceTable:
                 raise TableError(
                     f"no such column; the table has {', '.join(self.frame.columns)}", source=self.source, column=column
                 )
-            keep = keep & (pl.col(column).cast(pl.String) == value)
+            wanted = name_key(value) if column in _TEXTS else value
+            keep = keep & (pl.col(column).cast(pl.String) == wanted)
         marked = self.frame.with_columns(keep.fill_null(value=False).alias("__keep"))["__keep"].to_numpy()
         lines = None if self._lines is None else self._lines[marked]
         # Whoever has no use for an empty table names its source.
@@ -106,7 +112,7 @@ class UtteranceTable:
     def _why_none(self, equals: Mapping[str, str]) -> str:
         for column, value in equals.items():
             there = self.frame[column].cast(pl.String).drop_nulls().unique().sort()
-            if value not in there:
+            if name_key(value) not in there and value not in there:
                 return f"no row has the {column} {value!r}; there {'is' if len(there) == 1 else 'are'} {_some(there)}"
         return f"no row has {', '.join(f'{column} {value!r}' for column, value in equals.items())} together"
 
@@ -124,25 +130,20 @@ class UtteranceTable:
         Raises:
             TableError: names that no row has, or paths that several rows share; the message lists the first few.
         """
-        wanted = pl.DataFrame({"name": pl.Series("name", names, dtype=pl.String)})
-        rows = self.frame.select("utt_id", "path").with_row_index("row")
-        by_id = rows.select(pl.col("utt_id").alias("name"), pl.col("row").alias("by_id"))
-        by_path = rows.group_by(pl.col("path").alias("name")).agg(
-            pl.col("row").first().alias("by_path"), pl.len().alias("sharing")
-        )
-        found = wanted.join(by_id, on="name", how="left", maintain_order="left")
-        if found["by_id"].null_count():
-            found = found.join(by_path, on="name", how="left", maintain_order="left")
-            missing = found.filter(pl.col("by_id").is_null() & pl.col("by_path").is_null())["name"]
+        wanted = pl.Series("name", names, dtype=pl.String)
+        found = _looked_up(wanted, self.frame["utt_id"])
+        if found.null_count():
+            by_path = _looked_up(wanted, self.frame["path"])
+            missing = wanted.filter(found.is_null() & by_path.is_null())
             if len(missing):
                 raise TableError(f"{_listed(missing)} not among the {len(self)} utterances", source=self.source)
-            shared = found.filter(pl.col("by_id").is_null() & (pl.col("sharing") > 1))["name"]
+            shared = wanted.filter(found.is_null() & (by_path == _SHARED))
             if len(shared):
                 raise TableError(
                     f"{_listed(shared)} shared by several utterances; name them by utt_id", source=self.source
                 )
-            found = found.select(pl.coalesce("by_id", "by_path").alias("by_id"))
-        return found["by_id"].cast(pl.Int64).to_numpy()
+            found = found.fill_null(by_path)
+        return found.cast(pl.Int64).to_numpy()
 
     def check_paths(self) -> None:
         """Check that every audio file is there.
@@ -159,6 +160,25 @@ class UtteranceTable:
                 line=None if self._lines is None else int(self._lines[first]),
                 column="path",
             )
+
+
+def _looked_up(wanted: pl.Series, names: pl.Series) -> pl.Series:
+    """Row of each wanted name (N,), null where there is none, `_SHARED` where there are several.
+
+    A name as it is written comes before the same name in another spelling.
+    """
+    found = _rows_of(wanted, names)
+    if found.null_count():
+        return found.fill_null(_rows_of(key_column(wanted), key_column(names)))
+    return found
+
+
+def _rows_of(wanted: pl.Series, names: pl.Series) -> pl.Series:
+    rows = names.alias("name").to_frame().with_row_index("row").group_by("name").agg(pl.col("row").first(), pl.len())
+    rows = rows.select(
+        "name", pl.when(pl.col("len") > 1).then(_SHARED).otherwise(pl.col("row").cast(pl.Int64)).alias("row")
+    )
+    return wanted.alias("name").to_frame().join(rows, on="name", how="left", maintain_order="left")["row"]
 
 
 def _listed(names: pl.Series) -> str:
@@ -178,18 +198,14 @@ def read_utterances(path: str | Path) -> UtteranceTable:
         path: ``.tsv`` (or ``.txt``; tabs, no quoting), ``.csv`` (commas, RFC 4180 quoting) or ``.parquet``.
 
     Raises:
-        TableError: missing or doubled columns, a line with too few or too many fields, an empty or doubled
-            `utt_id`, an empty `path` or `speaker`, or a number that is none; with file, line and column.
-        OSError: the file cannot be opened.
+        TableError: no such file, missing or doubled columns, a line with too few or too many fields, an empty or
+            doubled `utt_id`, an empty `path` or `speaker`, names that were taken for numbers with a fraction, or a
+            number that is none; with file, line and column.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        try:
-            frame = pl.read_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise TableError(f"not a Parquet file: {error}", source=path) from error
-        return UtteranceTable(frame, str(path), path.parent)
+        return UtteranceTable(read_parquet(path, TableError), str(path), path.parent)
     if suffix not in {".tsv", ".csv", ".txt"}:
         raise TableError(f"tables are .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
     frame, lines = read_delimited(path, "," if suffix == ".csv" else "\t", TableError)
@@ -212,19 +228,27 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
             return TableError(f"row {row + 1}: {problem}", source=source, column=column)
         return TableError(problem, source=source, line=int(lines[row]), column=column)
 
-    texts = [name for name in _TEXTS if name in frame.columns]
-    # An empty text is a missing value, whichever file it came from.
-    frame = frame.with_columns(pl.col(name).cast(pl.String).replace("", None) for name in texts)
+    texts = [name_column(frame[name], TableError, source) for name in _TEXTS if name in frame.columns]
+    keys = {column.name: key_column(column).replace("", None) for column in texts}
     for name in REQUIRED:
-        empty = frame[name].str.strip_chars().replace("", None).is_null().arg_true()
+        empty = keys[name].is_null().arg_true()
         if len(empty):
             raise fail(int(empty[0]), name, f"{name} is empty")
-    doubled = frame["utt_id"].is_duplicated()
+    # An empty text is a missing value, whichever file it came from.
+    as_written = ("utt_id", "path")
+    frame = frame.with_columns(
+        column.replace("", None) if column.name in as_written else keys[column.name] for column in texts
+    )
+    for name in ("utt_id", "speaker"):
+        refuse_float_names(frame[name], TableError, source, None if lines is None or not len(lines) else int(lines[0]))
+    doubled = keys["utt_id"].is_duplicated()
     if doubled.any():
-        name = frame["utt_id"].filter(doubled)[0]
-        first, second = (frame["utt_id"] == name).arg_true()[:2]
+        key = keys["utt_id"].filter(doubled)[0]
+        first, second = (keys["utt_id"] == key).arg_true()[:2]
         where = f"row {first + 1}" if lines is None else f"line {lines[first]}"
-        raise fail(second, "utt_id", f"utt_id {name!r} stands already on {where}")
+        name, before = frame["utt_id"][second], frame["utt_id"][first]
+        spelt = "" if name == before else f", spelt {before!a} there and {name!a} here"
+        raise fail(second, "utt_id", f"utt_id {name!r} stands already on {where}{spelt}")
     for name in _NUMBERS:
         if name in frame.columns:
             frame = frame.with_columns(_as_number(frame[name], fail))

@@ -8,6 +8,7 @@ import polars as pl
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
+from nestvox.names import key_column
 
 __all__ = ["without_missing"]
 
@@ -34,8 +35,8 @@ def without_missing(
     """
     frame = trials.frame
     there = frame.select(
-        pl.col("enrol").is_in(pl.Series(list(enrol_names), dtype=pl.String).implode()).alias("enrol"),
-        pl.col("test").is_in(pl.Series(list(test_names), dtype=pl.String).implode()).alias("test"),
+        key_column(frame[side]).is_in(key_column(pl.Series(list(names), dtype=pl.String)).implode()).alias(side)
+        for side, names in (("enrol", enrol_names), ("test", test_names))
     )
     kept = there["enrol"] & there["test"]
     n_left_out = len(kept) - int(kept.sum())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.extraction.store import EmbeddingStore
+from nestvox.names import name_key
 
 __all__ = ["path_in_stores", "path_in_table"]
 
@@ -24,11 +25,14 @@ def path_in_table(table: UtteranceTable | None) -> Callable[[str], str | None]:
 
 def path_in_stores(*stores: EmbeddingStore) -> Callable[[str], str | None]:
     """A function from a name to its path in the first store that knows it; None where it is the name or unknown."""
-    known = [{*store.utt_ids, *(path for path in store.paths if path is not None)} for store in stores]
+    known = [
+        {*map(name_key, store.utt_ids), *(name_key(path) for path in store.paths if path is not None)}
+        for store in stores
+    ]
 
     def path_of(name: str) -> str | None:
         for store, names in zip(stores, known, strict=True):
-            if name in names:
+            if name_key(name) in names:
                 path = store.paths[int(store.index_of([name])[0])]
                 return None if path == name else path
         return None

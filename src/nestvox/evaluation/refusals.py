@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ScoresError, TrialsError
 from nestvox.evaluation.results import Evaluation
+from nestvox.names import key_column
 
 __all__ = [
     "SELECTED",
@@ -44,7 +45,7 @@ def check_trials(trials: Trials) -> NDArray[np.bool_]:
             f"{n_unknown} of {len(frame)} trials have no label; error rates need to know which are targets",
             source=trials.source,
         )
-    twice = frame.filter(frame.select("enrol", "test").is_duplicated())
+    twice = frame.filter(_keys(frame).is_duplicated())
     if len(twice):
         pairs = twice.select("enrol", "test").unique(maintain_order=True)
         raise TrialsError(
@@ -66,14 +67,15 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
 
     Args:
         trials: without duplicates.
-        scores: columns ``enrol``, ``test``, ``score``, and ``fingerprint`` where the scorer wrote it.
+        scores: columns ``enrol``, ``test``, ``score``, and ``fingerprint`` where the scorer wrote it; ``target``, where
+            it is there, is held against the labels of the trials.
         source: name of the score file, for messages.
 
     Returns:
         (N,) float64, and the number of scores that no trial names.
 
     Raises:
-        ScoresError: a non-finite score, two scores for one trial, or trials without a score.
+        ScoresError: a non-finite score, two scores for one trial, trials without a score, or other labels.
         FingerprintError: scores of more than one model.
     """
     if "fingerprint" in scores.columns:
@@ -93,13 +95,14 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
             f"in row {first + 1}",
             source=source,
         )
-    pairs = scores.select("enrol", "test", pl.col("score").cast(pl.Float64)).unique()
+    pairs = _keys(scores).with_columns(values.alias("score")).unique()
     twice = pairs.filter(pairs.select("enrol", "test").is_duplicated()).select("enrol", "test").unique()
     if len(twice):
         raise ScoresError(
             f"{len(twice)} trials have two different scores: {_listed(twice.sort('enrol', 'test'))}", source=source
         )
-    joined = trials.frame.join(pairs, on=["enrol", "test"], how="left", maintain_order="left")
+    _refuse_other_labels(trials, scores, source)
+    joined = _keys(trials.frame).join(pairs, on=["enrol", "test"], how="left", maintain_order="left")
     missing = joined.filter(pl.col("score").is_null())
     if len(missing):
         turned = len(missing.join(pairs, left_on=["enrol", "test"], right_on=["test", "enrol"], how="semi"))
@@ -116,6 +119,26 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
     found = joined["score"].to_numpy()
     check_scale(found, source=source)
     return found, len(pairs) - len(joined)
+
+
+def _refuse_other_labels(trials: Trials, scores: pl.DataFrame, source: str | None) -> None:
+    if "target" not in scores.columns:
+        return
+    said = _keys(scores).with_columns(scores["target"].cast(pl.Boolean).alias("said")).unique()
+    listed = _keys(trials.frame).with_columns(trials.frame["target"])
+    both = listed.join(said, on=["enrol", "test"], how="inner", maintain_order="left").drop_nulls()
+    other = both.filter(pl.col("target") != pl.col("said"))
+    if len(other):
+        raise ScoresError(
+            f"{len(other)} of {len(both)} labels in the scores differ from those of {trials.source}: {_listed(other)}; "
+            "give the list that was scored",
+            source=source,
+        )
+
+
+def _keys(frame: pl.DataFrame) -> pl.DataFrame:
+    """Both names of every trial as names are compared."""
+    return frame.select(*(key_column(frame[side].cast(pl.String)) for side in ("enrol", "test")))
 
 
 def check_scale(scores: NDArray[np.float64], *, source: str | None = None) -> None:
@@ -180,7 +203,7 @@ def refuse_shared_trials(selection: Trials, reported: Trials) -> None:
     pairs = []
     for trials in (selection, reported):
         low, high = pl.min_horizontal("enrol", "test"), pl.max_horizontal("enrol", "test")
-        pairs.append(trials.frame.select(low.alias("enrol"), high.alias("test")).unique())
+        pairs.append(_keys(trials.frame).select(low.alias("enrol"), high.alias("test")).unique())
     shared = pairs[1].join(pairs[0], on=["enrol", "test"], how="semi").sort("enrol", "test")
     if len(shared):
         raise TrialsError(

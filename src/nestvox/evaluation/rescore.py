@@ -23,6 +23,7 @@ from nestvox.evaluation.systems import System
 from nestvox.extraction.store import EmbeddingStore
 from nestvox.metrics.score_norm import TOP_K, cohort_statistics, s_norm, t_norm, z_norm
 from nestvox.model_calibration import LlrCalibration
+from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 from nestvox.verdict import COSINE, ScoreSpace
 
@@ -152,7 +153,7 @@ def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> t
     unnamed = sum(name is None for name in names)
     if unnamed:
         notes.append(f"{unnamed} of {len(names)} cohort vectors name no speaker: they may be speakers of the trials.")
-    both = sorted({str(name) for name in names if name is not None} & set(speakers.names))
+    both = sorted({name_key(name) for name in names if name is not None} & set(speakers.names))
     if both:
         raise OverlapError(
             f"{len(both)} speakers of the trials stand in the cohort {cohort.path}: {first_of(both)}; "

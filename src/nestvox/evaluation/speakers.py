@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
+from nestvox.names import key_column
 
 __all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "numbered", "speakers_of_sides", "training_overlap"]
 
@@ -137,8 +138,8 @@ def training_overlap(
 def numbered(
     enrol: Sequence[str] | pl.Series, test: Sequence[str] | pl.Series
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
-    """Number the names of both sides, (N,) each, from 0 in the order of their sorted names, which are returned too."""
-    both = pl.concat([pl.Series("name", enrol, dtype=pl.String), pl.Series("name", test, dtype=pl.String)])
+    """Number the names of both sides, (N,) each, from 0 in the order of their sorted keys, which are returned too."""
+    both = pl.concat([key_column(pl.Series("name", side, dtype=pl.String)) for side in (enrol, test)])
     names = both.unique().sort()
     codes = names.search_sorted(both).to_numpy().astype(np.int64)
     return codes[: len(enrol)], codes[len(enrol) :], tuple(names.to_list())

@@ -52,6 +52,7 @@ from nestvox.extraction.store_metadata import (
     is_store,
     read_metadata,
 )
+from nestvox.names import name_key
 
 __all__ = [
     "FORMAT_VERSION",
@@ -255,8 +256,8 @@ class EmbeddingStore:
 
     @cached_property
     def speakers(self) -> list[str | None]:
-        """N speakers, None where the table has none."""
-        return self._strings("speaker")
+        """N speakers as names are compared, None where the table has none."""
+        return [None if name is None else name_key(name) for name in self._strings("speaker")]
 
     @cached_property
     def variants(self) -> NDArray[np.int32]:
@@ -280,11 +281,11 @@ class EmbeddingStore:
         """
         chunks = [chunk for table in self._tables for chunk in table["speaker"].chunks]
         column = pa.chunked_array(chunks, pa.string()).fill_null("").combine_chunks().dictionary_encode()
-        names = np.array(column.dictionary.to_pylist(), dtype=object)
-        order = np.argsort(names, kind="stable")
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return names[order].tolist(), place[column.indices.to_numpy()]
+        spelt = [name_key(name) for name in column.dictionary.to_pylist()]
+        names = sorted(set(spelt))
+        code = {name: number for number, name in enumerate(names)}
+        place = np.array([code[name] for name in spelt], np.int64)
+        return names, place[column.indices.to_numpy()]
 
     def vectors(self) -> FloatVectors:
         """All rows, (N, D) float32; read-only and memory-mapped where there is one float32 shard, else a copy.
@@ -394,6 +395,12 @@ class EmbeddingStore:
         index = self._index
         unknown = list(dict.fromkeys(name for name in names if name not in index))
         if unknown:
+            # The same name in another spelling of Unicode, or with blanks that nobody sees.
+            index = index | {
+                name: found for name in unknown if (found := self._key_index.get(name_key(name))) is not None
+            }
+            unknown = [name for name in unknown if name not in index]
+        if unknown:
             reasons = {failure.utt_id: failure.reason for failure in self.metadata.failed}
             shown = ", ".join(f"{name} ({reasons[name]})" if name in reasons else name for name in unknown[:5])
             raise StoreError(
@@ -417,6 +424,15 @@ class EmbeddingStore:
                 index[path] = _SHARED if path in index else row
         # A name in `utt_id` wins over the same name as a path.
         index.update((utt_ids[row], row) for row in clean)
+        return index
+
+    @cached_property
+    def _key_index(self) -> dict[str, int]:
+        index: dict[str, int] = {}
+        for name, row in self._index.items():
+            key = name_key(name)
+            # An utterance has its name and its path.
+            index[key] = row if index.get(key, row) == row else _SHARED
         return index
 
     def verify(self) -> None:
