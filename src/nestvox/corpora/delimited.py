@@ -94,7 +94,7 @@ def name_column(column: pl.Series, kind: LocatedError, source: str | Path) -> pl
     if column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum, pl.Null):
         return column.cast(pl.String)
     if column.dtype.is_float() or column.dtype.is_decimal():
-        first = column.drop_nulls().first()
+        first = str(column.drop_nulls().first())
         raise kind(
             f"names are stored as numbers with a fraction, e.g. {first}: 1001 became 1001.0, and 0012 became 12.0; "
             "read them as text before they are stored (pandas: dtype=str)",
