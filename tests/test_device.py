@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="the extra [torch] is not installed")
 import torch
 from typer.testing import CliRunner
 
-from nestvox.cli.main import app
+from nestvox.cli.app import app
 from nestvox.device import find_device
 from nestvox.errors import ModelError
 

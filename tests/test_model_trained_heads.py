@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import nestvox
-from nestvox.cli.main import app
+from nestvox.cli.app import app
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.ge2e import GE2E
 from nestvox.encoders.keyed_weights import keyed_weights

@@ -10,7 +10,9 @@ from filelock import FileLock, Timeout
 
 from nestvox.errors import NestvoxError
 
-__all__ = ["held", "locked"]
+__all__ = ["LOCK_NAME", "held", "locked"]
+
+LOCK_NAME = ".lock"  # of a folder, inside of it
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def locked(path: str | Path, *, wait_s: float = 60.0) -> Iterator[None]:
         file = path.with_name(f".{path.name[:200]}.lock")
     else:
         path.mkdir(parents=True, exist_ok=True)
-        file = path / ".lock"
+        file = path / LOCK_NAME
     lock = FileLock(file, timeout=wait_s, thread_local=False)
     try:
         lock.acquire()

@@ -46,7 +46,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> str:
-    from nestvox.cli.main import app
+    from nestvox.cli.app import app
 
     result = CliRunner().invoke(app, ["cache", *map(str, arguments)])
     if result.exception is not None and isinstance(result.exception, NestvoxError):

@@ -17,7 +17,7 @@ import soundfile
 from click.testing import Result
 from typer.testing import CliRunner
 
-from nestvox.cli.main import app
+from nestvox.cli.app import app
 from nestvox.corpora import read_utterances
 from nestvox.errors import OverlapError, StoreError, TableError
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from nestvox.cli.main import app
+from nestvox.cli.app import app
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import FingerprintError, ModelError, WeightsError
 

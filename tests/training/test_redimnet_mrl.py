@@ -246,7 +246,7 @@ def test_what_is_left_out_is_told() -> None:
 
 
 def test_the_recipe_is_shown_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nestvox.cli.main import app
+    from nestvox.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text(yaml.safe_dump(CONFIG))  # whose folders are not there
@@ -282,7 +282,7 @@ def test_shared_speakers_are_named(folders: Path, tmp_path: Path) -> None:
 def test_their_file_trains_a_model(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`nestvox train config.yaml`, from folders of speakers to a model, with a small network as the released one."""
     torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    from nestvox.cli.main import app
+    from nestvox.cli.app import app
     from nestvox.encoders.redimnet import ReDimNet
     from nestvox.model import SpeakerModel
 

@@ -89,7 +89,7 @@ class _WholeTable(Table):
             return
         if self.title:
             yield Text.styled(self.title, "italic") if isinstance(self.title, str) else self.title
-        names = [str(console.render_str(column.header)).replace("\\n", " ") for column in self.columns]
+        names = [str(column.header).replace("\n", " ") for column in self.columns]
         for row in zip(*(column.cells for column in self.columns), strict=True):
             block = Table.grid(padding=(0, 2))
             block.add_column(style="table.header", overflow="fold")

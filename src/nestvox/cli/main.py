@@ -1,96 +1,96 @@
-"""The `nestvox` command: its groups, and the one place where an error becomes exit code 2."""
+"""The entry of the `nestvox` command, and the one place where an error becomes a line and an exit code.
+
+What takes time to import is imported inside `main`, where an interrupt is already understood.
+"""
 
 from __future__ import annotations
 
-import functools
-import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.main import get_command
+from nestvox.cli.process import EXIT_ERROR, flush_streams, limit_words, open_streams, stopped_by, stopping
 
-from nestvox import __version__
-from nestvox.cli import (
-    bench,
-    cache,
-    calibrate,
-    compare,
-    data,
-    demo,
-    embed,
-    evaluate,
-    inspect,
-    models,
-    plan,
-    rotate,
-    threshold,
-    train,
-    verify,
-)
-from nestvox.errors import NestvoxError
+if TYPE_CHECKING:
+    from nestvox.cli.app import app
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
-    name="nestvox",
-    help="Nested speaker embeddings: embed, rotate, evaluate and verify voices at any dimension.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(data.app, name="data")
-app.add_typer(models.app, name="models")
-app.command()(embed.embed)
-app.command()(cache.cache)
-app.command()(embed.export)
-app.command()(rotate.rotate)
-app.command()(train.train)
-app.command()(evaluate.evaluate)
-app.command()(compare.compare)
-app.command()(inspect.inspect)
-app.command()(bench.bench)
-app.command()(calibrate.calibrate)
-app.command()(threshold.threshold)
-app.add_typer(plan.app, name="plan")
-app.command()(verify.verify)
-app.command()(demo.demo)
 
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from nestvox.cli.app import app
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"nestvox {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Nested speaker embeddings: embed, rotate, evaluate and verify voices at any dimension."""
-
-
-@functools.cache  # a tenth of a second for the signatures of all commands, once for any number of calls
-def _parser() -> Callable[..., object]:
-    return get_command(app)
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits 0 (done), 1 (a check says no) or 2 (the input or the call is wrong)."""
+    """Run the command line.
+
+    Exits 0 (done), 1 (a check says no), 2 (the input or the call is wrong), 3 (no verdict), or with 128 and the number
+    of the signal that ended it.
+    """
+    open_streams()
+    code: int | str | None = 0
     try:
-        _parser()(args=None if arguments is None else list(arguments))
-    except NestvoxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader (head, less) has gone: not an error, but Python must not complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        with stopping():
+            code = _run(arguments)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    number = stopped_by()
+    if number is not None:
+        code = _tell_signal(number)
+    failed = flush_streams()
+    if failed is not None:
+        code = EXIT_ERROR
+        _complain(f"standard output: {failed.strerror or failed}")
+        flush_streams()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int | str | None:
+    try:
+        from nestvox.cli.app import parser
+
+        parser()(args=None if arguments is None else list(arguments))
+    except SystemExit as end:
+        return end.code
+    except Exception as error:
+        if stopped_by() is not None:  # whatever the interrupt was made into on its way
+            return EXIT_ERROR
+        words = _words(error)
+        if words is None:
+            raise
+        _complain(words)
+        return EXIT_ERROR
+    return 0
+
+
+def _words(error: Exception) -> str | None:
+    """What a person is told; None: a fault of ours, whose traceback is wanted."""
+    from nestvox.errors import NestvoxError
+
+    if isinstance(error, NestvoxError):
+        return str(error)
+    if (words := limit_words(error)) is not None:
+        return words
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    return None
+
+
+def _complain(text: str) -> None:
+    from nestvox.cli.console import complain
+
+    complain(text)
+
+
+def _tell_signal(number: int) -> int:
+    name = signal.Signals(number).name
+    if name == "SIGXCPU":
+        _complain("the limit of processor time was reached (ulimit -t, or the scheduler's): raise it, or resume later")
+        return EXIT_ERROR
+    print(f"stopped by {name}", file=sys.stderr)
+    return 128 + number

@@ -46,7 +46,8 @@ def rotate(
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.rotate import apply_rotation, read_labels, rotate_vectors
 
-    _refuse_same({"EMBEDDINGS": embeddings, "--labels": labels, "--out": out, "--rotated": rotated, "--json": json_out})
+    if labels is not None and labels.exists() and labels.samefile(embeddings):
+        raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")
     if method not in ("auto", "pca", "discriminant", "refined"):
         raise NestvoxError(f"--method {method}: expected auto, pca, discriminant or refined")
     wanted = parse_dims(dims)
@@ -86,17 +87,6 @@ def rotate(
     print(f"rotation  {out}")
     if rotated is not None:
         print(f"vectors   {rotated}")
-
-
-def _refuse_same(paths: dict[str, Path | None]) -> None:
-    """No output may land on an input or on another output."""
-    seen: dict[Path, str] = {}
-    for name, path in paths.items():
-        if path is None:
-            continue
-        first = seen.setdefault(path.resolve(), name)
-        if first != name:
-            raise NestvoxError(f"{first} and {name} are the same path {path}; give another one")
 
 
 def _show(report: RotationReport) -> None:

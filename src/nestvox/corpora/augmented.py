@@ -17,7 +17,7 @@ import polars as pl
 import soundfile
 from numpy.typing import NDArray
 
-from nestvox.atomic import atomic_path, write_text
+from nestvox.atomic import atomic_path, names_in, write_text
 from nestvox.audio.augment import Augmentation, Banks, Treatment, augment, utterance_rng
 from nestvox.audio.banks import SpeechBank, Voice
 from nestvox.audio.read import SAMPLE_RATE, read
@@ -135,7 +135,7 @@ def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
     if (out / _PLAN).is_file():
         if (out / _PLAN).read_text(encoding="utf-8") != text:
             raise TableError("was begun with another table, other banks or settings; give a new folder", source=out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or names_in(out)):
         raise TableError("is not empty; give a new folder", source=out)
     else:
         write_text(out / _PLAN, text)

@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from nestvox.atomic import atomic_path, write_text
+from nestvox.atomic import atomic_path, names_in, write_text
 from nestvox.audio.archives import ArchiveMember, members_in, read_bytes
 from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
@@ -38,7 +38,6 @@ SHARD_TABLE = "utterances.tsv"
 
 _MIB = 1 << 20
 _BEGUN = ".begun.json"  # for what the shards of an unfinished folder are
-_PARTIAL = ".*.partial*"
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,9 @@ def _write_shards(table: UtteranceTable, out: Path, shard_mib: int, progress: Pr
 
 def _begin(table: UtteranceTable, out: Path, shard_mib: int) -> None:
     """Note what the folder is to hold, or see that an earlier call with the same table began it."""
-    for partial in out.glob(_PARTIAL):  # what a killed call was writing
-        partial.unlink()
     rows = table.frame.write_csv(separator="\t").encode()
     plan = json.dumps({"table_sha256": hashlib.sha256(rows).hexdigest(), "shard_mib": shard_mib})
-    begun, holds = out / _BEGUN, {entry.name for entry in out.iterdir()}
+    begun, holds = out / _BEGUN, set(names_in(out))
     if holds and not begun.is_file():
         raise TableError("is not empty; give a new folder", source=out)
     if holds - {_BEGUN} and begun.read_text(encoding="utf-8") != plan:

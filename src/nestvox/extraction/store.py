@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nestvox.atomic import atomic_path, write_text
+from nestvox.atomic import atomic_path, names_in, write_text
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.shards import (
@@ -69,7 +69,6 @@ __all__ = [
     "read_metadata",
 ]
 
-_PARTIAL = ".*.partial*"
 _SHARED = -1  # a path of several utterances names none of them
 
 FloatVectors = NDArray[np.float32]
@@ -107,9 +106,7 @@ class StoreWriter:
             # A corrupt shard of a complete store can be deleted and made again.
             self.metadata = replace(self.metadata, failed=(), shards=(), complete=False)
         if not self.metadata.complete:
-            # Left by a run that was killed while it wrote; their rows are still planned.
-            for partial in self.path.glob(_PARTIAL):
-                partial.unlink(missing_ok=True)
+            names_in(self.path)  # what a killed run left goes; its rows are still planned
         self._failed: dict[int, tuple[FailedUtterance, ...]] = {}
         self._rows: dict[int, int] = {}
         for shard in range(self.metadata.n_shards):
@@ -118,7 +115,7 @@ class StoreWriter:
 
     def _begin(self, metadata: StoreMetadata) -> None:
         if self.path.is_dir():
-            strangers = [file.name for file in self.path.iterdir() if not file.match(_PARTIAL)]
+            strangers = names_in(self.path)
             if strangers:
                 raise StoreError(
                     f"{self.path} is no embedding store but holds {sorted(strangers)[0]!r}; give an empty or new folder"

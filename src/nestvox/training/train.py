@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nestvox.atomic import write_text
+from nestvox.atomic import names_in, write_text
 from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
@@ -168,9 +168,7 @@ def _run(
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """Write the recipe into the folder of a run, or see that it holds a run of this recipe."""
     there = folder / RECIPE_FILE
-    for partial in folder.glob(".*.partial*"):  # what a killed run was writing
-        partial.unlink(missing_ok=True)
-    holds = [entry.name for entry in folder.iterdir()]
+    holds = names_in(folder)
     if holds and RECIPE_FILE not in holds:
         raise TrainingError(f"{folder} is not empty and holds no run; give a new folder")
     if holds in ([], [RECIPE_FILE]):  # a run that was refused before it began leaves its recipe

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import polars as pl
 
-from nestvox.atomic import write_text
+from nestvox.atomic import names_in, write_text
 from nestvox.audio.read import probe
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.trials import write_trials
@@ -160,7 +160,7 @@ def _checked(recipe: _Recipe, folder: Path) -> _Recipe:
         before = json.loads(beside.read_text(encoding="utf-8"))
         if before != json.loads(json.dumps(asdict(recipe))):
             raise TableError("holds speech made with other arguments; choose another folder", source=beside)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and names_in(folder):
         raise TableError("is not empty and holds no synthetic corpus; choose another folder", source=folder)
     return recipe
 

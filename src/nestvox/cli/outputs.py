@@ -1,0 +1,252 @@
+"""No output is an input: one check of every command, before any work is done.
+
+A command need not call it: `main` leads every command through `checked`. What a new option is (read or written) is
+said here, once; a test finds one that is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nestvox.atomic import protecting, special_file
+from nestvox.errors import NestvoxError
+
+__all__ = ["FOLDERS_OUT", "INPUTS", "OUTPUTS", "Named", "check_outputs", "checked", "inputs_of", "outputs_of"]
+
+# Options that are written, by the name of their parameter.
+OUTPUTS = frozenset({"csv", "figures", "json_file", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
+# Options that are read. Some are names of the catalogue or of recipes where they are no paths.
+INPUTS = frozenset(
+    {
+        "a",
+        "archives",
+        "b",
+        "baseline",
+        "calibration",
+        "checkpoint",
+        "cohort",
+        "data",
+        "embeddings",
+        "file",
+        "files",
+        "folder",
+        "front_end",
+        "labels",
+        "model",
+        "noise",
+        "path",
+        "paths",
+        "recipe",
+        "recordings",
+        "rir",
+        "root",
+        "scores",
+        "select_on",
+        "store",
+        "supervisions",
+        "systems",
+        "table",
+        "tables",
+        "thresholds",
+        "training",
+        "trials",
+        "trials_file",
+        "weights",
+    }
+)
+# Commands whose --out is a folder.
+FOLDERS_OUT = frozenset({"augment", "cache", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"})
+# Of these, those whose folder becomes a model or a store, in which nothing else is put.
+_KEPT_OUT = frozenset({"cache", "embed", "import-mrl", "import-onnx"})
+# Read, changed and written back, so that what is there stays; these options may name the same file.
+_ADDED_TO = {"calibrate": frozenset({"model"}), "threshold": frozenset({"model", "calibration"})}
+# What an option writes, by which its own older output inside a folder that is read is told from what is read there.
+_SUFFIXES = {
+    "json_file": {".json"},
+    "json_out": {".json"},
+    "report": {".htm", ".html"},
+    "trials_out": {".csv", ".parquet", ".txt"},
+    "out": {".csv", ".parquet", ".tsv", ".txt"},
+}
+_AUDIO = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".sph", ".wav", ".webm"})
+
+
+@dataclass(frozen=True)
+class Named:
+    """A path of a call.
+
+    Attributes:
+        name: of the parameter, e.g. ``json_out``.
+        option: as it is typed, e.g. ``--json``.
+        path: what was given.
+        folder: it is to be a folder; None: as the command finds it.
+        kept: the folder becomes a model or a store.
+        may_be: names of the inputs that may be the same file, because what is there is read and kept.
+    """
+
+    name: str
+    option: str
+    path: Path
+    folder: bool | None = False
+    kept: bool = False
+    may_be: frozenset[str] = frozenset()
+
+
+def check_outputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
+    """Refuse a call that would write over what it reads, over what it writes, or into what is not its own.
+
+    Raises:
+        NestvoxError: an output is an input or another output (by whatever name, link or hard link), lies inside a model
+            or store, is a recording, is a folder in place of a file or the other way round, or cannot be written.
+    """
+    written = [output for output in outputs if not special_file(output.path)]
+    read = list(inputs)
+    for output in written:
+        for given in read:
+            _refuse_input(output, given)
+        _check_kind(output)
+        _check_rights(output)
+    for output, other in itertools.permutations(written, 2):
+        if _same(output.path, other.path):
+            raise NestvoxError(
+                f"{output.option} and {other.option} are the same place {other.path}; give another for one of them"
+            )
+        if other.folder and other.kept and _inside(output.path, other.path):
+            raise NestvoxError(f"{output.option} {output.path} lies inside {other.option}; give a place outside of it")
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether two paths are one file, also where there is none yet; names that differ in case only count as one."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        if a.exists() or b.exists():
+            return False
+    return _folded(a) == _folded(b)
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+
+
+def _refuse_input(output: Named, given: Named) -> None:
+    if given.name in output.may_be:
+        return
+    if _same(output.path, given.path):
+        raise NestvoxError(
+            f"{output.option} {output.path} is what {given.option} reads; give another place for the output"
+        )
+    replaces = output.folder is False and output.path.exists() and given.path.is_dir()
+    if replaces and _inside(output.path, given.path) and output.path.suffix not in _SUFFIXES.get(output.name, ()):
+        raise NestvoxError(
+            f"{output.option} {output.path} would replace a file of the folder that {given.option} reads; "
+            "give another place for the output"
+        )
+
+
+def _check_kind(output: Named) -> None:
+    option, path = output.option, output.path
+    if output.folder and path.exists() and not path.is_dir():
+        raise NestvoxError(f"{option} {path} is a file, where a folder is to be written; give another place")
+    if output.folder is False and path.is_dir():
+        raise NestvoxError(f"{option} {path} is a folder, where a file is to be written; give the name of a file")
+    if not output.folder and path.suffix.lower() in _AUDIO and path.exists():
+        raise NestvoxError(f"{option} {path} is a recording, which would be replaced; give another place")
+    inside = Path(os.path.realpath(path)).parent
+    kind = _kept_in(inside)
+    if output.folder is False and kind and not (output.may_be and path.name == "calibration.json"):
+        raise NestvoxError(f"{option} {path} lies inside the {kind} {inside}; give a place outside of it")
+
+
+def _check_rights(output: Named) -> None:
+    option, path = output.option, output.path
+    target = Path(os.path.realpath(path))
+    if target.is_file() and not os.access(target, os.W_OK):
+        raise NestvoxError(f"{option} {path} is there and may not be written; change its rights, or give another place")
+    there = target if target.is_dir() else next(folder for folder in target.parents if os.path.lexists(folder))
+    if not there.is_dir():
+        raise NestvoxError(f"{option} {path}: {there} is no folder; give another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise NestvoxError(f"{option} {path}: the folder {there} may not be written; give another place")
+
+
+def _kept_in(folder: Path) -> str:
+    """``model`` or ``store`` where the folder is one, else empty."""
+    if (folder / "store.json").is_file():
+        return "store"
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return "model"
+    return ""
+
+
+def outputs_of(command: str, params: Mapping[str, Any], options: Mapping[str, str]) -> list[Named]:
+    """What a call writes.
+
+    Args:
+        command: name of the command, e.g. ``embed``.
+        params: values by name of the parameter.
+        options: how each is typed.
+    """
+    found = []
+    for name, path in _paths_in(params, OUTPUTS):
+        folder: bool | None = name in ("csv", "figures") or (name == "out" and command in FOLDERS_OUT)
+        found.append(
+            Named(
+                name,
+                options.get(name, name),
+                path,
+                folder=None if name == "rotated" else folder,
+                kept=name == "out" and command in _KEPT_OUT,
+                may_be=_ADDED_TO.get(command, frozenset()) if name == "out" else frozenset(),
+            )
+        )
+    if command == "fetch" and isinstance(params.get("folder"), Path):
+        found.append(Named("folder", options.get("folder", "folder"), params["folder"], folder=True))
+    return found
+
+
+def inputs_of(command: str, params: Mapping[str, Any], options: Mapping[str, str]) -> list[Named]:
+    """What a call reads, as far as it names it and it is there; see `outputs_of`."""
+    return [
+        Named(name, options.get(name, name), path)
+        for name, path in _paths_in(params, INPUTS)
+        if (command, name) != ("fetch", "folder") and os.path.lexists(path)
+    ]
+
+
+def _paths_in(params: Mapping[str, Any], names: frozenset[str]) -> Iterator[tuple[str, Path]]:
+    for name in sorted(names & params.keys()):
+        value = params[name]
+        for given in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(given, Path):
+                yield name, given
+            elif isinstance(given, str) and given:
+                yield name, Path(given)
+                if "=" in given:  # NAME=PATH
+                    yield name, Path(given.partition("=")[2])
+
+
+def checked(command: str, callback: Callable[..., Any], options: Mapping[str, str]) -> Callable[..., Any]:
+    """Return `callback` with the check before it; as long as it runs, no file that it was given is replaced."""
+
+    @functools.wraps(callback)
+    def run(**params: Any) -> Any:
+        inputs = inputs_of(command, params, options)
+        outputs = outputs_of(command, params, options)
+        check_outputs(outputs, inputs)
+        free = {name for output in outputs for name in output.may_be} | ({"recipe"} if command == "train" else set())
+        with protecting(given.path for given in inputs if given.name not in free):
+            return callback(**params)
+
+    return run

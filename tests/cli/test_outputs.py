@@ -1,0 +1,173 @@
+"""No output is an input, another output or a part of a model or store; walked over every command there is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestvox.cli.app import commands
+from nestvox.cli.main import main
+from nestvox.cli.outputs import FOLDERS_OUT, INPUTS, OUTPUTS, Named, check_outputs, inputs_of, outputs_of
+from nestvox.errors import NestvoxError
+
+COMMANDS = dict(commands())
+
+
+def annotation(param: Any) -> str:
+    return str(param.type_descriptor.annotation)
+
+
+def takes_path(param: Any) -> bool:
+    return "Path" in annotation(param) or param.name in INPUTS
+
+
+PATHS = {name: [param for param in command.params if takes_path(param)] for name, command in COMMANDS.items()}
+PAIRS = [
+    pytest.param(name, read.name, write.name, id=f"{name} {read.name} {write.name}")
+    for name, params in PATHS.items()
+    for write in params
+    for read in params
+    if write.name in OUTPUTS and read.name in INPUTS
+]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+def call(command: str, given: dict[str, Path]) -> list[str]:
+    """A call of `command` with these paths, and something for everything else that it demands."""
+    words, last = command.split(), []
+    for param in COMMANDS[command].params:
+        typed = max(param.opts, key=len)
+        if param.name in given:
+            value = str(given[param.name])
+        elif param.required:
+            value = "another.tsv" if typed.startswith("-") or "Path" in annotation(param) else "any"
+        else:
+            continue
+        if typed.startswith("-"):
+            words += [typed, value]
+        else:
+            last.append(value)
+    return [*words, "--", *last]
+
+
+def test_every_path_of_every_command_is_known_to_be_read_or_written() -> None:
+    unknown = {
+        f"{command} {param.name}"
+        for command, params in PATHS.items()
+        for param in params
+        if param.name not in INPUTS | OUTPUTS
+    }
+    assert not unknown, "say in nestvox.cli.outputs whether these are read or written"
+    assert not INPUTS & OUTPUTS
+    assert {name.rpartition(" ")[2] for name in COMMANDS} >= FOLDERS_OUT
+
+
+@pytest.mark.parametrize(("command", "read", "write"), PAIRS)
+def test_no_output_replaces_an_input(
+    command: str, read: str, write: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, link = tmp_path / "given.tsv", tmp_path / "link.tsv"
+    given.write_text("what is read")
+    link.hardlink_to(given)
+    added_to = command in ("calibrate", "threshold") and write == "out" and read in ("model", "calibration")
+    code, error = run(capsys, *call(command, {read: given, write: link}))
+    assert code == 2
+    if not added_to:
+        assert "is what" in error or "is a file, where a folder is to be written" in error
+        assert error.count("\n") == 1
+    assert given.read_text() == "what is read"
+
+
+def check(output: Path, *inputs: Path, name: str = "json_out", **more: Any) -> None:
+    check_outputs([Named(name, "--json", output, **more)], [Named("table", "TABLE", path) for path in inputs])
+
+
+def test_every_spelling_of_a_file_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    Path("a.tsv").write_text("")
+    Path("link.tsv").symlink_to("a.tsv")
+    Path("sub/hard.tsv").hardlink_to("a.tsv")
+    Path("folder").symlink_to("sub")
+    Path("b.tsv").write_text("")
+    for spelling in (
+        "a.tsv",
+        "./a.tsv",
+        "sub/../a.tsv",
+        "link.tsv",
+        "sub/hard.tsv",
+        "folder/hard.tsv",
+        tmp_path / "a.tsv",
+    ):
+        with pytest.raises(NestvoxError, match="is what TABLE reads"):
+            check(Path(spelling), Path("b.tsv"), Path("a.tsv"))
+    check(Path("c.json"), Path("a.tsv"))
+    check(Path("b.tsv"), Path("a.tsv"))
+
+
+@pytest.mark.parametrize(("one", "two"), [("x.json", "./x.json"), ("x.json", "X.json"), ("é.json", "e\u0301.json")])
+def test_two_outputs_are_two_files(tmp_path: Path, one: str, two: str) -> None:
+    both = [Named("json_out", "--json", tmp_path / one), Named("report", "--report", tmp_path / two)]
+    with pytest.raises(NestvoxError, match="the same place"):
+        check_outputs(both, [])
+    check_outputs([both[0], Named("report", "--report", tmp_path / "y.html")], [])
+    check_outputs([Named("json_out", "--json", Path("/dev/null")), Named("report", "--report", Path("/dev/null"))], [])
+
+
+def test_models_stores_recordings_and_what_is_read_in_a_folder_are_kept(tmp_path: Path) -> None:
+    model, store, kaldi = tmp_path / "model", tmp_path / "store", tmp_path / "kaldi"
+    for folder, files in ((model, ["config.json", "x.safetensors"]), (store, ["store.json"]), (kaldi, ["wav.scp"])):
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+    (tmp_path / "voice.flac").touch()
+    for path, words in (
+        (model / "config.json", "lies inside the model"),
+        (model / "new.json", "lies inside the model"),
+        (store / "shard-000000.arrow", "lies inside the store"),
+        (tmp_path / "voice.flac", "is a recording"),
+        (kaldi / "wav.scp", "would replace a file of the folder that TABLE reads"),
+        (model, "is a folder, where a file"),
+    ):
+        with pytest.raises(NestvoxError, match=words):
+            check(path, kaldi)
+    check(kaldi / "utterances.tsv", kaldi)
+    check(model / "calibration.json", name="out", may_be=frozenset({"model"}))
+    with pytest.raises(NestvoxError, match="lies inside --out"):
+        check_outputs(
+            [Named("out", "--out", tmp_path / "new", folder=True, kept=True), Named("j", "--json", tmp_path / "new/j")],
+            [],
+        )
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_what_may_not_be_written_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(NestvoxError, match="may not be written"):
+        check(tmp_path / "locked" / "deep" / "a.json")
+
+
+def test_a_file_in_place_of_a_folder_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NestvoxError, match="is no folder"):
+        check(tmp_path / "file" / "a.json")
+    with pytest.raises(NestvoxError, match="where a folder is to be written"):
+        check(tmp_path / "file", folder=True)
+    check(tmp_path / "new" / "deep" / "a.json")
+
+
+def test_what_a_call_reads_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv", "t.txt"):
+        Path(name).touch()
+    params = {"systems": ["first=a.csv", "b.csv", "ge2e"], "trials": Path("t.txt"), "json_out": Path("o"), "dims": "16"}
+    assert {str(named.path) for named in inputs_of("compare", params, {})} == {"a.csv", "b.csv", "t.txt"}
+    assert [str(named.path) for named in outputs_of("compare", params, {})] == ["o"]
