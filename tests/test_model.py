@@ -20,8 +20,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import nestvox
+from nestvox.audio.errors import AudioWarning
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import AudioError, CatalogueError, ModelError, NestvoxError
+from nestvox.evaluation.bench import bench_model
+from nestvox.evaluation.inspect import inspect_model
+from nestvox.evaluation.sample_clips import Clip
 from nestvox.heads.rotation import Rotation
 from nestvox.model import SpeakerModel
 from nestvox.verdict import Threshold
@@ -344,19 +348,103 @@ def test_paths_arrays_and_lists_are_the_same_recording(model: SpeakerModel, tmp_
     [
         (np.full(RATE, np.nan, np.float32), "not finite"),
         (np.r_[noise(1), np.inf], "not finite"),
-        (np.zeros((2, RATE), np.float32), r"\(2, 16000\)"),
-        (np.zeros(RATE, np.int16), "int16.*32768"),
-        (np.zeros(0, np.float32), "0.000 s long"),
-        (np.zeros(RATE // 20, np.float32), "0.050 s long, the encoder needs 0.100 s"),
+        (np.zeros((2, 2, RATE), np.float32), r"\(2, 2, 16000\)"),
+        (np.full(RATE, 1000, np.float32), "32768"),
+        (np.zeros(0, np.float32), "no samples"),
+        (np.zeros(RATE // 20, np.float32), "0.050 s of audio, at least 0.100 s needed"),
         ([[0.1, 0.2]], "list"),
     ],
 )
 def test_arrays_that_are_no_audio(model: SpeakerModel, audio: Any, what: str) -> None:
-    with pytest.raises(ModelError, match=what):
+    with pytest.raises(AudioError, match=what):
         model.embed(audio)
     if isinstance(audio, np.ndarray):
-        with pytest.raises(ModelError, match=what):
+        with pytest.raises(AudioError, match=what):
             model.verify(noise(1), audio)
+        with pytest.raises(AudioError, match=what):
+            model.forward([noise(1), audio])
+
+
+def test_the_rate_of_arrays_is_honoured_by_every_way_in(model: SpeakerModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.stack([noise(7), noise(7)], axis=1) * 0.1, 44_100)
+    samples, rate = soundfile.read(tmp_path / "a.flac", dtype="int16")
+    expected = model.embed(tmp_path / "a.flac")
+    for given in (
+        model.embed(samples, sample_rate=rate),
+        model.embed((samples, rate)),
+        model.embed([(rate, samples.T), (samples[:, 0], rate)])[0],
+        model.forward([samples], sample_rate=rate)[0],
+        model.encode([torch.tensor(samples)], sample_rate=rate)[0],
+    ):
+        np.testing.assert_allclose(given / np.linalg.norm(given), expected, atol=1e-5)
+    assert model.verify((samples, rate), tmp_path / "a.flac").score > 0.999_99
+    assert model.verify(samples, samples[:, 0], sample_rate=rate).score > 0.999_99
+
+
+def test_a_rate_that_is_not_given_and_cannot_be_the_models_is_told(model: SpeakerModel) -> None:
+    low = np.sin(np.arange(2 * RATE) * 0.2).astype(np.float32) / 2  # 509 Hz, and nothing else
+    with pytest.warns(AudioWarning, match="nothing above 4 kHz"):
+        model.embed(low)
+    with pytest.warns(AudioWarning, match="sample_rate="):
+        model.forward([low])
+    model.embed(low, sample_rate=RATE)
+    answer = model.verify(low, (low, RATE))
+    assert next(warning for warning in answer.warnings if "4 kHz" in warning).startswith("first recording")
+    assert sum("4 kHz" in warning for warning in answer.warnings) == 1
+
+
+def test_encode_is_embed_in_batches(model: SpeakerModel, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = [noise(seed, 0.3 + 0.2 * (seed % 4)) for seed in range(7)]
+    expected = model.embed(clips, dim=64)
+    np.testing.assert_allclose(model.encode(clips, batch_size=3, truncate_dim=64), expected, atol=1e-5)
+    assert capsys.readouterr().err == ""
+    raw = model.encode(clips, normalize_embeddings=False, show_progress_bar=True)
+    assert "embedding" in capsys.readouterr().err
+    np.testing.assert_allclose(raw, model.embed(clips, normalize=False), atol=1e-5)
+    assert model.encode(clips[0]).shape == (256,)
+    assert model.encode([]).shape == (0, 256)
+    with pytest.raises(ModelError, match="batch_size"):
+        model.encode(clips, batch_size=0)
+
+
+def test_similarity_is_the_cosine_of_all_pairs(model: SpeakerModel) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 16))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.similarity(rows[:2], 3 * rows[2:]), unit[:2] @ unit[2:].T, atol=1e-12)
+    assert model.similarity(rows[0], rows).shape == (1, 5)
+    # Whole numbers of one byte, as stores quantise, do not wrap around.
+    np.testing.assert_allclose(model.similarity(np.array([[100, 100]], np.int8), [[100, 100]]), 1)
+    for first, second in ((rows, rows[:, :8]), (np.zeros((2, 16)), rows), (rows[None], rows), (rows * np.nan, rows)):
+        with pytest.raises(ModelError, match="similarity"):
+            model.similarity(first, second)
+
+
+def test_its_repr_is_one_line(model: SpeakerModel) -> None:
+    assert repr(model) == (f"SpeakerModel('random', ge2e + rotation, dims (16, 64, 256), {model.fingerprint})")
+
+
+def test_one_recording_runs_in_one_thread(model: SpeakerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    network = model._network()
+
+    def counted(*given: torch.Tensor) -> Any:
+        threads.append(torch.get_num_threads())
+        return network(*given)
+
+    monkeypatch.setattr(SpeakerModel, "_network", lambda self: counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model.embed(noise(1))
+        model.embed([noise(1), noise(2), noise(3)])
+        model.verify(noise(1), noise(2))
+        inspect_model(model, [Clip("a", noise(1), RATE, synthetic=True)], lengths_s=[1.0], runs=1)
+        bench_model(model, gallery=8, queries=1, seconds=0.01)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(threads) > 10
+    assert set(threads) == {1}
 
 
 def test_files_that_are_no_audio(model: SpeakerModel, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,8 @@ from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.audio.condition import condition
-from nestvox.audio.read import read
+from nestvox.audio.errors import AudioWarning
+from nestvox.audio.given import Audio, as_waveform, recordings_of
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
 from nestvox.encoders.backends import Backend, Precision, check_way
@@ -43,6 +46,7 @@ from nestvox.model_folder import (
     refuse_foreign,
     section,
 )
+from nestvox.threads import side_by_side
 from nestvox.verdict import COSINE, Threshold, Verification, choose_threshold
 
 if TYPE_CHECKING:
@@ -52,11 +56,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Audio", "ModelTap", "SpeakerModel"]
 
-Audio = str | Path | NDArray[np.floating[Any]]
+_Step = TypeVar("_Step")
 ModelTap = Literal["frames", "pooled", "embedding", "nested"]
 
 
-@dataclass
+@dataclass(repr=False)
 class SpeakerModel:
     """An encoder, a head and a calibration per dimension.
 
@@ -106,6 +110,11 @@ class SpeakerModel:
     def __getstate__(self) -> dict[str, Any]:
         # What was derived for the tensors of this process is neither sent along nor believed in another.
         return {**self.__dict__, "_fingerprint": None, "_arranged": None}
+
+    def __repr__(self) -> str:
+        head = "" if self.head is None else f" + {self.head.kind}"
+        dims = ", ".join(map(str, self.dims))
+        return f"SpeakerModel({self.name!r}, {self.encoder.architecture}{head}, dims ({dims}), {self.fingerprint})"
 
     @property
     def sample_rate(self) -> int:
@@ -157,23 +166,25 @@ class SpeakerModel:
         return chosen
 
     def forward(
-        self, waveforms: Sequence[NDArray[np.floating[Any]]], *, tap: ModelTap = "nested"
+        self, waveforms: Sequence[Audio], *, tap: ModelTap = "nested", sample_rate: float | None = None
     ) -> FloatArray | list[FloatArray]:
         """Run one batch through the network, once.
 
         Args:
-            waveforms: B arrays (S_i,), mono, at `sample_rate`, in [-1, 1].
+            waveforms: B recordings, each as `embed` takes one; usually arrays (S_i,), mono, in [-1, 1].
             tap: ``nested`` is the head's output at full size (every prefix is in it), else an encoder tap.
+            sample_rate: of arrays, in Hz; None: the model's.
 
         Returns:
             (B, D) float32; for ``frames`` a list of (T_i, C) arrays.
 
         Raises:
-            ModelError: no waveform, one that is shorter than `min_duration_s`, or a tap that the encoder has not.
+            AudioError: a recording that cannot be used, e.g. one shorter than `min_duration_s`.
+            ModelError: no waveform, or a tap that the encoder has not.
         """
         if tap != "nested":
             self._check_tap(tap)
-        taps = self._taps(waveforms)
+        taps = self._taps([self._heard(waveform, sample_rate) for waveform in waveforms])
         if tap == "frames":
             return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
         if tap == "nested" and self.head is not None:
@@ -184,16 +195,17 @@ class SpeakerModel:
         """Run one batch through the encoder, once, for both vectors that a head can be trained on.
 
         Args:
-            waveforms: as `forward` takes them.
+            waveforms: B arrays (S_i,), mono, at the model's rate, in [-1, 1].
 
         Returns:
             The pooled vectors (B, P) and the encoder's own embeddings (B, D), both float32; no head is applied.
 
         Raises:
-            ModelError: no waveform, one that is shorter than `min_duration_s`, or an encoder without these taps.
+            AudioError: an array that cannot be used, e.g. one shorter than `min_duration_s`.
+            ModelError: no waveform, or an encoder without these taps.
         """
         self._check_tap("pooled")
-        taps = self._taps(waveforms)
+        taps = self._taps([self._heard(waveform, self.sample_rate) for waveform in waveforms])
         return _numpy(taps.pooled), _numpy(taps.embedding)
 
     def _check_tap(self, tap: str) -> None:
@@ -207,7 +219,7 @@ class SpeakerModel:
         if not len(waveforms):
             raise ModelError("forward needs at least one waveform")
         torch = require("torch", extra="torch", purpose="running an encoder")
-        device = next(itertools.chain(self.encoder.parameters(), self.encoder.buffers())).device
+        device = self._device()
         lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
         audio = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(audio, waveforms, strict=True):
@@ -218,32 +230,113 @@ class SpeakerModel:
         return taps
 
     def embed(
-        self, audio: Audio | Sequence[Audio], *, dim: int | None = None, normalize: bool = True
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        dim: int | None = None,
+        normalize: bool = True,
+        sample_rate: float | None = None,
     ) -> NDArray[np.float32]:
         """Embed one recording, or a list of them, each on its own.
 
         For many files use ``nestvox embed``, which batches, resumes and bounds memory.
 
         Args:
-            audio: a path, a float array (S,) at `sample_rate` in [-1, 1], or a list of these.
+            audio: a path, an open binary file, an array or tensor (S,), (S, C) or (C, S) of floats in [-1, 1] or of
+                integers as files hold them, a pair of these and their rate, or a list of any of these.
             dim: prefix length; None: `truncate_dim`, else the full size.
             normalize: scale to unit length after truncation, as a cosine needs it.
+            sample_rate: of arrays without a rate, in Hz. None: the model's, with an `AudioWarning` where the signal
+                contradicts it.
 
         Returns:
             (dim,) float32 for one recording, (N, dim) for a list.
 
         Raises:
-            AudioError: a file cannot be used.
-            ModelError: `dim` is out of range, or a clip is too short.
+            AudioError: a file or an array cannot be used.
+            ModelError: `dim` is out of range.
         """
-        single = isinstance(audio, str | Path | np.ndarray)
-        items: Sequence[Audio] = [audio] if single else audio  # type: ignore[list-item, assignment]
-        size = self.check_dim(dim)
+        items, single = recordings_of(audio)
+        vectors = self._embedded(items, self.check_dim(dim), 1, normalize, sample_rate)
+        return vectors[0] if single else vectors
+
+    def encode(
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+        sample_rate: float | None = None,
+    ) -> NDArray[np.float32]:
+        """`embed` in batches, with the arguments that sentence-transformers has for it.
+
+        Args:
+            audio: as `embed` takes it.
+            batch_size: recordings of one forward pass; it changes vectors by rounding.
+            show_progress_bar: draw a bar on stderr; None: for more than one batch, on a terminal.
+            normalize_embeddings: scale to unit length, which there is off by default.
+            truncate_dim: prefix length; None: the model's `truncate_dim`, else the full size.
+            sample_rate: of arrays without a rate, in Hz; None: the model's.
+
+        Returns:
+            (dim,) float32 for one recording, (N, dim) for a list.
+
+        Raises:
+            AudioError: a file or an array cannot be used.
+            ModelError: `truncate_dim` is out of range, or `batch_size` below 1.
+        """
+        if batch_size < 1:
+            raise ModelError(f"batch_size must be at least 1, got {batch_size}")
+        items, single = recordings_of(audio)
+        bar = show_progress_bar if show_progress_bar is not None else len(items) > batch_size and sys.stderr.isatty()
+        size = self.check_dim(truncate_dim)
+        vectors = self._embedded(items, size, batch_size, normalize_embeddings, sample_rate, bar=bar)
+        return vectors[0] if single else vectors
+
+    def similarity(self, first: FloatArray, second: FloatArray) -> NDArray[np.float64]:
+        """Cosines of every row of one array with every row of another; a prefix is compared as it is given.
+
+        Args:
+            first: (N, dim), or (dim,) for one.
+            second: (M, dim), or (dim,).
+
+        Returns:
+            (N, M) in [-1, 1].
+
+        Raises:
+            ModelError: arrays of other shapes or of different dim, or a row of zeros.
+        """
+        rows = [np.atleast_2d(np.asarray(vectors, np.float64)) for vectors in (first, second)]
+        if any(array.ndim != 2 for array in rows) or rows[0].shape[1] != rows[1].shape[1]:
+            shapes = " and ".join(str(np.shape(vectors)) for vectors in (first, second))
+            raise ModelError(f"similarity takes (N, dim) and (M, dim) with one dim, got {shapes}")
+        lengths = [np.linalg.norm(array, axis=1, keepdims=True) for array in rows]
+        if any(not (np.isfinite(length) & (length > 0)).all() for length in lengths):
+            raise ModelError("similarity is of directions: a row is all zeros or not finite")
+        cosines: NDArray[np.float64] = np.clip((rows[0] / lengths[0]) @ (rows[1] / lengths[1]).T, -1.0, 1.0)
+        return cosines
+
+    def _embedded(
+        self,
+        items: Sequence[Audio],
+        dim: int,
+        batch_size: int,
+        normalize: bool,
+        sample_rate: float | None,
+        *,
+        bar: bool = False,
+    ) -> NDArray[np.float32]:
+        """Prefixes (N, dim) of recordings, batches of which run side by side, each in one thread on a CPU."""
         full = np.zeros((len(items), self.embedding_dim), np.float32)
-        for row, item in zip(full, items, strict=True):
-            row[:] = self.forward([self._waveform(item)])[0]
-        vectors = truncate(full, size) if normalize else full[:, :size]
-        return np.asarray(vectors[0] if single else vectors, np.float32)
+        with side_by_side(self._device()) as run:
+            starts = range(0, len(items), batch_size)
+            done = run(lambda start: self.forward(items[start : start + batch_size], sample_rate=sample_rate), starts)
+            pairs = zip(starts, done, strict=True)
+            for start, vectors in _with_bar(pairs, len(starts)) if bar else pairs:
+                full[start : start + batch_size] = vectors
+        return np.asarray(truncate(full, dim) if normalize else full[:, :dim], np.float32)
 
     def verify(
         self,
@@ -253,6 +346,7 @@ class SpeakerModel:
         dim: int | None = None,
         operating_point: str = "eer",
         domain: str | None = None,
+        sample_rate: float | None = None,
     ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
 
@@ -260,25 +354,31 @@ class SpeakerModel:
         recording is used, else that for any duration. A threshold on log likelihood ratios is held against those.
 
         Args:
-            a: a path, or a float array (S,) at `sample_rate` in [-1, 1].
+            a: one recording, as `embed` takes it.
             b: likewise.
             dim: prefix length; None: `truncate_dim`, else the full size.
             operating_point: of the threshold, by its first word (``eer``, ``min_dcf``, ``far``) or in full.
             domain: of the threshold; None: the one that was set without a domain, else the only one.
+            sample_rate: of arrays without a rate, in Hz; None: the model's, with a warning in the answer where the
+                signal contradicts it.
 
         Raises:
-            AudioError: a file cannot be used.
-            ModelError: `dim` is out of range, a clip is too short, or several domains have such a threshold.
+            AudioError: a file or an array cannot be used.
+            ModelError: `dim` is out of range, or several domains have such a threshold.
             FingerprintError: the threshold or the calibration is of another model.
         """
         size = self.check_dim(dim)
-        waveforms = [self._waveform(a), self._waveform(b)]
-        warnings = tuple(
+        heard = [
+            as_waveform(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
+            for item in (a, b)
+        ]
+        waveforms = [waveform for waveform, _ in heard]
+        told = tuple(
             f"{label}: {warning}"
-            for label, waveform in zip(("first recording", "second recording"), waveforms, strict=True)
-            for warning in condition(waveform, self.sample_rate).warnings()
+            for label, (waveform, doubts) in zip(("first recording", "second recording"), heard, strict=True)
+            for warning in (*doubts, *condition(waveform, self.sample_rate).warnings())
         )
-        vectors = self.embed(waveforms, dim=size, normalize=False)
+        vectors = self.embed(waveforms, dim=size, normalize=False, sample_rate=self.sample_rate)
         first, second = truncate(vectors, size).astype(np.float64)
         score = float(np.clip(np.dot(first, second), -1.0, 1.0))
         llr, origin = self._llr_of(score, size, waveforms, vectors)
@@ -300,7 +400,7 @@ class SpeakerModel:
             size,
             same,
             threshold,
-            warnings,
+            told,
             self.name,
             self.fingerprint,
             llr=llr,
@@ -450,24 +550,17 @@ class SpeakerModel:
             self._arranged = arranged
         return arranged[1]
 
-    def _waveform(self, item: Audio) -> NDArray[np.floating[Any]]:
-        if isinstance(item, str | Path):
-            return read(item, sample_rate=self.sample_rate, min_duration_s=self.min_duration_s)[0]
-        given: Any = item  # who has no type checker may pass a list or a tensor
-        if not isinstance(given, np.ndarray) or given.ndim != 1 or not np.issubdtype(given.dtype, np.floating):
-            what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-            raise ModelError(
-                f"audio is a path or a float array (samples,) at {self.sample_rate} Hz in [-1, 1], got {what}; "
-                "divide 16-bit samples by 32768, average channels"
-            )
-        if len(item) < self.encoder.min_samples:
-            raise ModelError(
-                f"the audio array is {len(item) / self.sample_rate:.3f} s long, the encoder needs "
-                f"{self.min_duration_s:.3f} s"
-            )
-        if not np.isfinite(item).all():
-            raise ModelError("the audio array holds values that are not finite")
-        return item
+    def _heard(self, item: Audio, sample_rate: float | None) -> NDArray[np.float32]:
+        """One recording as the encoder takes it; what speaks against a rate that nobody gave is a warning."""
+        waveform, doubts = as_waveform(
+            item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s
+        )
+        for doubt in doubts:
+            warnings.warn(doubt, AudioWarning, stacklevel=4)
+        return waveform
+
+    def _device(self) -> torch.device:
+        return next(itertools.chain(self.encoder.parameters(), self.encoder.buffers())).device
 
     def _config_of_parts(self) -> dict[str, Any]:
         return {
@@ -480,6 +573,13 @@ class SpeakerModel:
         if self.head is not None:
             arrays |= {f"head.{key}": value for key, value in self.head.tensors().items()}
         return arrays
+
+
+def _with_bar(steps: Iterable[_Step], total: int) -> Iterable[_Step]:
+    from rich.console import Console  # noqa: PLC0415  only who asks for a bar needs it
+    from rich.progress import track  # noqa: PLC0415
+
+    return track(steps, "embedding", total=total, console=Console(stderr=True))
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -13,7 +16,7 @@ from nestvox.audio.errors import (
     SampleRateError,
     TooShortAudioError,
 )
-from nestvox.audio.given import as_waveform, is_one_recording
+from nestvox.audio.given import as_waveform, recordings_of
 from nestvox.errors import AudioError
 
 RATE = 16_000
@@ -44,7 +47,7 @@ def tone(hz, rate, seconds=1.0):
     ],
 )
 def test_one_recording_in_every_form(samples):
-    assert is_one_recording(samples)
+    assert recordings_of(samples)[1]
     waveform, doubts = as_waveform(samples, to_hz=RATE)
     assert waveform.dtype == np.float32
     assert waveform.flags.c_contiguous
@@ -133,7 +136,11 @@ def test_what_is_no_audio_is_refused_in_words(audio, options, error, words):
         as_waveform(audio, to_hz=RATE, **options)
 
 
-def test_several_recordings_are_not_one():
-    assert not is_one_recording([NOISE, NOISE])
-    assert not is_one_recording((NOISE, NOISE))
-    assert not is_one_recording(("a.wav", "b.wav"))
+@pytest.mark.parametrize("several", [[NOISE, NOISE], (NOISE, NOISE), ("a.wav", "b.wav"), [(NOISE, RATE), "b.wav"]])
+def test_several_recordings_are_not_one(several):
+    assert recordings_of(several) == (list(several), False)
+
+
+@pytest.mark.parametrize("one", ["a.wav", Path("a.wav"), (NOISE, RATE), io.BytesIO(b"")])
+def test_one_recording_is_not_several(one):
+    assert recordings_of(one) == ([one], True)

@@ -6,6 +6,7 @@ from nestvox.errors import AudioError, NestvoxError
 
 __all__ = [
     "AudioRangeError",
+    "AudioWarning",
     "AugmentationError",
     "ChannelError",
     "EmptyAudioError",
@@ -51,3 +52,7 @@ class SampleRateError(AudioError):
 
 class AugmentationError(NestvoxError):
     """Settings of an augmentation that make no sense, or a bank that does not hold what they ask for."""
+
+
+class AudioWarning(UserWarning):
+    """Audio that is used as it was given, and is probably not what the caller takes it for."""

@@ -6,9 +6,9 @@ that contradicts it is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,16 @@ from nestvox.audio.errors import (
 from nestvox.audio.read import read, resample
 from nestvox.errors import AudioError
 
-__all__ = ["Audio", "as_waveform", "is_one_recording"]
+__all__ = ["Audio", "as_waveform", "recordings_of"]
 
-Audio = str | Path | IO[bytes] | NDArray[Any] | tuple[Any, Any] | Mapping[str, Any] | Any
+
+class _Samples(Protocol):
+    """An array of numpy, torch or another library."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+Audio = str | Path | IO[bytes] | _Samples | tuple[Any, Any] | Mapping[str, Any]
 """A path; an open binary file; samples (S,), (S, C) or (C, S) as an array or a torch tensor; a pair of samples and
 their rate in Hz, in either order; or a mapping with ``array`` and ``sampling_rate``, as data sets hold it."""
 
@@ -39,13 +46,13 @@ _BAND_EDGE_HZ, _NOTHING_DB = 4_000, -55.0
 _FULL_SCALE = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 
 
-def is_one_recording(audio: Any) -> bool:
-    """Whether this is the audio of one recording, and not a sequence of several."""
+def recordings_of(audio: Audio | Sequence[Audio]) -> tuple[list[Audio], bool]:
+    """Return the recordings in what was given, and whether it was a single one."""
     if isinstance(audio, tuple):
-        return _pair(audio) is not None
-    return not isinstance(audio, list) and (
-        isinstance(audio, str | Path | Mapping | np.ndarray) or hasattr(audio, "read") or hasattr(audio, "__array__")
-    )
+        single = _pair(audio) is not None
+    else:
+        single = isinstance(audio, str | Path | Mapping) or hasattr(audio, "read") or hasattr(audio, "__array__")
+    return ([cast("Audio", audio)], True) if single else (list(cast("Sequence[Audio]", audio)), False)
 
 
 def as_waveform(
@@ -71,7 +78,8 @@ def as_waveform(
     if isinstance(audio, str | Path) or hasattr(audio, "read"):
         if sample_rate is not None:
             raise AudioError(_shown(audio), f"a file says its own rate; leave out sample_rate={sample_rate:g}")
-        return read(audio, sample_rate=to_hz, min_duration_s=min_duration_s)[0], ()
+        path = cast("str | Path", audio)
+        return read(path, sample_rate=to_hz, min_duration_s=min_duration_s)[0], ()
     samples, from_hz = _split(audio, sample_rate)
     mono = _mono(samples)
     believed = _rate(to_hz if from_hz is None else from_hz)

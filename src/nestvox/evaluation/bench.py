@@ -21,6 +21,7 @@ from nestvox.evaluation.sample_clips import noise
 from nestvox.evaluation.search import nearest
 from nestvox.metrics.bootstrap import seeded
 from nestvox.progress import Progress, silent
+from nestvox.threads import one_thread
 
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
@@ -107,6 +108,7 @@ class Bench:
         return asdict(self)
 
 
+@one_thread()
 def bench_model(
     model: SpeakerModel,
     *,

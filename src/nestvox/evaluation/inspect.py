@@ -29,6 +29,7 @@ from nestvox.evaluation.model_checks import (
 )
 from nestvox.evaluation.sample_clips import Clip, noise
 from nestvox.progress import Progress, silent
+from nestvox.threads import one_thread
 
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
@@ -141,6 +142,7 @@ class Inspection:
         return {"passed": self.passed, **asdict(self)}
 
 
+@one_thread()
 def inspect_model(
     model: SpeakerModel,
     clips: Sequence[Clip],
@@ -169,7 +171,7 @@ def inspect_model(
     checks: list[Check] = []
     full: NDArray[Any] | None = None
     try:
-        full = np.stack([np.asarray(model.forward([clip.samples]))[0] for clip in clips])
+        full = np.stack([np.asarray(model.forward([clip.samples], sample_rate=model.sample_rate))[0] for clip in clips])
     except Exception as error:  # noqa: BLE001  whatever a broken network raises is a finding
         checks.append(Check("runs", "fail", f"{type(error).__name__}: {error}"))
     progress(1, steps)
@@ -273,11 +275,11 @@ def _dimension_rows(full: NDArray[Any], dims: Sequence[int]) -> tuple[DimensionR
 
 def _latency(model: SpeakerModel, clip_s: float, runs: int) -> LatencyRow:
     waveforms = noise(clip_s, model.sample_rate)
-    model.forward(waveforms)
+    model.forward(waveforms, sample_rate=model.sample_rate)
     taken = []
     for _ in range(runs):
         began = time.perf_counter()
-        model.forward(waveforms)
+        model.forward(waveforms, sample_rate=model.sample_rate)
         taken.append(time.perf_counter() - began)
     median_s = statistics.median(taken)
     return LatencyRow(clip_s, runs, 1000 * median_s, median_s / clip_s)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.channel import through_channel
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, ModelError, NestvoxError, first_of
+from nestvox.errors import AudioError, NestvoxError, first_of
 from nestvox.evaluation.sample_clips import Clip
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def check_vectors(model: SpeakerModel, clips: Sequence[Clip], full: Floats) -> l
     length = nested = 0.0
     for clip, row in zip(clips, full, strict=True):
         for dim in model.dims:
-            given = np.asarray(model.embed(clip.samples, dim=dim), np.float64)
+            given = np.asarray(model.embed(clip.samples, dim=dim, sample_rate=model.sample_rate), np.float64)
             length = _larger(length, abs(float(np.linalg.norm(given)) - 1))
             nested = _larger(nested, float(np.abs(given - _unit(row[:dim])).max()))
     dims = ", ".join(map(str, model.dims))
@@ -167,7 +167,9 @@ def check_repeats(model: SpeakerModel, clips: Sequence[Clip], *, exact: bool, li
     score = 1.0
     for waveform in waveforms:
         for dim in model.dims:
-            a, b = (np.asarray(model.embed(waveform, dim=dim), np.float64) for _ in range(2))
+            a, b = (
+                np.asarray(model.embed(waveform, dim=dim, sample_rate=model.sample_rate), np.float64) for _ in range(2)
+            )
             score = min(score, float(a @ b)) if np.isfinite(a @ b) else math.nan
     off = Check("itself", "pass" if abs(score - 1) <= _SAME else "fail", f"cosine of a clip with itself: {score:.6f}")
     return [repeated, off]
@@ -188,8 +190,8 @@ def check_errors(model: SpeakerModel) -> list[Check]:
         checks = [_refuses(model, "silent file", silent_file, SilentAudioError)]
         if len(short) < model.encoder.min_samples:
             checks.append(_refuses(model, "short file", short_file, AudioError))
-            checks.append(_refuses(model, "short array", short, ModelError))
-    return [*checks, _refuses(model, "NaN in the audio", broken, ModelError)]
+            checks.append(_refuses(model, "short array", short, AudioError))
+    return [*checks, _refuses(model, "NaN in the audio", broken, AudioError)]
 
 
 @_guarded("codecs")
@@ -292,7 +294,7 @@ def _held(name: str, value: float, limit: float, detail: str) -> Check:
 
 
 def _forward(model: SpeakerModel, waveforms: Sequence[NDArray[np.float32]]) -> Floats:
-    return np.asarray(model.forward(waveforms))
+    return np.asarray(model.forward(waveforms, sample_rate=model.sample_rate))
 
 
 def _farthest(a: Floats, b: Floats, dims: Sequence[int]) -> float:

@@ -24,7 +24,6 @@ from nestvox.extraction.shard_job import (
     ShardJob,
     StoreTap,
     decoder_for,
-    torch_threads,
 )
 from nestvox.extraction.store import (
     EmbeddingStore,
@@ -35,6 +34,7 @@ from nestvox.extraction.store import (
     read_metadata,
 )
 from nestvox.progress import Progress, silent
+from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable

@@ -29,7 +29,7 @@ from nestvox.extraction.cache_plan import CachePlan, plan_in, refuse_difference
 from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.pace import Pace, try_out
-from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of, torch_threads
+from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of
 from nestvox.extraction.store import (
     EmbeddingStore,
     StoreMetadata,
@@ -41,6 +41,7 @@ from nestvox.extraction.store import (
 from nestvox.extraction.variants import VariantDecoder, Variants
 from nestvox.locking import held
 from nestvox.progress import Progress, silent
+from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable

@@ -6,13 +6,13 @@ whoever else works at the same time have no part in it.
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,7 @@ from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
 from nestvox.extraction.shards import ShardRows
 from nestvox.extraction.store_metadata import FailedUtterance
 from nestvox.extraction.tuning import Streams
+from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
@@ -38,7 +39,6 @@ __all__ = [
     "StoreTap",
     "decoder_for",
     "sources_of",
-    "torch_threads",
 ]
 
 MAX_BATCH_S = 320.0
@@ -102,6 +102,10 @@ class Network:
     def __init__(self, model: EmbeddingModel, tap: StoreTap) -> None:
         self.model = model
         self.tap = tap
+        # What is decoded here is at the model's rate; a model that can be told so need not look for doubts.
+        told = "sample_rate" in inspect.signature(model.forward).parameters
+        rate: dict[str, Any] = {"sample_rate": model.sample_rate} if told else {}
+        self._forward: Callable[..., Any] = partial(cast("Callable[..., Any]", model.forward), **rate)
         self._fits_s = float("inf")
 
     def __call__(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]]]:
@@ -109,7 +113,7 @@ class Network:
         padded_s = len(waveforms) * max(len(waveform) for waveform in waveforms) / self.model.sample_rate
         if padded_s < self._fits_s or len(waveforms) == 1:
             try:
-                result = list(self.model.forward(waveforms, tap=self.tap))
+                result = list(self._forward(waveforms, tap=self.tap))
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -334,20 +338,6 @@ def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s:
         workers=workers,
         ahead_s=2 * MAX_BATCH_S,
     )
-
-
-@contextmanager
-def torch_threads() -> Iterator[Callable[[int], None]]:
-    """Yield what sets torch's threads, and set them back afterwards; torch is not imported for it."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield lambda count: None  # noqa: ARG005 - a model that is none of torch's has nothing to set
-        return
-    before: int = torch.get_num_threads()
-    try:
-        yield lambda count: torch.set_num_threads(count) if count else None
-    finally:
-        torch.set_num_threads(before)
 
 
 def _out_of_memory(error: BaseException) -> bool:
