@@ -438,7 +438,7 @@ def test_one_recording_runs_in_one_thread(model: SpeakerModel, monkeypatch: pyte
         model.embed(noise(1))
         model.embed([noise(1), noise(2), noise(3)])
         model.verify(noise(1), noise(2))
-        inspect_model(model, [Clip("a", noise(1), RATE, synthetic=True)], lengths_s=[1.0], runs=1)
+        inspect_model(model, [Clip("a", noise(1), synthetic=True)], lengths_s=[1.0], runs=1)
         bench_model(model, gallery=8, queries=1, seconds=0.01)
         assert torch.get_num_threads() == 2
     finally:

@@ -163,26 +163,26 @@ def test_one_clip_alone_is_enough() -> None:
 class Unnormalised(SpeakerModel):
     """Truncates after it normalised, which is what many do."""
 
-    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True) -> Any:
-        return super().embed(audio, normalize=normalize)[..., :dim]
+    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True, **options: Any) -> Any:
+        return super().embed(audio, normalize=normalize, **options)[..., :dim]
 
 
 class Lenient(SpeakerModel):
     """Takes whatever it is given."""
 
-    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True) -> Any:
+    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True, **options: Any) -> Any:
         if isinstance(audio, Path) or len(audio) < RATE or not np.isfinite(audio).all():
             return np.full(dim or SIZE, 0.5, np.float32)
-        return super().embed(audio, dim=dim, normalize=normalize)
+        return super().embed(audio, dim=dim, normalize=normalize, **options)
 
 
 class Foreign(SpeakerModel):
     """Refuses bad audio by errors that no caller expects."""
 
-    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True) -> Any:
+    def embed(self, audio: Any, *, dim: int | None = None, normalize: bool = True, **options: Any) -> Any:
         if isinstance(audio, Path) or len(audio) < RATE:
             raise ValueError("shape mismatch")
-        return super().embed(audio, dim=dim, normalize=normalize)
+        return super().embed(audio, dim=dim, normalize=normalize, **options)
 
 
 def test_truncated_and_not_normalised_again() -> None:

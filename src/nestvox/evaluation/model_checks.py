@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.channel import through_channel
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, NestvoxError, first_of
+from nestvox.errors import AudioError, ModelError, NestvoxError, first_of
 from nestvox.evaluation.sample_clips import Clip
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def check_vectors(model: SpeakerModel, clips: Sequence[Clip], full: Floats) -> l
     length = nested = 0.0
     for clip, row in zip(clips, full, strict=True):
         for dim in model.dims:
-            given = np.asarray(model.embed(clip.samples, dim=dim, sample_rate=model.sample_rate), np.float64)
+            given = _prefix(model, clip.samples, dim)
             length = _larger(length, abs(float(np.linalg.norm(given)) - 1))
             nested = _larger(nested, float(np.abs(given - _unit(row[:dim])).max()))
     dims = ", ".join(map(str, model.dims))
@@ -167,9 +167,7 @@ def check_repeats(model: SpeakerModel, clips: Sequence[Clip], *, exact: bool, li
     score = 1.0
     for waveform in waveforms:
         for dim in model.dims:
-            a, b = (
-                np.asarray(model.embed(waveform, dim=dim, sample_rate=model.sample_rate), np.float64) for _ in range(2)
-            )
+            a, b = (_prefix(model, waveform, dim) for _ in range(2))
             score = min(score, float(a @ b)) if np.isfinite(a @ b) else math.nan
     off = Check("itself", "pass" if abs(score - 1) <= _SAME else "fail", f"cosine of a clip with itself: {score:.6f}")
     return [repeated, off]
@@ -291,6 +289,14 @@ def _refuses(model: SpeakerModel, name: str, audio: Path | NDArray[np.float32], 
 def _held(name: str, value: float, limit: float, detail: str) -> Check:
     outcome: Outcome = "pass" if value <= limit else "fail"  # NaN is no pass
     return Check(name, outcome, f"{detail} {value:.1e}", _finite(value), limit)
+
+
+def _prefix(model: SpeakerModel, samples: NDArray[np.float32], dim: int) -> Floats:
+    """(dim,) as `embed` gives it; NaN where it refuses what the network gave, which is a finding here."""
+    try:
+        return np.asarray(model.embed(samples, dim=dim, sample_rate=model.sample_rate), np.float64)
+    except ModelError:
+        return np.full(dim, np.nan)
 
 
 def _forward(model: SpeakerModel, waveforms: Sequence[NDArray[np.float32]]) -> Floats:
