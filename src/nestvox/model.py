@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from nestvox.atomic import atomic_path, write_text
 from nestvox.audio.condition import condition
 from nestvox.audio.errors import AudioWarning
-from nestvox.audio.given import Audio, as_waveform, recordings_of
+from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
 from nestvox.encoders.backends import Backend, Precision, check_way
@@ -368,15 +368,15 @@ class SpeakerModel:
             FingerprintError: the threshold or the calibration is of another model.
         """
         size = self.check_dim(dim)
-        heard = [
-            as_waveform(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
+        both = [
+            heard(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
             for item in (a, b)
         ]
-        waveforms = [waveform for waveform, _ in heard]
+        waveforms = [recording.samples for recording, _ in both]
         told = tuple(
             f"{label}: {warning}"
-            for label, (waveform, doubts) in zip(("first recording", "second recording"), heard, strict=True)
-            for warning in (*doubts, *condition(waveform, self.sample_rate).warnings())
+            for label, (recording, doubts) in zip(("first recording", "second recording"), both, strict=True)
+            for warning in (*doubts, *condition(recording.samples, self.sample_rate).warnings())
         )
         vectors = self.embed(waveforms, dim=size, normalize=False, sample_rate=self.sample_rate)
         first, second = truncate(vectors, size).astype(np.float64)
@@ -552,12 +552,12 @@ class SpeakerModel:
 
     def _heard(self, item: Audio, sample_rate: float | None) -> NDArray[np.float32]:
         """One recording as the encoder takes it; what speaks against a rate that nobody gave is a warning."""
-        waveform, doubts = as_waveform(
+        recording, doubts = heard(
             item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s
         )
         for doubt in doubts:
             warnings.warn(doubt, AudioWarning, stacklevel=4)
-        return waveform
+        return recording.samples
 
     def _device(self) -> torch.device:
         return next(itertools.chain(self.encoder.parameters(), self.encoder.buffers())).device

@@ -16,7 +16,7 @@ from nestvox.audio.errors import (
     SampleRateError,
     TooShortAudioError,
 )
-from nestvox.audio.given import as_waveform, recordings_of
+from nestvox.audio.given import heard, recordings_of
 from nestvox.errors import AudioError
 
 RATE = 16_000
@@ -48,7 +48,9 @@ def tone(hz, rate, seconds=1.0):
 )
 def test_one_recording_in_every_form(samples):
     assert recordings_of(samples)[1]
-    waveform, doubts = as_waveform(samples, to_hz=RATE)
+    recording, doubts = heard(samples, to_hz=RATE)
+    waveform = recording.samples
+    assert recording.sample_rate == RATE
     assert waveform.dtype == np.float32
     assert waveform.flags.c_contiguous
     assert doubts == ()
@@ -60,27 +62,28 @@ def test_tensors(kind):
     torch = pytest.importorskip("torch")
     tensor = torch.tensor(SHORTS) if kind == "int16" else torch.tensor(SHORTS / 32768).to(getattr(torch, kind))
     tensor = tensor[None].requires_grad_() if kind == "float32" else tensor
-    waveform, _ = as_waveform(tensor, to_hz=RATE)
+    waveform = heard(tensor, to_hz=RATE)[0].samples
     np.testing.assert_allclose(waveform, SHORTS / 32768, atol=4e-3 if kind == "bfloat16" else 1e-7)
 
 
 def test_unsigned_bytes_have_their_zero_in_the_middle():
-    waveform, _ = as_waveform(np.array([0, 128, 255] * 400, np.uint8), to_hz=RATE)
+    waveform = heard(np.array([0, 128, 255] * 400, np.uint8), to_hz=RATE)[0].samples
     np.testing.assert_allclose(waveform[:3], [-1, 0, 127 / 128])
 
 
 def test_channels_are_averaged():
     both = np.stack([np.full(900, 0.5), np.full(900, -0.25)], axis=1)
-    np.testing.assert_allclose(as_waveform((both, RATE), to_hz=RATE)[0], 0.125)
+    np.testing.assert_allclose(heard((both, RATE), to_hz=RATE)[0].samples, 0.125)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
 @pytest.mark.parametrize("how", ["pair", "argument"])
 def test_the_rate_that_is_given_is_honoured(rate, how):
     given = tone(440, rate)
-    waveform, doubts = (
-        as_waveform((given, rate), to_hz=RATE) if how == "pair" else as_waveform(given, to_hz=RATE, sample_rate=rate)
+    recording, doubts = (
+        heard((given, rate), to_hz=RATE) if how == "pair" else heard(given, to_hz=RATE, sample_rate=rate)
     )
+    waveform = recording.samples
     assert doubts == ()
     assert len(waveform) == RATE
     # The filter rings at both ends.
@@ -89,18 +92,20 @@ def test_the_rate_that_is_given_is_honoured(rate, how):
 
 def test_samples_and_their_file_are_the_same(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.stack([tone(300, 44_100), tone(200, 44_100)], axis=1), 44_100, "FLOAT")
-    from_array, _ = as_waveform(soundfile.read(tmp_path / "a.wav"), to_hz=RATE)
-    np.testing.assert_allclose(from_array, as_waveform(tmp_path / "a.wav", to_hz=RATE)[0], atol=1e-6)
+    from_array = heard(soundfile.read(tmp_path / "a.wav"), to_hz=RATE)[0]
+    from_file = heard(tmp_path / "a.wav", to_hz=RATE)[0]
+    np.testing.assert_allclose(from_array.samples, from_file.samples, atol=1e-6)
+    assert from_array.averaged.kept == pytest.approx(from_file.averaged.kept, abs=1e-6)
 
 
 def test_a_signal_that_contradicts_the_rate_is_told():
     low = sum(tone(hz, RATE) for hz in (200, 900, 2_400)) / 3
-    (doubt,) = as_waveform(low, to_hz=RATE)[1]
+    (doubt,) = heard(low, to_hz=RATE)[1]
     assert "nothing above 4 kHz" in doubt
     assert "sample_rate=" in doubt
-    assert as_waveform(low, to_hz=RATE, sample_rate=RATE)[1] == ()
-    assert as_waveform(low + 0.01 * NOISE, to_hz=RATE)[1] == ()
-    assert as_waveform(low, to_hz=8_000)[1] == ()  # a model for telephones has nothing there
+    assert heard(low, to_hz=RATE, sample_rate=RATE)[1] == ()
+    assert heard(low + 0.01 * NOISE, to_hz=RATE)[1] == ()
+    assert heard(low, to_hz=8_000)[1] == ()  # a model for telephones has nothing there
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_a_signal_that_contradicts_the_rate_is_told():
 )
 def test_what_is_no_audio_is_refused_in_words(audio, options, error, words):
     with pytest.raises(error, match=words):
-        as_waveform(audio, to_hz=RATE, **options)
+        heard(audio, to_hz=RATE, **options)
 
 
 @pytest.mark.parametrize("several", [[NOISE, NOISE], (NOISE, NOISE), ("a.wav", "b.wav"), [(NOISE, RATE), "b.wav"]])

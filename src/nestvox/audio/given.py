@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
     EmptyAudioError,
@@ -20,10 +21,10 @@ from nestvox.audio.errors import (
     SampleRateError,
     TooShortAudioError,
 )
-from nestvox.audio.read import read, resample
+from nestvox.audio.read import Recording, read_recording, resample
 from nestvox.errors import AudioError
 
-__all__ = ["Audio", "as_waveform", "recordings_of"]
+__all__ = ["Audio", "heard", "recordings_of"]
 
 
 class _Samples(Protocol):
@@ -55,10 +56,10 @@ def recordings_of(audio: Audio | Sequence[Audio]) -> tuple[list[Audio], bool]:
     return ([cast("Audio", audio)], True) if single else (list(cast("Sequence[Audio]", audio)), False)
 
 
-def as_waveform(
+def heard(
     audio: Audio, *, to_hz: int, sample_rate: float | None = None, min_duration_s: float = 0.0
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Return one recording as mono float32 at a rate.
+) -> tuple[Recording, tuple[str, ...]]:
+    """Return one recording as mono float32 at a rate, with what is known of its channels.
 
     Integer samples are divided by their full scale, channels are averaged: of two axes the shorter one holds them.
 
@@ -69,7 +70,7 @@ def as_waveform(
         min_duration_s: shorter audio is an error.
 
     Returns:
-        Samples (T,) float32, and sentences on what speaks against the rate that was believed.
+        The recording, and sentences on what speaks against the rate that was believed.
 
     Raises:
         AudioError: the file cannot be used; or the samples are of no such kind or shape, empty, too short, not finite
@@ -79,16 +80,18 @@ def as_waveform(
         if sample_rate is not None:
             raise AudioError(_shown(audio), f"a file says its own rate; leave out sample_rate={sample_rate:g}")
         path = cast("str | Path", audio)
-        return read(path, sample_rate=to_hz, min_duration_s=min_duration_s)[0], ()
+        return read_recording(path, sample_rate=to_hz, min_duration_s=min_duration_s), ()
     samples, from_hz = _split(audio, sample_rate)
-    mono = _mono(samples)
+    channels = _channels(samples)
+    averaged = ChannelStatistics.of(channels) if channels.shape[1] > 1 else None
+    samples = mono(channels)
     believed = _rate(to_hz if from_hz is None else from_hz)
     hint = "" if from_hz is not None else f", if it is at {to_hz} Hz: no sample_rate= was given"
-    if len(mono) < min_duration_s * believed:
-        seconds = len(mono) / believed
+    if len(samples) < min_duration_s * believed:
+        seconds = len(samples) / believed
         raise TooShortAudioError(_WHERE, f"{seconds:.3f} s of audio, at least {min_duration_s:.3f} s needed{hint}")
-    doubts = () if from_hz is not None else _doubts(mono, to_hz)
-    return np.ascontiguousarray(resample(mono, believed, to_hz)), doubts
+    doubts = () if from_hz is not None else _doubts(samples, to_hz)
+    return Recording(np.ascontiguousarray(resample(samples, believed, to_hz)), to_hz, averaged), doubts
 
 
 def _shown(audio: Any) -> str:
@@ -132,8 +135,9 @@ def _rate(rate: float) -> int:
     return int(rate)
 
 
-def _mono(samples: Any) -> NDArray[np.float32]:
-    array = _array(samples)
+def _channels(samples: Any) -> NDArray[np.float32]:
+    """Samples (S, C) in [-1, 1], checked."""
+    array = _frames_first(_array(samples))
     if array.dtype.name in _FULL_SCALE:
         zero, full = _FULL_SCALE[array.dtype.name]
         array = (array.astype(np.float64) - zero) / full
@@ -143,7 +147,6 @@ def _mono(samples: Any) -> NDArray[np.float32]:
             f"holds {array.dtype}, whose full scale nobody knows; give floats in [-1, 1], or int16, int32 or uint8 as "
             "files hold them",
         )
-    array = _without_channels(array)
     if not array.size:
         raise EmptyAudioError(_WHERE, "holds no samples")
     if not np.isfinite(array).all():
@@ -169,27 +172,27 @@ def _array(samples: Any) -> NDArray[Any]:
     return np.asarray(samples)
 
 
-def _without_channels(array: NDArray[Any]) -> NDArray[Any]:
+def _frames_first(array: NDArray[Any]) -> NDArray[Any]:
+    """(S, C): of two axes the longer one is time."""
     if array.ndim == 1:
-        return array
-    if array.ndim != 2 or 0 in array.shape:
-        if array.size == 0:
-            raise EmptyAudioError(_WHERE, "holds no samples")
+        return array[:, None]
+    if array.size == 0:
+        raise EmptyAudioError(_WHERE, "holds no samples")
+    if array.ndim != 2:
         raise AudioError(_WHERE, f"has the shape {array.shape}; expected (samples,) or samples by channels")
-    channels = min(array.shape)
-    if channels > _MOST_CHANNELS or array.shape[0] == array.shape[1]:
+    if min(array.shape) > _MOST_CHANNELS or array.shape[0] == array.shape[1]:
         raise AudioError(_WHERE, f"has the shape {array.shape}: which axis holds the channels is not to be seen")
-    with np.errstate(invalid="ignore"):  # infinities of either sign give NaN, which is refused by its own name
-        mean: NDArray[Any] = array.mean(axis=int(np.argmin(array.shape)), dtype=np.float64)
-    return mean
+    return array if array.shape[0] > array.shape[1] else array.T
 
 
-def _doubts(mono: NDArray[np.float32], rate: int) -> tuple[str, ...]:
+def _doubts(samples: NDArray[np.float32], rate: int) -> tuple[str, ...]:
     """What in the signal contradicts the rate that is believed."""
-    if rate <= 2 * _BAND_EDGE_HZ or len(mono) < rate // 10:
+    if rate <= 2 * _BAND_EDGE_HZ or len(samples) < rate // 10:
         return ()
     size = 1024
-    frames = np.lib.stride_tricks.sliding_window_view(mono, size)[:: size // 2] if len(mono) >= size else mono[None]
+    frames = (
+        np.lib.stride_tricks.sliding_window_view(samples, size)[:: size // 2] if len(samples) >= size else samples[None]
+    )
     power = np.zeros(frames.shape[1] // 2 + 1)
     for start in range(0, len(frames), 512):  # not all spectra of an hour at once
         block = frames[start : start + 512] * np.hanning(frames.shape[1])
