@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from nestvox.names import key_column, name_key, split_fields, split_lines
+from nestvox.names import key_column, name_key, split_fields, split_first, split_lines
 
 # Written out: an é composed and decomposed, Hangul composed and as jamo, an Å as letter and as the unit Ångström.
 ALIKE = [
@@ -50,3 +50,10 @@ def test_only_blanks_tabs_and_line_feeds_divide(letter: str) -> None:
 
 def test_marks_before_lines_are_dropped() -> None:
     assert split_lines("\ufeffa b\n\ufeffc d\n") == ["a b", "c d"]
+
+
+def test_the_rest_of_a_line_may_hold_blanks() -> None:
+    assert split_first(" utt\t a b.wav \r\n") == ("utt", "a b.wav")
+    assert split_first("utt\u00a01 x\n") == ("utt\u00a01", "x")
+    assert split_first("utt\n") == ("utt", "")
+    assert split_first(" \t\n") == ("", "")

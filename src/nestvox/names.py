@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["BYTE_ORDER_MARK", "key_column", "name_key", "split_fields", "split_lines"]
+__all__ = ["BYTE_ORDER_MARK", "key_column", "name_key", "split_fields", "split_first", "split_lines"]
 
 BYTE_ORDER_MARK = "\ufeff"
 """What some programs put before a text to say that it is Unicode."""
@@ -55,6 +55,16 @@ def key_column(names: pl.Series) -> pl.Series:
 def split_fields(line: str) -> list[str]:
     """Split a line at blanks and tabs, and nowhere else; a carriage return before its end is no part of it."""
     return _FIELD.findall(line.removesuffix("\n").removesuffix("\r"))
+
+
+def split_first(line: str) -> tuple[str, str]:
+    """Split a line into its first field and the rest, as Kaldi's tables have it; blanks at both ends are dropped.
+
+    The rest may hold blanks, as paths do. Either is empty where it is not there.
+    """
+    text = line.removesuffix("\n").removesuffix("\r").strip(" \t")
+    first = _FIELD.match(text)
+    return (first[0], text[first.end() :].lstrip(" \t")) if first else ("", "")
 
 
 def split_lines(text: str) -> list[str]:

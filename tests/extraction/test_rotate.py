@@ -15,9 +15,11 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, StoreError, TableError
 from nestvox.evaluation.evaluate import evaluate_store
+from nestvox.extraction import labels as labels_module
 from nestvox.extraction import rotate as module
 from nestvox.extraction.interchange import VectorWriter, iter_vectors
-from nestvox.extraction.rotate import apply_rotation, read_labels, rotate_store, rotate_vectors
+from nestvox.extraction.labels import read_labels
+from nestvox.extraction.rotate import apply_rotation, rotate_store, rotate_vectors
 from nestvox.extraction.store import (
     EmbeddingStore,
     FailedUtterance,
@@ -170,7 +172,7 @@ def test_labels_as_lines_and_as_tables(tmp_path: Path) -> None:
 
 
 def test_long_label_files_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(labels_module, "_BATCH_ROWS", 7)
     path = tmp_path / "labels.txt"
     path.write_text("\n".join(SPEAKER_OF))
     assert read_labels(path, tmp_path).to_list() == SPEAKER_OF

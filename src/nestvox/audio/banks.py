@@ -23,6 +23,8 @@ from nestvox.audio.errors import AugmentationError, SilentAudioError
 from nestvox.audio.mixing import fit_length, sum_of_voices
 from nestvox.audio.read import EXTENSIONS, SAMPLE_RATE, probe, read
 from nestvox.errors import AudioError
+from nestvox.gate import naming, read_text
+from nestvox.names import split_lines
 
 __all__ = ["BankFile", "NoiseBank", "NoiseKind", "RoomBank", "SpeechBank", "Voice"]
 
@@ -278,19 +280,20 @@ def _first_folder(path: Path) -> str:
 
 
 def _table_of(folder: Path) -> Path | None:
-    tables = []
-    for file in sorted(folder.glob("*.tsv")):
-        with file.open(encoding="utf-8") as lines:
-            if "path" in lines.readline().rstrip("\n").split("\t"):
-                tables.append(file)
+    tables = [file for file in sorted(folder.glob("*.tsv")) if "path" in split_lines(_text(file))[0].split("\t")]
     if len(tables) > 1:
         raise AugmentationError(f"{folder} holds {len(tables)} tables with a column path; leave one")
     return tables[0] if tables else None
 
 
+def _text(table: Path) -> str:
+    return read_text(table, naming(AugmentationError))
+
+
 def _listed(table: Path, split: str) -> list[BankFile]:
-    with table.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(csv.DictReader(split_lines(_text(table)), delimiter="\t", quoting=csv.QUOTE_NONE))
+    if short := next((number for number, row in enumerate(rows, 2) if not row["path"]), None):
+        raise AugmentationError(f"{table}:{short}: names no file in the column path")
     files = [
         BankFile(table.parent / row["path"], row.get("category") or _first_folder(Path(row["path"])))
         for row in rows

@@ -22,6 +22,7 @@ __all__ = [
     "kaldi",
     "lhotse",
     "librispeech",
+    "nemo",
     "print_rows",
     "voxceleb1",
     "voxceleb2",
@@ -238,19 +239,38 @@ def kaldi(
 
 @app.command()
 def lhotse(
-    recordings: Annotated[Path, typer.Argument(help="Manifest of recordings, .jsonl or .jsonl.gz.")],
-    supervisions: Annotated[Path, typer.Argument(help="Manifest of supervisions, .jsonl or .jsonl.gz.")],
-    out: _Out,
+    recordings: Annotated[Path, typer.Argument(help="Manifest of recordings, .jsonl or .jsonl.gz; or of cuts, alone.")],
+    supervisions: Annotated[
+        Path | None, typer.Argument(help="Manifest of supervisions; none where the first one is of cuts.")
+    ] = None,
     *,
+    out: _Out,
     root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
     corpus: _Corpus = None,
     synthetic: _Synthetic = False,
     json_file: _Json = None,
 ) -> None:
-    """Make a table of a pair of lhotse manifests."""
+    """Make a table of a pair of lhotse manifests, or of one of cuts."""
     from nestvox.corpora.prepare.lhotse import prepare_lhotse
 
     prepared = prepare_lhotse(recordings, supervisions, root=root, corpus=corpus)
+    _finish(prepared, out, json_file, synthetic=synthetic)
+
+
+@app.command()
+def nemo(
+    manifest: Annotated[Path, typer.Argument(help="JSON lines with audio_filepath, duration and label.")],
+    out: _Out,
+    *,
+    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the manifest.")] = None,
+    corpus: _Corpus = None,
+    synthetic: _Synthetic = False,
+    json_file: _Json = None,
+) -> None:
+    """Make a table of a NeMo manifest, whose labels are speakers."""
+    from nestvox.corpora.prepare.nemo import prepare_nemo
+
+    prepared = prepare_nemo(manifest, root=root, corpus=corpus)
     _finish(prepared, out, json_file, synthetic=synthetic)
 
 

@@ -21,7 +21,9 @@ def rotate(
     out: Annotated[Path, typer.Option(help="Where the rotation is written, e.g. rotation.safetensors.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="Table with utt_id and speaker, or a text file with one speaker a line. None: PCA."),
+        typer.Option(
+            help="Table with utt_id and speaker, Kaldi's utt2spk, or text with one speaker a line. None: PCA."
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Richest method to try: pca, discriminant, refined, or auto (all that labels allow).")
@@ -44,7 +46,8 @@ def rotate(
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.extraction.rotate import apply_rotation, read_labels, rotate_vectors
+    from nestvox.extraction.labels import read_labels
+    from nestvox.extraction.rotate import apply_rotation, rotate_vectors
 
     if labels is not None and labels.exists() and labels.samefile(embeddings):
         raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")

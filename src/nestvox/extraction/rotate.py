@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.corpora.delimited import read_delimited
 from nestvox.corpora.overlap import speaker_key
-from nestvox.errors import ModelError, StoreError, TableError
+from nestvox.errors import ModelError, StoreError
 from nestvox.extraction.interchange import VectorWriter, iter_vectors, vector_shape
+from nestvox.extraction.labels import read_labels
 from nestvox.extraction.store import EmbeddingStore, StoreWriter, VectorBatch, is_store
 from nestvox.heads.choose import Method, choose_rotation
 from nestvox.heads.contract import FloatArray, truncate
@@ -39,7 +38,6 @@ _SAMPLE_ROWS = 2_000  # rows whose pairs measure how well prefixes keep the scor
 _FEWEST_PER_SPEAKER = 5  # where there are more speakers than room, fewer speakers are taken rather than fewer rows
 _LEAST_SPEAKERS = 10
 _KALDI = (".ark", ".scp")
-_TABLES = (".tsv", ".csv", ".parquet")
 
 Rows = NDArray[np.int64]
 
@@ -217,74 +215,6 @@ def apply_rotation(
             writer.write(VectorBatch(batch.ids, np.asarray(rotation.transform(batch.vectors), np.float32)))
             written += len(batch.vectors)
     return written
-
-
-def read_labels(path: str | Path, source: str | Path) -> pl.Series:
-    """Read the speaker of each row of `source`.
-
-    Args:
-        path: a table with the columns ``utt_id`` and ``speaker`` (TSV, CSV or Parquet; an utterance table is one), in
-            any order and with more rows than needed; or a text file with one speaker a line, in the order of the rows.
-        source: the vectors; a table needs names in it.
-
-    Returns:
-        Strings, null for rows that the table does not name (they are left out of the fit) and for empty lines.
-
-    Raises:
-        TableError: columns are missing, the source has no names, or no name is in the table.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise TableError("no such file", source=path)
-    if path.suffix.lower() not in _TABLES:
-        return _read_lines(path)
-    frame = _read_speakers(path)
-    names = pl.Series("utt_id", [], pl.String)
-    for batch in iter_vectors(source, _BATCH_ROWS):
-        if batch.ids is None:
-            raise TableError(
-                f"{source} has no names for its rows; give one speaker a line in a .txt file, in the order of the rows",
-                source=path,
-            )
-        names.append(pl.Series("utt_id", batch.ids, pl.String))
-    speakers = names.to_frame().join(frame, on="utt_id", how="left", maintain_order="left")["speaker"]
-    if speakers.is_null().all():
-        raise TableError(f"no utt_id of the table names a row of {source}, e.g. {names.first()!r}", source=path)
-    return speakers
-
-
-def _read_lines(path: Path) -> pl.Series:
-    """One speaker a line, read in blocks: ten million Python strings would need a gigabyte."""
-    speakers = pl.Series("speaker", [], pl.String)
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            while block := [line.strip() or None for line in islice(file, _BATCH_ROWS)]:
-                speakers.append(pl.Series("speaker", block, pl.String))
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"not a text file in UTF-8; labels are one speaker a line, or a table {', '.join(_TABLES)}", source=path
-        ) from error
-    return speakers
-
-
-def _read_speakers(path: Path) -> pl.DataFrame:
-    """Columns utt_id (each once) and speaker of a table."""
-    if path.suffix.lower() == ".parquet":
-        try:
-            frame = pl.read_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise TableError(f"not a Parquet file: {error}", source=path) from error
-    else:
-        frame, _ = read_delimited(path, "\t" if path.suffix.lower() == ".tsv" else ",", TableError)
-    missing = [column for column in ("utt_id", "speaker") if column not in frame.columns]
-    if missing:
-        raise TableError(f"no column {' and '.join(missing)}; labels are utt_id and speaker", source=path, line=1)
-    wanted = frame.select(pl.col("utt_id", "speaker").cast(pl.String).replace("", None)).unique()
-    doubled = wanted.filter(pl.col("utt_id").is_duplicated() & pl.col("utt_id").is_not_null()).sort("utt_id", "speaker")
-    if len(doubled):
-        name, *others = doubled["utt_id"][0], *doubled.filter(pl.col("utt_id") == doubled["utt_id"][0])["speaker"]
-        raise TableError(f"utt_id {name!r} has several speakers: {', '.join(map(str, others))}", source=path)
-    return wanted
 
 
 def _counted(source: str | Path, total: int | None, progress: Progress) -> Iterator[VectorBatch]:

@@ -14,6 +14,7 @@ from nestvox.cli.data import app
 from nestvox.corpora import read_utterances
 from nestvox.corpora.prepare.kaldi import prepare_kaldi
 from nestvox.corpora.prepare.lhotse import prepare_lhotse
+from nestvox.corpora.prepare.nemo import prepare_nemo
 from nestvox.errors import TableError
 
 
@@ -171,3 +172,145 @@ def test_a_truncated_gzip_is_named(tmp_path: Path) -> None:
     recordings.write_bytes(recordings.read_bytes()[:60])
     with pytest.raises(TableError, match=r"r\.jsonl\.gz.*is not JSON lines"):
         prepare_lhotse(recordings, recordings)
+
+
+NFC, NFD = "Jos\u00e9", "Jose\u0301"
+
+
+def test_letters_that_python_takes_for_blanks(tmp_path: Path) -> None:
+    name, path, speaker = "u\u00a01", "audio/a\u3000b.wav", "ann\u3000lee\u2028\x1cx"
+    folder = kaldi(
+        tmp_path / "d", wav_scp=f"rec {path}\n", utt2spk=f"{name} {speaker}\n", segments=f"{name} rec 0 1.5\n"
+    )
+    row = prepare_kaldi(folder).table.frame.select("utt_id", "path", "speaker", "duration_s").row(0)
+    assert row == (name, path, speaker, 1.5)
+
+
+def test_a_kaldi_directory_in_two_spellings_and_with_marks(tmp_path: Path) -> None:
+    folder = kaldi(
+        tmp_path / "d",
+        wav_scp=f"\ufeff{NFD} {NFD}.wav\n",
+        utt2spk=f"\ufeff{NFC} ann\n",
+        utt2dur=f"{NFC} 2\n",
+        spk2gender="\ufeffann f\n",
+    )
+    prepared = prepare_kaldi(folder)
+    assert prepared.table.frame.select("utt_id", "path", "speaker", "duration_s", "sex").rows() == [
+        (NFD, f"{NFD}.wav", "ann", 2.0, "f")
+    ]
+    assert prepared.skipped == ()
+    doubled = kaldi(tmp_path / "e", wav_scp=f"{NFC} a.wav\n{NFD} b.wav\n", utt2spk=f"{NFC} ann\n")
+    with pytest.raises(TableError, match=r"wav\.scp:2: .* stands already on line 1"):
+        prepare_kaldi(doubled)
+
+
+def recording(name: str = "r1", **more: Any) -> dict[str, Any]:
+    source = {"type": "file", "channels": [0], "source": f"{name}.wav"}
+    return {"id": name, "sources": [source], "sampling_rate": 16000, "num_samples": 96_000, "duration": 6.0, **more}
+
+
+def cut(name: str, start: float, duration: float, *spoken: dict[str, Any], **more: Any) -> dict[str, Any]:
+    common = {"id": name, "start": start, "duration": duration, "channel": 0, "supervisions": list(spoken)}
+    return {**common, "recording": recording(), "type": "MonoCut", **more}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_lhotse_cuts(tmp_path: Path, suffix: str) -> None:
+    ann = {"id": "s1", "recording_id": "r1", "start": 0, "duration": 6.0, "speaker": "ann", "gender": "F"}
+    ben = {"id": "s2", "recording_id": "r1", "start": 1.5, "duration": 9.0, "speaker": 1001, "language": "en"}
+    early = {"id": "s3", "recording_id": "r1", "start": -1.0, "duration": 1.5, "speaker": "cat"}
+    cuts = [
+        cut("whole", 0, 6.0, ann),
+        cut("part", 2.0, 4.0, ben),
+        cut("two", 1.0, 3.0, ben, early),
+        cut("nobody", 0, 6.0),
+        cut("unnamed", 0, 6.0, {"id": "s4"}),
+        cut("outside", 0, 1.0, ben),
+        {"id": "mixed", "tracks": [], "type": "MixedCut"},
+        cut("command", 0, 6.0, ann, recording=recording(sources=[{"type": "command", "source": "cat"}])),
+        cut("side", 0, 6.0, ann, recording=recording(sources=[{"type": "file", "channels": [0, 1], "source": "x"}])),
+    ]
+    file = manifest(tmp_path / f"cuts{suffix}", cuts)
+    out = tmp_path / "t.tsv"
+    result = CliRunner().invoke(app, ["prepare", "lhotse", str(file), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    prepared = prepare_lhotse(file)
+    assert prepared.table.frame.select("utt_id", "path", "speaker", "start_s", "duration_s").rows() == [
+        ("whole", "r1.wav", "ann", None, 6.0),
+        ("part", "r1.wav", "1001", 3.5, 2.5),
+        ("two/s2", "r1.wav", "1001", 2.5, 1.5),
+        ("two/s3", "r1.wav", "cat", 1.0, 0.5),
+    ]
+    assert {one.path: one.reason.split(";")[0] for one in prepared.skipped} == {
+        "nobody": "has no supervision, so that nobody says who speaks",
+        "unnamed": "has no speaker",
+        "outside": "lies outside of its cut",
+        "mixed": "is mixed of other cuts",
+        "command": "its recording comes from a command, not from a file",
+        "side": "is of channel 0 of 2, and channels are averaged",
+    }
+
+
+def test_manifests_in_each_others_place(tmp_path: Path) -> None:
+    recordings = manifest(tmp_path / "r.jsonl", [recording()])
+    supervisions = manifest(tmp_path / "s.jsonl", SUPERVISIONS)
+    cuts = manifest(tmp_path / "c.jsonl", [cut("a", 0, 1)])
+    for one, what in ((recordings, "recordings"), (supervisions, "supervisions")):
+        with pytest.raises(TableError, match=rf":1: is a manifest of {what}: give that of recordings and"):
+            prepare_lhotse(one)
+    with pytest.raises(TableError, match="is a manifest of cuts; give it alone"):
+        prepare_lhotse(cuts, supervisions)
+
+
+def test_nemo_manifests(tmp_path: Path) -> None:
+    lines = [
+        {"audio_filepath": "a b/one.wav", "duration": 3.5, "label": "ann", "text": "-"},
+        {"audio_filepath": "two.wav", "offset": 0, "duration": 1.5, "label": 1001},
+        {"audio_filepath": "two.wav", "offset": 1.5, "duration": 2, "label": 1001},
+        {"audio_filepath": "three.wav", "offset": 0.5, "duration": None, "speaker": "ben"},
+        {"audio_filepath": "four.wav", "duration": None, "label": "infer"},
+        {"audio_filepath": "five.wav", "duration": 1.0},
+        {"audio_filepath": ["a.wav", "b.wav"], "duration": 1.0, "label": "ann"},
+    ]
+    file = manifest(tmp_path / "train.json", lines)
+    out = tmp_path / "t.csv"
+    result = CliRunner().invoke(app, ["prepare", "nemo", str(file), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = read_utterances(out)
+    assert found.frame.select("utt_id", "path", "speaker", "start_s", "duration_s").rows() == [
+        ("a_b/one", "a b/one.wav", "ann", None, 3.5),
+        ("two#1", "two.wav", "1001", 0.0, 1.5),
+        ("two#2", "two.wav", "1001", 1.5, 2.0),
+        ("three", "three.wav", "ben", 0.5, None),
+    ]
+    assert found.audio_path(1) == tmp_path / "two.wav"
+    assert [one.reason for one in prepare_nemo(file).skipped] == [
+        "is 'infer'",
+        "has no speaker in label",
+        "names several files; write the channel that is meant to one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio_filepath": "a.wav", "label": 1001.0}', r":1 \[label\]: label is the number 1001\.0"),
+        ('{"audio_filepath": "a.wav", "label": ["x"]}', r":1 \[label\]: label is no text"),
+        ('{"audio_filepath": 7, "label": "x"}', r"\[audio_filepath\]: audio_filepath is not a text"),
+        ('{"audio_filepath": "a", "label": "x", "offset": "1"}', r"\[offset\]: offset is not a number of seconds"),
+        ('{"audio_filepath": "a", "label": "x", "offset": NaN}', r"is not JSON lines: .*NaN"),
+        ("[" * 100_000, r"is not JSON lines: .*nested"),
+        ('{"audio_filepath": "a", "label": "infer"}', r"no usable line \(1 skipped; a: is 'infer'\)"),
+        ("", "no usable line"),
+    ],
+)
+def test_what_a_nemo_manifest_may_not_say(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "m.json").write_text(line + "\n")
+    with pytest.raises(TableError, match=message):
+        prepare_nemo(tmp_path / "m.json")
+
+
+def test_a_manifest_that_unpacks_without_end(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(bytes(80 << 20), 1))
+    with pytest.raises(TableError, match="a line without end"):
+        prepare_nemo(tmp_path / "m.jsonl.gz")

@@ -23,6 +23,7 @@ from nestvox.corpora.prepare.scan import folders_in, scan
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError, TrialsError
+from nestvox.names import split_fields, split_lines
 from nestvox.progress import Progress, silent
 
 __all__ = ["CncelebPrepared", "prepare_cnceleb"]
@@ -72,7 +73,9 @@ def prepare_cnceleb(
         root, tops, suffixes=EXTENSIONS, durations=durations, journal=journal, workers=workers, progress=progress
     )
     listed = root / "dev" / "dev.lst"
-    training = set(read_text(listed, TableError).split()) if listed.is_file() else None
+    training = None
+    if listed.is_file():
+        training = {name for line in split_lines(read_text(listed, TableError)) for name in split_fields(line)}
     rows, skipped = [], []
     seen: dict[str, str] = {}
     for path, top, _, duration_s, problem in found.iter_rows():
@@ -132,8 +135,8 @@ def _row(path: str, top: str) -> dict[str, str | None] | None:
 
 def _read_trials(path: Path) -> Trials:
     rows = []
-    for line, text in enumerate(read_text(path, TrialsError).splitlines(), start=1):
-        fields = text.split()
+    for line, text in enumerate(split_lines(read_text(path, TrialsError)), start=1):
+        fields = split_fields(text)
         if not fields:
             continue
         if len(fields) != 3 or fields[2] not in {"0", "1"}:

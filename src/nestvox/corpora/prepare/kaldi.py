@@ -2,13 +2,16 @@
 
 ``wav.scp`` (recording, file) and ``utt2spk`` (utterance, speaker) are needed; ``segments`` (utterance, recording,
 start, end in seconds), ``spk2gender`` and ``utt2dur`` are used where they are. File formats:
-https://kaldi-asr.org/doc/data_prep.html. Commands in ``wav.scp`` (entries that end in ``|``) are refused: a table must
-not run programs; so are parts of archives (``file.ark:1234``).
+https://kaldi-asr.org/doc/data_prep.html. Blanks and tabs divide fields, and nothing else does; names in two files are
+compared by `nestvox.names.name_key`. Commands in ``wav.scp`` (entries that end in ``|``) are refused: a table must not
+run programs; so are parts of archives (``file.ark:1234``).
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +20,7 @@ from nestvox.corpora.delimited import read_text
 from nestvox.corpora.prepare.folder import Prepared, Skipped
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
+from nestvox.names import name_key, split_fields, split_first, split_lines
 
 __all__ = ["prepare_kaldi"]
 
@@ -45,38 +49,42 @@ def prepare_kaldi(
     root = Path.cwd() if root is None else Path(root)
     if session not in {"recording", "none"}:
         raise TableError(f"session is recording or none, not {session!r}")
-    wavs = {name: _audio_file(value, folder / "wav.scp", line) for name, value, line in _pairs(folder / "wav.scp")}
-    speakers = {name: value for name, value, _ in _pairs(folder / "utt2spk")}
+    wavs = {key: _audio_file(value, folder / "wav.scp", line) for key, _, value, line in _pairs(folder / "wav.scp")}
+    speakers = {key: (name, value) for key, name, value, _ in _pairs(folder / "utt2spk")}
     segments = _segments(folder / "segments")
-    sexes = {name: value.lower() for name, value, _ in _optional_pairs(folder / "spk2gender")}
+    sexes = {key: value.lower() for key, _, value, _ in _optional_pairs(folder / "spk2gender")}
     durations = {
-        name: _seconds(value, folder / "utt2dur", line) for name, value, line in _optional_pairs(folder / "utt2dur")
+        key: _seconds(value, folder / "utt2dur", line) for key, _, value, line in _optional_pairs(folder / "utt2dur")
     }
     rows, skipped = [], []
-    names = list(segments) if segments is not None else list(wavs)
-    for name in names:
-        recording, start_s, end_s = segments[name] if segments is not None else (name, None, None)
-        speaker = speakers.get(name)
-        if speaker is None or recording not in wavs:
-            lacking = "utt2spk" if speaker is None else f"wav.scp (recording {recording})"
-            skipped.append(Skipped(name, f"is not in {lacking}"))
+    listed = (
+        segments
+        if segments is not None
+        else {key: _Segment(name, name) for key, name, _, _ in _pairs(folder / "wav.scp")}
+    )
+    for key, one in listed.items():
+        _, speaker = speakers.get(key, ("", None))
+        path = wavs.get(name_key(one.recording))
+        if speaker is None or path is None:
+            lacking = "utt2spk" if speaker is None else f"wav.scp (recording {one.recording})"
+            skipped.append(Skipped(one.name, f"is not in {lacking}"))
             continue
-        length = durations.get(name) if end_s is None or start_s is None else round(end_s - start_s, 6)
+        known = one.end_s is None or one.start_s is None
         rows.append(
             {
-                "utt_id": name,
-                "path": wavs[recording],
+                "utt_id": one.name,
+                "path": path,
                 "speaker": speaker,
-                "start_s": start_s,
-                "duration_s": length,
-                "session": recording,
-                "sex": sexes.get(speaker),
+                "start_s": one.start_s,
+                "duration_s": durations.get(key) if known else round((one.end_s or 0.0) - (one.start_s or 0.0), 6),
+                "session": one.recording,
+                "sex": sexes.get(name_key(speaker)),
             }
         )
     skipped += [
         Skipped(name, f"is not in {'wav.scp' if segments is None else 'segments'}")
-        for name in speakers
-        if name not in (wavs if segments is None else segments)
+        for key, (name, _) in speakers.items()
+        if key not in listed
     ]
     if not rows:
         raise TableError(f"no utterance stands in all of its files ({len(skipped)} skipped)", source=folder)
@@ -98,26 +106,37 @@ def prepare_kaldi(
     return Prepared(UtteranceTable(kept, str(folder), root), tuple(skipped))
 
 
-def _pairs(path: Path) -> list[tuple[str, str, int]]:
-    """Read name, rest of the line, and line number; names are unique."""
+@dataclass(frozen=True)
+class _Segment:
+    """An utterance and where it stands in its recording; without times it is the recording."""
+
+    name: str
+    recording: str
+    start_s: float | None = None
+    end_s: float | None = None  # None: to the end
+
+
+def _pairs(path: Path) -> list[tuple[str, str, str, int]]:
+    """Read key, name, rest of the line, and line number; keys are unique."""
     if not path.is_file():
         raise TableError("no such file; a kaldi data directory has wav.scp and utt2spk", source=path)
-    pairs: list[tuple[str, str, int]] = []
+    pairs: list[tuple[str, str, str, int]] = []
     seen: dict[str, int] = {}
-    for line, text in enumerate(read_text(path, TableError).splitlines(), start=1):
-        if not text.strip():
+    for line, text in enumerate(split_lines(read_text(path, TableError)), start=1):
+        name, value = split_first(text)
+        if not name:
             continue
-        name, *rest = text.split(maxsplit=1)
-        if not rest:
+        if not value:
             raise TableError("expected a name and a value", source=path, line=line)
-        if name in seen:
-            raise TableError(f"{name!r} stands already on line {seen[name]}", source=path, line=line)
-        seen[name] = line
-        pairs.append((name, rest[0].strip(), line))
+        key = name_key(name)
+        if key in seen:
+            raise TableError(f"{name!r} stands already on line {seen[key]}", source=path, line=line)
+        seen[key] = line
+        pairs.append((key, name, value, line))
     return pairs
 
 
-def _optional_pairs(path: Path) -> list[tuple[str, str, int]]:
+def _optional_pairs(path: Path) -> list[tuple[str, str, str, int]]:
     return _pairs(path) if path.is_file() else []
 
 
@@ -139,13 +158,13 @@ def _audio_file(value: str, path: Path, line: int) -> str:
     return value
 
 
-def _segments(path: Path) -> dict[str, tuple[str, float | None, float | None]] | None:
-    """Recording, start and end (None: to the end) by utterance; None where there is no such file."""
+def _segments(path: Path) -> dict[str, _Segment] | None:
+    """Segments by the key of their utterance; None where there is no such file."""
     if not path.is_file():
         return None
-    segments: dict[str, tuple[str, float | None, float | None]] = {}
-    for name, value, line in _pairs(path):
-        fields = value.split()
+    segments: dict[str, _Segment] = {}
+    for key, name, value, line in _pairs(path):
+        fields = split_fields(value)
         if len(fields) not in {3, 4}:  # a fourth is the channel
             raise TableError("expected: utterance recording start end", source=path, line=line)
         if len(fields) == 4 and fields[3] not in {"0", "A", "1"}:
@@ -153,12 +172,15 @@ def _segments(path: Path) -> dict[str, tuple[str, float | None, float | None]] |
         start_s, end_s = (_seconds(field, path, line) for field in fields[1:3])
         if start_s < 0 or (end_s != _TO_THE_END and end_s <= start_s):
             raise TableError(f"a segment from {fields[1]} to {fields[2]} s", source=path, line=line)
-        segments[name] = (fields[0], start_s, None if end_s == _TO_THE_END else end_s)
+        segments[key] = _Segment(name, fields[0], start_s, None if end_s == _TO_THE_END else end_s)
     return segments
 
 
 def _seconds(text: str, path: Path, line: int) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise TableError(f"{text!r} is not a number of seconds", source=path, line=line) from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise TableError(f"{text!r} is not a number of seconds", source=path, line=line)
+    return seconds

@@ -1,14 +1,12 @@
 """Lhotse manifests become an utterance table.
 
 A manifest is JSON lines, plain or gzipped: recordings (``id``, ``sources``, ``sampling_rate``, ``duration``) and
-supervisions (``id``, ``recording_id``, ``start``, ``duration``, ``speaker``, ``gender``, ``language``); see
-https://lhotse.readthedocs.io/en/latest/datasets.html. They are read as plain data; lhotse is not needed.
+supervisions (``id``, ``recording_id``, ``start``, ``duration``, ``speaker``, ``gender``, ``language``), or cuts, which
+hold both; see https://lhotse.readthedocs.io/en/latest/datasets.html. They are read as plain data; lhotse is not needed.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,10 @@ from typing import Any
 import polars as pl
 
 from nestvox.corpora.prepare.folder import Prepared, Skipped
+from nestvox.corpora.prepare.manifest import json_lines, name_in, seconds_in, text_in
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
+from nestvox.names import name_key
 
 __all__ = ["prepare_lhotse"]
 
@@ -31,17 +31,22 @@ _SCHEMA = {
 
 
 def prepare_lhotse(
-    recordings: str | Path, supervisions: str | Path, *, root: str | Path | None = None, corpus: str | None = None
+    recordings: str | Path,
+    supervisions: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    corpus: str | None = None,
 ) -> Prepared:
-    """Make a table of a pair of manifests; audio files are not opened.
+    """Make a table of a pair of manifests, or of one of cuts; audio files are not opened.
 
     A supervision is an utterance, its recording is the session. Where the supervision covers its recording from
-    start to end, `start_s` is null: the whole file. Supervisions without a speaker or a recording, recordings that are
-    no plain file, and supervisions of one channel of several (as of two sides of a telephone call, which reading would
-    mix) are skipped and listed.
+    start to end, `start_s` is null: the whole file. Of a cut, the part that its supervision covers is an utterance of
+    the cut's name; of a cut with several supervisions, each. Supervisions without a speaker or a recording, recordings
+    that are no plain file, cuts that are mixed of others, and supervisions of one channel of several (as of two sides
+    of a telephone call, which reading would mix) are skipped and listed.
 
     Args:
-        recordings: ``.jsonl`` or ``.jsonl.gz``.
+        recordings: ``.jsonl`` or ``.jsonl.gz``; of cuts where `supervisions` is None.
         supervisions: ``.jsonl`` or ``.jsonl.gz``.
         root: folder that relative paths start from; None takes the current one, as lhotse does.
         corpus: value of the `corpus` column; None leaves the column out.
@@ -49,54 +54,117 @@ def prepare_lhotse(
     Raises:
         TableError: a manifest that is missing or malformed (with its line), or no usable supervision.
     """
-    recordings, supervisions = Path(recordings), Path(supervisions)
-    files: dict[str, _Recording] = {}
-    for line, item in _items(recordings):
-        name = _text(item, "id", recordings, line)
-        source, problem = _source(item)
-        channels = item["sources"][0].get("channels") if source is not None else None
-        files[name] = _Recording(source, _number(item, "duration", recordings, line), problem, _listed(channels))
+    recordings = Path(recordings)
+    source = recordings if supervisions is None else Path(supervisions)
+    spoken = _of_cuts(recordings) if supervisions is None else _of_pair(recordings, source)
     rows, skipped = [], []
-    for line, item in _items(supervisions):
-        name = _text(item, "id", supervisions, line)
-        recording = _text(item, "recording_id", supervisions, line)
-        file = files.get(recording, _Recording(problem=f"recording {recording} is not in the manifest"))
-        speaker = item.get("speaker")
-        problem = file.problem or ("" if speaker else "has no speaker") or _one_of_several(item, file)
+    for one in spoken:
+        problem = one.problem or one.file.problem or ("" if one.speaker else "has no speaker")
+        problem = problem or _one_of_several(one.channel, one.file)
         if problem:
-            skipped.append(Skipped(name, problem))
+            skipped.append(Skipped(one.name, problem))
             continue
-        start_s = _number(item, "start", supervisions, line)
-        duration_s = _number(item, "duration", supervisions, line)
-        whole = start_s == 0 and abs(duration_s - file.length_s) < 1e-3
+        whole = one.start_s == 0 and abs(one.duration_s - one.file.length_s) < 1e-3
         rows.append(
             {
-                "utt_id": name,
-                "path": file.path,
-                "speaker": str(speaker),
-                "start_s": None if whole else start_s,
-                "duration_s": duration_s,
-                "session": recording,
-                "sex": _SEXES.get(str(item.get("gender") or "").lower()),
-                "language": item.get("language"),
+                "utt_id": one.name,
+                "path": one.file.path,
+                "speaker": one.speaker,
+                "start_s": None if whole else one.start_s,
+                "duration_s": one.duration_s,
+                "session": one.file.name,
+                "sex": _SEXES.get(str(one.item.get("gender") or "").lower()),
+                "language": language if isinstance(language := one.item.get("language"), str) else None,
             }
         )
     if not rows:
         first = f"; {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise TableError(f"no usable supervision ({len(skipped)} skipped{first})", source=supervisions)
+        raise TableError(f"no usable supervision ({len(skipped)} skipped{first})", source=source)
     frame = pl.DataFrame(rows, schema=_SCHEMA)
     frame = frame.select(column for column in frame if column.null_count() < frame.height)
     if corpus is not None:
         frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
-    return Prepared(
-        UtteranceTable(frame, str(supervisions), Path.cwd() if root is None else Path(root)), tuple(skipped)
-    )
+    return Prepared(UtteranceTable(frame, str(source), Path.cwd() if root is None else Path(root)), tuple(skipped))
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """A stretch of a recording and what is said of it."""
+
+    name: str
+    file: _Recording
+    item: dict[str, Any]
+    speaker: str | None = None
+    start_s: float = 0.0
+    duration_s: float = 0.0
+    channel: Any = None
+    problem: str = ""
+
+
+def _of_pair(recordings: Path, supervisions: Path) -> Iterator[_Spoken]:
+    files: dict[str, _Recording] = {}
+    for line, item in json_lines(recordings):
+        if "supervisions" in item:
+            raise TableError("is a manifest of cuts; give it alone", source=recordings, line=line)
+        file = _recording(item, recordings, line)
+        files[name_key(file.name)] = file
+    for line, item in json_lines(supervisions):
+        name = text_in(item, "id", supervisions, line)
+        recording = text_in(item, "recording_id", supervisions, line)
+        lost = _Recording(problem=f"recording {recording} is not in the manifest")
+        speaker = name_in(item, "speaker", supervisions, line)
+        times = [seconds_in(item, key, supervisions, line) for key in ("start", "duration") if speaker or key in item]
+        start_s, duration_s = times if len(times) == 2 else (0.0, 0.0)
+        yield _Spoken(
+            name, files.get(name_key(recording), lost), item, speaker, start_s, duration_s, item.get("channel")
+        )
+
+
+def _of_cuts(cuts: Path) -> Iterator[_Spoken]:
+    for line, item in json_lines(cuts):
+        name = text_in(item, "id", cuts, line)
+        if "sources" in item or "recording_id" in item:
+            what = "recordings" if "sources" in item else "supervisions"
+            raise TableError(
+                f"is a manifest of {what}: give that of recordings and that of supervisions, or one of cuts alone",
+                source=cuts,
+                line=line,
+            )
+        if not isinstance(item.get("recording"), dict):
+            kind = item.get("type", "a cut without a recording")
+            mixed = "is mixed of other cuts" if "tracks" in item else f"has no recording ({kind})"
+            yield _Spoken(name, _Recording(), item, problem=f"{mixed}; write its audio to a file")
+            continue
+        file = _recording(item["recording"], cuts, line)
+        found = item.get("supervisions")
+        spoken = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        if not spoken:
+            yield _Spoken(name, file, item, problem="has no supervision, so that nobody says who speaks")
+        for one in spoken:
+            speaker = name_in(one, "speaker", cuts, line)
+            length_s = seconds_in(item, "duration", cuts, line)
+            # Of a supervision that reaches out of its cut, the part within; its times count from the cut's start.
+            begin_s = max(0.0, seconds_in(one, "start", cuts, line) if "start" in one else 0.0)
+            end_s = length_s
+            if "start" in one and "duration" in one:
+                end_s = min(length_s, seconds_in(one, "start", cuts, line) + seconds_in(one, "duration", cuts, line))
+            yield _Spoken(
+                name if len(spoken) == 1 else f"{name}/{text_in(one, 'id', cuts, line)}",
+                file,
+                one,
+                speaker,
+                round(seconds_in(item, "start", cuts, line) + begin_s, 9),
+                round(end_s - begin_s, 9),
+                item.get("channel"),
+                "" if end_s > begin_s else "lies outside of its cut",
+            )
 
 
 @dataclass(frozen=True)
 class _Recording:
     """One file of a manifest; `path` is None where there is a `problem`."""
 
+    name: str = ""
     path: str | None = None
     length_s: float = 0.0
     problem: str = ""
@@ -109,9 +177,9 @@ def _listed(channels: Any) -> tuple[Any, ...]:
     return () if channels is None else (channels,)
 
 
-def _one_of_several(item: dict[str, Any], file: _Recording) -> str:
+def _one_of_several(channel: Any, file: _Recording) -> str:
     """Say that a supervision is of fewer channels than its recording has, or nothing."""
-    own = _listed(item.get("channel"))
+    own = _listed(channel)
     if len(file.channels) < 2 or set(map(str, own)) >= set(map(str, file.channels)):
         return ""
     return (
@@ -120,20 +188,11 @@ def _one_of_several(item: dict[str, Any], file: _Recording) -> str:
     )
 
 
-def _items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
-        raise TableError("no such file", source=path)
-    line = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line, text in enumerate(file, start=1):  # the error below names the line
-                if text.strip():
-                    item = json.loads(text)
-                    if not isinstance(item, dict):
-                        raise TableError("expected one JSON object a line", source=path, line=line)
-                    yield line, item
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise TableError(f"is not JSON lines: {error}", source=path, line=line or None) from error
+def _recording(item: dict[str, Any], path: Path, line: int) -> _Recording:
+    name = text_in(item, "id", path, line)
+    source, problem = _source(item)
+    channels = item["sources"][0].get("channels") if source is not None else None
+    return _Recording(name, source, seconds_in(item, "duration", path, line), problem, _listed(channels))
 
 
 def _source(item: dict[str, Any]) -> tuple[str | None, str]:
@@ -146,18 +205,5 @@ def _source(item: dict[str, Any]) -> tuple[str | None, str]:
         return None, f"its recording comes from a {kind}, not from a file"
     if item.get("transforms"):
         return None, "its recording is changed by transforms; write the changed audio to files"
-    return str(sources[0].get("source")), ""
-
-
-def _text(item: dict[str, Any], key: str, path: Path, line: int) -> str:
-    value = item.get(key)
-    if not isinstance(value, str) or not value:
-        raise TableError(f"{key} is not a text", source=path, line=line, column=key)
-    return value
-
-
-def _number(item: dict[str, Any], key: str, path: Path, line: int) -> float:
-    value = item.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TableError(f"{key} is not a number of seconds", source=path, line=line, column=key)
-    return float(value)
+    path = sources[0].get("source")
+    return (path, "") if isinstance(path, str) and path else (None, "its recording names no file")

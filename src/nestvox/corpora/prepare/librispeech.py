@@ -12,6 +12,7 @@ three of them can be downloaded.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tarfile
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from nestvox.audio.read import probe
+from nestvox.corpora.delimited import read_text
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.prepare.folder import Skipped
 from nestvox.corpora.prepare.published import CorpusPrepared, Published, coverage
@@ -30,6 +32,7 @@ from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.download import Announce, announce_on_stderr, download
 from nestvox.errors import DownloadError, TableError
+from nestvox.names import split_lines
 from nestvox.progress import Progress, silent
 
 __all__ = [
@@ -256,11 +259,11 @@ def read_speakers(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise TableError("is missing; remove the folder around it and prepare again", source=path)
     speakers: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path, TableError)), start=1):
         if line.startswith(";") or not line.strip():
             continue
         fields = [field.strip() for field in line.split("|", maxsplit=4)]
-        if len(fields) != 5 or not fields[0].isdigit() or fields[1] not in {"F", "M"}:
+        if len(fields) != 5 or not re.fullmatch(r"[0-9]+", fields[0]) or fields[1] not in {"F", "M"}:
             raise TableError("expected: number | F or M | subset | minutes | name", source=path, line=number)
         speakers[fields[0]] = fields[1].lower()
     return speakers

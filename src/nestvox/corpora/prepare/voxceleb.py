@@ -31,11 +31,13 @@ from pathlib import Path
 import polars as pl
 
 from nestvox.audio.read import EXTENSIONS
+from nestvox.corpora.delimited import read_text
 from nestvox.corpora.prepare.folder import Skipped
 from nestvox.corpora.prepare.published import CorpusPrepared, Published, coverage
 from nestvox.corpora.prepare.scan import folders_in, scan
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError, first_of
+from nestvox.names import split_lines
 from nestvox.progress import Progress, silent
 
 __all__ = ["how_to_get", "mini_voxceleb1", "mini_voxceleb2", "prepare_voxceleb1", "prepare_voxceleb2"]
@@ -271,7 +273,7 @@ def _read_meta(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Sex and part by speaker from the publisher's list (tabs or commas, blanks around); empty where there is none."""
     if not path.is_file():
         return {}, {}
-    lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    lines = split_lines(read_text(path, TableError))
     separator = "\t" if "\t" in lines[0] else ","
     header = [name.strip().lower() for name in lines[0].split(separator)]
     if "gender" not in header or "set" not in header:
