@@ -21,9 +21,7 @@ def rotate(
     out: Annotated[Path, typer.Option(help="Where the rotation is written, e.g. rotation.safetensors.")],
     labels: Annotated[
         Path | None,
-        typer.Option(
-            help="Table with utt_id and speaker, Kaldi's utt2spk, or text with one speaker a line. None: PCA."
-        ),
+        typer.Option(help="Table with utt_id and speaker, utt2spk, or text with one speaker a line. None: PCA."),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Richest method to try: pca, discriminant, refined, or auto (all that labels allow).")

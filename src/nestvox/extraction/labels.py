@@ -86,8 +86,8 @@ def _of_lines(path: Path, source: str | Path) -> pl.Series:
         return _joined(names, keyed, path, source)
     rows = "have no names" if names is None else f"have other names, e.g. {names.first()!r}"
     raise TableError(
-        f"every line begins with another word, as in Kaldi's utt2spk, and the rows of {source} {rows}; give the utt2spk "
-        "of these rows, or one speaker a line in the order of the rows",
+        f"every line begins with another word, as in Kaldi's utt2spk, and the rows of {source} {rows}; give that of "
+        "these rows, or one speaker a line in the order of the rows",
         source=path,
     )
 
