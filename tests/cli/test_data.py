@@ -128,7 +128,6 @@ def test_preset_split_and_format(speech_dir: Path, tmp_path: Path) -> None:
     [
         (["--preset", "pairs-1"], "there are pairs-250-seed42, pairs-250-seed43"),
         (["--preset", "pairs-250-seed42", "--seed", "1"], "leave out --targets, --nontargets and --seed"),
-        (["--targets", "5"], "name a --preset, or give --targets and --nontargets"),
     ],
 )
 def test_calls_that_make_no_sense(tmp_path: Path, words: list[str], message: str) -> None:
@@ -150,3 +149,17 @@ def test_the_voxceleb1_o_lists_count_as_published(lists_dir: Path, tmp_path: Pat
 def test_a_download_that_is_none_says_what_there_is(tmp_path: Path) -> None:
     result = run("fetch", "voxceleb1-x", tmp_path, "--offline", code=1)
     assert "librispeech-test-clean, librispeech-train-clean-100, voxceleb1-e" in str(result.exception)
+
+
+def test_from_a_table_to_splits_and_lists_without_a_number(tmp_path: Path) -> None:
+    rows = [f"{name}-{i}\t{name}/{i}.wav\t{name}" for name in "abcdefghijkl" for i in range(3)]
+    (tmp_path / "t.tsv").write_text("\n".join(["utt_id\tpath\tspeaker", *rows]) + "\n")
+    result = run("split", tmp_path / "t.tsv", "--out", tmp_path / "s.tsv", "--json", tmp_path / "s.json")
+    assert "train" in result.output
+    assert json.loads((tmp_path / "s.json").read_text())["test"] == "2 speakers, 6 utterances"
+    run("trials", tmp_path / "s.tsv", "--split", "test", "--out", tmp_path / "test.txt")
+    lines = (tmp_path / "test.txt").read_text().splitlines()
+    # Two speakers with three recordings: 3 + 3 pairs of one, 3 * 3 of both.
+    assert [line[0] for line in lines].count("1") == 6
+    assert [line[0] for line in lines].count("0") == 9
+    assert run("split", tmp_path / "s.tsv", "--out", tmp_path / "u.tsv", code=1).exception is not None

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli.prepare import app as prepare
-from nestvox.cli.prepare import print_rows, write_json
+from nestvox.cli.prepare import print_rows, writable_table, write_json
 from nestvox.errors import DownloadError, TrialsError
 
 if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
 
-__all__ = ["app", "augment", "check", "describe", "fetch", "shards", "trials"]
+__all__ = ["app", "augment", "check", "describe", "fetch", "shards", "split", "trials"]
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -102,8 +102,13 @@ def trials(
     out: Annotated[Path, typer.Option(help="Trial list to write.")],
     *,
     preset: Annotated[str | None, typer.Option(help="pairs-250-seed42 or pairs-250-seed43.")] = None,
-    n_target: Annotated[int | None, typer.Option("--targets", min=0, help="Number of target trials.")] = None,
-    n_nontarget: Annotated[int | None, typer.Option("--nontargets", min=0, help="Number of non-target trials.")] = None,
+    n_target: Annotated[
+        int | None,
+        typer.Option("--targets", min=0, help="Number of target trials; by default up to 30 a speaker, 10,000 in all."),
+    ] = None,
+    n_nontarget: Annotated[
+        int | None, typer.Option("--nontargets", min=0, help="Number of non-target trials; by default three a target.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw; 0 by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
     name_by: Annotated[_NameBy, typer.Option(help="What stands for an utterance in the list.")] = _NameBy.utt_id,
@@ -112,7 +117,7 @@ def trials(
 ) -> None:
     """Generate a balanced trial list: the same table and seed give the same list on every machine."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.generate import PRESETS, Preset, generate_trials
+    from nestvox.corpora.generate import PRESETS, Preset, generate_trials, usual_counts
     from nestvox.corpora.trials import write_trials
     from nestvox.corpora.utterances import read_utterances
 
@@ -123,13 +128,16 @@ def trials(
         if preset not in PRESETS:
             raise TrialsError(f"no preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
         chosen = PRESETS[preset]
-    elif n_target is None or n_nontarget is None:
-        raise TrialsError("name a --preset, or give --targets and --nontargets")
     else:
-        chosen = Preset(n_target, n_nontarget, seed or 0)
+        chosen = None
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
+    if chosen is None:
+        usual = (0, 0) if n_target is not None and n_nontarget is not None else usual_counts(utterances)
+        chosen = Preset(
+            usual[0] if n_target is None else n_target, usual[1] if n_nontarget is None else n_nontarget, seed or 0
+        )
     with progress_bar("drawing", "trials") as progress:
         drawn = generate_trials(
             utterances,
@@ -141,6 +149,31 @@ def trials(
         )
     write_trials(drawn, out, fmt.value)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
+    print_rows(summary)
+    write_json(json_file, summary)
+
+
+@app.command()
+def split(
+    table: Annotated[Path, typer.Argument(help="Utterance table without a column `split`.")],
+    out: Annotated[Path, typer.Option(callback=writable_table, help="Table to write: .tsv, .csv or .parquet.")],
+    *,
+    dev: Annotated[float, typer.Option(help="Share of the speakers to choose with.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the speakers to report on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    json_file: _Json = None,
+) -> None:
+    """Give every speaker to one of train, dev and test: the same table and seed give the same on every machine."""
+    from nestvox.corpora.split import split_by_speaker
+    from nestvox.corpora.utterances import read_utterances, write_utterances
+
+    divided = split_by_speaker(read_utterances(table), dev=dev, test=test, seed=seed)
+    write_utterances(divided, out)
+    summary: dict[str, Any] = {}
+    for part in ("train", "dev", "test"):
+        rows = divided.frame.filter(divided.frame["split"] == part)
+        summary[part] = f"{rows['speaker'].n_unique()} speakers, {len(rows)} utterances"
+    summary |= {"seed": seed, "table": str(out)}
     print_rows(summary)
     write_json(json_file, summary)
 

@@ -27,6 +27,7 @@ __all__ = [
     "voxceleb1",
     "voxceleb2",
     "webdataset",
+    "writable_table",
     "write_json",
 ]
 
@@ -35,7 +36,7 @@ app = typer.Typer(help="Make an utterance table of a folder, a list, or a publis
 _SHOWN_SKIPPED = 5
 
 
-def _writable(out: Path) -> Path:
+def writable_table(out: Path) -> Path:
     """Refuse a table that could not be written before anything is searched for it."""
     from nestvox.corpora.utterances import check_writable
 
@@ -44,7 +45,7 @@ def _writable(out: Path) -> Path:
 
 
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
-_Out = Annotated[Path, typer.Option(callback=_writable, help="Table to write: .tsv, .csv or .parquet.")]
+_Out = Annotated[Path, typer.Option(callback=writable_table, help="Table to write: .tsv, .csv or .parquet.")]
 _Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
 _Durations = Annotated[

@@ -22,10 +22,11 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TrialsError
 from nestvox.progress import Progress, silent
 
-__all__ = ["PRESETS", "Preset", "generate_trials"]
+__all__ = ["PRESETS", "Preset", "generate_trials", "usual_counts"]
 
 _UNKNOWN_SEX = ("", "n/a", "na", "none", "o", "other", "u", "unknown")
 _REPORT_EVERY = 1000
+_TARGETS_EACH, _MOST_TARGETS, _NONTARGETS_A_TARGET = 30, 10_000, 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,38 @@ PRESETS = {
     "pairs-250-seed43": Preset(n_target=250, n_nontarget=250, seed=43),
 }
 """Named settings of `generate_trials`."""
+
+
+def usual_counts(table: UtteranceTable) -> tuple[int, int]:
+    """Return how many targets and non-targets are drawn where nobody says: enough to measure, and no more.
+
+    At most 30 targets a speaker and 10,000 in all, and three times as many non-targets (false alarms are rare, and
+    neighbouring trials of one speaker tell little that is new); never more than there are pairs.
+
+    Args:
+        table: of the split.
+
+    Raises:
+        TrialsError: no pair of one kind.
+    """
+    speakers = _speakers(table.frame.sort("utt_id"))
+    targets = min(_MOST_TARGETS, sum(min(_TARGETS_EACH, len(speaker.target_pairs())) for speaker in speakers))
+    rings = _rings(speakers)
+    met: set[tuple[int, int]] = set()
+    nontargets = 0
+    for position, (ring, _) in enumerate(rings):
+        for other in ring:
+            pair = (min(position, other), max(position, other))
+            if other != position and pair not in met:
+                met.add(pair)
+                nontargets += len(speakers[position].rows) * len(speakers[other].rows)
+        if nontargets >= _NONTARGETS_A_TARGET * targets:
+            break
+    nontargets = min(nontargets, _NONTARGETS_A_TARGET * targets)
+    if not targets or not nontargets:
+        kind = "targets: no speaker has two recordings" if not targets else "non-targets: there is one speaker"
+        raise TrialsError(f"no pairs for {kind}", source=table.source)
+    return targets, nontargets
 
 
 def generate_trials(
