@@ -39,7 +39,7 @@ def orthogonal(seed: int, size: int = 256) -> np.ndarray:
 
 
 def threshold(dim: int, value: float, point: str = "eer") -> Threshold:
-    return Threshold(dim, value, point, 0.05, 0.06, 100, 200, "f" * 64, "dev.txt", ("synthetic",))
+    return Threshold(dim, value, point, 0.05, 0.06, 100, 200, "f" * 64, "dev.txt")
 
 
 def make(seed: int = 0, **changes: Any) -> SpeakerModel:
@@ -460,11 +460,11 @@ def test_files_that_are_no_audio(model: SpeakerModel, tmp_path: Path) -> None:
 
 def test_answer_is_complete(model: SpeakerModel) -> None:
     a, b = noise(8, 3.5), noise(9, 3.5)
-    answer = model.verify(a, b, dim=64)
+    answer = model.verify(a, b, dim=64, operating_point="eer")
     x, y = (model.forward([audio])[0, :64].astype(np.float64) for audio in (a, b))
     assert answer.score == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-6)
     assert answer.same == (answer.score >= 0.25)
-    assert answer.threshold == model.thresholds[0]
+    assert (answer.threshold, answer.reason) == (model.thresholds[0], "")
     assert (answer.dim, answer.model, answer.fingerprint) == (64, "random", model.fingerprint)
     assert (answer.score_name, answer.direction) == ("cosine", "higher is more alike")
     assert answer.warnings == ()
@@ -483,9 +483,11 @@ def test_thresholds_belong_to_a_dimension_and_an_operating_point(model: SpeakerM
     a, b = noise(8), noise(9)
     for point in ("min_dcf", "min_dcf p_target=0.05 c_miss=1 c_fa=1"):
         assert model.verify(a, b, dim=64, operating_point=point).threshold == model.thresholds[1]
+    assert model.verify(a, b, dim=64).threshold == model.thresholds[1], "without a word the strictest"
     for options in ({"dim": 16}, {"dim": 256}, {"dim": 64, "operating_point": "far"}):
         answer = model.verify(a, b, **options)
         assert (answer.same, answer.threshold) == (None, None)
+        assert "the model has some for 64 at eer, min_dcf" in answer.reason
 
 
 def test_warnings_name_the_recording(model: SpeakerModel) -> None:

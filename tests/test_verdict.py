@@ -64,6 +64,7 @@ def test_plain_values_and_back():
 )
 def test_used_elsewhere_it_is_refused(elsewhere, error, words):
     here = {"fingerprint": "f" * 16, "dim": 64, "space": COSINE}
+    here["marks"] = ("synthetic",)
     assert STORED.accepts(0.25, **here)
     assert not STORED.accepts(0.2499999, **here)
     with pytest.raises(error, match=words):
@@ -96,8 +97,8 @@ def test_classes_have_no_gaps_and_no_overlaps():
 
 
 def choose(thresholds, **changes):
-    asked = {"dim": 64, "operating_point": "far", "domain": None, "duration_s": 3.0} | changes
-    return choose_threshold(thresholds, **asked)
+    asked = {"dim": 64, "operating_point": "far", "domain": None, "duration_s": 3.0, "marks": ["synthetic"]} | changes
+    return choose_threshold(thresholds, **asked).threshold
 
 
 def test_the_class_of_the_shorter_recording_goes_before_any_duration():
@@ -128,7 +129,10 @@ def test_several_domains_have_to_be_named():
         choose([STORED, studio])
     assert choose([STORED, studio], domain="studio") == studio
     plain = replace(STORED, domain="")
-    assert choose([STORED, studio, plain]) == plain
+    with pytest.raises(ModelError, match="for phone, studio: name the domain"):
+        choose([STORED, studio, plain])
+    assert choose([plain, studio]) == studio, "a domain that was stored goes before none"
+    assert choose([plain]) == plain
 
 
 def test_several_points_of_one_kind_have_to_be_named():
@@ -136,3 +140,60 @@ def test_several_points_of_one_kind_have_to_be_named():
     with pytest.raises(ModelError, match=r"at far 0.01, far 0.001: name the operating point in full"):
         choose([STORED, strict])
     assert choose([STORED, strict], operating_point="far 0.001") == strict
+
+
+REAL = replace(STORED, labels=(), duration_class=None)
+POINTS = {
+    "eer": replace(REAL, operating_point="eer", value=0.2, p_fa=0.05),
+    "far 0.01": REAL,
+    "far 0.001": replace(REAL, operating_point="far 0.001", value=0.4, p_fa=0.001),
+    "frr 0.01": replace(REAL, operating_point="frr 0.01", value=0.1, p_fa=0.3),
+}
+
+
+def test_without_a_word_the_strictest_decides_and_never_the_equal_error_rate():
+    for order in (list(POINTS.values()), list(POINTS.values())[::-1]):
+        assert choose(order, operating_point=None) == POINTS["far 0.001"]
+        assert choose(order[:2], operating_point=None).value == max(t.value for t in order[:2])
+    assert choose(POINTS.values(), operating_point="eer") == POINTS["eer"]
+    on_llr = replace(REAL, space=LLR, operating_point="far 0.0001", value=-3.0, p_fa=0.0001)
+    mixed = [*POINTS.values(), on_llr]
+    assert choose(mixed, operating_point=None, spaces=[COSINE, LLR]) == on_llr, "it lets in the fewest"
+    short = replace(POINTS["eer"], duration_class=DurationClass(2, 4), value=0.45)
+    assert choose([*POINTS.values(), short], operating_point=None) == short
+
+
+def test_the_point_that_the_owner_named_goes_first_and_has_no_stand_in():
+    named = replace(POINTS["far 0.01"], default=True)
+    stored = [POINTS["eer"], named, POINTS["far 0.001"]]
+    assert choose(stored, operating_point=None) == named
+    assert choose(stored, operating_point="far 0.001") == POINTS["far 0.001"], "who asks gets what he asks for"
+    studio = replace(POINTS["far 0.001"], domain="studio")
+    assert choose([*stored, studio], operating_point=None) == named, "and the domain that it is of"
+    assert choose([*stored, studio], operating_point=None, domain="studio") == studio
+    # At another dimension only laxer ones are there: no verdict, rather than one that nobody named.
+    elsewhere = replace(POINTS["eer"], dim=128)
+    found = choose_threshold([*stored, elsewhere], dim=128, duration_s=3.0)
+    assert found.threshold is None
+    assert "none for 128 dimensions at the operating point that its owner named, far 0.01 for 'phone'" in found.reason
+
+
+@pytest.mark.parametrize("label", ["synthetic", "augmented", "leaky", "selected", "anything"])
+@pytest.mark.parametrize("asked", [None, "far", "far 0.01"])
+def test_a_threshold_from_other_speech_decides_about_no_real_recording(label, asked):
+    stored = replace(REAL, labels=(label,), default=True)
+    found = choose_threshold([stored], dim=64, operating_point=asked, duration_s=3.0)
+    assert found.threshold is None
+    assert (
+        f"NONE FOR REAL RECORDINGS: what the model holds for 64 dimensions was set on {label.upper()}" in found.reason
+    )
+    assert choose_threshold([stored], dim=64, operating_point=asked, duration_s=3.0, marks=(label,)).threshold == stored
+    with pytest.raises(ModelError, match=f"set on {label.upper()} speech and decides about no other"):
+        stored.accepts(0.9, fingerprint="f" * 16, dim=64)
+    other = replace(stored, labels=("leaky", "synthetic"))
+    assert choose_threshold([other], dim=64, duration_s=3.0, marks=("synthetic",)).threshold is None
+
+
+def test_real_thresholds_decide_beside_synthetic_ones():
+    synthetic = replace(POINTS["far 0.001"], labels=("synthetic",), domain="")
+    assert choose([synthetic, POINTS["eer"]], operating_point=None, marks=()) == POINTS["eer"]

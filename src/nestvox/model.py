@@ -21,6 +21,7 @@ from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
+from nestvox.corpora.utterances import MARKS
 from nestvox.encoders.backends import Backend, Precision, check_way
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
@@ -344,30 +345,36 @@ class SpeakerModel:
         b: Audio,
         *,
         dim: int | None = None,
-        operating_point: str = "eer",
+        operating_point: str | None = None,
         domain: str | None = None,
         sample_rate: float | None = None,
+        marks: Sequence[str] = (),
     ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
 
-        Of several thresholds for this dimension, operating point and domain, the one for the duration of the shorter
-        recording is used, else that for any duration. A threshold on log likelihood ratios is held against those.
+        Which threshold decides says `verdict.choose_threshold`: what the model's owner named, else the strictest. One
+        that was set on synthetic or augmented speech, or on training speakers, decides about no real recording; then
+        there is no verdict. A threshold on log likelihood ratios is held against those.
 
         Args:
             a: one recording, as `embed` takes it.
             b: likewise.
             dim: prefix length; None: `truncate_dim`, else the full size.
-            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``, ``far``) or in full.
-            domain: of the threshold; None: the one that was set without a domain, else the only one.
+            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``, ``far``) or in full; None: what
+                the model's owner named, else the strictest.
+            domain: of the threshold; None: that of the owner's choice, else the only one.
             sample_rate: of arrays without a rate, in Hz; None: the model's, with a warning in the answer where the
                 signal contradicts it.
+            marks: what the recordings are, if not real: ``synthetic``, ``augmented``.
 
         Raises:
             AudioError: a file or an array cannot be used.
-            ModelError: `dim` is out of range, or several domains have such a threshold.
+            ModelError: `dim` is out of range, several domains have such a threshold, or a mark that is none.
             FingerprintError: the threshold or the calibration is of another model.
         """
         size = self.check_dim(dim)
+        if unknown := sorted(set(marks) - set(MARKS)):
+            raise ModelError(f"recordings are marked {' or '.join(MARKS)}, or not at all; got {', '.join(unknown)}")
         both = [
             heard(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
             for item in (a, b)
@@ -383,18 +390,21 @@ class SpeakerModel:
         score = float(np.clip(np.dot(first, second), -1.0, 1.0))
         llr, origin = self._llr_of(score, size, waveforms, vectors)
         duration_s = min(len(waveform) for waveform in waveforms) / self.sample_rate
-        threshold = choose_threshold(
+        choice = choose_threshold(
             self.thresholds,
             dim=size,
             operating_point=operating_point,
             domain=domain,
             duration_s=duration_s,
             spaces=[COSINE] if llr is None or self.llr is None else [COSINE, self.llr.llr_space],
+            marks=marks,
         )
-        same = None
+        same, threshold = None, choice.threshold
         if threshold is not None:
             decided = score if threshold.space == COSINE or llr is None else llr
-            same = threshold.accepts(decided, fingerprint=self.fingerprint, dim=size, space=threshold.space)
+            same = threshold.accepts(
+                decided, fingerprint=self.fingerprint, dim=size, space=threshold.space, marks=marks
+            )
         return Verification(
             score,
             size,
@@ -406,6 +416,7 @@ class SpeakerModel:
             llr=llr,
             llr_origin=origin,
             duration_s=duration_s,
+            reason=choice.reason,
         )
 
     def _llr_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,15 @@ class ModelCalibration:
             )
 
     def with_thresholds(self, thresholds: Sequence[Threshold]) -> ModelCalibration:
-        """Add thresholds; one for the same dimension, score, operating point, domain and duration is replaced."""
+        """Add thresholds; one for the same dimension, score, operating point, domain and duration is replaced.
+
+        The operating point that a domain's default was stays it, until thresholds of this domain are named another.
+        """
         new = {threshold.place for threshold in thresholds}
         kept = tuple(threshold for threshold in self.thresholds if threshold.place not in new)
-        return ModelCalibration(self.fingerprint, (*kept, *thresholds), self.llr, self.source)
+        named = {t.domain: t.operating_point for t in (*self.thresholds, *thresholds) if t.default}
+        found = tuple(replace(t, default=named.get(t.domain) == t.operating_point) for t in (*kept, *thresholds))
+        return ModelCalibration(self.fingerprint, found, self.llr, self.source)
 
     def with_llr(self, llr: LlrCalibration) -> ModelCalibration:
         """Replace the maps; thresholds on log likelihood ratios of other maps mean nothing any more and go."""

@@ -168,7 +168,9 @@ class Router:
         *,
         dim: int | None = None,
         route: str | None = None,
-        operating_point: str = "eer",
+        operating_point: str | None = None,
+        domain: str | None = None,
+        marks: Sequence[str] = (),
     ) -> Verification:
         """Score two recordings with one model.
 
@@ -180,7 +182,9 @@ class Router:
             b: likewise.
             dim: length; None: see `embed`.
             route: name of the route; None: chosen.
-            operating_point: of the threshold, see `SpeakerModel.verify`.
+            operating_point: of the threshold, see `SpeakerModel.verify`; so are the next two.
+            domain: of the threshold.
+            marks: what the recordings are, if not real.
 
         Raises:
             AudioError: a file cannot be used.
@@ -188,7 +192,9 @@ class Router:
         """
         first, second = self._samples(a), self._samples(b)
         chosen = self.choose_pair(first, second, dim=dim, route=route)
-        return chosen.model.verify(first, second, dim=chosen.length(dim), operating_point=operating_point)
+        return chosen.model.verify(
+            first, second, dim=chosen.length(dim), operating_point=operating_point, domain=domain, marks=marks
+        )
 
     def choose_pair(
         self,

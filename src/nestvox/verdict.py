@@ -1,8 +1,13 @@
-"""What a score is compared with, and what comes out: thresholds that know where they were set and where they hold."""
+"""What a score is compared with, and what comes out: thresholds that know where they were set and where they hold.
+
+One function, `choose_threshold`, says which threshold decides about a pair of recordings, for Python and the command
+alike. It fails closed: what the model's owner named goes first, else the strictest, and a threshold that was set on
+speech of another kind than the recordings (synthetic, augmented, or of the training speakers) decides about none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -12,6 +17,7 @@ from nestvox.errors import FingerprintError, ModelError, NestvoxError
 __all__ = [
     "COSINE",
     "DURATION_EDGES_S",
+    "Choice",
     "DurationClass",
     "ScoreSpace",
     "Threshold",
@@ -106,6 +112,7 @@ class Threshold:
         p_fa_interval: of the false-alarm rate at `value`; None where nobody measured it.
         p_miss_interval: of the miss rate.
         interval: in words: confidence and what was resampled.
+        default: the model's owner named it: it decides where nobody asks for another operating point.
     """
 
     dim: int | None
@@ -126,6 +133,7 @@ class Threshold:
     p_fa_interval: Pair | None = None
     p_miss_interval: Pair | None = None
     interval: str = ""
+    default: bool = False
 
     @property
     def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:
@@ -157,13 +165,38 @@ class Threshold:
                 "other"
             )
 
-    def accepts(self, score: float, *, fingerprint: str, dim: int | None, space: ScoreSpace = COSINE) -> bool:
+    def foreign(self, marks: Collection[str] = ()) -> tuple[str, ...]:
+        """Its labels that the recordings do not share: with any of these it decides nothing about them.
+
+        Args:
+            marks: what the recordings are known to be, e.g. ``synthetic``; none: they are real.
+        """
+        return tuple(label for label in self.labels if label not in marks)
+
+    def accepts(
+        self,
+        score: float,
+        *,
+        fingerprint: str,
+        dim: int | None,
+        space: ScoreSpace = COSINE,
+        marks: Collection[str] = (),
+    ) -> bool:
         """Decide about one score.
 
+        Args:
+            score: of two recordings.
+            fingerprint: of the model that it is of.
+            dim: prefix length that it is of.
+            space: what it means.
+            marks: what the recordings are known to be, e.g. ``synthetic``; none: they are real.
+
         Raises:
-            FingerprintError, ModelError: as `refuse_elsewhere`.
+            FingerprintError, ModelError: as `refuse_elsewhere`; or the threshold was set on speech of another kind.
         """
         self.refuse_elsewhere(fingerprint=fingerprint, dim=dim, space=space)
+        if foreign := self.foreign(marks):
+            raise ModelError(f"this threshold was set on {_loud(foreign)} speech and decides about no other")
         return bool(score >= self.value)
 
     def describe(self) -> str:
@@ -204,46 +237,113 @@ class Threshold:
         return cls(**given)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The threshold that decides about a pair of recordings, or why none does.
+
+    Attributes:
+        threshold: None: there is no verdict.
+        reason: why, and what there is instead; empty where there is a threshold.
+    """
+
+    threshold: Threshold | None
+    reason: str = ""
+
+
 def choose_threshold(
     thresholds: Sequence[Threshold],
     *,
     dim: int,
-    operating_point: str,
-    domain: str | None,
+    operating_point: str | None = None,
+    domain: str | None = None,
     duration_s: float,
     spaces: Sequence[ScoreSpace] = (COSINE,),
-) -> Threshold | None:
-    """The threshold that decides about one pair of recordings, or None.
+    marks: Collection[str] = (),
+) -> Choice:
+    """The threshold that decides about one pair of recordings.
+
+    Where nobody asks for an operating point, that which the model's owner named decides, in the domain that he named;
+    if he named none, the strictest of all that fit. Of the thresholds at one operating point, that for the duration of
+    the shorter recording goes before that for any.
 
     Args:
         thresholds: those of the model.
         dim: prefix length.
-        operating_point: in full, or its first word.
-        domain: its name; None: the thresholds without a domain, else those of the only domain there is.
-        duration_s: of the shorter recording: the threshold for its class goes before that for any duration.
+        operating_point: in full, or its first word; None: see above.
+        domain: its name; None: that of the owner's choice, else the only named one, else thresholds without a domain.
+        duration_s: of the shorter recording.
         spaces: scores that there are of this pair; of the thresholds for one duration, the one on the first is taken.
+        marks: what the recordings are known to be, e.g. ``synthetic``; thresholds from such speech decide about
+            nothing else.
 
     Raises:
         ModelError: no domain was named and several have such a threshold, or several operating points fit the word.
     """
-    fitting = [
+    there = [
         threshold
         for threshold in thresholds
         if threshold.dim == dim
         and threshold.space in spaces
-        and operating_point in (threshold.operating_point, threshold.operating_point.split()[0])
-        and (domain is None or threshold.domain == domain)
         and (threshold.duration_class is None or threshold.duration_class.contains(duration_s))
     ]
-    domains = sorted({threshold.domain for threshold in fitting})
-    if len(domains) > 1 and "" not in domains:
-        raise ModelError(f"the model holds thresholds at {operating_point} for {', '.join(domains)}: name the domain")
-    fitting = [threshold for threshold in fitting if threshold.domain == domains[0]]  # none, "", comes first
-    points = list(dict.fromkeys(threshold.operating_point for threshold in fitting))
-    if len(points) > 1:
+    named = {(threshold.operating_point, threshold.domain) for threshold in thresholds if threshold.default}
+    if operating_point is None and (named := {place for place in named if domain in (None, place[1])}):
+        fitting = [threshold for threshold in there if (threshold.operating_point, threshold.domain) in named]
+        asked = "the operating point that its owner named, " + ", ".join(sorted(_point(*place) for place in named))
+    else:
+        fitting = [
+            threshold
+            for threshold in there
+            if operating_point in (None, threshold.operating_point, threshold.operating_point.split()[0])
+            and domain in (None, threshold.domain)
+        ]
+        asked = _point("any operating point" if operating_point is None else repr(operating_point), domain or "")
+    deciding = [threshold for threshold in fitting if not threshold.foreign(marks)]
+    if not deciding:
+        return Choice(None, _why_none(thresholds, fitting, dim, asked, marks))
+    domains = {threshold.domain for threshold in deciding}
+    if len(domains - {""}) > 1:
+        raise ModelError(
+            f"the model holds thresholds at {asked} for {', '.join(sorted(domains - {''}))}: name the domain"
+        )
+    deciding = [threshold for threshold in deciding if threshold.domain == max(domains)]  # a name goes before none
+    points = list(dict.fromkeys(threshold.operating_point for threshold in deciding))
+    if operating_point is not None and len(points) > 1:
         raise ModelError(f"the model holds thresholds at {', '.join(points)}: name the operating point in full")
-    fitting.sort(key=lambda threshold: (threshold.duration_class is None, spaces.index(threshold.space)))
-    return fitting[0] if fitting else None
+    deciding.sort(key=lambda threshold: (threshold.duration_class is None, spaces.index(threshold.space)))
+    of_point = [next(t for t in deciding if t.operating_point == point) for point in points]
+    if len({threshold.space for threshold in of_point}) == 1:
+        return Choice(max(of_point, key=lambda threshold: threshold.value))
+    # Numbers of two kinds of score are not comparable, the share of impostors that they let in is.
+    return Choice(min(of_point, key=lambda threshold: threshold.p_fa))
+
+
+def _why_none(
+    thresholds: Sequence[Threshold], fitting: Sequence[Threshold], dim: int, asked: str, marks: Collection[str]
+) -> str:
+    """Say what there is instead."""
+    if not thresholds:
+        return "none: the model holds no thresholds"
+    if fitting:
+        labels = sorted({label for threshold in fitting for label in threshold.foreign(marks)})
+        kind = " or ".join(sorted(marks)) or "real"
+        return (
+            f"NONE FOR {kind.upper()} RECORDINGS: what the model holds for {dim} dimensions was set on {_loud(labels)} "
+            "speech and decides about no other"
+        )
+    dims = ", ".join(map(str, sorted({t.dim for t in thresholds if t.dim is not None})))
+    points = ", ".join(sorted({t.operating_point.split()[0] for t in thresholds}))
+    domains = ", ".join(sorted({t.domain for t in thresholds if t.domain}))
+    found = f"the model has some for {dims} at {points}" + (f", for {domains}" if domains else "")
+    return f"none for {dim} dimensions at {asked}; {found}"
+
+
+def _point(operating_point: str, domain: str) -> str:
+    return operating_point + (f" for {domain!r}" if domain else "")
+
+
+def _loud(labels: Collection[str]) -> str:
+    return ", ".join(labels).upper()
 
 
 @dataclass(frozen=True)
@@ -253,7 +353,7 @@ class Verification:
     Attributes:
         score: cosine of the two prefixes, in [-1, 1]; higher means more alike. Not a probability.
         dim: prefix length.
-        same: score >= threshold, or None where the model holds no threshold for this dimension.
+        same: score >= threshold, or None: there is no verdict.
         threshold: the threshold used, with its origin.
         warnings: what is wrong with either recording (short, silent, clipped).
         model: name of the model.
@@ -261,6 +361,7 @@ class Verification:
         llr: log likelihood ratio in nats, or None where the model holds no calibration that gives one.
         llr_origin: where the calibration comes from, or why there is no log likelihood ratio.
         duration_s: of the shorter recording, which chooses among thresholds by duration.
+        reason: why there is no verdict; empty where there is one.
     """
 
     score: float
@@ -275,6 +376,7 @@ class Verification:
     llr: float | None = None
     llr_origin: str = ""
     duration_s: float | None = None
+    reason: str = ""
 
 
 def _dimensions(dim: int | None) -> str:

@@ -125,14 +125,32 @@ def test_domain_and_operating_point_of_verify(material: Path, folder: Path, caps
     code, text, error = run(capsys, *pair, "--domain", "studio")
     assert code in (0, 1), error
     assert "set at far 0.1 for studio" in text
-    code, text, _ = run(capsys, *pair)
-    assert code == 0
+    code, text, _ = run(capsys, *pair, "--operating-point", "eer")
+    assert code == 3
     assert "none for 16 dimensions at 'eer'; the model has some for 16, 64 at far, for phone, studio" in text
-    code, _, error = run(capsys, *pair, "--operating-point", "far")
-    assert code == 2
-    assert "name the domain" in error
+    for point in ([], ["--operating-point", "far"]):
+        code, _, error = run(capsys, *pair, *point)
+        assert code == 2
+        assert "name the domain" in error
     assert run(capsys, "threshold", *dev(material, folder), "--eer", *FEW)[0] == 0
-    assert "set at eer on" in run(capsys, *pair)[1]
+    assert "set at eer on" in run(capsys, *pair, "--operating-point", "eer")[1]
+
+
+def test_the_owner_names_the_point_that_decides(material: Path, folder: Path, capsys) -> None:
+    pair = ["verify", material / "a.wav", material / "b.wav", "--model", folder, "--dim", 16]
+    for arguments in (["--eer"], ["--far", 0.05], ["--far", 0.1, "--default"]):
+        assert run(capsys, "threshold", *dev(material, folder), *arguments, "--domain", "phone", *FEW)[0] == 0
+    assert "set at far 0.1 for phone" in run(capsys, *pair)[1]
+    assert {t.operating_point for t in nestvox.load(folder).thresholds if t.default} == {"far 0.1"}
+    # Set again it stays the default; another that is named takes its place.
+    assert run(capsys, "threshold", *dev(material, folder), "--far", 0.1, "--domain", "phone", *FEW)[0] == 0
+    assert "set at far 0.1 for phone" in run(capsys, *pair)[1]
+    assert run(capsys, "threshold", *dev(material, folder), "--eer", "--domain", "phone", "--default", *FEW)[0] == 0
+    assert {t.operating_point for t in nestvox.load(folder).thresholds if t.default} == {"eer"}
+    assert "set at eer for phone" in run(capsys, *pair)[1]
+    # A stricter one without a domain, as training sets it, does not come between.
+    assert run(capsys, "threshold", *dev(material, folder), "--far", 0.02, *FEW)[0] == 0
+    assert "set at eer for phone" in run(capsys, *pair)[1]
 
 
 def test_a_file_of_its_own_is_held_against_the_model(material: Path, folder: Path, tmp_path: Path, capsys) -> None:
@@ -171,7 +189,7 @@ def test_a_calibration_that_verify_cannot_feed_says_so(material: Path, folder: P
     arguments[arguments.index(material / "table.tsv")] = folder.parent / "aged.tsv"
     assert run(capsys, "calibrate", *arguments, "--quality", "age")[0] == 0
     code, text, error = run(capsys, "verify", material / "a.wav", material / "b.wav", "--model", folder, "--dim", 16)
-    assert code == 0, error
+    assert code == 3, error
     assert "LLR        none: the calibration needs the column age of a table" in text
     assert (
         "none: the calibration holds no map for 32"

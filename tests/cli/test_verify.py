@@ -1,8 +1,9 @@
-"""`nestvox verify` as a user types it: 0 same, 1 different, 2 something is wrong."""
+"""`nestvox verify` as a user types it: 0 same, 1 different, 2 something is wrong, 3 no verdict."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ RATE = 16_000
 
 
 def threshold(dim: int, value: float, point: str = "eer") -> Threshold:
-    return Threshold(dim, value, point, 0.05, 0.0625, 100, 200, "0123456789abcdef" * 4, "dev.txt", ("synthetic",))
+    return Threshold(dim, value, point, 0.05, 0.0625, 100, 200, "0123456789abcdef" * 4, "dev.txt")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_same_different_and_undecided(folder: Path, capsys: pytest.CaptureFixtur
     score = model.verify(folder / "a.wav", folder / "b.wav", dim=16).score
     assert f"score      {score:+.4f} cosine (higher is more alike; not a probability)" in same[1]
     assert "threshold  -1.0000, set at eer on dev.txt (100 target and 200 non-target trials" in same[1]
-    assert "sha256 0123456789ab, synthetic): 5.00% false alarms, 6.25% misses there" in same[1]
+    assert "sha256 0123456789ab): 5.00% false alarms, 6.25% misses there" in same[1]
     assert f"model      tiny, 16 dimensions, fingerprint {model.fingerprint}" in same[1]
     assert "warning" not in same[1]
     written = json.loads((tmp_path / "a.json").read_text())
@@ -78,13 +79,44 @@ def test_same_different_and_undecided(folder: Path, capsys: pytest.CaptureFixtur
     assert different[2] == ""
 
     undecided = run(folder, capsys, "a.wav", "b.wav")
-    assert undecided[0] == 0
+    assert undecided[0] == 3, "a script that lets people in must not take this for the same speaker"
     assert undecided[1].startswith("no verdict\n")
-    assert "none for 256 dimensions at 'eer'; the model has some for 16, 64 at eer, min_dcf" in undecided[1]
-    refused = run(folder, capsys, "a.wav", "b.wav", "--require-threshold")
-    assert (refused[0], refused[1]) == (2, ""), "a script that lets people in must not take this for the same speaker"
-    assert "nothing decides about these recordings: threshold none for 256 dimensions" in refused[2]
-    assert run(folder, capsys, "a.wav", "b.wav", "--dim", 16, "--require-threshold")[0] == 0
+    assert (
+        "none for 256 dimensions at any operating point; the model has some for 16, 64 at eer, min_dcf" in undecided[1]
+    )
+
+
+def test_python_and_the_command_choose_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A strict threshold that was stored decides, and neither the laxer one nor a synthetic one that is stricter."""
+    model = nestvox.load(folder / "model")
+    strict = replace(threshold(64, 1.2, "far 0.001"), domain="phone", p_fa=0.001)
+    synthetic = replace(threshold(64, 1.5, "far 0.0001"), labels=("synthetic",))
+    lax = threshold(64, -1.0)
+    for stored, code, chosen in (
+        ([lax], 0, lax),
+        ([lax, strict, synthetic], 1, strict),
+        ([replace(lax, default=True), strict], 0, replace(lax, default=True)),
+        ([synthetic], 3, None),
+        ([replace(lax, labels=("augmented",)), replace(lax, labels=("leaky",), operating_point="far 0.1")], 3, None),
+    ):
+        model.thresholds = tuple(stored)
+        model.save(tmp_path / "model")
+        found = run(folder, capsys, "a.wav", "b.wav", "--model", tmp_path / "model", "--dim", 64)
+        answer = model.verify(folder / "a.wav", folder / "b.wav", dim=64)
+        assert (found[0], answer.threshold) == (code, chosen), found
+        assert answer.same is {0: True, 1: False, 3: None}[code]
+        assert (answer.reason == "") is (chosen is not None)
+    assert "NONE FOR REAL RECORDINGS: what the model holds for 64 dimensions was set on AUGMENTED, LEAKY" in found[1]
+    marked = ["--dim", 64, "--mark", "synthetic"]
+    model.thresholds = (synthetic,)
+    model.save(tmp_path / "model")
+    assert run(folder, capsys, "a.wav", "b.wav", "--model", tmp_path / "model", *marked)[0] == 1
+    assert run(folder, capsys, "a.wav", "b.wav", *marked)[0] == 1
+    wrong = run(folder, capsys, "a.wav", "b.wav", "--mark", "leaky")
+    assert wrong[0] == 2
+    assert "marked augmented or synthetic" in wrong[2]
 
 
 def test_operating_point(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +129,7 @@ def test_model_without_thresholds(folder: Path, capsys: pytest.CaptureFixture[st
     model = nestvox.load(folder / "model")
     SpeakerModel(model.encoder, None, "bare").save(tmp_path / "bare")
     code, text, _ = run(folder, capsys, "a.wav", "b.wav", "--model", tmp_path / "bare")
-    assert code == 0
+    assert code == 3
     assert "threshold  none: the model holds no thresholds; set one on pairs of your own domain" in text
 
 
@@ -142,9 +174,9 @@ def routes(folder: Path) -> Path:
     [
         (["--dim", 16], "fast", "tiny", 0),
         (["--dim", 64], "fast", "tiny", 1),
-        ([], "accurate", "large", 0),
-        (["--dim", 65], "accurate", "large", 0),
-        (["--dim", 16, "--route", "accurate"], "accurate", "large", 0),
+        ([], "accurate", "large", 3),
+        (["--dim", 65], "accurate", "large", 3),
+        (["--dim", 16, "--route", "accurate"], "accurate", "large", 3),
         (["--route", "fast"], "fast", "tiny", 1),
     ],
 )

@@ -265,12 +265,13 @@ def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out:
     for target in (True, False):
         pair = trials.frame.filter(trials.frame["target"] == target).row(0, named=True)
         a, b = (paths[i] for i in table.resolve([pair["enrol"], pair["test"]]))
-        answer = model.verify(a, b, dim=dim)
-        verdict = {True: "same speaker", False: "different speakers", None: "no threshold"}[answer.same]
+        answer = model.verify(a, b, dim=dim, marks=table.labels)
+        verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
         if answer.threshold is not None and answer.same != target:
             rate = answer.threshold.p_miss if target else answer.threshold.p_fa
             verdict += f", which is wrong, as about {rate:.0%} of such verdicts are"
-        console.print(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}")
+        marks = "".join(f" --mark {mark}" for mark in table.labels)
+        console.print(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}{marks}")
         console.print(
             f"    {verdict} (truth: {'same' if target else 'different'}): score {answer.score:+.4f}, "
             + (f"threshold {answer.threshold.value:+.4f}" if answer.threshold else "")

@@ -44,6 +44,9 @@ def threshold(
     c_miss: Annotated[float | None, typer.Option(help="Cost of rejecting a target; default 1.")] = None,
     c_fa: Annotated[float | None, typer.Option(help="Cost of accepting a non-target; default 1.")] = None,
     domain: Annotated[str, typer.Option(help="What you call this material, e.g. phone.")] = "",
+    default: Annotated[
+        bool, typer.Option("--default", help="It decides in `nestvox verify` where nobody asks for another.")
+    ] = False,
     by_duration: Annotated[
         bool, typer.Option("--by-duration", help="Also one for each duration of the shorter recording that allows it.")
     ] = False,
@@ -109,6 +112,7 @@ def threshold(
             speakers,
             rule,
             domain=domain,
+            default=default,
             classes=classes,
             table=utterances,
             allow_overlap=allow_overlap,
@@ -210,7 +214,8 @@ def _print(found: ThresholdsSet, console: Console) -> None:
 
 
 def _place(stored: Threshold) -> str:
-    parts = [stored.operating_point, stored.domain, "" if stored.duration_class is None else str(stored.duration_class)]
+    duration = "" if stored.duration_class is None else str(stored.duration_class)
+    parts = [stored.operating_point, stored.domain, duration, *(label.upper() for label in stored.labels)]
     return ", ".join(part for part in parts if part)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,10 @@ from nestvox.errors import ModelError
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
     from nestvox.routing import Route
-    from nestvox.verdict import Threshold
 
 __all__ = ["verify"]
+
+_DIFFERENT, _NO_VERDICT = 1, 3  # exit codes; 2 is that of every error
 
 
 def verify(
@@ -32,7 +32,8 @@ def verify(
         int | None, typer.Option(help="Prefix length; by default all, or all that the route is for.")
     ] = None,
     operating_point: Annotated[
-        str | None, typer.Option(help="Which stored threshold to use; default: eer, or the only one there is.")
+        str | None,
+        typer.Option(help="Which stored threshold decides; default: what the model's owner named, else the strictest."),
     ] = None,
     domain: Annotated[
         str | None, typer.Option(help="Material that the threshold was set on, as you called it.")
@@ -40,17 +41,19 @@ def verify(
     calibration: Annotated[
         Path | None, typer.Option(help="Thresholds and calibration of this file instead of the model's own.")
     ] = None,
-    require_threshold: Annotated[
-        bool, typer.Option("--require-threshold", help="No threshold to decide by is an error, exit code 2.")
-    ] = False,
+    mark: Annotated[
+        list[str] | None,
+        typer.Option(help="What the recordings are, if not real: synthetic or augmented; may be given again."),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
 ) -> None:
     """Score two recordings and compare the score with the model's threshold.
 
-    Exit code 0: same speaker, or no threshold to decide by; 1: different speakers. Whoever lets somebody in by it needs
-    --require-threshold.
+    Exit code 0: same speaker; 1: different speakers; 3: no verdict, because nothing decides about these recordings; 2:
+    the call or a file is wrong. A threshold that was set on synthetic or augmented speech, or on training speakers,
+    decides about no real recording.
     """
     import json
     from dataclasses import asdict
@@ -67,11 +70,7 @@ def verify(
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
-    point = operating_point or _usual_point(loaded.thresholds, loaded.check_dim(dim), domain)
-    answer = loaded.verify(a, b, dim=dim, operating_point=point, domain=domain)
-    if require_threshold and answer.threshold is None:
-        reason = _why_none(loaded.thresholds, answer.dim, point, domain)
-        raise ModelError(f"nothing decides about these recordings: threshold {reason}; set one for them")
+    answer = loaded.verify(a, b, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
     if json_out is not None:
         written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
         write_text(json_out, json.dumps(written, indent=2) + "\n")
@@ -84,8 +83,7 @@ def verify(
     elif loaded.llr is not None:
         console.print(f"  LLR        none: {answer.llr_origin}", markup=False)
     if answer.threshold is None:
-        reason = _why_none(loaded.thresholds, answer.dim, point, domain)
-        console.print(f"  threshold  {reason}; set one on pairs of your own domain")
+        console.print(f"  threshold  {answer.reason}; set one on pairs of your own domain")
     else:
         unit = " nats" if answer.threshold.space.kind == "llr" else ""
         console.print(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}", markup=False)
@@ -94,8 +92,8 @@ def verify(
         console.print(f"  route      {chosen.name} of {model}", markup=False)
     for warning in answer.warnings:
         console.print(f"  [yellow]warning[/yellow]    {warning}")
-    if answer.same is False:
-        raise typer.Exit(1)
+    if answer.same is not True:
+        raise typer.Exit(_DIFFERENT if answer.same is False else _NO_VERDICT)
 
 
 def _model_for(
@@ -114,21 +112,3 @@ def _model_for(
 
     chosen = load_router(model, offline=offline).choose_pair(a, b, dim=dim, route=route)
     return chosen.model, chosen
-
-
-def _usual_point(thresholds: Sequence[Threshold], dim: int, domain: str | None) -> str:
-    """``eer`` where there is one, else the only operating point."""
-    points = {t.operating_point for t in thresholds if t.dim == dim and (domain is None or t.domain == domain)}
-    return points.pop() if "eer" not in points and len(points) == 1 else "eer"
-
-
-def _why_none(thresholds: Sequence[Threshold], dim: int, operating_point: str, domain: str | None) -> str:
-    """Say what there is instead."""
-    if not thresholds:
-        return "none: the model holds no thresholds"
-    dims = ", ".join(map(str, sorted({t.dim for t in thresholds if t.dim is not None})))
-    points = ", ".join(sorted({t.operating_point.split()[0] for t in thresholds}))
-    domains = ", ".join(sorted({t.domain for t in thresholds if t.domain}))
-    asked = f"{operating_point!r}" + (f" for {domain!r}" if domain is not None else "")
-    there = f"the model has some for {dims} at {points}" + (f", for {domains}" if domains else "")
-    return f"none for {dim} dimensions at {asked}; {there}"

@@ -253,9 +253,13 @@ def check_thresholds(model: SpeakerModel, *, required: bool = False) -> list[Che
             problems.append(f"{name} is on log likelihood ratios of a calibration that the model does not hold")
     if problems:
         return [Check("thresholds", "fail", "; ".join(problems))]
-    without = sorted(set(model.dims) - {threshold.dim for threshold in model.thresholds})
+    deciding = {threshold.dim for threshold in model.thresholds if not threshold.foreign()}
+    without = sorted(set(model.dims) - deciding)
     if without:
+        labels = sorted({label for threshold in model.thresholds for label in threshold.foreign()})
         missing = f"none for {', '.join(map(str, without))} dimensions: verify gives a score and no verdict there"
+        if labels:
+            missing += f" (what was set on {', '.join(labels).upper()} speech decides about no real recording)"
         return [Check("thresholds", "fail" if required else "note", missing)]
     known = sum(threshold.fingerprint == model.fingerprint for threshold in model.thresholds)
     unnamed = "" if known == len(model.thresholds) else f"; {len(model.thresholds) - known} do not name their model"

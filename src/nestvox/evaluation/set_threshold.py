@@ -105,6 +105,7 @@ def set_thresholds(
     rule: DecisionRule,
     *,
     domain: str = "",
+    default: bool = False,
     classes: Sequence[DurationClass] = (),
     table: UtteranceTable | None = None,
     allow_overlap: bool = False,
@@ -121,6 +122,7 @@ def set_thresholds(
         speakers: of the trials, for the intervals.
         rule: the operating point.
         domain: what the user calls this material.
+        default: it is to decide where nobody asks for another operating point.
         classes: durations of the shorter recording that are to have thresholds of their own; needs the table.
         table: durations and the labels of marked utterances.
         allow_overlap: set it on speakers that the model was trained or tuned on, with the label ``leaky``.
@@ -179,6 +181,7 @@ def set_thresholds(
                         trials_sha256=hashes[n_class],
                         trials_source=trials.source,
                         domain=domain,
+                        default=default,
                         duration_class=duration_class,
                         labels=labels,
                         seed=seed,
@@ -308,6 +311,7 @@ def _threshold(
     trials_sha256: str,
     trials_source: str,
     domain: str,
+    default: bool,
     duration_class: DurationClass | None,
     labels: tuple[str, ...],
     seed: int,
@@ -333,6 +337,7 @@ def _threshold(
         p_fa_interval=(measured.p_fa.low, measured.p_fa.high),
         p_miss_interval=(measured.p_miss.low, measured.p_miss.high),
         interval=_in_words(measured, speakers, seed),
+        default=default,
     )
 
 
