@@ -21,7 +21,6 @@ from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.card import render_card
-from nestvox.corpora.utterances import MARKS
 from nestvox.encoders.backends import Backend, Precision, check_way
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
@@ -48,7 +47,7 @@ from nestvox.model_folder import (
     section,
 )
 from nestvox.threads import side_by_side
-from nestvox.verdict import COSINE, Threshold, Verification, choose_threshold
+from nestvox.verdict import COSINE, Threshold, Verification, check_marks, choose_threshold
 
 if TYPE_CHECKING:
     import torch
@@ -352,9 +351,8 @@ class SpeakerModel:
     ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
 
-        Which threshold decides says `verdict.choose_threshold`: what the model's owner named, else the strictest. One
-        that was set on synthetic or augmented speech, or on training speakers, decides about no real recording; then
-        there is no verdict. A threshold on log likelihood ratios is held against those.
+        `verdict.choose_threshold` says which: what the model's owner named, else the strictest; never one that was set
+        on synthetic or augmented speech, or on training speakers. One on log likelihood ratios is held against those.
 
         Args:
             a: one recording, as `embed` takes it.
@@ -373,8 +371,7 @@ class SpeakerModel:
             FingerprintError: the threshold or the calibration is of another model.
         """
         size = self.check_dim(dim)
-        if unknown := sorted(set(marks) - set(MARKS)):
-            raise ModelError(f"recordings are marked {' or '.join(MARKS)}, or not at all; got {', '.join(unknown)}")
+        check_marks(marks)
         both = [
             heard(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
             for item in (a, b)

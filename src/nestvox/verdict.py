@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from nestvox.corpora.utterances import MARKS
 from nestvox.errors import FingerprintError, ModelError, NestvoxError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ScoreSpace",
     "Threshold",
     "Verification",
+    "check_marks",
     "choose_threshold",
     "duration_classes",
 ]
@@ -235,6 +237,16 @@ class Threshold:
                 low, high = given[name]
                 given[name] = (float(low), float(high))
         return cls(**given)
+
+
+def check_marks(marks: Collection[str]) -> None:
+    """Refuse what recordings cannot be marked as.
+
+    Raises:
+        ModelError: with the marks that there are.
+    """
+    if unknown := sorted(set(marks) - set(MARKS)):
+        raise ModelError(f"recordings are marked {' or '.join(MARKS)}, or not at all; got {', '.join(unknown)}")
 
 
 @dataclass(frozen=True)
