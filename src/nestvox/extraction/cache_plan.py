@@ -11,7 +11,7 @@ from typing import Any
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.store_metadata import StoreMetadata
 
-__all__ = ["CachePlan", "plan_in", "refuse_difference"]
+__all__ = ["CachePlan", "brief", "differences", "plan_in", "refuse_difference"]
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ def refuse_difference(where: str, there: CachePlan, expected: CachePlan | Mappin
         raise StoreError(f"a feature cache has no setting {unknown[0]!r}; it has {', '.join(known)}")
     before, now = json.loads(json.dumps(asdict(there))), json.loads(json.dumps(wanted))
     different = [
-        difference for name in known if name in now for difference in _differences(name, before[name], now[name])
+        difference for name in known if name in now for difference in differences(name, before[name], now[name])
     ]
     if not different:
         return
-    shown = "; ".join(f"{name} {_brief(old)} there, {_brief(new)} expected" for name, old, new in different)
+    shown = "; ".join(f"{name} {brief(old)} there, {brief(new)} expected" for name, old, new in different)
     problem = f"{where} was made with other settings ({shown}): make another cache, or expect what this one is"
     raise (FingerprintError if different[0][0] == "fingerprint" else StoreError)(problem)
 
@@ -126,17 +126,18 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+def differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     """Return (dotted name, there, expected) of every leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             difference
             for key in dict.fromkeys([*old, *new])
-            for difference in _differences(f"{name}.{key}", old.get(key, _ABSENT), new.get(key, _ABSENT))
+            for difference in differences(f"{name}.{key}", old.get(key, _ABSENT), new.get(key, _ABSENT))
         ]
     return [] if old == new else [(name, old, new)]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -19,9 +19,32 @@ from torch import Tensor, nn, optim
 from nestvox.atomic import atomic_path
 from nestvox.errors import TrainingError
 
-__all__ = ["Checkpoint", "Progressed", "optimizer_tensors", "read_checkpoint", "restore_optimizer"]
+__all__ = [
+    "Checkpoint",
+    "Origin",
+    "Progressed",
+    "optimizer_tensors",
+    "read_checkpoint",
+    "refuse_other_start",
+    "restore_optimizer",
+]
 
-_FORMAT = "nestvox-checkpoint-1"
+_FORMAT = "nestvox-checkpoint-2"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One of the things that a run begins with, all of which must be the same when it is resumed.
+
+    Attributes:
+        setting: of the recipe, e.g. ``data.dev_trials``.
+        identity: equal where the thing is the same.
+        words: what it is, for people.
+    """
+
+    setting: str
+    identity: str
+    words: str
 
 
 @dataclass
@@ -30,7 +53,7 @@ class Progressed:
 
     Attributes:
         recipe: hash of the recipe.
-        network: fingerprint of what the run began with.
+        start: what the run began with, each an `Origin` as a mapping.
         epoch: that is under way.
         step: batches of it that are done.
         total_steps: of the optimizer, since the beginning.
@@ -42,10 +65,12 @@ class Progressed:
         log_bytes: length of the log when this was written; what follows belongs to steps that are done again.
         scaler: state of the gradient scaler (float16).
         world: processes.
+        told: sums over the samples of the epoch that is under way, as far as the log has them.
+        window: likewise of the first process, over what the log does not have yet.
     """
 
     recipe: str
-    network: str
+    start: list[dict[str, str]] = field(default_factory=list)
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
@@ -57,6 +82,8 @@ class Progressed:
     log_bytes: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     world: int = 1
+    told: list[float] = field(default_factory=list)
+    window: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,11 +125,35 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it and train anew") from error
     found = state.pop("format", None) if isinstance(state, dict) else None
-    if found != _FORMAT:
+    if not str(found).startswith("nestvox-checkpoint-"):
         raise TrainingError(f"{path}: format {found!r}, expected {_FORMAT!r}")
-    if set(state) != {item.name for item in fields(Progressed)}:
+    if found != _FORMAT or set(state) != {item.name for item in fields(Progressed)}:
         raise TrainingError(f"{path}: written by another version of nestvox; go on with that one, or train anew")
     return Checkpoint(Progressed(**state), tensors)
+
+
+def refuse_other_start(folder: Path, there: Progressed, now: Progressed) -> None:
+    """Refuse to go on with a run that began otherwise, and name what differs with both values.
+
+    Args:
+        folder: of the run.
+        there: from its checkpoint.
+        now: as it would begin.
+
+    Raises:
+        TrainingError: the recipe or the start is another.
+    """
+    remedy = "give the same settings to resume it, or another --out"
+    if there.recipe != now.recipe:
+        raise TrainingError(f"{folder} holds a run of another recipe ({there.recipe}, now {now.recipe}): {remedy}")
+    before = {origin["setting"]: origin for origin in there.start}
+    for origin in now.start:
+        old = before.get(origin["setting"], {"identity": "", "words": "nothing"})
+        if old["identity"] != origin["identity"]:
+            raise TrainingError(
+                f"{folder} holds a run of another {origin['setting']}: there {old['words']}, now {origin['words']}; "
+                f"{remedy}"
+            )
 
 
 def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:

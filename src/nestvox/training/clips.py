@@ -23,7 +23,7 @@ from nestvox.training.loop import Batch, MicroBatch
 from nestvox.training.material import augmentation_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
-from nestvox.training.sampling import BalancedOrder, Order, ShuffledOrder, WindowedOrder, split
+from nestvox.training.sampling import BalancedOrder, Order, Seen, ShuffledOrder, WindowedOrder, seen_in, split
 from nestvox.training.schedule import Schedule
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
@@ -55,6 +55,7 @@ class AudioSource:
         processes: whose share is read.
         banks: noise, rooms and voices.
         teacher: features of the clean utterances, where there is distillation.
+        of: utterances and speakers that there are, unusable ones included; None: those of `table`.
 
     Attributes:
         names: of the classes, sorted; a clip of another speed is of another class.
@@ -73,6 +74,7 @@ class AudioSource:
         banks: Banks,
         *,
         teacher: FeatureCache | None = None,
+        of: tuple[int, int] | None = None,
     ) -> None:
         self.recipe = recipe
         self.schedule = Schedule.of(recipe)
@@ -88,13 +90,15 @@ class AudioSource:
         self.names = tuple(sorted({u.speaker + suffix for u in self.utterances for suffix in suffixes}))
         self._class = {name: number for number, name in enumerate(self.names)}
         balanced = recipe.training.balanced
+        codes = [self._class[u.speaker] for u in self.utterances]
+        self._speakers = np.array(codes, np.int64)
+        self.of = (len(codes), len(set(codes))) if of is None else of
         self.order: Order
         if balanced is None:
             self.order = _shuffled(self.utterances, recipe)
         elif speeds:
             raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
         else:
-            codes = [self._class[u.speaker] for u in self.utterances]
             self.order = BalancedOrder(codes, balanced.speakers, balanced.utterances, recipe.seed)
         if teacher is not None:
             place = {name: number for number, name in enumerate(teacher.utt_ids)}
@@ -109,6 +113,15 @@ class AudioSource:
         """Batches of an epoch."""
         return self.order.steps(epoch)
 
+    def seen(self, epoch: int) -> Seen:
+        """How much of the data an epoch holds."""
+        return seen_in(self.order.batches(epoch), self._speakers, *self.of)
+
+    @property
+    def notes(self) -> list[str]:
+        """What nobody should miss about the batches, a sentence each."""
+        return self.order.notes() if isinstance(self.order, BalancedOrder) else []
+
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
         batches = self.order.batches(epoch)[first:]
@@ -116,14 +129,14 @@ class AudioSource:
             split(rows, self.processes.rank, self.processes.world, self.recipe.training.micro_batch) for rows in batches
         ]
         planned = iter([part for share in parts for part in share])
-        waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str]]]]] = deque()
+        waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str, bool]]]]] = deque()
         with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
 
             def submit() -> None:
                 part = next(planned, None)
                 if part is not None:
                     clips = zip(*(some.tolist() for some in part), strict=True)
-                    waiting.append((part[0], [pool.submit(self.clip, row, epoch, times) for row, times in clips]))
+                    waiting.append((part[0], [pool.submit(self._clip, row, epoch, times) for row, times in clips]))
 
             def taken(count: int) -> Iterator[MicroBatch]:
                 for _ in range(count):
@@ -150,6 +163,10 @@ class AudioSource:
         Raises:
             AudioError: the file cannot be used.
         """
+        return self._clip(row, epoch, times)[:2]
+
+    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool]:
+        """Also return whether the utterance was too short, and is repeated."""
         utterance = self.utterances[row]
         crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
         assert crop_s is not None
@@ -161,12 +178,14 @@ class AudioSource:
         heard_s = crop_s * (1.0 if treatment is None else treatment.speed)
         samples = self._stretch(utterance, heard_s, place, draw)
         # A short utterance is repeated: padding with zeros would teach silence.
-        samples = np.resize(samples, round(heard_s * self.sample_rate))
+        wanted = round(heard_s * self.sample_rate)
+        short = len(samples) < wanted - 1  # one sample may be lost by resampling
+        samples = np.resize(samples, wanted)
         speaker = utterance.speaker
         if treatment is not None:
             samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
             speaker += treatment.suffix
-        return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker
+        return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker, short
 
     def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
         """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.
@@ -191,14 +210,15 @@ class AudioSource:
                     raise
                 place = float(draw.random())
 
-    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str]]) -> MicroBatch:
+    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool]]) -> MicroBatch:
         device = self.processes.device
-        audio = torch.from_numpy(np.stack([samples for samples, _ in clips])).to(device)
-        labels = torch.tensor([self._class[speaker] for _, speaker in clips], device=device)
+        audio = torch.from_numpy(np.stack([samples for samples, _, _ in clips])).to(device)
+        labels = torch.tensor([self._class[speaker] for _, speaker, _ in clips], device=device)
+        n_repeated = sum(short for _, _, short in clips)
         if self.teacher is None:
-            return MicroBatch(audio, labels)
+            return MicroBatch(audio, labels, n_repeated=n_repeated)
         taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
-        return MicroBatch(audio, labels, torch.from_numpy(taught).to(device))
+        return MicroBatch(audio, labels, torch.from_numpy(taught).to(device), n_repeated)
 
 
 def _shuffled(utterances: Sequence[_Utterance], recipe: Recipe) -> ShuffledOrder:

@@ -78,6 +78,19 @@ class Development:
         """Names of the utterances that the trials need, in the order of `utterances`."""
         return [str(name) for name in self.table.frame["utt_id"].gather(self.utterances)]
 
+    @property
+    def notes(self) -> list[str]:
+        """A sentence where the trials use less than half of the development utterances or speakers."""
+        used, whole = self.table.frame[self.utterances], self.table.frame
+        parts = [
+            (len(used), len(whole), "utterances"),
+            (used["speaker"].n_unique(), whole["speaker"].n_unique(), "speakers"),
+        ]
+        if all(2 * count >= of for count, of, _ in parts):
+            return []
+        said = " and ".join(f"{count:,} of {of:,} development {what}" for count, of, what in parts)
+        return [f"{self.trials.source} uses {said}: the weights are chosen on these alone"]
+
     def pairs(self, gather: Callable[[list[str]], FloatArray]) -> LabelledPairs:
         """Return the pairs on vectors.
 

@@ -34,8 +34,9 @@ from nestvox.training.material import Material, banks_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.recipe_sections import SpecAugment
-from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data
+from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data, warned
 from nestvox.training.schedule import Schedule
+from nestvox.training.watch import Watch
 
 __all__ = ["AudioTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "run_audio"]
 
@@ -176,7 +177,13 @@ class AudioTask:
 
 
 def run_audio(
-    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, processes: Processes, bars: Bars
+    recipe: Recipe,
+    model: SpeakerModel | None,
+    material: Material,
+    folder: Path,
+    processes: Processes,
+    bars: Bars,
+    watch: Watch,
 ) -> Finished:
     """Train encoder and head on audio files; the model that was given stays as it is.
 
@@ -195,17 +202,23 @@ def run_audio(
     teacher = material.train_cache if recipe.loss.distill else None
     table = material.usable
     banks = banks_of(recipe, table, network.encoder.sample_rate)
-    source = AudioSource(table, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher)
+    source = AudioSource(
+        table, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher, of=material.whole
+    )
+    notes = warned(watch, processes, [*material.notes, *source.notes])
     criterion = _criterion(recipe, network.head, material, source.names)
     network.to(processes.device)
     task = AudioTask(network, criterion.to(processes.device), material.dev, recipe)
-    start = f"{began_with} {material.key}"
+    start = material.origins(model, began_with)
     with (
         full_precision_front_end(network.encoder),
         blanked_bands(network.encoder, recipe.data.spec_augment),
         bars(f"train ({recipe.kind})", "samples") as progress,
     ):
-        progressed = TrainingLoop(task, source, recipe, folder, processes, start=start, progress=progress).run()
+        loop = TrainingLoop(
+            task, source, recipe, folder, processes, start=start, notes=notes, progress=progress, watch=watch
+        )
+        progressed = loop.run()
     pairs = task.pairs()
     network.cpu().eval()
     if lora is not None:
@@ -214,7 +227,7 @@ def run_audio(
         merge_low_rank(network.encoder)
     network.requires_grad_(requires_grad=True)
     finished = SpeakerModel(network.encoder, network.head)
-    return Finished(finished, pairs, plain_rates(material, network.head), progressed)
+    return Finished(finished, pairs, plain_rates(material, network.head), progressed, notes)
 
 
 def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:

@@ -24,8 +24,10 @@ from nestvox.training.recipe import Recipe
 from nestvox.training.sampling import (
     BalancedOrder,
     Order,
+    Seen,
     ShuffledOrder,
     generator,
+    seen_in,
     split,
 )
 
@@ -114,15 +116,24 @@ class CachedSource:
         tap: that the head takes.
         processes: whose share is gathered.
         teacher: hand over the embedding of the clean utterance too.
+        of: utterances and speakers that there are, those included that the cache leaves out; None: those of `data`.
     """
 
     def __init__(
-        self, data: CachedUtterances, recipe: Recipe, tap: CacheTap, processes: Processes, *, teacher: bool = False
+        self,
+        data: CachedUtterances,
+        recipe: Recipe,
+        tap: CacheTap,
+        processes: Processes,
+        *,
+        teacher: bool = False,
+        of: tuple[int, int] | None = None,
     ) -> None:
         self.data = data
         self.tap = tap
         self.processes = processes
         self.teacher = teacher
+        self.of = (len(data.utterances), len(set(data.speakers))) if of is None else of
         self.seed = recipe.seed
         self.micro_batch = recipe.training.micro_batch
         balanced = recipe.training.balanced
@@ -143,6 +154,21 @@ class CachedSource:
     def steps(self, epoch: int) -> int:
         """Batches of an epoch."""
         return self.order.steps(epoch)
+
+    def seen(self, epoch: int) -> Seen:
+        """How much of the data an epoch holds; a variant counts as its utterance."""
+        return seen_in(self.order.batches(epoch), self.data.labels[:, 0], *self.of)
+
+    @property
+    def notes(self) -> list[str]:
+        """What nobody should miss about the batches, a sentence each."""
+        found = [] if not isinstance(self.order, BalancedOrder) else self.order.notes(variants=self._may.shape[1])
+        if unused := int(np.count_nonzero(~self._may)):
+            found.append(
+                f"training.balanced: {unused:,} of {self._may.size:,} variants are of another speed, which is another "
+                "speaker, and are not heard"
+            )
+        return found
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `first` on; one is gathered while another is learned from."""

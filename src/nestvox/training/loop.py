@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn, optim
@@ -24,20 +25,26 @@ from nestvox.losses.nested import NestedTerms
 from nestvox.progress import Progress, silent
 from nestvox.training.checkpoint import (
     Checkpoint,
+    Origin,
     Progressed,
     optimizer_tensors,
     read_checkpoint,
+    refuse_other_start,
     restore_optimizer,
 )
 from nestvox.training.criterion import Criterion
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.run_log import RunLog
+from nestvox.training.sampling import Seen
 from nestvox.training.schedule import Schedule
+from nestvox.training.watch import EpochReport, Watch
 
 __all__ = ["CHECKPOINT_FILE", "Batch", "MicroBatch", "ParameterGroup", "Source", "Task", "TrainingLoop"]
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+_T = TypeVar("_T")
 
 _RUN_AWAY = 1e15  # its square is still a number in single precision
 
@@ -50,11 +57,13 @@ class MicroBatch:
         inputs: (b, ...) what the network takes.
         labels: (b,) int64 speakers.
         teacher: (b, E) pretrained embeddings, where there is distillation.
+        n_repeated: of them clips that were too short for the crop, and were repeated to fill it.
     """
 
     inputs: Tensor
     labels: Tensor
     teacher: Tensor | None = None
+    n_repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,9 @@ class Source(Protocol):
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `first` on: the same ones whenever it is asked."""
+
+    def seen(self, epoch: int) -> Seen:
+        """How much of the training data the batches of an epoch hold."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,12 @@ class TrainingLoop:
         recipe: how.
         folder: of the run, which has the checkpoint and the log; it exists.
         processes: of the run.
-        start: names what the run begins with and on what data; a checkpoint of another start is refused.
+        start: what the run begins with and on what data; a checkpoint of another start is refused by its name.
+        notes: what was warned of, for the log.
         progress: told the samples seen of all.
+        watch: told every epoch.
+        keep_epoch: called with the number of an epoch that is done, while its weights (their average, where there is
+            one) are in the network; the first process only.
 
     Raises:
         RecipeError: a stage names dims that the head does not have.
@@ -157,19 +173,25 @@ class TrainingLoop:
         folder: str | Path,
         processes: Processes,
         *,
-        start: str,
+        start: Sequence[Origin] = (),
+        notes: Sequence[str] = (),
         progress: Progress = silent,
+        watch: Watch | None = None,
+        keep_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.task = task
         self.source = source
         self.recipe = recipe
         self.folder = Path(folder)
         self.processes = processes
+        self.notes = list(notes)
         self.progress = progress
+        self.watch = Watch() if watch is None else watch
+        self.keep_epoch = keep_epoch
         self.schedule = Schedule.of(recipe)
         for stage in recipe.stages:  # now, and not when the stage begins
             task.criterion.check_dims(stage.dims or ())
-        self.progressed = Progressed(recipe.hash, start, world=processes.world)
+        self.progressed = Progressed(recipe.hash, [asdict(origin) for origin in start], world=processes.world)
         self.optimizer = _optimizer(task.groups, recipe)
         precision = recipe.training.precision
         if precision == "float16" and processes.device.type != "cuda":
@@ -182,6 +204,8 @@ class TrainingLoop:
         self._best = self._copied()
         self._written_at = time.monotonic()
         self._log: RunLog | None = None
+        self._window = self._nothing()  # sums over this process's samples that the log does not have yet
+        self._epochs_s: list[float] = []
 
     def run(self) -> Progressed:
         """Train from the beginning or from the folder's checkpoint; at the end the best weights are in the network.
@@ -198,7 +222,8 @@ class TrainingLoop:
             self._open_log()
             try:
                 if not resumed:
-                    self._validate()
+                    record = {"epoch": 0, **({"warnings": self.notes} if self.notes else {}), **self._validate()}
+                    self._report(record, EpochReport(0, self.recipe.training.epochs))
                     self._write()
                 self._epochs()
             finally:
@@ -210,45 +235,78 @@ class TrainingLoop:
     def _epochs(self) -> None:
         training = self.recipe.training
         while self.progressed.epoch < training.epochs and not self.progressed.stopped:
-            epoch = self.progressed.epoch
+            epoch, began = self.progressed.epoch, time.monotonic()
             self.task.begin_epoch(epoch)
             self.task.criterion.set_dims(self.schedule.dims(epoch, self.task.criterion.dims))
             self._epoch(epoch)
             self.progressed.epoch, self.progressed.step = epoch + 1, 0
-            if (epoch + 1) % training.validate_epochs == 0 or epoch + 1 == training.epochs:
-                self._validate()
+            due = (epoch + 1) % training.validate_epochs == 0 or epoch + 1 == training.epochs
+            found = self._validate() if due else {}
+            if self.processes.first and self.keep_epoch is not None:
+                self._with(self._average or self._state, partial(self.keep_epoch, epoch + 1))
+            self._epochs_s.append(time.monotonic() - began)
+            self._end_epoch(epoch, found)
             self._write()
 
     def _epoch(self, epoch: int) -> None:
         run, steps = self.recipe.run, self.source.steps(epoch)
-        seen = torch.zeros(2 + len(self.task.criterion.dims), device=self.processes.device)
         began, steps_then = time.monotonic(), self.progressed.step
         for batch in self.source.batches(epoch, self.progressed.step):
             moment = epoch + (self.progressed.step + 0.5) / steps
-            seen += self._step(batch, moment)
+            self._window += self._step(batch, moment)
             self.progressed.step += 1
             self.progressed.total_steps += 1
             done = epoch + self.progressed.step / steps
             self.progress(round(done * self.source.n), self.recipe.training.epochs * self.source.n)
             last = self.progressed.step == steps
             if self.progressed.total_steps % run.log_steps == 0 or last:
-                self._tell(seen, moment, (self.progressed.step - steps_then) / (time.monotonic() - began))
-                seen.zero_()
+                self._tell(moment, (self.progressed.step - steps_then) / (time.monotonic() - began))
                 began, steps_then = time.monotonic(), self.progressed.step
             due = run.checkpoint_steps is not None and self.progressed.total_steps % run.checkpoint_steps == 0
             if not last and (due or time.monotonic() - self._written_at > run.checkpoint_s):
                 self._write()
 
+    def _end_epoch(self, epoch: int, found: Mapping[str, Any]) -> None:
+        """Log and report an epoch that is over, with what its validation found."""
+        count, loss, repeated = (self.progressed.told or [0.0, 0.0, 0.0])[:3]
+        self.progressed.told = []
+        if not self.processes.first:
+            return
+        seen, seconds, epochs = self.source.seen(epoch), self._epochs_s[-1], self.recipe.training.epochs
+        record = {"epoch": epoch + 1, "seen": asdict(seen), "epoch_s": round(seconds, 3), **found}
+        if count:
+            record["epoch_loss"] = loss / count
+        if repeated:
+            record["repeated_clips"] = round(repeated)
+        report = EpochReport(
+            epoch + 1,
+            epochs,
+            loss / count if count else None,
+            best_epoch=self.progressed.best_epoch,
+            seen=seen,
+            n_repeated=round(repeated),
+            seconds=seconds,
+            left_s=(epochs - epoch - 1) * sum(self._epochs_s) / len(self._epochs_s),
+        )
+        self._report(record, report)
+
+    def _report(self, record: Mapping[str, Any], report: EpochReport) -> None:
+        if self._log is None:
+            return
+        self._log.write(self.progressed.total_steps, record)
+        eers = {int(dim): rate for dim, rate in record.get("dev_eer", {}).items()}
+        self.watch.epoch(replace(report, eers=eers))
+
     def _step(self, batch: Batch, moment: float) -> Tensor:
-        """Take one step; returns this process's sums over samples: count, loss, loss of each dimension."""
-        task, device = self.task, self.processes.device
+        """Take one step; returns this process's sums over samples: see `_nothing`."""
+        task = self.task
         rate = self.schedule.rate(moment)
         for settings, group in zip(self.optimizer.param_groups, task.groups, strict=True):
             settings["lr"] = rate * group.scale
         task.criterion.set_margin(self.schedule.margin_at(moment))
         torch.manual_seed(_seed(self.recipe.seed, self.progressed.total_steps, self.processes.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        seen = torch.zeros(2 + len(task.criterion.dims), device=device)
+        seen = self._nothing()
         parameters = [parameter for group in task.groups for parameter in group.parameters]
         if task.criterion.relational:
             self._backward_together(batch, seen)
@@ -274,7 +332,7 @@ class TrainingLoop:
         """Add the gradient of a micro-batch: its share of the mean over the whole batch."""
         terms = self.task.criterion(self._embed(part.inputs), part.labels, part.teacher)
         self._scaler.scale(terms.total * share).backward()
-        self._count(terms, len(part.labels), seen)
+        self._count(terms, part, seen)
 
     def _backward_together(self, batch: Batch, seen: Tensor) -> None:
         """Add the gradient of a loss over all clips of all processes: each hands on its own clips' part of it."""
@@ -292,7 +350,7 @@ class TrainingLoop:
         for parameter in self.task.criterion.parameters():
             if parameter.grad is not None:
                 parameter.grad /= self.processes.world
-        self._count(terms, len(part.labels), seen)
+        self._count(terms, part, seen)
 
     def _embed(self, inputs: Tensor) -> Tensor:
         with torch.autocast(self.processes.device.type, dtype=self._dtype, enabled=self._dtype is not None):
@@ -307,13 +365,22 @@ class TrainingLoop:
                 raise
         return embedding.float()
 
-    def _count(self, terms: NestedTerms, n: int, seen: Tensor) -> None:
-        by_dim = [terms.per_dim.get(dim, terms.total.new_zeros(())) for dim in self.task.criterion.dims]
-        seen += n * torch.stack([terms.total.new_ones(()), terms.total, *by_dim]).detach()
+    def _nothing(self) -> Tensor:
+        """Sums over no samples: how many, loss, how many were repeated to fill a clip, loss of each dimension."""
+        return torch.zeros(3 + len(self.task.criterion.dims), device=self.processes.device)
 
-    def _tell(self, seen: Tensor, moment: float, steps_per_s: float) -> None:
+    def _count(self, terms: NestedTerms, part: MicroBatch, seen: Tensor) -> None:
+        by_dim = [terms.per_dim.get(dim, terms.total.new_zeros(())) for dim in self.task.criterion.dims]
+        n = len(part.labels)
+        repeated = terms.total.new_tensor(part.n_repeated / n)
+        seen += n * torch.stack([terms.total.new_ones(()), terms.total, repeated, *by_dim]).detach()
+
+    def _tell(self, moment: float, steps_per_s: float) -> None:
         """Log the means since the last line; every process takes part in the sums."""
-        count, loss, *by_dim = self.processes.sum(seen).tolist()
+        sums = self.processes.sum(self._window).tolist()
+        self._window.zero_()
+        self.progressed.told = [a + b for a, b in zip(self.progressed.told or [0.0] * len(sums), sums, strict=True)]
+        count, loss, _, *by_dim = sums
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in epoch {moment:.2f}; {_remedy(self.recipe)}")
         if self._log is None or not count:
@@ -332,17 +399,18 @@ class TrainingLoop:
             },
         )
 
-    def _validate(self) -> None:
-        """Measure the weights (their average, where there is one) and keep them if they are the best so far."""
+    def _validate(self) -> dict[str, Any]:
+        """Measure the weights (their average, where there is one) and keep them if they are the best so far.
+
+        Returns:
+            What the log says of it.
+        """
         progressed, state = self.progressed, self._average or self._state
         _refuse_broken(state, self.recipe)
         numbers: list[float] = []
         dims = self.task.criterion.dims
         if self.processes.first:
-            weights = self._copied()
-            self._load(state)
-            eers = self.task.validate()
-            self._load(weights)
+            eers = self._with(state, self.task.validate)
             numbers = [eers[dim] for dim in dims]
         numbers = self.processes.from_first(numbers or [0.0] * len(dims))
         criterion = sum(numbers) / len(numbers)
@@ -353,16 +421,19 @@ class TrainingLoop:
             self._best = {name: tensor.clone() for name, tensor in state.items()}
         patience = self.recipe.training.patience
         progressed.stopped = patience is not None and progressed.since_best >= patience
-        if self._log is not None:
-            self._log.write(
-                progressed.total_steps,
-                {
-                    "epoch": progressed.epoch,
-                    "dev_eer": progressed.eers[str(progressed.epoch)],
-                    "dev_eer_mean": criterion,
-                    "best_epoch": progressed.best_epoch,
-                },
-            )
+        return {
+            "dev_eer": progressed.eers[str(progressed.epoch)],
+            "dev_eer_mean": criterion,
+            "best_epoch": progressed.best_epoch,
+        }
+
+    def _with(self, state: Mapping[str, Tensor], work: Callable[[], _T]) -> _T:
+        """Do something while other weights are in the network."""
+        weights = self._copied()
+        self._load(state)
+        found = work()
+        self._load(weights)
+        return found
 
     def _write(self) -> None:
         self._written_at = time.monotonic()
@@ -380,22 +451,16 @@ class TrainingLoop:
         _refuse_broken(tensors, self.recipe)
         scaler: dict[str, Any] = self._scaler.state_dict()
         log_bytes = self._log.n_bytes if self._log is not None else 0
-        Checkpoint(replace(self.progressed, scaler=scaler, log_bytes=log_bytes), tensors).write(
-            self.folder / CHECKPOINT_FILE
-        )
+        window = self._window.tolist() if self.progressed.step else []
+        now = replace(self.progressed, scaler=scaler, log_bytes=log_bytes, window=window)
+        Checkpoint(now, tensors).write(self.folder / CHECKPOINT_FILE)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         there, mine = checkpoint.progressed, self.progressed
-        for what, before, now in (
-            ("recipe", there.recipe, mine.recipe),
-            ("start (model, data or speakers)", there.network, mine.network),
-        ):
-            if before != now:
-                raise TrainingError(
-                    f"{self.folder} holds a run of another {what} ({before}, now {now}): "
-                    "give the same settings to resume it, or another --out"
-                )
+        refuse_other_start(self.folder, there, mine)
         self.progressed = replace(there, world=self.processes.world)
+        if there.window and self.processes.first:
+            self._window.copy_(torch.tensor(there.window))
         self._load(checkpoint.section("network"))
         self.task.criterion.load_state_dict(checkpoint.section("criterion"))
         restore_optimizer(self.optimizer, checkpoint.section("optimizer"))

@@ -21,6 +21,7 @@ from nestvox.extraction.cache_plan import refuse_difference
 from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
+from nestvox.training.checkpoint import Origin
 from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
@@ -40,6 +41,7 @@ class Material:
         dev_cache: features of their utterances.
         labels: what every figure of the run must be shown with.
         speakers: of training and development.
+        notes: what of the data is left out, a sentence each.
     """
 
     train: UtteranceTable | None
@@ -48,6 +50,15 @@ class Material:
     dev_cache: FeatureCache | None
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Training utterances and speakers that there are, those included that are left out as unusable."""
+        if self.train is not None:
+            return len(self.train), self.train.frame["speaker"].n_unique()
+        assert self.train_cache is not None
+        return len(self.train_cache) + len(self.train_cache.metadata.failed), len(set(self.train_cache.speakers))
 
     @property
     def usable(self) -> UtteranceTable:
@@ -57,16 +68,38 @@ class Material:
         kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
         return replace(self.train, frame=kept, _lines=None)
 
-    @property
-    def key(self) -> str:
-        """16 hex digits over utterances, speakers and trials: a run is resumed on these only."""
-        digest = hashlib.sha256(self.dev.trials.sha256.encode())
-        if self.train_cache is not None:
-            digest.update(self.train_cache.key.encode())
+    def origins(self, model: SpeakerModel | None, fingerprint: str) -> list[Origin]:
+        """What a run on this material begins with, and is resumed with only.
+
+        Args:
+            model: that it begins with; None: random weights.
+            fingerprint: of the encoder and its head.
+        """
+        trials = self.dev.trials
+        found = [
+            Origin("model", fingerprint, f"{'random weights' if model is None else model.name} ({fingerprint})"),
+            Origin(
+                "data.dev_trials", trials.sha256, f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"
+            ),
+        ]
         if self.train is not None:
+            digest = hashlib.sha256()
             for row in self.train.frame.select("utt_id", "path", "speaker").iter_rows():
                 digest.update("\t".join(row).encode() + b"\n")
-        return digest.hexdigest()[:16]
+            utterances, speakers = self.whole
+            found.append(
+                Origin(
+                    "data.table",
+                    digest.hexdigest(),
+                    f"{utterances:,} training utterances of {speakers:,} speakers in {self.train.source} "
+                    f"({digest.hexdigest()[:12]})",
+                )
+            )
+        if self.train_cache is not None:
+            cache = self.train_cache
+            words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
+            found.append(Origin("data.cache", cache.key, words))
+        return found
 
     @classmethod
     def of(
@@ -140,7 +173,9 @@ class Material:
             named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
             given_dev = _made(recipe, model, named, folder / "cache" / "dev", processes, bars, clean=True)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
-        return cls(train, given, dev, given_dev, tuple(sorted(labels)), tuple(sorted({*train_speakers, *dev_speakers})))
+        notes = [*_rows_in_no_part(recipe, whole, dev_whole), *_unusable(train, given), *dev.notes]
+        speakers = tuple(sorted({*train_speakers, *dev_speakers}))
+        return cls(train, given, dev, given_dev, tuple(sorted(labels)), speakers, tuple(notes))
 
 
 def _joined(paths: Sequence[Path]) -> UtteranceTable | None:
@@ -189,6 +224,45 @@ def _tested(tables: Sequence[UtteranceTable | None], where: dict[str, str]) -> l
         if table is not None and where and (not number or where.keys() <= set(table.frame.columns)):
             found.update(_part(table, where, "test", may_be_empty=True).frame["speaker"].to_list())
     return sorted(found)
+
+
+def _rows_in_no_part(recipe: Recipe, whole: UtteranceTable | None, dev_whole: UtteranceTable | None) -> list[str]:
+    """Rows of the table that are for none of training, development and test: a split with another name, perhaps."""
+    if whole is None:
+        return []
+    data = recipe.data
+    parts = {"train": data.train, "test": data.test} | ({"dev": data.dev} if dev_whole is whole else {})
+    used = pl.concat([whole.where(**where).frame["utt_id"] for part, where in parts.items() if where or part != "test"])
+    left = whole.frame.filter(~pl.col("utt_id").is_in(used.implode()))
+    if not len(left):
+        return []
+    said = ", ".join(f"data.{part} {where}" for part, where in parts.items())
+    return [
+        f"{len(left):,} of {len(whole):,} utterances of {whole.source} are in no part of the run ({said}), e.g. "
+        f"{left['utt_id'][0]}"
+    ]
+
+
+def _unusable(train: UtteranceTable | None, cache: FeatureCache | None) -> list[str]:
+    """Training utterances that the cache left out."""
+    if cache is None:
+        return []
+    failed = {failure.utt_id: failure.reason for failure in cache.metadata.failed}
+    if train is not None:
+        failed = {name: failed[name] for name in train.frame["utt_id"] if name in failed}
+    if not failed:
+        return []
+    total = len(cache) + len(failed) if train is None else len(train)
+    name, reason = next(iter(failed.items()))
+    lost = ""
+    if train is not None:
+        kept = train.frame.filter(~pl.col("utt_id").is_in(list(failed)))["speaker"].n_unique()
+        if n_lost := train.frame["speaker"].n_unique() - kept:
+            lost = f", and with them {n_lost:,} speakers whole"
+    return [
+        f"{len(failed):,} of {total:,} training utterances are left out as unusable{lost}, e.g. {name}: {reason}; "
+        f"{cache.path / 'store.json'} names them all"
+    ]
 
 
 def _refuse_other_speakers(cache: FeatureCache, table: UtteranceTable) -> None:

@@ -160,9 +160,16 @@ class Recipe(Section):
         body = yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
         return f"# recipe {self.hash}\n{body}"
 
+    def decisive(self) -> dict[str, Any]:
+        """All that decides the result; of files the name alone, as folders differ between machines."""
+        settings = self.model_dump(mode="python")
+        settings.pop("run")
+        found: dict[str, Any] = json.loads(json.dumps(settings, default=lambda value: Path(value).name))
+        return found
+
     @property
     def hash(self) -> str:
-        """16 hex digits over all that decides the result, folders of files aside, which differ between machines."""
+        """16 hex digits over all that decides the result."""
         settings = self.model_dump(mode="python")
         settings.pop("run")
         text = json.dumps(settings, sort_keys=True, default=lambda value: Path(value).name)

@@ -25,6 +25,7 @@ from nestvox.training.loop import TrainingLoop
 from nestvox.training.material import Material
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
+from nestvox.training.watch import Watch
 
 __all__ = [
     "Finished",
@@ -36,6 +37,7 @@ __all__ = [
     "run_cached",
     "run_rotation",
     "training_data",
+    "warned",
 ]
 
 _ROTATION_FILE = "rotation.safetensors"
@@ -50,12 +52,14 @@ class Finished:
         pairs: development trials on the vectors that the head takes.
         truncated: EER of the encoder's own embedding, cut, by prefix length.
         progressed: counts and rates of the loop.
+        notes: what was warned of.
     """
 
     model: SpeakerModel
     pairs: LabelledPairs
     truncated: Mapping[int, float]
     progressed: Progressed
+    notes: tuple[str, ...] = ()
 
 
 def training_data(material: Material) -> CachedUtterances:
@@ -100,6 +104,13 @@ def prepared_head(
     return begin_head(recipe, model, data, rotation if recipe.head.start == "rotation" else None)
 
 
+def warned(watch: Watch, processes: Processes, notes: Sequence[str]) -> tuple[str, ...]:
+    """Tell notes in the first process, and return them."""
+    for note in notes if processes.first else ():
+        watch.warn(note)
+    return tuple(notes)
+
+
 def run_rotation(recipe: Recipe, model: SpeakerModel, material: Material, bars: Bars) -> Finished:
     """Fit a rotation and choose it on the development trials."""
     if model.head is not None:
@@ -107,7 +118,7 @@ def run_rotation(recipe: Recipe, model: SpeakerModel, material: Material, bars: 
     pairs = dev_pairs(material, "embedding")
     with bars("rotation", "candidates") as progress:
         rotation = fit_rotation(recipe, training_data(material), pairs, progress=progress)
-    progressed = Progressed(recipe.hash, material.key)
+    progressed = Progressed(recipe.hash)
     plain = truncation(rotation.input_dim, rotation.dims)
     before, after = pairs.eers(plain), pairs.eers(rotation)
     progressed.eers = {"0": {str(dim): rate for dim, rate in after.items()}}
@@ -115,21 +126,31 @@ def run_rotation(recipe: Recipe, model: SpeakerModel, material: Material, bars: 
 
 
 def run_cached(
-    recipe: Recipe, model: SpeakerModel, material: Material, folder: Path, processes: Processes, bars: Bars
+    recipe: Recipe,
+    model: SpeakerModel,
+    material: Material,
+    folder: Path,
+    processes: Processes,
+    bars: Bars,
+    watch: Watch,
 ) -> Finished:
     """Train a head on cached vectors."""
     head = prepared_head(recipe, model, material, folder, processes, bars)
     data = training_data(material)
     pairs = dev_pairs(material, head.tap)
     criterion = first_criterion(recipe, head, data, data.names)
-    start = f"{model.fingerprint} {material.key}"
+    start = material.origins(model, model.fingerprint)
     head.to(processes.device)
     task = HeadTask(head, criterion.to(processes.device), pairs, recipe)
-    source = CachedSource(data, recipe, head.tap, processes, teacher=criterion.distils)
+    source = CachedSource(data, recipe, head.tap, processes, teacher=criterion.distils, of=material.whole)
+    notes = warned(watch, processes, [*material.notes, *source.notes])
     with bars(f"train {head.kind} head", "samples") as progress:
-        progressed = TrainingLoop(task, source, recipe, folder, processes, start=start, progress=progress).run()
+        loop = TrainingLoop(
+            task, source, recipe, folder, processes, start=start, notes=notes, progress=progress, watch=watch
+        )
+        progressed = loop.run()
     head.cpu().eval()
-    return Finished(SpeakerModel(model.encoder, head), pairs, plain_rates(material, head), progressed)
+    return Finished(SpeakerModel(model.encoder, head), pairs, plain_rates(material, head), progressed, notes)
 
 
 def first_criterion(

@@ -15,10 +15,12 @@ from nestvox.errors import TrainingError
 __all__ = [
     "BalancedOrder",
     "Order",
+    "Seen",
     "ShuffledOrder",
     "WindowedOrder",
     "generator",
     "parts_of",
+    "seen_in",
     "share_of",
     "split",
     "times_before",
@@ -28,6 +30,56 @@ Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
 
 Rows = NDArray[np.int64]
+
+_MOST_REPEATED = 2  # times the places that all rows need: the longest epoch of batches by speaker
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How much of the training data an epoch sees.
+
+    Attributes:
+        utterances: that are in at least one batch.
+        of_utterances: that the table has for training, those included that are left out as unusable.
+        speakers: of the utterances that are seen.
+        of_speakers: of all of them.
+        samples: in the batches of the epoch; what is seen twice counts twice.
+    """
+
+    utterances: int
+    of_utterances: int
+    speakers: int
+    of_speakers: int
+    samples: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.utterances == self.of_utterances
+
+    @property
+    def words(self) -> str:
+        """In one phrase."""
+        parts = ((self.utterances, self.of_utterances, "utterances"), (self.speakers, self.of_speakers, "speakers"))
+        return ", ".join(
+            f"all {of:,} {what}" if count == of else f"{count:,} of {of:,} {what} ({count / of:.1%})"
+            for count, of, what in parts
+        )
+
+
+def seen_in(batches: Sequence[Rows], speakers_of: Sequence[int] | Rows, of_utterances: int, of_speakers: int) -> Seen:
+    """Count what the batches of an epoch hold.
+
+    Args:
+        batches: row numbers of each.
+        speakers_of: (N,) speaker of each row, as numbers.
+        of_utterances: how many there would be.
+        of_speakers: likewise.
+    """
+    every = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+    rows = np.unique(every)
+    speakers = np.unique(np.asarray(speakers_of, np.int64)[rows])
+    return Seen(len(rows), of_utterances, len(speakers), of_speakers, len(every))
 
 
 def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
@@ -129,9 +181,12 @@ class WindowedOrder(ShuffledOrder):
 class BalancedOrder:
     """Batches of several utterances of several speakers, each speaker once in a batch.
 
-    A speaker with K rows and `utterances` u fills max(1, K // u) places an epoch; one with fewer than u rows has some
-    twice, which a source gives in another variant or clip each time (`times_before`). What cannot be placed without a
-    speaker meeting itself is left out of the epoch.
+    An epoch covers the data. A speaker with K rows and `utterances` u fills ceil(K / u) places, and who has run out
+    of rows while others have not is heard again, in other company. Rows are heard again too where K is no multiple of
+    u; one with fewer than u rows has some twice in one place, which a source gives in another variant or clip each
+    time (`times_before`). Where a few speakers have nearly everything, that would repeat the others without end: an
+    epoch has twice the places that the rows need at the most, and what is beyond is left out of it, drawn anew each
+    epoch.
 
     Args:
         speakers_of: (N,) speaker of each row, as numbers.
@@ -152,11 +207,37 @@ class BalancedOrder:
                 "take fewer"
             )
         self.speakers, self.utterances, self.seed = speakers, utterances, seed
+        places = np.array([-(-len(rows) // utterances) for rows in self.rows_of])
+        needed = max(int(places.max()), -(-int(places.sum()) // speakers))
+        self._steps = min(needed, _MOST_REPEATED * int(places.sum()) // speakers)
         self._made: tuple[int, list[Rows]] | None = None
 
-    def steps(self, epoch: int) -> int:
+    def steps(self, epoch: int) -> int:  # noqa: ARG002  other orders need it
         """Batches of an epoch."""
-        return len(self.batches(epoch))
+        return self._steps
+
+    def notes(self, *, variants: int | None = None) -> list[str]:
+        """What nobody should miss about an epoch, a sentence each.
+
+        Args:
+            variants: that each utterance has; None: each time it is another clip.
+        """
+        found = []
+        counts = np.array([len(rows) for rows in self.rows_of])
+        if few := int(np.count_nonzero(counts < self.utterances)):
+            how = "in other clips or variants" if variants != 1 else "and compared with themselves: there is 1 variant"
+            found.append(
+                f"training.balanced: {few:,} of {len(counts):,} speakers have fewer than {self.utterances} utterances; "
+                f"theirs are heard several times in a batch, {how}"
+            )
+        if left := int(np.maximum(counts - self._steps * self.utterances, 0).sum()):
+            crowded = int(np.count_nonzero(counts > self._steps * self.utterances))
+            found.append(
+                f"training.balanced: an epoch leaves out {left:,} of {counts.sum():,} utterances, others each time: "
+                f"{crowded:,} of {len(counts):,} speakers have so many that all of theirs would repeat the others' more "
+                f"than {_MOST_REPEATED} times on average; take fewer speakers in a batch, or more utterances of each"
+            )
+        return found
 
     def batches(self, epoch: int) -> list[Rows]:
         """Row numbers of each batch; a speaker's rows stand together."""
@@ -165,21 +246,37 @@ class BalancedOrder:
         return self._made[1]
 
     def _draw(self, draw: np.random.Generator) -> list[Rows]:
-        groups: list[list[Rows]] = []  # of each speaker
-        for rows in self.rows_of:
-            shuffled = draw.permutation(rows)
-            if len(shuffled) < self.utterances:
-                shuffled = np.resize(shuffled, self.utterances)
-            whole = len(shuffled) // self.utterances
-            groups.append(np.split(shuffled[: whole * self.utterances], whole))
+        groups = [self._groups(rows, draw)[: self._steps] for rows in self.rows_of]
         left = np.array([len(mine) for mine in groups])
+        heard = np.zeros(len(groups))
         batches = []
-        while np.count_nonzero(left) >= self.speakers:
-            # In proportion to what is left of them, so that talkative speakers do not remain alone at the end.
-            chosen = draw.choice(len(left), self.speakers, replace=False, p=left / left.sum())
+        for to_come in range(self._steps, 0, -1):
+            # Who has as many groups left as there are batches must be in every one of them.
+            chosen = np.flatnonzero(left >= to_come)
+            others = np.flatnonzero((left > 0) & (left < to_come))
+            wanted = min(self.speakers - len(chosen), len(others))
+            if wanted:
+                # In proportion to what is left of them, so that talkative speakers do not remain alone at the end.
+                drawn = draw.choice(others, wanted, replace=False, p=left[others] / left[others].sum())
+                chosen = np.concatenate([chosen, drawn])
+            rows = [groups[speaker][left[speaker] - 1] for speaker in chosen]
             left[chosen] -= 1
-            batches.append(np.concatenate([groups[speaker][left[speaker]] for speaker in chosen]).astype(np.int64))
+            if len(chosen) < self.speakers:
+                over = np.setdiff1d(np.flatnonzero(left == 0), chosen)
+                # Those first who were heard again least often.
+                again = over[np.lexsort((draw.random(len(over)), heard[over]))][: self.speakers - len(chosen)]
+                heard[again] += 1
+                rows += [self._groups(self.rows_of[speaker], draw)[0] for speaker in again]
+            batches.append(np.concatenate(rows).astype(np.int64))
         return batches
+
+    def _groups(self, rows: Rows, draw: np.random.Generator) -> list[Rows]:
+        """Shuffle the rows of one speaker and cut them into groups; the last is filled up from the first ones."""
+        shuffled = draw.permutation(rows)
+        return np.split(
+            np.resize(shuffled, -(-len(rows) // self.utterances) * self.utterances),
+            range(self.utterances, len(rows), self.utterances),
+        )
 
 
 Order = ShuffledOrder | BalancedOrder

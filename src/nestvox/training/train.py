@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nestvox.atomic import names_in, write_text
 from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
+from nestvox.extraction.cache_plan import brief, differences
 from nestvox.extras import require
 from nestvox.heads.contract import Head
 from nestvox.loading import load
@@ -22,13 +23,15 @@ from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
+from nestvox.training.checkpoint import Progressed
 from nestvox.training.development import Development
 from nestvox.training.from_audio import run_audio
 from nestvox.training.material import Material
 from nestvox.training.parallel import Processes, processes
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe import Recipe, load_recipe
 from nestvox.training.rotation import thresholds_on
-from nestvox.training.runs import Finished, run_cached, run_rotation, training_data
+from nestvox.training.runs import Finished, run_cached, run_rotation, training_data, warned
+from nestvox.training.watch import Watch
 
 __all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
 
@@ -70,6 +73,8 @@ class Trained:
         rates: on the development trials, by prefix length.
         best_epoch: 0: the starting point was never beaten.
         epochs: that were run.
+        kept: which weights the model has, and why these.
+        notes: what was warned of.
         labels: what every rate must be shown with.
         trials_source: name of the development trials.
         trials_sha256: their hash.
@@ -82,6 +87,8 @@ class Trained:
     rates: tuple[DevRate, ...]
     best_epoch: int
     epochs: int
+    kept: str
+    notes: tuple[str, ...]
     labels: tuple[str, ...]
     trials_source: str
     trials_sha256: str
@@ -97,6 +104,7 @@ def train(
     resume: bool = False,
     bars: Bars = no_bars,
     announce: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained | None:
     """Run a recipe.
 
@@ -111,6 +119,7 @@ def train(
         resume: go on with the run that the folder holds, or begin where it holds none.
         bars: opens a display for each phase.
         announce: told before anything is downloaded.
+        watch: told of every epoch, and of data that are left out; None: the latter are Python's warnings.
 
     Returns:
         The result; None in the processes after the first.
@@ -136,7 +145,7 @@ def train(
             _open_folder(folder, recipe, resume=resume)
         every.wait()
         material = Material.of(recipe, model, folder, every, bars=bars)
-        finished = _run(recipe, model, material, folder, every, bars)
+        finished = _run(recipe, model, material, folder, every, bars, Watch() if watch is None else watch)
         if not every.first:
             return None
         return _finish(recipe, model, material, folder, finished)
@@ -155,14 +164,21 @@ def refuse_what_is_not_here(recipe: Recipe) -> None:
 
 
 def _run(
-    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, every: Processes, bars: Bars
+    recipe: Recipe,
+    model: SpeakerModel | None,
+    material: Material,
+    folder: Path,
+    every: Processes,
+    bars: Bars,
+    watch: Watch,
 ) -> Finished:
     if not recipe.from_cache:
-        return run_audio(recipe, model, material, folder, every, bars)
+        return run_audio(recipe, model, material, folder, every, bars, watch)
     assert model is not None
     if recipe.kind == "rotation":
-        return run_rotation(recipe, model, material, bars)
-    return run_cached(recipe, model, material, folder, every, bars)
+        notes = warned(watch, every, material.notes)
+        return replace(run_rotation(recipe, model, material, bars), notes=notes)
+    return run_cached(recipe, model, material, folder, every, bars, watch)
 
 
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -176,12 +192,26 @@ def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
         return
     if not resume:
         raise TrainingError(f"{folder} holds a run; --resume goes on with it, or give another --out")
-    first = there.read_text(encoding="utf-8").partition("\n")[0]
-    if first != f"# recipe {recipe.hash}":
-        raise TrainingError(
-            f"{there} is of another recipe ({first.removeprefix('# recipe ')}, now {recipe.hash}): "
-            "give the same settings to resume it, or another --out"
-        )
+    _refuse_other_recipe(there, recipe)
+
+
+def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe than that of the folder, and name every setting that differs."""
+    text = read_text(path, TrainingError)
+    first = text.partition("\n")[0]
+    if first == f"# recipe {recipe.hash}":
+        return
+    try:
+        before: Mapping[str, Any] = load_recipe(path).decisive()
+    except RecipeError as error:  # of another version, or somebody has changed it
+        raise TrainingError(f"{path} cannot be compared with this recipe ({error}); give another --out") from error
+    now = recipe.decisive()
+    different = [found for key in now for found in differences(key, before.get(key), now[key])]
+    shown = "; ".join(f"{key} {brief(old)} there, {brief(new)} now" for key, old, new in different)
+    raise TrainingError(
+        f"{path} is of another recipe ({shown or 'of another version of nestvox'}): give the same settings to resume "
+        "it, or another --out"
+    )
 
 
 def _finish(
@@ -214,6 +244,8 @@ def _finish(
         rates=_rates(finished, head, dev),
         best_epoch=progressed.best_epoch,
         epochs=progressed.epoch,
+        kept=_kept(recipe, head, progressed),
+        notes=finished.notes,
         labels=material.labels,
         trials_source=dev.trials.source,
         trials_sha256=dev.trials.sha256,
@@ -222,6 +254,31 @@ def _finish(
     )
     write_text(folder / RESULT_FILE, json.dumps(_result(recipe, trained), indent=2) + "\n")
     return trained
+
+
+def _kept(recipe: Recipe, head: Head, progressed: Progressed) -> str:
+    """Which weights are kept and why, in one sentence."""
+    if recipe.kind == "rotation":
+        return f"the rotation {head.config().get('method', '')}, which is fitted at once: there are no epochs"
+    means = {int(epoch): sum(rates.values()) / len(rates) for epoch, rates in progressed.eers.items()}
+    best = progressed.best_epoch
+    dims = ", ".join(str(dim) for dim in head.dims)
+    if best:
+        return (
+            f"epoch {best} of {progressed.epoch} epochs: mean EER over {dims} dimensions {100 * means[best]:.2f} % on "
+            f"the development trials, of the starting point {100 * means[0]:.2f} %"
+        )
+    others = {epoch: mean for epoch, mean in means.items() if epoch}
+    if not others:
+        return f"the starting point, of {progressed.epoch} epochs: training.epochs is {recipe.training.epochs}"
+    nearest = min(others, key=lambda epoch: others[epoch])
+    before, after = progressed.eers["0"], progressed.eers[str(nearest)]
+    by_dim = ", ".join(f"{dim}: {100 * before[dim]:.2f} -> {100 * after[dim]:.2f}" for dim in before)
+    return (
+        f"the starting point, of {progressed.epoch} epochs: its mean EER over {dims} dimensions is "
+        f"{100 * means[0]:.2f} % on the development trials, and the best epoch, {nearest}, has "
+        f"{100 * others[nearest]:.2f} % ({by_dim}); weights must be better to be kept"
+    )
 
 
 def _rates(finished: Finished, head: Head, dev: Development) -> tuple[DevRate, ...]:
@@ -246,6 +303,8 @@ def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
         "fingerprint": trained.model.fingerprint,
         "best_epoch": trained.best_epoch,
         "epochs": trained.epochs,
+        "kept": trained.kept,
+        "warnings": list(trained.notes),
         "labels": list(trained.labels),
         "development": {
             "trials": trained.trials_source,
