@@ -137,7 +137,7 @@ def run_loop(
         task.network.to(every.device)
         task.criterion.to(every.device)
         with suppress(EnoughError):
-            TrainingLoop(task, source, recipe, folder, every, start="", progress=progress).run()
+            TrainingLoop(task, source, recipe, folder, every, progress=progress).run()
     return [end - start for start, end in zip(task.began, ended, strict=True)], seen
 
 

@@ -78,9 +78,7 @@ class Material:
         trials = self.dev.trials
         found = [
             Origin("model", fingerprint, f"{'random weights' if model is None else model.name} ({fingerprint})"),
-            Origin(
-                "data.dev_trials", trials.sha256, f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"
-            ),
+            Origin("data.dev_trials", trials.sha256, f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"),
         ]
         if self.train is not None:
             digest = hashlib.sha256()

@@ -234,8 +234,8 @@ class BalancedOrder:
             crowded = int(np.count_nonzero(counts > self._steps * self.utterances))
             found.append(
                 f"training.balanced: an epoch leaves out {left:,} of {counts.sum():,} utterances, others each time: "
-                f"{crowded:,} of {len(counts):,} speakers have so many that all of theirs would repeat the others' more "
-                f"than {_MOST_REPEATED} times on average; take fewer speakers in a batch, or more utterances of each"
+                f"{crowded:,} of {len(counts):,} speakers have so many that all of theirs would repeat the others' "
+                f"more than {_MOST_REPEATED} times on average; take fewer speakers in a batch, or more utterances of each"
             )
         return found
 

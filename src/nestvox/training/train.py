@@ -17,6 +17,7 @@ from nestvox.device import find_device
 from nestvox.errors import RecipeError, TrainingError
 from nestvox.extraction.cache_plan import brief, differences
 from nestvox.extras import require
+from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
 from nestvox.loading import load
 from nestvox.locking import held
@@ -197,7 +198,7 @@ def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
 
 def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     """Refuse to go on with another recipe than that of the folder, and name every setting that differs."""
-    text = read_text(path, TrainingError)
+    text = read_text(path, naming(TrainingError))
     first = text.partition("\n")[0]
     if first == f"# recipe {recipe.hash}":
         return
