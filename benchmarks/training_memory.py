@@ -35,6 +35,7 @@ from _training_runs import (
 from nestvox.heads.linear import LinearHead
 from nestvox.training.from_audio import NestedNetwork
 from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.sampling import Seen
 
 CROP_S = 3.0
 WAYS = {"cached": "linear head from the cache", "audio": "whole network from audio"}

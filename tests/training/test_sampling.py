@@ -16,6 +16,7 @@ from nestvox.training.sampling import (
     WindowedOrder,
     generator,
     parts_of,
+    seen_in,
     share_of,
     times_before,
 )
@@ -124,11 +125,61 @@ def test_a_batch_has_every_speaker_once(counts: list[int], utterances: int, epoc
         groups = codes[batch].reshape(4, utterances)
         assert (groups == groups[:, :1]).all()
         assert len(set(groups[:, 0].tolist())) == 4
+        for row, times in Counter(batch.tolist()).items():
+            assert times == 1 or counts[codes[row]] < utterances, "only who has too few is in a batch twice"
         used.update(batch.tolist())
-    for row, times in used.items():
-        assert times == 1 or counts[codes[row]] < utterances, "only who has too few is heard twice"
+    places = [-(-count // utterances) for count in counts]
+    if max(places) <= len(batches):
+        assert len(used) == sum(counts), "an epoch covers the data"
+    else:
+        assert len(batches) == 2 * sum(places) // 4, "as long as it may be"
     again = BalancedOrder(codes, 4, utterances, 1).batches(epoch)
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("counts", "speakers", "utterances", "most"),
+    [
+        pytest.param([100] * 63 + [2], 64, 2, 6_400, id="one speaker of two utterances"),
+        pytest.param([50] * 40 + [1] * 3, 43, 2, 4_000, id="speakers of one utterance"),
+        pytest.param([5] * 32, 32, 4, 256, id="one more than a place takes"),
+        pytest.param([300] + [40] * 60, 8, 2, 2_712, id="one speaker of many"),
+        pytest.param([7] * 33, 32, 2, 384, id="one speaker more than a batch"),
+        pytest.param([3, 60, 8, 41, 17, 2, 29], 4, 3, 240, id="all unequal"),
+    ],
+)
+def test_an_epoch_by_speaker_covers_the_data(counts: list[int], speakers: int, utterances: int, most: int) -> None:
+    codes = np.repeat(np.arange(len(counts)), counts)
+    order = BalancedOrder(codes, speakers, utterances, 0)
+    for epoch in range(2):
+        batches = order.batches(epoch)
+        found = seen_in(batches, codes, len(codes), len(counts))
+        assert (found.utterances, found.speakers) == (sum(counts), len(counts))
+        assert found.samples == sum(map(len, batches)) <= most
+        assert found.words == f"all {sum(counts):,} utterances, all {len(counts)} speakers"
+    assert not any("leaves out" in note for note in order.notes())
+
+
+def test_what_an_epoch_cannot_cover_without_repeating_the_rest_is_said() -> None:
+    counts = [2] * 31 + [10_000]
+    codes = np.repeat(np.arange(32), counts)
+    order = BalancedOrder(codes, 32, 2, 0)
+    found = seen_in(order.batches(0), codes, len(codes), 32)
+    # 31 + 5,000 places are needed, and an epoch has twice as many at the most: 314 batches, all with the one speaker.
+    assert found.utterances == 31 * 2 + 314 * 2
+    assert found.words == "690 of 10,062 utterances (6.9%), all 32 speakers"
+    assert "an epoch leaves out 9,372 of 10,062 utterances, others each time: 1 of 32 speakers" in order.notes()[0]
+    other = seen_in([*order.batches(0), *order.batches(1)], codes, len(codes), 32)
+    assert other.utterances > found.utterances + 500, "others each time"
+
+
+def test_who_has_too_few_utterances_is_said() -> None:
+    order = BalancedOrder(np.repeat(np.arange(4), [1, 2, 3, 4]), 4, 3, 0)
+    assert order.notes() == [
+        "training.balanced: 2 of 4 speakers have fewer than 3 utterances; theirs are heard several times in a batch, "
+        "in other clips or variants"
+    ]
+    assert order.notes(variants=1)[0].endswith("and compared with themselves: there is 1 variant")
 
 
 def test_too_few_speakers() -> None:

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 import nestvox
-from nestvox.atomic import held
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
@@ -26,6 +25,8 @@ from nestvox.errors import (
     TrainingError,
 )
 from nestvox.extraction.feature_cache import open_cache
+from nestvox.heads.rotation import truncation
+from nestvox.locking import held
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
 from nestvox.model import SpeakerModel
@@ -139,23 +140,48 @@ def test_a_run_is_not_overwritten(trained: Trained, encoder: SpeakerModel, world
 
 def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
     run(encoder, world, tmp_path / "run")
-    again = load_recipe("linear", world.settings(**{**SMALL, "training.learning_rate": "0.5"}))
-    with pytest.raises(TrainingError, match="another recipe"):
-        train(again, tmp_path / "run", model=encoder, resume=True)
-    same = load_recipe("linear", world.settings(**SMALL))
-    lines = world.trials.read_text().splitlines()
-    fewer = tmp_path / "dev.txt"
-    fewer.write_text("\n".join(lines[1:]) + "\n")
-    with pytest.raises(TrainingError, match="another start"):
+    changed = {
+        "training.learning_rate": ("0.5", "training.learning_rate 0.0001 there, 0.5 now"),
+        "head.dims": ("[16, 24]", "head.dims [8, 24] there, [16, 24] now"),
+        "training.balanced": ("{speakers: 7}", "training.balanced None there, {'speakers': 7, 'utterances': 2} now"),
+        "loss.kind": ("am", "loss.kind 'aam' there, 'am' now"),
+        "seed": ("3", "seed 0 there, 3 now"),
+        "data.dev_trials": (str(tmp_path / "other.txt"), "data.dev_trials 'dev.txt' there, 'other.txt' now"),
+    }
+    for key, (value, told) in changed.items():
+        again = load_recipe("linear", world.settings(**{**SMALL, key: value}))
+        with pytest.raises(TrainingError, match=re.escape(f"is of another recipe ({told})")):
+            train(again, tmp_path / "run", model=encoder, resume=True)
+    several = {"training.learning_rate": "0.5", "loss.margin": "0.3"}
+    with pytest.raises(TrainingError, match=r"loss\.margin 0\.2 there, 0\.3 now; training\.learning_rate"):
         train(
-            load_recipe("linear", world.settings(**{**SMALL, "data.dev_trials": str(fewer)})),
-            tmp_path / "run",
-            model=encoder,
-            resume=True,
+            load_recipe("linear", world.settings(**{**SMALL, **several})), tmp_path / "run", model=encoder, resume=True
         )
+    same = load_recipe("linear", world.settings(**SMALL))
     finished = train(same, tmp_path / "run", model=encoder, resume=True)
     assert finished is not None
     assert finished.epochs == 4
+
+
+def test_only_what_it_began_with_is_resumed(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    """Names alone stand in the hash of a recipe; other content under the same name is told too."""
+    run(encoder, world, tmp_path / "run", **{"training.epochs": "1"})
+    fewer, other = tmp_path / "dev.txt", tmp_path / "table.tsv"
+    fewer.write_text("\n".join(world.trials.read_text().splitlines()[1:]) + "\n")
+    other.write_text("\n".join(line for line in world.table.read_text().splitlines() if "s03\t" not in line) + "\n")
+    stranger = SpeakerModel(encoder.encoder, truncation(24, (8, 24)), name="stranger")
+    cache = write_cache(tmp_path / "train", encoder, read_utterances(world.table).where(split="train"), 2)
+    for key, value, told in (
+        ("data.dev_trials", fewer, r"there .*dev\.txt \(1,770 trials, \w{12}\), now .*dev\.txt \(1,769 trials"),
+        ("data.table", other, r"there 200 training utterances of 40 speakers .*, now 195 training utterances of 39"),
+        ("data.cache", cache, r"there .*\(200 utterances in 3 variants, \w{16}\), now .* in 2 variants"),
+        ("model", None, r"there tiny \(\w{16}\), now stranger \(\w{16}\)"),
+    ):
+        recipe = load_recipe(
+            "linear", world.settings(**{**SMALL, "training.epochs": "1", **({key: str(value)} if value else {})})
+        )
+        with pytest.raises(TrainingError, match=rf"holds a run of another {key}: {told}"):
+            train(recipe, tmp_path / "run", model=encoder if value else stranger, resume=True)
 
 
 def test_a_run_that_was_refused_is_no_run(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ class BalancedOrder:
             found.append(
                 f"training.balanced: an epoch leaves out {left:,} of {counts.sum():,} utterances, others each time: "
                 f"{crowded:,} of {len(counts):,} speakers have so many that all of theirs would repeat the others' "
-                f"more than {_MOST_REPEATED} times on average; take fewer speakers in a batch, or more utterances of each"
+                f"more than {_MOST_REPEATED} times on average; take fewer speakers in a batch"
             )
         return found
 
