@@ -153,7 +153,7 @@ def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world:
         with pytest.raises(TrainingError, match=re.escape(f"is of another recipe ({told})")):
             train(again, tmp_path / "run", model=encoder, resume=True)
     several = {"training.learning_rate": "0.5", "loss.margin": "0.3"}
-    with pytest.raises(TrainingError, match=r"loss\.margin 0\.2 there, 0\.3 now; training\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss\.margin 0\.1 there, 0\.3 now; training\.learning_rate"):
         train(
             load_recipe("linear", world.settings(**{**SMALL, **several})), tmp_path / "run", model=encoder, resume=True
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.training.train import Trained
+    from nestvox.training.watch import Watch
 
 __all__ = ["train"]
 
@@ -43,12 +43,13 @@ def train(
         return
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
+    from nestvox.cli.console import console
     from nestvox.cli.progress import progress_bar
     from nestvox.extras import require
     from nestvox.training.redimnet_mrl import RECIPE_FILE, data_folder, prepare_data, read_configuration, recipe_of
 
     def tell(note: str) -> None:
-        typer.echo(note, err=True)
+        console(stderr=True).print(note, soft_wrap=True)
 
     plan = read_configuration(recipe)
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
@@ -72,33 +73,47 @@ def train(
         refuse_what_is_not_here(resolved)  # before hours of opening files
         with progress_bar("opening files", "files") as progress:
             prepare_data(plan, made, tell=tell, progress=progress)
-    trained = run(resolved, out, resume=resume, bars=progress_bar)
+    trained = run(resolved, out, resume=resume, bars=progress_bar, watch=_watch(out, resolved.run.name or ""))
     if trained is not None:
         _show(trained)
 
 
-def _show(trained: Trained) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _watch(out: Path, name: str) -> Watch:
+    """Return what tells of a run on standard error, and keeps its page up to date."""
+    from nestvox.cli.console import complain, console
+    from nestvox.evaluation.run_page import write_run_page
+    from nestvox.training.watch import EpochReport, Watch
 
-    labels = f" {', '.join(trained.labels).upper()}" if trained.labels else ""
-    table = Table(title=f"{trained.model.name}{labels}", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("dim", "EER % cut", "EER % at start", "EER % kept [interval]"):
-        table.add_column(name.replace("[", "\\["), justify="right", no_wrap=True)
+    class Teller(Watch):
+        def warn(self, text: str) -> None:
+            complain(text, kind="warning")
+
+        def epoch(self, report: EpochReport) -> None:
+            console(stderr=True).print(report.words, soft_wrap=True)
+            write_run_page(out, name=name, left_s=report.left_s)
+
+    return Teller()
+
+
+def _show(trained: Trained) -> None:
+    from nestvox.cli.console import console, say, table
+    from nestvox.evaluation.run_page import write_run_page
+
+    shown = table(
+        numbers=("dim", "EER % cut", "EER % at start", "EER % kept [interval]"),
+        title=trained.model.name,
+        labels=trained.labels,
+    )
     for rate in trained.rates:
         cut = "-" if rate.truncated is None else f"{100 * rate.truncated:.2f}"
         kept = f"{100 * rate.best:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
-        table.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept.replace("[", "\\["))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    where = "the starting point" if trained.best_epoch == 0 else f"epoch {trained.best_epoch}"
-    console.print(f"kept: {where}, of {trained.epochs} epochs", soft_wrap=True)
-    console.print(
+        shown.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept)
+    console().print(shown)
+    say(f"kept: {trained.kept}")
+    say(
         f"{trained.n_target} target and {trained.n_nontarget} non-target trials of {trained.trials_source}, sha256 "
         f"{trained.trials_sha256[:12]}, on which the weights were chosen: report on other speakers. "
-        "Intervals: 95 %, over speakers.",
-        soft_wrap=True,
-        markup=False,
+        "Intervals: 95 %, over speakers."
     )
-    console.print(f"model: {trained.folder / 'model'}", soft_wrap=True, markup=False)
+    say(f"model: {trained.folder / 'model'}")
+    say(f"page: {write_run_page(trained.folder)}")

@@ -24,6 +24,7 @@ __all__ = [
     "det_figure",
     "difference_figure",
     "eer_by_dim_figure",
+    "even_ticks",
     "histogram_figure",
 ]
 
@@ -155,7 +156,7 @@ def histogram_figure(histogram: ScoreHistogram, threshold: float, *, name: str =
     top = max(float(share.max()) for share in shares) * 1.08
     drawing = Drawing(name, 400, 230, "Histogram of the scores of target and non-target trials")
     plot = Plot(drawing, (edges[0], edges[-1]), (0.0, top), left=14)
-    plot.axes(_even_ticks(edges[0], edges[-1]), [], "score", "")
+    plot.axes(even_ticks(edges[0], edges[-1]), [], "score", "")
     for style, share in zip(("area-nontarget", "area-target"), shares, strict=True):
         xs = [x for pair in itertools.pairwise(edges) for x in pair]
         ys = [float(y) for y in np.repeat(share, 2)]
@@ -193,8 +194,8 @@ def calibration_figure(curve: CalibrationCurve, *, name: str = "calibration") ->
     drawing = Drawing(name, 460, 340, "Log likelihood ratio of the trials against their score")
     plot = Plot(drawing, (low, high), (y_low, y_high))
     plot.axes(
-        _even_ticks(low, high),
-        _even_ticks(y_low, y_high),
+        even_ticks(low, high),
+        even_ticks(y_low, y_high),
         "score, a log likelihood ratio in nats" if curve.llr else "score",
         "log likelihood ratio, nats",
     )
@@ -226,7 +227,7 @@ def bayes_error_figure(
     drawing = Drawing(name, 460, 340, "Normalised Bayes error rate against the prior log odds of a target")
     plot = Plot(drawing, (prior_log_odds[0], prior_log_odds[-1]), (0.0, 1.4))
     plot.axes(
-        _even_ticks(prior_log_odds[0], prior_log_odds[-1]),
+        even_ticks(prior_log_odds[0], prior_log_odds[-1]),
         [(i / 5, f"{i / 5:g}") for i in range(6)],
         "prior log odds of a target (costs included)",
         "cost, share of not listening",
@@ -251,7 +252,7 @@ def difference_figure(rows: Sequence[Difference]) -> Drawing:
     plot = Plot(
         drawing, (min(ends) - 0.06 * spread, max(ends) + 0.06 * spread), (len(rows) - 0.3, -0.7), left=left, top=10
     )
-    plot.axes(_even_ticks(*plot.x_range), [], "difference of the EER, points (below 0: fewer errors)", "")
+    plot.axes(even_ticks(*plot.x_range), [], "difference of the EER, points (below 0: fewer errors)", "")
     drawing.line(plot.points([0.0, 0.0], list(plot.y_range)), "threshold", clipped=True)
     for number, (row, text) in enumerate(zip(rows, names, strict=True)):
         y = plot.y(number)
@@ -292,7 +293,8 @@ def _spaced(
     return sorted(kept)
 
 
-def _even_ticks(low: float, high: float) -> list[tuple[float, str]]:
+def even_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Round values between two, about five, with their texts."""
     step = _round_step((high - low) / 5)
     return [(i * step, f"{i * step:.6g}") for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 

@@ -34,7 +34,15 @@ from nestvox.training.material import Material, banks_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
 from nestvox.training.recipe_sections import SpecAugment
-from nestvox.training.runs import Finished, first_criterion, plain_rates, prepared_head, training_data, warned
+from nestvox.training.runs import (
+    Finished,
+    about_run,
+    first_criterion,
+    plain_rates,
+    prepared_head,
+    training_data,
+    warned,
+)
 from nestvox.training.schedule import Schedule
 from nestvox.training.watch import Watch
 
@@ -216,7 +224,15 @@ def run_audio(
         bars(f"train ({recipe.kind})", "samples") as progress,
     ):
         loop = TrainingLoop(
-            task, source, recipe, folder, processes, start=start, notes=notes, progress=progress, watch=watch
+            task,
+            source,
+            recipe,
+            folder,
+            processes,
+            start=start,
+            about=about_run(recipe, material, notes),
+            progress=progress,
+            watch=watch,
         )
         progressed = loop.run()
     pairs = task.pairs()

@@ -154,7 +154,7 @@ class TrainingLoop:
         folder: of the run, which has the checkpoint and the log; it exists.
         processes: of the run.
         start: what the run begins with and on what data; a checkpoint of another start is refused by its name.
-        notes: what was warned of, for the log.
+        about: what the log says of the run before its first epoch; ``labels`` stand with every rate.
         progress: told the samples seen of all.
         watch: told every epoch.
         keep_epoch: called with the number of an epoch that is done, while its weights (their average, where there is
@@ -174,7 +174,7 @@ class TrainingLoop:
         processes: Processes,
         *,
         start: Sequence[Origin] = (),
-        notes: Sequence[str] = (),
+        about: Mapping[str, Any] | None = None,
         progress: Progress = silent,
         watch: Watch | None = None,
         keep_epoch: Callable[[int], None] | None = None,
@@ -184,7 +184,7 @@ class TrainingLoop:
         self.recipe = recipe
         self.folder = Path(folder)
         self.processes = processes
-        self.notes = list(notes)
+        self.about = dict(about or {})
         self.progress = progress
         self.watch = Watch() if watch is None else watch
         self.keep_epoch = keep_epoch
@@ -222,7 +222,7 @@ class TrainingLoop:
             self._open_log()
             try:
                 if not resumed:
-                    record = {"epoch": 0, **({"warnings": self.notes} if self.notes else {}), **self._validate()}
+                    record = {"epoch": 0, **self.about, **self._validate()}
                     self._report(record, EpochReport(0, self.recipe.training.epochs))
                     self._write()
                 self._epochs()
@@ -295,7 +295,7 @@ class TrainingLoop:
             return
         self._log.write(self.progressed.total_steps, record)
         eers = {int(dim): rate for dim, rate in record.get("dev_eer", {}).items()}
-        self.watch.epoch(replace(report, eers=eers))
+        self.watch.epoch(replace(report, eers=eers, labels=tuple(self.about.get("labels", ()))))
 
     def _step(self, batch: Batch, moment: float) -> Tensor:
         """Take one step; returns this process's sums over samples: see `_nothing`."""

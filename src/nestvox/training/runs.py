@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ from nestvox.training.watch import Watch
 
 __all__ = [
     "Finished",
+    "about_run",
     "cached_pairs",
     "dev_pairs",
     "first_criterion",
@@ -111,6 +113,22 @@ def warned(watch: Watch, processes: Processes, notes: Sequence[str]) -> tuple[st
     return tuple(notes)
 
 
+def about_run(recipe: Recipe, material: Material, notes: Sequence[str]) -> dict[str, Any]:
+    """What the log of a run says before its first epoch."""
+    trials = material.dev.trials
+    return {
+        "epochs": recipe.training.epochs,
+        "labels": list(material.labels),
+        "warnings": list(notes),
+        "development": {
+            "trials": trials.source,
+            "sha256": trials.sha256,
+            "n_target": trials.n_target,
+            "n_nontarget": trials.n_nontarget,
+        },
+    }
+
+
 def run_rotation(recipe: Recipe, model: SpeakerModel, material: Material, bars: Bars) -> Finished:
     """Fit a rotation and choose it on the development trials."""
     if model.head is not None:
@@ -146,7 +164,15 @@ def run_cached(
     notes = warned(watch, processes, [*material.notes, *source.notes])
     with bars(f"train {head.kind} head", "samples") as progress:
         loop = TrainingLoop(
-            task, source, recipe, folder, processes, start=start, notes=notes, progress=progress, watch=watch
+            task,
+            source,
+            recipe,
+            folder,
+            processes,
+            start=start,
+            about=about_run(recipe, material, notes),
+            progress=progress,
+            watch=watch,
         )
         progressed = loop.run()
     head.cpu().eval()

@@ -20,6 +20,7 @@ class EpochReport:
         epochs: that there will be at the most.
         loss: mean over the samples of the epoch; None: there were none.
         eers: EER on the development trials at each dimension, fractions; empty where this epoch is not validated.
+        labels: what the rates must be shown with.
         best_epoch: with the lowest mean EER so far; 0: the starting point.
         seen: how much of the training data was in it; None: of the starting point.
         n_repeated: clips that were shorter than the crop, and were repeated to fill it.
@@ -31,6 +32,7 @@ class EpochReport:
     epochs: int
     loss: float | None = None
     eers: Mapping[int, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     best_epoch: int = 0
     seen: Seen | None = None
     n_repeated: int = 0
@@ -45,7 +47,10 @@ class EpochReport:
             parts.append(f"loss {self.loss:.3f}")
         if self.eers:
             rates = ", ".join(f"{dim}: {100 * rate:.2f}" for dim, rate in self.eers.items())
-            parts.append(f"dev EER % {rates}{' (best so far)' if self.epoch and self.best_epoch == self.epoch else ''}")
+            loud = "".join(f" {label.upper()}" for label in self.labels)
+            parts.append(
+                f"dev EER %{loud} {rates}{' (best so far)' if self.epoch and self.best_epoch == self.epoch else ''}"
+            )
         if self.seen is not None:
             parts.append(f"saw {self.seen.words}")
         if self.n_repeated and self.seen is not None:
