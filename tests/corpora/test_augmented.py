@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +97,18 @@ def test_same_call_goes_on_with_the_same_bytes_whatever_the_workers(corpus: Path
 
 def test_another_seed_table_or_folder_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
     _write(corpus, tmp_path / "noisy")
-    with pytest.raises(TableError, match="begun with another table, other banks or settings"):
+    with pytest.raises(TableError, match=r"begun with other settings \(seed 0 there, 1 now\)"):
         _write(corpus, tmp_path / "noisy", seed=1)
     moved = (corpus / "utterances.tsv").read_text(encoding="utf-8").replace("\t2.0\t", "\t1.5\t")
     (corpus / "moved.tsv").write_text(moved, encoding="utf-8")
     banks = Banks(NoiseBank.from_folder(corpus / "noise", split="test"))
-    with pytest.raises(TableError, match="begun with another table"):
+    with pytest.raises(TableError, match=r"\(the rows of the table \(sha256 \w{12} there, \w{12} now\)\); give"):
         write_augmented(read_utterances(corpus / "moved.tsv"), tmp_path / "noisy", augmentation=ONLY_NOISE, banks=banks)
+    louder = replace(ONLY_NOISE, snr_noise_db=(0.0, 5.0))
+    with pytest.raises(TableError, match=r"\(augmentation\.snr_noise_db \[.*\] there, \[0\.0, 5\.0\] now\); give"):
+        write_augmented(
+            read_utterances(corpus / "utterances.tsv"), tmp_path / "noisy", augmentation=louder, banks=banks
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(TableError, match="is not empty"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,8 +199,13 @@ def test_an_interrupted_copy_goes_on(table: UtteranceTable, tmp_path: Path, mome
     there = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").glob("shard-*.tar")}
     assert len(there) == moment // 32
     if there:
-        with pytest.raises(TableError, match="was begun with another table or size"):
+        with pytest.raises(TableError, match=r"was begun with other settings \(shard_mib 1 there, 2 now\)"):
             write_shards(whole, tmp_path / "one", shard_mib=2)
+        fewer = replace(whole, frame=whole.frame[1:], _lines=None)
+        with pytest.raises(
+            TableError, match=rf"\(rows {len(whole)} there, {len(whole) - 1} now; the rows of the table "
+        ):
+            write_shards(fewer, tmp_path / "one", shard_mib=1)
     written = write_shards(whole, tmp_path / "one", shard_mib=1)
     assert all(path.stat().st_mtime_ns == changed for path, changed in there.items())
     expected = write_shards(whole, tmp_path / "two", shard_mib=1)

@@ -243,13 +243,13 @@ def test_another_model_or_table_is_refused(tmp_path: Path, table: UtteranceTable
     embed_table(MomentModel(), table, tmp_path / "s", batch_size=4)
     with pytest.raises(FingerprintError, match="00000000000000bb"):
         embed_table(MomentModel(fingerprint="00000000000000bb"), table, tmp_path / "s")
-    with pytest.raises(StoreError, match="tap nested there, pooled now"):
+    with pytest.raises(StoreError, match=r"tap .nested. there, .pooled. now"):
         embed_table(MomentModel(), table, tmp_path / "s", tap="pooled")
     fewer = UtteranceTable(table.frame.head(29), "table", table.root)
     with pytest.raises(StoreError, match="planned_rows 30 there, 29 now"):
         embed_table(MomentModel(), fewer, tmp_path / "s")
     moved = UtteranceTable(table.frame.with_columns(path=pl.lit("0.wav")), "table", table.root)
-    with pytest.raises(StoreError, match="table_sha256"):
+    with pytest.raises(StoreError, match="the rows of the table"):
         embed_table(MomentModel(), moved, tmp_path / "s")
 
 

@@ -170,10 +170,10 @@ def test_index_by_id_then_path(tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ({"fingerprint": "f" * 16}, FingerprintError, "0123456789abcdef.*, not of toy .ffff"),
-        ({"tap": "pooled"}, StoreError, "tap nested there, pooled now"),
-        ({"dtype": "float16"}, StoreError, "dtype float32 there, float16 now"),
-        ({"table_sha256": "other"}, StoreError, "table_sha256 t there, other now"),
-        ({"plan": {"max_duration_s": 3.0}}, StoreError, "plan"),
+        ({"tap": "pooled"}, StoreError, "tap .nested. there, .pooled. now"),
+        ({"dtype": "float16"}, StoreError, "dtype .float32. there, .float16. now"),
+        ({"table_sha256": "other"}, StoreError, "the rows of the table .sha256 t there, other now"),
+        ({"plan": {"max_duration_s": 3.0}}, StoreError, r"\(plan\.max_duration_s nothing there, 3\.0 now\)"),
         ({"shard_rows": 2}, StoreError, "shard_rows 3 there, 2 now"),
     ],
 )

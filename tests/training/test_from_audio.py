@@ -41,6 +41,10 @@ TRAIN, DEV, TAKES = 8, 4, 3
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noises through a resonance of each speaker's own, 0.5 to 1.2 s."""
@@ -343,6 +347,16 @@ def test_clips_are_read_from_a_few_shards_at_a_time(speech: Path, tmp_path: Path
         source(speech, **{"data.open_shards": "1"})
 
 
+def test_clips_that_are_shorter_than_the_crop_are_counted(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
+    """All files have less than 1.5 s; and a crop that all of them have repeats none."""
+    for crop_s, repeated in (("1.5", 24), ("0.5", None)):
+        changes = {**UNFREEZE, "data.crop_s": crop_s, "data.variants": "1", "data.augmentation": "{}"}
+        run(speech, tmp_path / crop_s, "unfreeze", encoder, **changes)
+        epochs = [line for line in log_of(tmp_path / crop_s) if "seen" in line]
+        assert [line["seen"]["samples"] for line in epochs] == [24, 24]
+        assert [line.get("repeated_clips") for line in epochs] == [repeated] * 2
+
+
 def test_a_clip_is_not_cut_out_of_digital_silence(speech: Path, tmp_path: Path) -> None:
     samples = np.zeros(4 * RATE, np.float32)
     samples[3 * RATE :] = 0.1 * np.random.default_rng(0).standard_normal(RATE)
@@ -367,7 +381,12 @@ def test_a_student_that_leaves_bad_audio_out_holds_nothing_of_its_teacher(
     changes = {**UNFREEZE, "data.table": f"{speech}/more.tsv", "loss.distill": "0.5"}
     with pytest.raises(AudioError, match=r"broken\.wav.*data\.skip_bad"):
         run(speech, tmp_path / "a", "unfreeze", encoder, **changes)
-    found = run(speech, tmp_path / "b", "unfreeze", encoder, **changes, **{"data.skip_bad": "true"})
+    with pytest.warns(
+        UserWarning, match=r"1 of 25 training utterances are left out as unusable, e\.g\. broken: cannot be"
+    ):
+        found = run(speech, tmp_path / "b", "unfreeze", encoder, **changes, **{"data.skip_bad": "true"})
+    seen = [line["seen"] for line in log_of(tmp_path / "b") if "seen" in line]
+    assert {(one["utterances"], one["of_utterances"]) for one in seen} == {(24, 25)}
     assert found.model.card["head_data"].startswith(f"{TRAIN * TAKES} utterances")
     taught, alone = (read_checkpoint(folder / "checkpoint.safetensors") for folder in (found.folder, unfrozen.folder))
     assert {name: tensor.shape for name, tensor in taught.tensors.items()} == {

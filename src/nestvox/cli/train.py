@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+_PAGE_EVERY_S = 2.0
+
 
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list shows them), or a YAML file.")] = None,
@@ -80,6 +82,8 @@ def train(
 
 def _watch(out: Path, name: str) -> Watch:
     """Return what tells of a run on standard error, and keeps its page up to date."""
+    import time
+
     from nestvox.cli.console import complain, console
     from nestvox.evaluation.run_page import write_run_page
     from nestvox.training.watch import EpochReport, Watch
@@ -88,9 +92,13 @@ def _watch(out: Path, name: str) -> Watch:
         def warn(self, text: str) -> None:
             complain(text, kind="warning")
 
+        written_at = float("-inf")
+
         def epoch(self, report: EpochReport) -> None:
             console(stderr=True).print(report.words, soft_wrap=True)
-            write_run_page(out, name=name, left_s=report.left_s)
+            if time.monotonic() - self.written_at > _PAGE_EVERY_S:  # a page holds the whole log
+                write_run_page(out, name=name, left_s=report.left_s)
+                self.written_at = time.monotonic()
 
     return Teller()
 

@@ -23,7 +23,9 @@ from nestvox.audio.banks import SpeechBank, Voice
 from nestvox.audio.read import SAMPLE_RATE, read
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable, table_sha256, write_utterances
+from nestvox.differences import differences, differences_in_words
 from nestvox.errors import TableError
+from nestvox.gate import read_json
 from nestvox.progress import Progress, silent
 
 __all__ = ["AUGMENTED_TABLE", "named_by_id", "voices_of", "write_augmented"]
@@ -130,15 +132,19 @@ def write_augmented(
 
 
 def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
-    plan = {**settings, "root": str(table.root), "table_sha256": table_sha256(table.frame)}
-    text = json.dumps(plan, indent=2, sort_keys=True) + "\n"
+    plan = {**settings, "root": str(table.root), "rows": len(table), "table_sha256": table_sha256(table.frame)}
     if (out / _PLAN).is_file():
-        if (out / _PLAN).read_text(encoding="utf-8") != text:
-            raise TableError("was begun with another table, other banks or settings; give a new folder", source=out)
+        begun = read_json(out / _PLAN, lambda problem, source: TableError(problem, source=source))
+        if different := differences(begun if isinstance(begun, dict) else {}, plan):
+            raise TableError(
+                f"was begun with other settings ({differences_in_words(different)}); give the same ones to go on, or a "
+                "new folder",
+                source=out,
+            )
     elif out.exists() and (not out.is_dir() or names_in(out)):
         raise TableError("is not empty; give a new folder", source=out)
     else:
-        write_text(out / _PLAN, text)
+        write_text(out / _PLAN, json.dumps(plan, indent=2, sort_keys=True) + "\n")
 
 
 def _write(path: Path, samples: NDArray[np.float32]) -> None:

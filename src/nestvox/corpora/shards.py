@@ -28,7 +28,9 @@ from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
 from nestvox.corpora.prepare.folder import Prepared, Skipped
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.differences import differences, differences_in_words
 from nestvox.errors import AudioError, TableError
+from nestvox.gate import read_json
 from nestvox.locking import held
 from nestvox.progress import Progress, silent
 
@@ -122,13 +124,21 @@ def _write_shards(table: UtteranceTable, out: Path, shard_mib: int, progress: Pr
 def _begin(table: UtteranceTable, out: Path, shard_mib: int) -> None:
     """Note what the folder is to hold, or see that an earlier call with the same table began it."""
     rows = table.frame.write_csv(separator="\t").encode()
-    plan = json.dumps({"table_sha256": hashlib.sha256(rows).hexdigest(), "shard_mib": shard_mib})
+    plan = {"rows": len(table), "table_sha256": hashlib.sha256(rows).hexdigest(), "shard_mib": shard_mib}
     begun, holds = out / _BEGUN, set(names_in(out))
     if holds and not begun.is_file():
         raise TableError("is not empty; give a new folder", source=out)
-    if holds - {_BEGUN} and begun.read_text(encoding="utf-8") != plan:
-        raise TableError("was begun with another table or size of shards; delete it, or give a new folder", source=out)
-    write_text(begun, plan)
+    if holds - {_BEGUN} and (different := differences(_plan_in(begun), plan)):
+        raise TableError(
+            f"was begun with other settings ({differences_in_words(different)}); delete it, or give a new folder",
+            source=out,
+        )
+    write_text(begun, json.dumps(plan))
+
+
+def _plan_in(path: Path) -> dict[str, Any]:
+    found = read_json(path, lambda problem, source: TableError(problem, source=source))
+    return found if isinstance(found, dict) else {}
 
 
 def _name_of(number: int, file: tuple[str, list[int]]) -> str:

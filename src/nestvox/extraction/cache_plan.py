@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.store_metadata import StoreMetadata
 
-__all__ = ["CachePlan", "brief", "differences", "plan_in", "refuse_difference"]
+__all__ = ["CachePlan", "plan_in", "refuse_difference"]
 
 
 @dataclass(frozen=True)
@@ -107,37 +108,10 @@ def refuse_difference(where: str, there: CachePlan, expected: CachePlan | Mappin
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise StoreError(f"a feature cache has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    before, now = json.loads(json.dumps(asdict(there))), json.loads(json.dumps(wanted))
-    different = [
-        difference for name in known if name in now for difference in differences(name, before[name], now[name])
-    ]
+    there_now = asdict(there)
+    different = differences({name: there_now[name] for name in known if name in wanted}, wanted)
     if not different:
         return
-    shown = "; ".join(f"{name} {brief(old)} there, {brief(new)} expected" for name, old, new in different)
+    shown = differences_in_words(different, now="expected")
     problem = f"{where} was made with other settings ({shown}): make another cache, or expect what this one is"
     raise (FingerprintError if different[0][0] == "fingerprint" else StoreError)(problem)
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_ABSENT = _Absent()
-
-
-def differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """Return (dotted name, there, expected) of every leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            difference
-            for key in dict.fromkeys([*old, *new])
-            for difference in differences(f"{name}.{key}", old.get(key, _ABSENT), new.get(key, _ABSENT))
-        ]
-    return [] if old == new else [(name, old, new)]
-
-
-def brief(value: Any) -> str:
-    """A value in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,7 +14,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path, names_in, write_text
+from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.shards import (
@@ -451,22 +452,12 @@ def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> 
             f"({wanted.fingerprint}): give another --out, or delete the folder"
         )
     kept = {"fingerprint", "model", "run", "failed", "shards", "complete", "training_speakers"}
-    before, now = asdict(there), asdict(wanted)
-    different = [
-        f"{item.name} {_brief(before[item.name])} there, {_brief(now[item.name])} now"
-        for item in fields(StoreMetadata)
-        if item.name not in kept and before[item.name] != now[item.name]
-    ]
-    if different:
+    before, now = ({name: value for name, value in asdict(one).items() if name not in kept} for one in (there, wanted))
+    if different := differences(before, now):
         raise StoreError(
-            f"{path} was begun for something else ({'; '.join(different)}): "
+            f"{path} was begun for something else ({differences_in_words(different)}): "
             "use the same table and options to resume, give another --out, or delete the folder"
         )
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @contextmanager

@@ -99,12 +99,13 @@ class RunLog:
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of a record; those of an inner mapping as ``outer/inner``."""
-    found: dict[str, float] = {}
+    flat: dict[str, Any] = {}
     for name, value in record.items():
-        if name in ("step", "time"):
-            continue
-        if isinstance(value, Mapping):
-            found |= {f"{name}/{inner}": float(number) for inner, number in value.items()}
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = float(value)
-    return found
+        flat |= (
+            {f"{name}/{inner}": one for inner, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        )
+    return {
+        name: float(value)
+        for name, value in flat.items()
+        if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool)
+    }

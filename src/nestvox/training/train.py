@@ -14,8 +14,8 @@ import numpy as np
 from nestvox.atomic import names_in, write_text
 from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
+from nestvox.differences import differences, differences_in_words
 from nestvox.errors import RecipeError, TrainingError
-from nestvox.extraction.cache_plan import brief, differences
 from nestvox.extras import require
 from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
@@ -206,9 +206,7 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
         before: Mapping[str, Any] = load_recipe(path).decisive()
     except RecipeError as error:  # of another version, or somebody has changed it
         raise TrainingError(f"{path} cannot be compared with this recipe ({error}); give another --out") from error
-    now = recipe.decisive()
-    different = [found for key in now for found in differences(key, before.get(key), now[key])]
-    shown = "; ".join(f"{key} {brief(old)} there, {brief(new)} now" for key, old, new in different)
+    shown = differences_in_words(differences(before, recipe.decisive()))
     raise TrainingError(
         f"{path} is of another recipe ({shown or 'of another version of nestvox'}): give the same settings to resume "
         "it, or another --out"

@@ -1,0 +1,65 @@
+"""In which settings two things differ, named one by one with both values: for messages to whoever resumes a job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["differences", "differences_in_words"]
+
+_MOST_CHARACTERS = 60
+_MOST_DIFFERENCES = 8
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the dotted name and both values of every leaf of nested mappings that differs.
+
+    Args:
+        before: settings by name; mappings in them are gone into, anything else is a value.
+        now: likewise.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [(f"{key}.{name}", one, other) for name, one, other in differences(old, new)]
+        elif _plain(old) != _plain(new):
+            found.append((str(key), old, new))
+    return found
+
+
+def differences_in_words(different: Iterable[tuple[str, Any, Any]], *, now: str = "now") -> str:
+    """Say what `differences` found: ``seed 0 there, 3 now; crop_s 2.0 there, nothing now``.
+
+    Args:
+        different: names and both values.
+        now: a word for the second value.
+    """
+    shown = [_shown(name, old, new, now) for name, old, new in different]
+    more = len(shown) - _MOST_DIFFERENCES
+    return "; ".join(shown[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shown(name: str, old: Any, new: Any, now: str) -> str:
+    if name.endswith("table_sha256"):  # two hashes say nothing to anybody
+        return f"the rows of the table (sha256 {str(old)[:12] or 'none'} there, {str(new)[:12] or 'none'} {now})"
+    return f"{name} {_brief(old)} there, {_brief(new)} {now}"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON keeps it, in which tuples are lists: what was written compares equal to what is read back."""
+    return value if value is _ABSENT else json.loads(json.dumps(value, default=str))
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
