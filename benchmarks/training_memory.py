@@ -66,7 +66,7 @@ class DrawnBatches:
 
     def seen(self, epoch: int) -> Seen:  # noqa: ARG002  all are alike
         """All of it."""
-        speakers = len(self.labels.unique())
+        speakers = len(set(self.labels.tolist()))
         return Seen(self.n, self.n, speakers, speakers, self.n)
 
 
