@@ -497,33 +497,32 @@ class SpeakerModel:
 
         arrays = read_tensors(folder)
         try:
-            encoder = build(config["encoder"])
-            load_strict(encoder, section(arrays, "encoder."), str(folder / WEIGHTS_FILE))
-            head = read_head(config["head"], section(arrays, "head."))
+            weights = section(arrays, "encoder.")
+            encoder = build(config.encoder, available=sum(array.size for array in weights.values()))
+            load_strict(encoder, weights, str(folder / WEIGHTS_FILE))
+            head = read_head(config.head, section(arrays, "head."))
             calibration = read_calibration(folder)
-            if calibration.fingerprint != config["fingerprint"]:
+            if calibration.fingerprint != config.fingerprint:
                 raise ModelError(
                     f"{CALIBRATION_FILE} holds thresholds of model {calibration.fingerprint}, "
-                    f"but this is {config['fingerprint']}"
+                    f"but this is {config.fingerprint}"
                 )
             model = cls(
                 encoder,
                 head,
-                config["name"],
-                config["truncate_dim"],
+                config.name,
+                config.truncate_dim,
                 calibration.thresholds,
-                tuple(config["training_speakers"]),
-                config["card"],
+                tuple(config.training_speakers),
+                config.card,
                 llr=calibration.llr,
             )
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"{folder}: incomplete or malformed model folder: {error}") from error
-        if model.fingerprint != config["fingerprint"]:
+        if model.fingerprint != config.fingerprint:
             raise ModelError(
                 f"{folder}: the weights give fingerprint {model.fingerprint}, config.json says "
-                f"{config['fingerprint']}; a file was changed after saving"
+                f"{config.fingerprint}; a file was changed after saving"
             )
         return model
 

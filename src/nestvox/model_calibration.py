@@ -11,21 +11,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from nestvox.atomic import write_text
 from nestvox.card import replace_thresholds
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, ScoresError, TrialsError
+from nestvox.gate import naming, read_json
 from nestvox.metrics.calibration import (
     Calibration,
     calibrations_from_dict,
     calibrations_to_dict,
     symmetric_quality,
 )
+from nestvox.schema import StrictModel, Word, validated, validated_dataclass
 from nestvox.verdict import ScoreSpace, Threshold
 
 __all__ = [
@@ -53,6 +56,29 @@ _LOGARITHMIC = (DURATION, NORM)  # twice as long is one step, from 1 s or from 1
 
 Floats = NDArray[np.float64]
 Sides = tuple[ArrayLike, ArrayLike]
+
+
+class _Llr(StrictModel):
+    """Maps as the file has them."""
+
+    key: Word
+    fingerprint: Word
+    space: dict[str, Any]
+    measures: list[Word]
+    trials_sha256: Word
+    trials_source: Word
+    labels: list[Word] = Field(default_factory=list)
+    speakers: list[Word]
+    maps: dict[Annotated[str, Field(max_length=8)], dict[str, Any]]
+
+
+class _Whole(StrictModel):
+    """The file; those from before there were maps have neither format nor maps."""
+
+    format: Word = _FORMAT
+    fingerprint: Word
+    thresholds: list[dict[str, Any]]
+    llr: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,21 +193,24 @@ class LlrCalibration:
         """Read what `to_dict` wrote.
 
         Raises:
-            NestvoxError: a map is malformed, or something was changed by hand.
-            TypeError, ValueError, KeyError: keys are missing or unknown, or a value is of another kind.
+            NestvoxError: something is missing, unknown or of another kind, or was changed by hand.
         """
-        given = dict(content)
-        key = given.pop("key")
+        error = naming(ModelError)
+        given = validated(_Llr, content, "llr", error)
+        for key, value in given.maps.items():
+            validated_dataclass(Calibration, value, f"llr.maps.{key[:40]}", error)
         found = cls(
-            **{
-                **given,
-                "maps": calibrations_from_dict(given["maps"]),
-                "space": ScoreSpace(**given["space"]),
-                **{name: tuple(map(str, given[name])) for name in ("measures", "speakers", "labels")},
-            }
+            maps=calibrations_from_dict(given.maps),
+            fingerprint=given.fingerprint,
+            measures=tuple(given.measures),
+            space=validated_dataclass(ScoreSpace, given.space, "llr.space", error),
+            trials_sha256=given.trials_sha256,
+            trials_source=given.trials_source,
+            speakers=tuple(given.speakers),
+            labels=tuple(given.labels),
         )
-        if found.key != key:
-            raise NestvoxError(f"the calibration {key} was changed after it was written; fit it again")
+        if found.key != given.key:
+            raise NestvoxError(f"the calibration {given.key} was changed after it was written; fit it again")
         if not found.maps:
             raise NestvoxError("the calibration has no maps; fit it again")
         return found
@@ -259,16 +288,15 @@ class ModelCalibration:
         """Read what `to_dict` wrote, now or before there were calibrations.
 
         Raises:
-            NestvoxError: another format, or a part of it is malformed.
-            TypeError, ValueError, KeyError: keys are missing or unknown, or a value is of another kind.
+            NestvoxError: another format, or something is missing, unknown or of another kind.
         """
         if content.get("format", _FORMAT) != _FORMAT:
-            raise NestvoxError(f"format {content['format']!r}, expected {_FORMAT!r}")
-        llr = content.get("llr")
+            raise NestvoxError(f"format {str(content['format'])[:80]!r}, expected {_FORMAT!r}")
+        given = validated(_Whole, content, "the file", naming(ModelError))
         return cls(
-            str(content["fingerprint"]),
-            tuple(Threshold.from_dict(threshold) for threshold in content["thresholds"]),
-            None if llr is None else LlrCalibration.from_dict(llr),
+            given.fingerprint,
+            tuple(Threshold.from_dict(threshold) for threshold in given.thresholds),
+            None if given.llr is None else LlrCalibration.from_dict(given.llr),
             source,
         )
 
@@ -307,21 +335,13 @@ def read_calibration(path: str | Path) -> ModelCalibration:
     path = Path(path)
     if path.is_dir():
         path = path / CALIBRATION_FILE
+    missing = "not there; `nestvox calibrate` and `nestvox threshold` write such a file, and model folders have one"
+    content = read_json(path, naming(ModelError), missing=missing)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ModelError(f"{path}: not a JSON object")
         return ModelCalibration.from_dict(content, str(path))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path}: not there; `nestvox calibrate` and `nestvox threshold` write such a file, and model folders "
-            "have one"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
-    except ModelError:
-        raise
-    except (NestvoxError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except NestvoxError as error:
         raise ModelError(f"{path}: malformed calibration: {error}") from error
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from pydantic import Field, field_validator
 
 from nestvox.errors import ModelError
+from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
 from nestvox.heads.rotation import Rotation
+from nestvox.schema import Count, OpenModel, Size, Word, validated
+from nestvox.tensor_files import read_arrays
 
 __all__ = [
     "CONFIG_FILE",
     "FORMAT",
     "WEIGHTS_FILE",
+    "Card",
+    "ModelConfig",
     "read_config",
     "read_head",
     "read_tensors",
@@ -30,16 +33,73 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+class _Row(OpenModel):
+    """Error rates of one dimension, as the card shows them."""
+
+    dim: Size
+    eer: float
+    eer_low: float
+    eer_high: float
+    min_dcf: float
+    p_target: float
+    n_target: Count
+    n_nontarget: Count
+    trials_sha256: Word
+    trials_source: Word
+    labels: list[Word]
+
+
+class Card(OpenModel):
+    """Further lines of the model card; what is not listed is kept and not read."""
+
+    licence: Word = "unknown"
+    base_model: Word | None = None
+    training_data: Word = ""
+    head_data: Word = ""
+    language: list[Word] = Field(default_factory=list)
+    results: list[_Row] = Field(default_factory=list)
+    chosen_on: list[Word] = Field(default_factory=list)
+
+
+class ModelConfig(OpenModel):
+    """config.json of a model folder; what a hub adds to it is passed over.
+
+    Attributes:
+        name: for people.
+        fingerprint: of the configuration and every weight.
+        encoder: architecture and arguments.
+        head: kind and what it is rebuilt from; None: the model has none.
+        truncate_dim: prefix length that is used by default.
+        training_speakers: keys of the speakers that the head was fitted on.
+        card: further lines for the model card.
+    """
+
+    name: Word
+    fingerprint: Word
+    encoder: dict[str, Any]
+    head: dict[str, Any] | None
+    truncate_dim: Size | None
+    training_speakers: list[Word]
+    card: dict[str, Any]
+
+    @field_validator("card")
+    @classmethod
+    def _of_known_types(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Card.model_validate(value)
+        return value
+
+
+def read_config(folder: Path) -> ModelConfig:
     """Read config.json.
 
     Raises:
         ModelError: it is not there, not JSON, or not of a model.
     """
-    config = _read_json(folder / CONFIG_FILE)
+    path = folder / CONFIG_FILE
+    config = _read_json(path)
     if config.get("format") != FORMAT:
-        raise ModelError(f"{folder / CONFIG_FILE}: format {config.get('format')!r}, expected {FORMAT!r}")
-    return config
+        raise ModelError(f"{path}: format {str(config.get('format'))[:80]!r}, expected {FORMAT!r}")
+    return validated(ModelConfig, config, str(path), naming(ModelError))
 
 
 def read_tensors(folder: Path) -> dict[str, FloatArray]:
@@ -48,11 +108,7 @@ def read_tensors(folder: Path) -> dict[str, FloatArray]:
     Raises:
         ModelError: they are not there, or not safetensors.
     """
-    path = folder / WEIGHTS_FILE
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+    return read_arrays(folder / WEIGHTS_FILE, naming(ModelError))[0]
 
 
 def section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
@@ -68,9 +124,10 @@ def read_head(config: dict[str, Any] | None, tensors: dict[str, FloatArray]) -> 
     """
     if config is None:
         return None
-    if config["kind"] not in _HEADS:
-        raise ModelError(f"unknown head {config['kind']!r}; this version knows {', '.join(_HEADS)}")
-    return _HEADS[config["kind"]](config, tensors)
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in _HEADS:
+        raise ModelError(f"unknown head {str(kind)[:80]!r}; this version knows {', '.join(_HEADS)}")
+    return _HEADS[kind](config, tensors)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -87,14 +144,8 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path}: not there; a model folder holds config.json, model.safetensors and calibration.json"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not JSON: {error}") from error
+    missing = "not there; a model folder holds config.json, model.safetensors and calibration.json"
+    content = read_json(path, naming(ModelError), missing=missing)
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")
     return content

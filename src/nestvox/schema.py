@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import json
+import reprlib
+from collections.abc import Hashable
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nestvox.gate import ErrorMaker
 
-__all__ = ["Count", "Fraction", "OpenModel", "Size", "StrictModel", "Word", "validated"]
+__all__ = [
+    "Count",
+    "Fraction",
+    "OpenModel",
+    "Size",
+    "StrictModel",
+    "Word",
+    "validated",
+    "validated_dataclass",
+]
 
 _MOST = 2**53  # beyond it a float, which other programs write counts as, no longer tells neighbours apart
 _MOST_PROBLEMS = 3
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 """How many there are of something."""
@@ -23,18 +37,19 @@ Word = Annotated[str, Field(max_length=1 << 16)]
 """Text that stands in messages and tables."""
 
 Model = TypeVar("Model", bound=BaseModel)
+Data = TypeVar("Data")
 
 
 class StrictModel(BaseModel):
     """An object of a file: no key that is not listed, no text or truth value for a number, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = _STRICT
 
 
 class OpenModel(BaseModel):
     """As `StrictModel`, for objects that others write too: keys that are not listed are passed over."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(**{**_STRICT, "extra": "ignore"})
 
 
 def validated(model: type[Model], content: Any, source: str, error: ErrorMaker, *, what: str = "malformed") -> Model:
@@ -53,15 +68,49 @@ def validated(model: type[Model], content: Any, source: str, error: ErrorMaker, 
     try:
         return model.model_validate(content)
     except ValidationError as why:
-        found = why.errors(include_url=False, include_context=False)
-        told = "; ".join(_told(problem) for problem in found[:_MOST_PROBLEMS])
-        more = f"; and {len(found) - _MOST_PROBLEMS:,} more" if len(found) > _MOST_PROBLEMS else ""
-        raise error(f"{what}: {told}{more}", source) from why
+        raise error(f"{what}: {_all_told(why)}", source) from why
 
 
-def _told(problem: Any) -> str:
-    place = ".".join(str(part)[:60] for part in problem["loc"])
-    given = repr(problem["input"])
+def validated_dataclass(
+    kind: type[Data], content: Any, source: str, error: ErrorMaker, *, what: str = "malformed"
+) -> Data:
+    """Build a dataclass, and those in it, from an object of a file, as strictly as `StrictModel`.
+
+    Args:
+        kind: a dataclass whose annotations say what a file may hold; what is left out has its default.
+        content: as `gate.parse_json` or `gate.parse_yaml` gives it; lists become tuples where the fields are.
+        source: name of the file.
+        error: makes the error.
+        what: beginning of the message.
+
+    Raises:
+        NestvoxError: of `error`, or what the classes themselves raise.
+    """
+    try:
+        # By way of JSON, in which a list may be a tuple and an object a dataclass without loosening the rest.
+        built: Data = _adapter(cast("Hashable", kind)).validate_json(json.dumps([content]))[0]
+    except ValidationError as why:
+        raise error(f"{what}: {_all_told(why, inside=1)}", source) from why
+    except (TypeError, ValueError, RecursionError) as why:
+        raise error(f"{what}: {why}", source) from why
+    return built
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    # A dataclass takes its strictness from what it stands in.
+    return TypeAdapter(tuple[kind], config=_STRICT)
+
+
+def _all_told(why: ValidationError, *, inside: int = 0) -> str:
+    found = why.errors(include_url=False, include_context=False)
+    told = "; ".join(_told(problem, inside) for problem in found[:_MOST_PROBLEMS])
+    return f"{told}; and {len(found) - _MOST_PROBLEMS:,} more" if len(found) > _MOST_PROBLEMS else told
+
+
+def _told(problem: Any, inside: int) -> str:
+    place = ".".join(str(part)[:60] for part in problem["loc"][inside:])
+    given = reprlib.repr(problem["input"])
     shown = "" if problem["type"] in ("missing", "extra_forbidden") else f", got {given[:60]}"
     words = problem["msg"].removeprefix("Value error, ")
     words = words[:1].lower() + words[1:]

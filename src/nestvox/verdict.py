@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from nestvox.corpora.utterances import MARKS
 from nestvox.errors import FingerprintError, ModelError, NestvoxError
+from nestvox.gate import naming
+from nestvox.schema import Count, Fraction, Size, validated_dataclass
 
 __all__ = [
     "COSINE",
@@ -117,13 +121,13 @@ class Threshold:
         default: the model's owner named it: it decides where nobody asks for another operating point.
     """
 
-    dim: int | None
+    dim: Size | None
     value: float
-    operating_point: str
-    p_fa: float
-    p_miss: float
-    n_target: int
-    n_nontarget: int
+    operating_point: Annotated[str, Field(pattern=r"^\S")]
+    p_fa: Fraction
+    p_miss: Fraction
+    n_target: Count
+    n_nontarget: Count
     trials_sha256: str
     trials_source: str
     labels: tuple[str, ...] = ()
@@ -132,8 +136,8 @@ class Threshold:
     domain: str = ""
     duration_class: DurationClass | None = None
     value_interval: Pair | None = None
-    p_fa_interval: Pair | None = None
-    p_miss_interval: Pair | None = None
+    p_fa_interval: tuple[Fraction, Fraction] | None = None
+    p_miss_interval: tuple[Fraction, Fraction] | None = None
     interval: str = ""
     default: bool = False
 
@@ -224,19 +228,10 @@ class Threshold:
         """Read what `to_dict` wrote.
 
         Raises:
-            TypeError, ValueError, KeyError: keys are missing or unknown, or a value is of another kind.
+            ModelError: something is missing, unknown or of another kind, or a number is not finite.
+            NestvoxError: a duration class that ends before it begins.
         """
-        given = dict(content)
-        given["labels"] = tuple(given["labels"])
-        if "space" in given:
-            given["space"] = ScoreSpace(**given["space"])
-        if given.get("duration_class") is not None:
-            given["duration_class"] = DurationClass(**given["duration_class"])
-        for name in ("value_interval", "p_fa_interval", "p_miss_interval"):
-            if given.get(name) is not None:
-                low, high = given[name]
-                given[name] = (float(low), float(high))
-        return cls(**given)
+        return validated_dataclass(cls, content, "a threshold", naming(ModelError))
 
 
 def check_marks(marks: Collection[str]) -> None:

@@ -8,11 +8,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field
 
 from nestvox.errors import ModelError
+from nestvox.gate import naming
+from nestvox.schema import validated_dataclass
 
 __all__ = ["ReDimNet2Config", "ReDimNetConfig", "Stage"]
+
+_MOST_STAGES = 64
+_MOST_BLOCKS = 256
+_MOST_STRIDE = 256
+_MOST_KERNELS = 16
+_MOST_KERNEL = 255
+_MOST_EXPANSION = 1024
+
+# Far beyond every network that there is, and small enough that a sketch of it takes no memory.
+Width = Annotated[int, Field(ge=1, le=4096)]
+Wide = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
 @dataclass(frozen=True)
@@ -60,14 +75,14 @@ class _Config:
     """
 
     stages_setup: list[list[Any]]
-    F: int = 72
-    C: int = 16
+    F: Width = 72
+    C: Width = 16
     block_1d_type: str = "att"
     block_2d_type: str = "convnext_like"
-    group_divisor: int | None = 4
-    out_channels: int | None = None
-    embed_dim: int = 192
-    hop_length: int = 160
+    group_divisor: Annotated[int, Field(ge=0, le=1 << 16)] | None = 4
+    out_channels: Wide | None = None
+    embed_dim: Wide = 192
+    hop_length: Annotated[int, Field(ge=1, le=16_000)] = 160
     pooling_func: str = "ASTP"
     feat_type: str = "pt"
     spec_params: dict[str, Any] = field(default_factory=dict)
@@ -87,13 +102,11 @@ class _Config:
         """
         known = {entry.name: entry for entry in fields(cls)}
         for key in arguments.keys() - known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ModelError(f"model_config: unknown key {key!r}{hint}")
-        try:
-            config = cls(**arguments)
-        except TypeError as error:
-            raise ModelError(f"model_config: {error}") from error
+        # Tuples are lists in every file; a strict model takes nothing else for a list.
+        config = validated_dataclass(cls, _plain(dict(arguments)), "model_config", naming(ModelError))
         config.check()
         return config
 
@@ -109,9 +122,19 @@ class _Config:
             ModelError: which, and what there is instead.
         """
         freq = self.F
+        if len(self.stages_setup) > _MOST_STAGES:
+            raise ModelError(f"stages_setup: {len(self.stages_setup)} stages, at most {_MOST_STAGES}")
         for number, stage in enumerate(self.stages()):
-            if stage.freq_stride < 1 or stage.time_stride < 1 or stage.n_blocks < 0 or stage.expansion <= 0:
+            if stage.freq_stride < 1 or stage.time_stride < 1 or stage.n_blocks < 0 or not stage.expansion > 0:
                 raise ModelError(f"stages_setup[{number}]: strides, blocks and expansion must be positive: {stage}")
+            if (
+                max(stage.freq_stride, stage.time_stride) > _MOST_STRIDE
+                or stage.n_blocks > _MOST_BLOCKS
+                or stage.expansion > _MOST_EXPANSION
+                or not 1 <= len(stage.kernels) <= _MOST_KERNELS
+                or any(not 1 <= size <= _MOST_KERNEL for kernel in stage.kernels for size in kernel)
+            ):
+                raise ModelError(f"stages_setup[{number}]: numbers that no network has: {str(stage)[:200]}")
             if freq % stage.freq_stride:
                 raise ModelError(f"stages_setup[{number}]: {freq} frequencies cannot be divided by {stage.freq_stride}")
             freq //= stage.freq_stride
@@ -149,7 +172,7 @@ class ReDimNetConfig(_Config):
     def stages(self) -> tuple[Stage, ...]:
         """`stages_setup`, parsed; blocks are 3x3 whatever it says."""
         return tuple(
-            Stage(_whole(stride), 1, _whole(blocks), float(expansion), ((3, 3),), reduction)
+            Stage(_whole(stride), 1, _whole(blocks), _real(expansion), ((3, 3),), _reduction(reduction))
             for stride, blocks, expansion, _, reduction in _rows(self.stages_setup)
         )
 
@@ -175,16 +198,16 @@ class ReDimNet2Config(_Config):
     """
 
     # Said as a field: a bare annotation would take over the default of the class above.
-    C: int = field()
+    C: Width = field()
     spec_params: dict[str, Any] = field()
     return_2d_output: bool
     global_context_att: bool = True
     compress_tconvs: bool = True
     fm_weigthing_type: str = "NC"
-    agg_gnorm: bool | int = False
+    agg_gnorm: bool | Wide = False
     dual_agg: bool = False
-    pad_right_samples: int = 0
-    before_pool_offset: int = 0
+    pad_right_samples: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    before_pool_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     causal: str = "none"
     spec_in_channels: int = 1
     is_subnet: bool = False
@@ -208,7 +231,7 @@ class ReDimNet2Config(_Config):
     def stages(self) -> tuple[Stage, ...]:
         """`stages_setup`, parsed."""
         return tuple(
-            Stage(*_pair(strides), _whole(blocks), float(expansion), tuple(map(_pair, kernels)), reduction)
+            Stage(*_pair(strides), _whole(blocks), _real(expansion), _kernels(kernels), _reduction(reduction))
             for strides, blocks, expansion, kernels, reduction in _rows(self.stages_setup)
         )
 
@@ -225,15 +248,35 @@ def _rows(setup: Any) -> list[list[Any]]:
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, int):
-        raise ModelError(f"stages_setup: must be a whole number, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ModelError(f"stages_setup: must be a whole number, got {_shown(value)}")
     return value
+
+
+def _real(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MOST_EXPANSION:
+        raise ModelError(f"stages_setup: must be a number up to {_MOST_EXPANSION}, got {_shown(value)}")
+    return float(value)
+
+
+def _reduction(value: Any) -> int | None:
+    return None if value is None else _whole(value)
+
+
+def _kernels(value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list | tuple):
+        raise ModelError(f"stages_setup: kernels must be a list of [frequency, time], got {_shown(value)}")
+    return tuple(map(_pair, value))
 
 
 def _pair(value: Any) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ModelError(f"stages_setup: must be [frequency, time], got {value!r}")
+        raise ModelError(f"stages_setup: must be [frequency, time], got {_shown(value)}")
     return _whole(value[0]), _whole(value[1])
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
 
 
 def _plain(value: Any) -> Any:

@@ -11,16 +11,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestvox.encoders.log_mel import Float32Module, htk_edges_hz, mel_filters, mel_filters_in_mels, mel_frames
 from nestvox.encoders.spec_augment import mask_bands
 from nestvox.errors import ModelError
+from nestvox.gate import naming
+from nestvox.schema import validated_dataclass
 
 __all__ = ["FrontEnd", "FrontEndSettings"]
 
@@ -40,6 +43,8 @@ _FIXED: dict[str, Any] = {
     "f_max": _F_MAX_HZ,
     "window": "hamming",
 }
+
+Bins = Annotated[int, Field(ge=1, le=256)]
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class FrontEndSettings:
     do_preemph: bool = True
     spec_norm: str = "mn"
     do_spec_aug: bool = False
-    num_apply_spec_aug: int = 1
+    num_apply_spec_aug: Annotated[int, Field(ge=0, le=1000)] = 1
     freq_mask_width: tuple[int, int] = (0, 8)
     time_mask_width: tuple[int, int] = (0, 10)
     freq_start_bin: int = 0
-    pool_freqs: tuple[int, int] = (2, 1)
+    pool_freqs: tuple[Bins, Bins] = (2, 1)
 
     @classmethod
     def of(cls, spec_params: Mapping[str, Any]) -> FrontEndSettings:
@@ -82,13 +87,13 @@ class FrontEndSettings:
             if given.pop(key, value) != value:
                 raise ModelError(f"spec_params {key}: only {value!r} is supported, got {spec_params[key]!r}")
         for key in given.keys() - known:
-            near = difflib.get_close_matches(key, [*known, *_FIXED], n=1)
+            near = difflib.get_close_matches(str(key), [*known, *_FIXED], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ModelError(f"spec_params: unknown key {key!r}{hint}")
         for key in ("freq_mask_width", "time_mask_width", "pool_freqs"):
-            if key in given:
+            if isinstance(given.get(key), list):
                 given[key] = tuple(given[key])
-        return cls(**given)
+        return validated_dataclass(cls, given, "spec_params", naming(ModelError))
 
 
 class FrontEnd(Float32Module):

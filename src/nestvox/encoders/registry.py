@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
 
 from nestvox.encoders.contract import Encoder
 from nestvox.errors import ModelError
+from nestvox.gate import naming
+from nestvox.schema import Size, StrictModel, validated
 
 __all__ = ["architectures", "build"]
 
@@ -18,30 +23,76 @@ _CLASSES = {
     "redimnet2": "nestvox.encoders.redimnet2:ReDimNet2",
 }
 
+_SOMEWHAT_MORE = 1_000_000
+
+
+class _Ge2e(StrictModel):
+    partials_per_s: Annotated[float, Field(gt=0, le=1000)] = 1.3
+    min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.75
+
+
+class _FrontEnd(StrictModel):
+    sample_rate: Annotated[int, Field(ge=1000, le=384_000)] = 16_000
+    n_mels: Annotated[int, Field(ge=1, le=4096)] = 80
+    window: str = "povey"
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    subtract_mean: bool = True
+
+
+class _Onnx(StrictModel):
+    size_bytes: Annotated[int, Field(ge=1, le=1 << 40)]
+    embedding_dim: Size
+    min_samples: Annotated[int, Field(ge=1, le=1 << 24)]
+    front_end: _FrontEnd
+
+
+# The others check theirs themselves (`redimnet_config`).
+_ARGUMENTS: dict[str, type[StrictModel]] = {"ge2e": _Ge2e, "onnx": _Onnx}
+
 
 def architectures() -> tuple[str, ...]:
     """Names that `build` knows, sorted."""
     return tuple(sorted(_CLASSES))
 
 
-def build(config: Mapping[str, Any]) -> Encoder:
+def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder:
     """Build an encoder with random weights.
 
     Args:
         config: `architecture`, and the constructor's arguments as `Encoder.config` gives them.
+        available: numbers in the file that the weights are to come from. Where the configuration describes a network
+            of many more, nothing is allocated. None: there is no such file.
 
     Raises:
-        ModelError: no or an unknown architecture, or an argument that it does not take.
+        ModelError: no or an unknown architecture, an argument that it does not take, or a network that is far larger
+            than what is available.
     """
     arguments = dict(config)
     name = arguments.pop("architecture", None)
-    if name not in _CLASSES:
-        raise ModelError(f"unknown encoder architecture {name!r}; known: {', '.join(architectures())}")
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ModelError(f"unknown encoder architecture {str(name)[:80]!r}; known: {', '.join(architectures())}")
     module, attribute = _CLASSES[name].split(":")
     encoder_class = getattr(importlib.import_module(module), attribute)
-    try:
-        encoder = encoder_class(**arguments)
-    except TypeError as error:
-        raise ModelError(f"encoder {name}: the configuration does not fit: {error}") from error
-    assert isinstance(encoder, Encoder)
-    return encoder
+    if name in _ARGUMENTS:
+        validated(_ARGUMENTS[name], arguments, f"encoder {name}", naming(ModelError))
+
+    def make() -> Encoder:
+        try:
+            encoder = encoder_class(**arguments)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ModelError(f"encoder {name}: the configuration does not fit: {error}") from error
+        except RuntimeError as error:  # torch's own words for sizes that no tensor has
+            raise ModelError(f"encoder {name}: the configuration describes no network: {error}") from error
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    if available is not None:
+        with torch.device("meta"):  # a sketch: shapes without memory
+            needed = sum(tensor.numel() for tensor in make().state_dict().values())
+        # Somewhat more is left to strict loading, which lists what is missing.
+        if needed > 2 * available + _SOMEWHAT_MORE:
+            raise ModelError(
+                f"encoder {name}: the configuration describes a network of {needed:,} numbers, the file holds "
+                f"{available:,}"
+            )
+    return make()

@@ -6,7 +6,6 @@ Notation: N clips, S samples, D embedding size.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from nestvox.audio.channel import through_channel
 from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, ModelError, NestvoxError, first_of
 from nestvox.evaluation.sample_clips import Clip
+from nestvox.model_folder import read_config
 
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
@@ -225,7 +225,7 @@ def check_saved(model: SpeakerModel, folder: Path | None) -> list[Check]:
     """Whether configuration and weights still give the fingerprint that the folder's config.json names."""
     if folder is None:
         return [Check("fingerprint", "note", f"{model.fingerprint}; not a saved model, so nothing to hold it against")]
-    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["fingerprint"]
+    saved = read_config(folder).fingerprint
     if saved != model.fingerprint:
         detail = f"config.json says {saved}, configuration and weights give {model.fingerprint}"
         return [Check("fingerprint", "fail", detail)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nestvox.errors import StoreError
+from nestvox.errors import StoreError, first_of
 from nestvox.extraction.store_metadata import STORE_FILE, FailedUtterance, ShardRecord, StoreMetadata
+from nestvox.gate import decode, open_regular, parse_json
+from nestvox.schema import validated_dataclass
 
 __all__ = [
+    "OpenShard",
     "ShardRows",
+    "check_columns",
     "check_count",
     "check_identity",
+    "check_rows",
     "check_size",
     "corrupt",
-    "count_rows",
-    "open_shard",
-    "read_all",
     "record_of",
     "sha256_of",
     "shard_name",
@@ -35,6 +39,10 @@ __all__ = [
 
 _FAILED_KEY = b"nestvox.failed"
 _IDENTITY_KEY = b"nestvox.identity"
+_MAGIC = b"ARROW1\0\0"
+_MISSING = "the shard is missing; embed again into a new folder"
+_HEADER_SLOT = 2  # of Message: version, type of the header, header
+_COMPRESSION_SLOT = 3  # of RecordBatch: length, nodes, buffers, compression
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,10 @@ def write_table(file: Path, table: pa.Table) -> None:
         writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
 
 
+def _refusal(problem: str, source: str) -> StoreError:
+    return StoreError(f"{source}: {_MISSING}") if problem == _MISSING else corrupt(Path(source), problem)
+
+
 def corrupt(file: Path, problem: str) -> StoreError:
     """Return the error that a shard cannot be used, with what to do."""
     return StoreError(
@@ -152,37 +164,117 @@ def corrupt(file: Path, problem: str) -> StoreError:
     )
 
 
-def open_shard(file: Path) -> pa.ipc.RecordBatchFileReader:
-    """Map a shard into memory and read its footer.
+class OpenShard:
+    """A shard that is mapped into memory; its messages are looked at before Arrow makes anything of them.
+
+    Arrow maps uncompressed columns without a copy. Compressed ones it would first allocate at whatever size the file
+    claims, and no store has them.
+
+    Args:
+        file: of the shard.
+
+    Attributes:
+        file: as given.
+        schema: of its columns.
 
     Raises:
-        StoreError: it is missing or corrupt.
+        StoreError: it is missing, no regular file, or corrupt.
     """
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(file), "r"))
-    except FileNotFoundError as error:
-        raise StoreError(f"{file}: the shard is missing; embed again into a new folder") from error
-    except (pa.ArrowException, OSError) as error:
-        raise corrupt(file, str(error).splitlines()[0]) from error
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with open_regular(file, _refusal, missing=_MISSING):
+            pass
+        with self._reading():
+            content = pa.memory_map(str(file), "r").read_buffer()
+            pa.ipc.open_file(content)  # its footer is the last thing that is written
+            self._stream = content.slice(len(_MAGIC))
+            for message in pa.ipc.MessageReader.open_stream(self._stream):
+                if message.type == "dictionary" or (message.type == "record batch" and _is_compressed(message)):
+                    raise pa.ArrowInvalid("compressed columns, which no store has")
+            self.schema: pa.Schema = pa.ipc.open_stream(self._stream).schema
+
+    def table(self) -> pa.Table:
+        """Return the rows, without copying them.
+
+        Raises:
+            StoreError: it is corrupt: an offset or a text that is none counts as well.
+        """
+        with self._reading():
+            table = pa.ipc.open_stream(self._stream).read_all()
+            table.validate(full=True)
+        return table
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, MemoryError, OverflowError, struct.error) as error:
+            raise corrupt(self.file, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
 
 
-def read_all(file: Path, reader: pa.ipc.RecordBatchFileReader) -> pa.Table:
-    """Return the rows of an open shard, without copying them.
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether the header of a record batch names a compression; see Message.fbs and Flatbuffers' layout of tables."""
+    header = message.metadata.to_pybytes()
+
+    def table(place: int) -> tuple[int, list[int]]:
+        """Where a table lies, and where its fields are from there; 0: a field is left out."""
+        slots = place - int(struct.unpack_from("<i", header, place)[0])
+        if slots < 0:
+            raise struct.error("a table outside its message")
+        length = struct.unpack_from("<H", header, slots)[0]
+        return place, list(struct.unpack_from(f"<{max(0, length // 2 - 2)}H", header, slots + 4))
+
+    def inner(place: int) -> int:
+        return place + int(struct.unpack_from("<I", header, place)[0])
+
+    place, fields = table(inner(0))
+    _, batch = table(inner(place + fields[_HEADER_SLOT]))
+    return len(batch) > _COMPRESSION_SLOT and batch[_COMPRESSION_SLOT] != 0
+
+
+def check_columns(shard: OpenShard, metadata: StoreMetadata) -> None:
+    """Refuse a shard whose columns are not those of its store: names, types, sizes.
 
     Raises:
-        StoreError: it is corrupt.
+        StoreError: with the column.
     """
-    try:
-        table = reader.read_all()
-        table.validate()
-    except (pa.ArrowException, OSError) as error:
-        raise corrupt(file, str(error).splitlines()[0]) from error
-    return table
+    number = pa.float16() if metadata.dtype == "float16" else pa.float32()
+    wanted: dict[str, pa.DataType] = dict.fromkeys(("utt_id", "path", "speaker"), pa.string())
+    if metadata.tap == "frames":
+        wanted |= {"frames": pa.large_list(number), "n_frames": pa.int32()}
+    else:
+        wanted["vector"] = pa.list_(number, metadata.dim)
+    if metadata.variants > 1:
+        wanted["variant"] = pa.int32()
+    wanted |= {name: pa.list_(number, dim) for name, dim in metadata.columns.items()}
+    if sorted(shard.schema.names) != sorted(wanted):
+        raise corrupt(shard.file, f"columns {first_of(shard.schema.names)[:200]} where {', '.join(wanted)} belong")
+    for name, kind in wanted.items():
+        found = shard.schema.field(name).type
+        if found != kind:
+            raise corrupt(shard.file, f"the column {name} holds {str(found)[:80]}, the store {kind}")
 
 
-def count_rows(reader: pa.ipc.RecordBatchFileReader) -> int:
-    """Return the number of rows of an open shard."""
-    return sum(reader.get_batch(batch).num_rows for batch in range(reader.num_record_batches))
+def check_rows(shard: OpenShard, table: pa.Table, metadata: StoreMetadata) -> None:
+    """Refuse rows that no writer makes: nulls where a value belongs, frames cut in two, variants out of order.
+
+    Raises:
+        StoreError: with the column.
+    """
+    vectors = ("frames",) if metadata.tap == "frames" else ("vector", *metadata.columns)
+    for name in ("utt_id", *vectors, *(("variant",) if metadata.variants > 1 else ())):
+        inner = (chunk.flatten() for chunk in table[name].chunks) if name in vectors else ()
+        if table[name].null_count or any(values.null_count for values in inner):
+            raise corrupt(shard.file, f"the column {name} has nulls")
+    if metadata.tap == "frames":
+        for chunk in table["frames"].chunks:
+            if (np.diff(chunk.offsets.to_numpy()) % metadata.dim).any():
+                raise corrupt(shard.file, f"frames that are not of {metadata.dim} numbers each")
+    if metadata.variants > 1:
+        numbers = table["variant"].to_numpy()
+        if len(numbers) % metadata.variants or (numbers != np.arange(len(numbers)) % metadata.variants).any():
+            raise corrupt(shard.file, f"its rows are not the {metadata.variants} variants of each utterance")
 
 
 def skipped_in(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
@@ -191,10 +283,12 @@ def skipped_in(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
     Raises:
         StoreError: the shard does not say.
     """
-    try:
-        return tuple(FailedUtterance(**entry) for entry in json.loads((schema.metadata or {})[_FAILED_KEY]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise corrupt(file, f"no record of skipped utterances: {error}") from error
+    where, error = str(file), _refusal
+    text = decode((schema.metadata or {}).get(_FAILED_KEY, b""), where, error)
+    entries = parse_json(text, where, error)
+    if not isinstance(entries, list):
+        raise corrupt(file, "its record of skipped utterances is no list")
+    return tuple(validated_dataclass(FailedUtterance, entry, where, error) for entry in entries)
 
 
 def check_identity(file: Path, schema: pa.Schema, metadata: StoreMetadata) -> None:

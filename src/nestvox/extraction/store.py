@@ -28,14 +28,14 @@ from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.shards import (
+    OpenShard,
     ShardRows,
+    check_columns,
     check_count,
     check_identity,
+    check_rows,
     check_size,
     corrupt,
-    count_rows,
-    open_shard,
-    read_all,
     record_of,
     sha256_of,
     shard_name,
@@ -135,10 +135,9 @@ class StoreWriter:
         return self.path / shard_name(shard)
 
     def _adopt(self, shard: int) -> None:
-        reader = open_shard(self._file(shard))
-        check_identity(self._file(shard), reader.schema, self.metadata)
-        self._failed[shard] = skipped_in(self._file(shard), reader.schema)
-        self._rows[shard] = count_rows(reader)
+        opened, table = _opened(self._file(shard), self.metadata)
+        self._failed[shard] = skipped_in(self._file(shard), opened.schema)
+        self._rows[shard] = table.num_rows
         check_count(self._file(shard), self.metadata, shard, self._rows[shard], len(self._failed[shard]))
 
     @property
@@ -222,13 +221,11 @@ class EmbeddingStore:
         for file, record in files:
             if record is not None:
                 check_size(file, record)
-            reader = open_shard(file)
-            check_identity(file, reader.schema, metadata)
-            table = read_all(file, reader)
+            opened, table = _opened(file, metadata)
             if record is not None and table.num_rows != record.rows:
                 raise corrupt(file, f"{table.num_rows} rows, {STORE_FILE} says {record.rows}")
             self._tables.append(table)
-            failed.extend(skipped_in(file, reader.schema))
+            failed.extend(skipped_in(file, opened.schema))
             if record is None:
                 record = ShardRecord(file.name, table.num_rows, file.stat().st_size, "")  # noqa: PLW2901
             records.append(record)
@@ -321,7 +318,19 @@ class EmbeddingStore:
         return np.concatenate(chunks) if len(chunks) != 1 else chunks[0]
 
     def _matrix(self, table: pa.Table) -> FloatVectors:
-        return np.asarray(self._stored(table, "vector"), np.float32)
+        return self._finite(np.asarray(self._stored(table, "vector"), np.float32))
+
+    def _finite(self, vectors: FloatVectors) -> FloatVectors:
+        # A sum is not finite if any summand is not, and is a tenth of the work of looking at each.
+        with np.errstate(invalid="ignore"):
+            whole = np.isfinite(vectors.sum(dtype=np.float64))
+        if not whole:
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise StoreError(
+                f"{self.path}: row {row} of a shard is not finite, which none was when the store was written: a file "
+                "has changed since; embed again into a new folder"
+            )
+        return vectors
 
     def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> FloatVectors:
         """Rows by number, (n, D) float32, in the order asked; reads only the shards that hold them.
@@ -344,7 +353,7 @@ class EmbeddingStore:
         for shard in self.metadata.shards:
             # Opened anew and let go: pages that were read count as memory as long as they are mapped.
             file = self.path / shard.name
-            table = read_all(file, open_shard(file))
+            _, table = _opened(file, self.metadata)
             for start in range(0, table.num_rows, rows):
                 part = table.slice(start, rows)
                 yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part))
@@ -352,14 +361,13 @@ class EmbeddingStore:
     def read_shard(self, shard: int) -> ShardRows:
         """Return one shard of a complete store, names and skipped utterances included, in bounded memory."""
         file = self.path / self.metadata.shards[shard].name
-        reader = open_shard(file)
-        table = read_all(file, reader)
+        opened, table = _opened(file, self.metadata)
         return ShardRows(
             table["utt_id"].to_pylist(),
             self._matrix(table),
             table["path"].to_pylist(),
             table["speaker"].to_pylist(),
-            skipped_in(file, reader.schema),
+            skipped_in(file, opened.schema),
             table["variant"].to_pylist() if self.metadata.variants > 1 else None,
             {column: self._stored(table, column) for column in self.metadata.columns},
         )
@@ -380,7 +388,7 @@ class EmbeddingStore:
                 offsets = chunk.offsets.to_numpy()
                 for first, last in itertools.pairwise(offsets):
                     frames = values[first:last].reshape(-1, self.metadata.dim)
-                    yield ids[position], np.asarray(frames, np.float32)
+                    yield ids[position], self._finite(np.asarray(frames, np.float32))
                     position += 1
 
     def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
@@ -443,6 +451,16 @@ class EmbeddingStore:
             file = self.path / record.name
             if record.sha256 and sha256_of(file) != record.sha256:
                 raise corrupt(file, "its sha256 is not the one it had when the store was completed")
+
+
+def _opened(file: Path, metadata: StoreMetadata) -> tuple[OpenShard, pa.Table]:
+    """Open one shard of a store and its rows, checked in full."""
+    opened = OpenShard(file)
+    check_identity(file, opened.schema, metadata)
+    check_columns(opened, metadata)
+    table = opened.table()
+    check_rows(opened, table, metadata)
+    return opened, table
 
 
 def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> None:

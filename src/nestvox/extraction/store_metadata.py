@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from nestvox.errors import StoreError
+from nestvox.gate import read_json
+from nestvox.schema import Count, Size, Word, validated_dataclass
 
 __all__ = [
     "FORMAT_VERSION",
@@ -38,10 +41,10 @@ class FailedUtterance:
 class ShardRecord:
     """A finished shard as `store.json` lists it; `sha256` is of the file."""
 
-    name: str
-    rows: int
-    size_bytes: int
-    sha256: str
+    name: Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}\.arrow$")]
+    rows: Count
+    size_bytes: Count
+    sha256: Word
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,16 @@ class StoreMetadata:
     fingerprint: str
     model: str
     tap: str
-    dims: tuple[int, ...]
-    dim: int
+    dims: tuple[Size, ...]
+    dim: Size
     dtype: str
-    planned_rows: int
-    shard_rows: int
+    planned_rows: Count
+    shard_rows: Count
     table_sha256: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     variants: int = 1
-    columns: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, Size] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     training_speakers: tuple[str, ...] = ()
     failed: tuple[FailedUtterance, ...] = ()
@@ -143,30 +146,22 @@ def read_metadata(path: str | Path) -> StoreMetadata:
         StoreError: no store there, malformed, or written by a newer nestvox.
     """
     file = Path(path) / STORE_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is no embedding store: it has no {STORE_FILE}") from error
-    except NotADirectoryError as error:
-        raise StoreError(f"{path} is a file, not the folder of an embedding store") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{file}: not JSON ({error}); embed again into a new folder") from error
+    if not file.exists():
+        if Path(path).is_file():
+            raise StoreError(f"{path} is a file, not the folder of an embedding store")
+        raise StoreError(f"{path} is no embedding store: it has no {STORE_FILE}")
+    content = read_json(file, _refusal)
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"{file}: format version {version!r}, this nestvox reads {FORMAT_VERSION}; "
+            f"{file}: format version {str(version)[:40]!r}, this nestvox reads {FORMAT_VERSION}; "
             "use the nestvox that wrote it, or embed again"
         )
-    try:
-        return StoreMetadata(
-            **{
-                **content,
-                "dims": tuple(content["dims"]),
-                "labels": tuple(content["labels"]),
-                "training_speakers": tuple(content["training_speakers"]),
-                "failed": tuple(FailedUtterance(**entry) for entry in content["failed"]),
-                "shards": tuple(ShardRecord(**entry) for entry in content["shards"]),
-            }
-        )
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{file}: malformed ({error}); embed again into a new folder") from error
+    needed = {"dims", "labels", "training_speakers", "failed", "shards", "complete"}
+    if missing := sorted(needed - content.keys()):
+        raise _refusal(f"malformed: it lacks {', '.join(missing)}", str(file))
+    return validated_dataclass(StoreMetadata, content, str(file), _refusal)
+
+
+def _refusal(problem: str, source: str) -> StoreError:
+    return StoreError(f"{source}: {problem}; embed again into a new folder")

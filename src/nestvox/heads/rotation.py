@@ -21,18 +21,30 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
 from safetensors.numpy import save_file
 
 from nestvox.arrays import as_names, as_vectors
 from nestvox.atomic import atomic_path
-from nestvox.errors import ModelError
+from nestvox.errors import ModelError, first_of
+from nestvox.gate import naming, parse_json
 from nestvox.heads.contract import FloatArray, in_working_precision, normalise
+from nestvox.schema import Size, StrictModel, Word, validated
+from nestvox.tensor_files import read_arrays
 
 __all__ = ["Rotation", "Scatter", "check_dims", "default_dims", "discriminant", "pca", "truncation"]
 
 _FORMAT = "nestvox-rotation-1"
 _ORTHOGONAL_TOLERANCE = 1e-8
+
+
+class _Saved(StrictModel):
+    """What stands beside the matrix."""
+
+    kind: Literal["rotation"] = "rotation"
+    method: Word
+    dims: list[Size]
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
 def default_dims(size: int) -> tuple[int, ...]:
@@ -118,17 +130,17 @@ class Rotation:
         Raises:
             ModelError: a key is missing, or the matrix is no rotation.
         """
-        try:
-            return cls(
-                matrix=np.asarray(tensors["matrix"], np.float64),
-                dims=tuple(config["dims"]),
-                method=str(config["method"]),
-                details=dict(config.get("details", {})),
-            )
-        except KeyError as missing:
-            raise ModelError(f"the saved rotation lacks {missing}") from missing
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"the saved rotation is malformed: {error}") from error
+        saved = validated(_Saved, config, "the saved rotation", naming(ModelError))
+        if list(tensors) != ["matrix"]:
+            raise ModelError(f"the saved rotation has one tensor, matrix; found {first_of(sorted(tensors)) or 'none'}")
+        if not np.issubdtype(tensors["matrix"].dtype, np.floating):
+            raise ModelError(f"the saved rotation is malformed: a matrix of {tensors['matrix'].dtype}")
+        return cls(
+            matrix=np.asarray(tensors["matrix"], np.float64),
+            dims=tuple(saved.dims),
+            method=saved.method,
+            details=dict(saved.details),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that carries its own description."""
@@ -147,19 +159,19 @@ class Rotation:
         Raises:
             ModelError: no such file, not safetensors, or not a rotation.
         """
-        if not Path(path).is_file():
-            raise ModelError(f"{path}: no such file; `nestvox rotate` writes one")
+
+        def damaged(problem: str, source: str) -> ModelError:
+            return ModelError(f"{source}: not a rotation file, or damaged ({problem}); `nestvox rotate` writes one")
+
+        tensors, metadata = read_arrays(path, damaged, missing="no such file")
+        config = parse_json(metadata.get("rotation", "{}"), str(path), damaged)
+        found = config.pop("format", None) if isinstance(config, dict) else None
+        if found != _FORMAT:
+            raise damaged(f"format {str(found)[:80]!r}, expected {_FORMAT!r}", str(path))
         try:
-            with safe_open(path, framework="numpy") as file:
-                config = json.loads((file.metadata() or {}).get("rotation", "{}"))
-                found = config.get("format") if isinstance(config, dict) else None
-                if found != _FORMAT:
-                    raise ModelError(f"format {found!r}, expected {_FORMAT!r}")
-                return cls.from_saved(config, {key: file.get_tensor(key) for key in file.keys()})
-        except (SafetensorError, OSError, json.JSONDecodeError, ModelError) as error:
-            raise ModelError(
-                f"{path}: not a rotation file, or damaged ({error}); `nestvox rotate` writes one"
-            ) from error
+            return cls.from_saved(config, tensors)
+        except ModelError as error:
+            raise damaged(str(error), str(path)) from error
 
 
 class Scatter:

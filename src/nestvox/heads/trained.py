@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
+from nestvox.gate import naming
 from nestvox.heads.contract import FloatArray, in_working_precision
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import Rotation, check_dims
 from nestvox.heads.start import AffineMap, Start, pretrained_start
+from nestvox.schema import Fraction, Size, StrictModel, Word, validated
 
 __all__ = ["HeadTap", "Norm", "TrainedHead"]
 
@@ -27,6 +30,21 @@ HeadTap = Literal["pooled", "embedding"]
 
 # Counts training steps, and no output depends on it.
 _NOT_SAVED = "norm.num_batches_tracked"
+
+
+class _Saved(StrictModel):
+    """What stands beside the tensors; each class says which of the settings it takes."""
+
+    kind: Word = ""
+    method: Word
+    tap: HeadTap = "pooled"
+    input_dim: Size
+    dims: Annotated[list[Size], Field(min_length=1)]
+    norm: Norm = "batch"
+    details: dict[str, Any] = Field(default_factory=dict)
+    hidden: Size = 1
+    layers: int = 2
+    dropout: Fraction = 0.0
 
 
 class TrainedHead(nn.Module, ABC):
@@ -68,7 +86,7 @@ class TrainedHead(nn.Module, ABC):
         self.tap: HeadTap = tap
         self.norm_kind: Norm = norm
         self.method = "random start"
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, Any] = Field(default_factory=dict)
         self.norm = nn.Identity() if norm == "none" else nn.BatchNorm1d(input_dim, affine=norm == "batch")
         self.train()  # so is every new module; statistics that are fixed are not
 
@@ -186,16 +204,16 @@ class TrainedHead(nn.Module, ABC):
         Raises:
             ModelError: a key or a tensor is missing, unexpected, of another shape, or not finite.
         """
-        config = dict(config)
+        saved = validated(_Saved, config, "the saved head", naming(ModelError))
+        settings = saved.model_dump(include=saved.model_fields_set - {"kind", "method", "details"})
+
+        # A sketch without memory: what its configuration asks for must be in the file before it is allocated.
         try:
-            config.pop("kind", None)
-            method, details = str(config.pop("method")), dict(config.pop("details", {}))
-            head = cls(config.pop("input_dim"), config.pop("dims"), **config)
-        except KeyError as missing:
-            raise ModelError(f"the saved head lacks {missing}") from missing
-        except (TypeError, ValueError) as error:
+            with torch.device("meta"):
+                sketch = cls(**settings).state_dict()
+        except TypeError as error:
             raise ModelError(f"the saved head is malformed: {error}") from error
-        expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items() if name != _NOT_SAVED}
+        expected = {name: tuple(tensor.shape) for name, tensor in sketch.items() if name != _NOT_SAVED}
         found = {name: array.shape for name, array in tensors.items()}
         if expected != found:
             wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
@@ -203,11 +221,14 @@ class TrainedHead(nn.Module, ABC):
                 "the saved head has other tensors than its configuration says: "
                 + ", ".join(f"{n} {found.get(n, 'missing')} for {expected.get(n, 'none')}" for n in wrong)
             )
+        if odd := sorted(name for name, array in tensors.items() if not np.issubdtype(array.dtype, np.floating)):
+            raise ModelError(f"the saved head holds no floating-point numbers in {', '.join(odd)}")
         if broken := sorted(name for name, array in tensors.items() if not np.isfinite(array).all()):
             raise ModelError(f"the saved head holds values that are not finite: {', '.join(broken)}")
+        head = cls(**settings)
         state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
         head.load_state_dict(state, strict=False)
-        head.method, head.details = method, details
+        head.method, head.details = saved.method, dict(saved.details)
         return head.eval()
 
     @torch.no_grad()
