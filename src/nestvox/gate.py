@@ -174,7 +174,8 @@ def read_json(
     Raises:
         NestvoxError: of `error`: no regular file, too large, or not such JSON.
     """
-    text = read_text(path, error, most_bytes=most_bytes, missing=missing)
+    raw = read_bytes(path, error, most_bytes=most_bytes, missing=missing)
+    text = decode(raw, str(path), lambda problem, source: error(f"not JSON: {problem}", source))
     return parse_json(text, str(path), error, most_depth=most_depth)
 
 

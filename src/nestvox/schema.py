@@ -110,8 +110,10 @@ def _all_told(why: ValidationError, *, inside: int = 0) -> str:
 
 def _told(problem: Any, inside: int) -> str:
     place = ".".join(str(part)[:60] for part in problem["loc"][inside:])
+    if problem["type"] == "missing":
+        return f"lacks {place!r}"
     given = reprlib.repr(problem["input"])
-    shown = "" if problem["type"] in ("missing", "extra_forbidden") else f", got {given[:60]}"
+    shown = "" if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument") else f", got {given[:60]}"
     words = problem["msg"].removeprefix("Value error, ")
     words = words[:1].lower() + words[1:]
     return f"{place}: {words}{shown}" if place else f"{words}{shown}"

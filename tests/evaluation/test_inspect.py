@@ -380,7 +380,7 @@ def change_json(path: Path, **values: Any) -> None:
         (lambda folder: change_json(folder / "calibration.json", fingerprint="0" * 16), "0000000000000000"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:99]),
-            "not a readable safetensors file",
+            "not a safetensors file|damaged or cut short",
         ),
     ],
     ids=["no calibration", "no config", "half a config", "other fingerprint", "other thresholds", "half the weights"],

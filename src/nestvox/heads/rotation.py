@@ -131,8 +131,10 @@ class Rotation:
             ModelError: a key is missing, or the matrix is no rotation.
         """
         saved = validated(_Saved, config, "the saved rotation", naming(ModelError))
-        if list(tensors) != ["matrix"]:
-            raise ModelError(f"the saved rotation has one tensor, matrix; found {first_of(sorted(tensors)) or 'none'}")
+        if "matrix" not in tensors:
+            raise ModelError("the saved rotation lacks 'matrix'")
+        if len(tensors) != 1:
+            raise ModelError(f"the saved rotation has one tensor, matrix; found {first_of(sorted(tensors))}")
         if not np.issubdtype(tensors["matrix"].dtype, np.floating):
             raise ModelError(f"the saved rotation is malformed: a matrix of {tensors['matrix'].dtype}")
         return cls(

@@ -86,7 +86,7 @@ class TrainedHead(nn.Module, ABC):
         self.tap: HeadTap = tap
         self.norm_kind: Norm = norm
         self.method = "random start"
-        self.details: dict[str, Any] = Field(default_factory=dict)
+        self.details: dict[str, Any] = {}
         self.norm = nn.Identity() if norm == "none" else nn.BatchNorm1d(input_dim, affine=norm == "batch")
         self.train()  # so is every new module; statistics that are fixed are not
 
