@@ -21,7 +21,7 @@ from nestvox.audio.channel import through_channel
 from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, ModelError, NestvoxError, first_of
 from nestvox.evaluation.sample_clips import Clip
-from nestvox.model_folder import read_config
+from nestvox.gate import naming, read_json
 
 if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
@@ -225,7 +225,8 @@ def check_saved(model: SpeakerModel, folder: Path | None) -> list[Check]:
     """Whether configuration and weights still give the fingerprint that the folder's config.json names."""
     if folder is None:
         return [Check("fingerprint", "note", f"{model.fingerprint}; not a saved model, so nothing to hold it against")]
-    saved = read_config(folder).fingerprint
+    config = read_json(folder / "config.json", naming(ModelError))
+    saved = config.get("fingerprint") if isinstance(config, dict) else None
     if saved != model.fingerprint:
         detail = f"config.json says {saved}, configuration and weights give {model.fingerprint}"
         return [Check("fingerprint", "fail", detail)]
