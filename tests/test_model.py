@@ -224,10 +224,10 @@ def test_tampered_weights(copy: Path) -> None:
     with pytest.raises(NestvoxError, match=r"linear\.bias"):
         load_after(**{"encoder.linear.bias": weight[:-1]})
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="damaged or cut short"):
+    with pytest.raises(ModelError, match="cut short"):
         nestvox.load(copy)
     path.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(ModelError, match="damaged or cut short"):
+    with pytest.raises(ModelError, match="cut short"):
         nestvox.load(copy)
 
 
