@@ -7,7 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nestvox.corpora import Trials, read_scores, read_trials, read_utterances, refuse_overlap, speaker_key
+from nestvox.corpora import (
+    Trials,
+    read_scores,
+    read_trials,
+    read_utterances,
+    refuse_overlap,
+    speaker_key,
+    write_trials,
+    write_utterances,
+)
 from nestvox.errors import OverlapError, TableError, TrialsError
 from nestvox.evaluation.missing import without_missing
 from nestvox.evaluation.refusals import align_scores, check_trials, refuse_shared_trials
@@ -246,3 +255,20 @@ def test_marks_as_numbers(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("utt_id,path,speaker,synthetic\na,a.wav,s,1.0\nb,b.wav,s,0.0\n")
     assert read_utterances(file).frame["synthetic"].to_list() == [True, False]
+
+
+@pytest.mark.parametrize("folder", ["~", "a[1]", "s3:", "x*"])
+def test_what_is_written_goes_where_the_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("home", folder):
+        (tmp_path / name).mkdir()
+    found = read_utterances(table(tmp_path, ["a|a.wav|s"]))
+    trials = listed([("a", "b", True), ("a", "c", False)])
+    for suffix in (".tsv", ".csv", ".parquet"):
+        write_utterances(found, Path(folder) / f"t{suffix}")
+        assert read_utterances(Path(folder) / f"t{suffix}").frame["utt_id"].to_list() == ["a"]
+    for fmt in ("csv", "parquet", "kaldi"):
+        write_trials(trials, Path(folder) / f"l.{fmt}", fmt)
+        assert read_trials(Path(folder) / f"l.{fmt}", fmt).sha256 == trials.sha256
+    assert not list((tmp_path / "home").iterdir())

@@ -197,8 +197,8 @@ def _write_scores(path: Path, trials: Trials, raw: System, after: System) -> Non
     if after is not raw:
         columns.append(pl.Series(raw.space.kind, raw.scores[dim]))
     frame = trials.frame.with_columns(*columns)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".parquet":
-            frame.write_parquet(temporary)
+            frame.write_parquet(file)
         else:
-            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(temporary)
+            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(file)

@@ -252,12 +252,12 @@ def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> Non
         raise TrialsError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}", source=path)
     frame = trials.frame
     if fmt == "parquet":
-        with atomic_path(path) as temporary:
-            frame.write_parquet(temporary)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            frame.write_parquet(file)
         return
     if fmt == "csv":
-        with atomic_path(path) as temporary:
-            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(temporary)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(file)
         return
     for name in _SIDES:
         blank = frame[name].str.contains(r"(?-u:\s)").arg_true()  # blanks of other scripts divide nothing
@@ -273,5 +273,5 @@ def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> Non
         lines = frame.select(pl.col("target").cast(pl.Int8), "enrol", "test")
     else:
         lines = frame.select("enrol", "test")
-    with atomic_path(path) as temporary:
-        lines.write_csv(temporary, separator=" ", include_header=False, quote_style="never")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        lines.write_csv(file, separator=" ", include_header=False, quote_style="never")

@@ -330,13 +330,14 @@ def write_utterances(table: UtteranceTable, path: str | Path) -> None:
                     f"{value!r} does not fit into a TSV; write .csv or .parquet", source=path, column=column.name
                 )
     try:
-        with atomic_path(path) as temporary:
+        # Given a name, polars would take it for more than one: it puts the home folder in place of a ~.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             if suffix == ".parquet":
-                frame.write_parquet(temporary)
+                frame.write_parquet(file)
             elif suffix == ".csv":
-                frame.write_csv(temporary)
+                frame.write_csv(file)
             else:
-                frame.write_csv(temporary, separator="\t", quote_style="never")
+                frame.write_csv(file, separator="\t", quote_style="never")
     except (OSError, pl.exceptions.PolarsError) as error:  # polars' own do not name the file
         raise TableError(f"cannot be written: {error}", source=path) from error
 

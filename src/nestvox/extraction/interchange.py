@@ -5,7 +5,7 @@
 | `.npy` | none | (N, D) floats, a block at a time |
 | `.npz` | `ids` | arrays `vectors` and `ids`, or one array alone |
 | `.parquet` | column `utt_id` | a list column, by row groups |
-| `.ark`, `.scp` | the keys | float vectors; writing gives both files |
+| `.ark`, `.scp` | the keys | float vectors; writing gives both files; an `.scp` may also name one file a line |
 | a folder | `utt_id` | an embedding store |
 
 Every reader refuses rows that are not finite or not as long as the first, by file and row (rows count from 0).
@@ -38,6 +38,7 @@ from nestvox.extraction.store import (
     VectorBatch,
     is_store,
 )
+from nestvox.gate import naming, open_regular
 from nestvox.heads.contract import truncate
 from nestvox.progress import Progress, silent
 
@@ -357,8 +358,9 @@ def _iter_kaldi(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
+    open_regular(path, naming(StoreError), missing="no such file").close()
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(pa.OSFile(str(path)))  # a file, whatever its name looks like
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path}: no Parquet file, or truncated ({str(error).splitlines()[0]})") from error
 
@@ -373,10 +375,34 @@ def _iter_parquet(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
                 column = batch.column(vector_column)
                 vectors = _list_rows(column, dim, path, vector_column, start)
                 dim = vectors.shape[1]
-                yield None if id_column is None else batch.column(id_column).cast(pa.string()).to_pylist(), vectors
+                yield None if id_column is None else _names(batch.column(id_column), path, id_column, start), vectors
                 start += len(vectors)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{path}: damaged after row {start} ({str(error).splitlines()[0]})") from error
+
+
+def _names(column: pa.Array, path: Path, name: str, start: int) -> list[str]:
+    """Ids of a batch as text; whole numbers are written without a point."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        first = next((value for value in column.to_pylist() if value is not None), "none")
+        raise StoreError(
+            f"{path}: [{name}] holds ids as numbers with a fraction, e.g. {first}: 1001 became 1001.0, and 0012 became "
+            "12.0; read them as text before they are stored (pandas: dtype=str)"
+        )
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (text or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise StoreError(f"{path}: [{name}] is a column of {kind}, and ids are text")
+    found = column.to_pylist()
+    for row, value in enumerate(found, start=start):
+        if value is None or value == "":
+            raise StoreError(
+                f"{path}: row {row} [{name}] is {'null' if value is None else 'empty'}; every row has an id"
+            )
+    return list(map(str, found))
 
 
 def _parquet_columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:

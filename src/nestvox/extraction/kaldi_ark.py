@@ -1,16 +1,20 @@
 """Vectors in Kaldi archives (`.ark`) and their tables of contents (`.scp`), read and written directly.
 
-Of an archive only float vectors (and matrices of one row) are understood, binary or text. Nothing in a file is ever
-run: an `.scp` whose entry is a command (``cat x.ark |``) is refused, where Kaldi's own readers execute it.
+Of an archive only float vectors (and matrices of one row) are understood, binary or text. A line of an `.scp` names a
+place in an archive, or a file of its own: of Kaldi, binary or text, or `.npy`. Nothing in a file is ever run: an `.scp`
+whose entry is a command (``cat x.ark |``) is refused, where Kaldi's own readers execute it.
 
 Layout: https://kaldi-asr.org/doc/io.html, "The table concept" and "Binary mode".
 """
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,12 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.errors import StoreError
+from nestvox.extraction.numpy_files import read_npy_vector
+from nestvox.gate import naming, open_regular
+from nestvox.names import BYTE_ORDER_MARK, split_first
 
 __all__ = ["ArkSink", "iter_ark", "iter_scp"]
 
 _BINARY = b"\0B"
+_NUMPY = b"\x93NUMPY"
 _DTYPES = {b"FV": "<f4", b"DV": "<f8", b"FM": "<f4", b"DM": "<f8"}
 _LONGEST_KEY = 4096
+_BLANKS = " \t\r\n"
+_RANGE = re.compile(r"\[[0-9:,]*\]$")
 
 Entry = tuple[str, NDArray[np.float32]]
 
@@ -34,7 +44,7 @@ def iter_ark(path: Path) -> Iterator[Entry]:
     Raises:
         StoreError: truncated, not an archive, or an entry that is no float vector; file and entry are named.
     """
-    with path.open("rb") as handle:
+    with open_regular(path, naming(StoreError), missing="no such file") as handle:
         row = 0
         while (key := _read_key(handle, path, row)) is not None:
             yield key, _read_value(handle, f"{path}: entry {key!r} (row {row})")
@@ -45,21 +55,30 @@ def iter_scp(path: Path) -> Iterator[Entry]:
     """Yield (name, vector (D,) float32) in the order of an `.scp`; relative archives are looked for beside it.
 
     Raises:
-        StoreError: a malformed line, a command in place of a file, an archive that is not there.
+        StoreError: a malformed line, a command in place of a file, a file that is not there or holds more than one
+            vector where the line names no place in it.
     """
     handles: dict[str, BinaryIO] = {}
     try:
-        with path.open(encoding="utf-8") as lines:
+        raw = open_regular(path, naming(StoreError), missing="no such file")
+        with TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
+                if not line.strip(_BLANKS):
                     continue
-                key, archive, offset = _parse_scp_line(line, f"{path}:{number}")
+                where = f"{path}:{number}"
+                key, archive, offset = _parse_scp_line(line, where)
                 if archive not in handles:
                     if len(handles) >= 64:
                         handles.pop(next(iter(handles))).close()
-                    handles[archive] = _find_archive(path, archive, number).open("rb")
-                handles[archive].seek(offset)
-                yield key, _read_value(handles[archive], f"{path}:{number}: entry {key!r} in {archive}")
+                    handles[archive] = open_regular(_find_archive(path, archive, number), naming(StoreError))
+                handles[archive].seek(offset or 0)
+                where = f"{where}: entry {key!r} in {archive}"
+                yield (
+                    key,
+                    _read_value(handles[archive], where)
+                    if offset is not None
+                    else _read_alone(handles[archive], where),
+                )
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: not a text file ({error}); an .scp has lines `name archive:offset`") from error
     finally:
@@ -90,7 +109,8 @@ class ArkSink:
         if ids is None:
             raise StoreError(f"{self._final}: an archive needs a name for every row, and these vectors have none")
         for key, vector in zip(ids, vectors, strict=True):
-            if not key or any(letter.isspace() for letter in key):
+            # Blanks of other scripts divide nothing in Kaldi.
+            if not key or any(letter.isascii() and (letter == " " or not letter.isprintable()) for letter in key):
                 raise StoreError(f"{self._final}: {key!r} cannot name a Kaldi entry: it is empty or has white space")
             self._ark.write(key.encode() + b" ")
             self._scp.write(f"{key} {self._final}:{self._ark.tell()}\n")
@@ -113,7 +133,8 @@ class ArkSink:
 
 def _read_key(handle: BinaryIO, path: Path, row: int) -> str | None:
     key = bytearray()
-    while (letter := handle.read(1)) not in (b" ", b"\t"):
+    # Line ends and blanks before a name are what a text entry leaves behind.
+    while (letter := handle.read(1)) not in (b" ", b"\t") or not key.strip():
         if not letter:
             if key.strip():
                 raise StoreError(f"{path}: truncated at row {row}: it ends within a name")
@@ -122,14 +143,31 @@ def _read_key(handle: BinaryIO, path: Path, row: int) -> str | None:
         if len(key) > _LONGEST_KEY:
             raise StoreError(f"{path}: no Kaldi archive: no name ends within {_LONGEST_KEY} bytes at row {row}")
     try:
-        return key.decode().strip()
+        return key.decode().lstrip(BYTE_ORDER_MARK + _BLANKS)
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: no Kaldi archive: the name at row {row} is not text") from error
 
 
+def _read_alone(handle: BinaryIO, where: str) -> NDArray[np.float32]:
+    """The one vector of a file that an `.scp` names without a place in it."""
+    begin = handle.read(len(_NUMPY))
+    handle.seek(0)
+    if begin == _NUMPY:
+        return read_npy_vector(handle, where)
+    if not begin.startswith(_BINARY) and not begin.lstrip().startswith(b"["):
+        raise StoreError(
+            f"{where}: the file begins with neither a vector of Kaldi nor a .npy array; in an archive, where a name "
+            "stands before each vector, name the place: `name archive:offset`"
+        )
+    vector = _read_value(handle, where)
+    if handle.read(_LONGEST_KEY).strip():
+        raise StoreError(f"{where}: the file goes on behind its first vector; name the place: `name archive:offset`")
+    return vector
+
+
 def _read_value(handle: BinaryIO, where: str) -> NDArray[np.float32]:
-    if handle.read(2) != _BINARY:
-        handle.seek(-min(2, handle.tell()), 1)
+    if (begin := handle.read(2)) != _BINARY:
+        handle.seek(-len(begin), os.SEEK_CUR)
         return _read_text(handle, where)
     kind, space = handle.read(2), handle.read(1)
     if kind not in _DTYPES or space != b" ":
@@ -138,10 +176,10 @@ def _read_value(handle: BinaryIO, where: str) -> NDArray[np.float32]:
         raise StoreError(f"{where}: a matrix of {rows} rows where a vector is expected")
     size = _read_size(handle, where)
     dtype = np.dtype(_DTYPES[kind])
-    content = handle.read(size * dtype.itemsize)
-    if len(content) != size * dtype.itemsize:
-        raise StoreError(f"{where}: truncated: {len(content)} of {size * dtype.itemsize} bytes")
-    return np.frombuffer(content, dtype).astype(np.float32)
+    left = os.fstat(handle.fileno()).st_size - handle.tell()
+    if left < size * dtype.itemsize:  # before room for what a damaged header says is made
+        raise StoreError(f"{where}: truncated: {left} of {size * dtype.itemsize} bytes")
+    return np.frombuffer(handle.read(size * dtype.itemsize), dtype).astype(np.float32)
 
 
 def _read_size(handle: BinaryIO, where: str) -> int:
@@ -155,24 +193,43 @@ def _read_size(handle: BinaryIO, where: str) -> int:
 
 
 def _read_text(handle: BinaryIO, where: str) -> NDArray[np.float32]:
-    words = handle.readline().split()
-    if len(words) < 3 or words[0] != b"[" or words[-1] != b"]":
-        raise StoreError(f"{where}: neither a binary nor a text vector (`[ 0.1 0.2 ]` on one line)")
+    """A vector ``[ 0.1 0.2 ]``, or a matrix of one row, which begins a line of its own behind the bracket."""
+    line = handle.readline()
+    if not line.lstrip().startswith(b"["):
+        raise StoreError(f"{where}: neither a binary nor a text vector (`[ 0.1 0.2 ]`)")
+    rows = [line.lstrip()[1:]]
+    while b"]" not in rows[-1]:
+        line = handle.readline()
+        if not line:
+            raise StoreError(f"{where}: truncated: no `]` ends the vector")
+        rows.append(line)
+    last, _, behind = rows[-1].partition(b"]")
+    if behind.strip():
+        raise StoreError(f"{where}: more than a vector on the line of its `]`")
+    filled = [words for row in (*rows[:-1], last) if (words := row.split())]
+    if len(filled) != 1:
+        raise StoreError(
+            f"{where}: {f'a matrix of {len(filled)} rows' if filled else 'nothing'} where a vector is expected"
+        )
     try:
-        return np.array([float(word) for word in words[1:-1]], np.float32)
+        return np.array([float(word) for word in filled[0]], np.float32)
     except ValueError as error:
         raise StoreError(f"{where}: {error}") from error
 
 
-def _parse_scp_line(line: str, where: str) -> tuple[str, str, int]:
-    parts = line.strip().split(None, 1)
-    if len(parts) == 2 and (parts[1].endswith("|") or parts[1].startswith("|")):
-        raise StoreError(f"{where}: a command in place of a file is never run: {parts[1]!r}; name an archive")
-    if len(parts) == 2:
-        archive, colon, offset = parts[1].rpartition(":")
-        if colon and offset.isdecimal():
-            return parts[0], archive, int(offset)
-    raise StoreError(f"{where}: expected `name archive:offset`, got {line.strip()!r}")
+def _parse_scp_line(line: str, where: str) -> tuple[str, str, int | None]:
+    """Name, file, and the place in it, which is None where the line names the whole file."""
+    name, place = split_first(line)
+    if not place:
+        raise StoreError(f"{where}: expected `name archive:offset` or `name file`, got {line.strip(_BLANKS)!r}")
+    if place.endswith("|") or place.startswith("|"):
+        raise StoreError(f"{where}: a command in place of a file is never run: {place!r}; name an archive")
+    if _RANGE.search(place) and not Path(place).exists():
+        raise StoreError(f"{where}: a range of rows, {place!r}, is not read; write the vectors that are meant")
+    archive, colon, offset = place.rpartition(":")
+    if colon and re.fullmatch(r"[0-9]{1,18}", offset):
+        return name, archive, int(offset)
+    return name, place, None
 
 
 def _find_archive(scp: Path, archive: str, number: int) -> Path:
@@ -180,4 +237,4 @@ def _find_archive(scp: Path, archive: str, number: int) -> Path:
     for candidate in (scp.parent / archive, Path(archive), scp.parent / Path(archive).name):
         if candidate.is_file():
             return candidate
-    raise StoreError(f"{scp}:{number}: no archive {archive}, also not beside the .scp")
+    raise StoreError(f"{scp}:{number}: no file {archive}, also not beside the .scp")

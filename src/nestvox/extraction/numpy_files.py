@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from nestvox.errors import StoreError
+from nestvox.gate import naming, open_regular
 
-__all__ = ["NpySink", "NpzSink", "iter_npy", "iter_npz", "npy_shape", "npz_shape"]
+__all__ = ["NpySink", "NpzSink", "iter_npy", "iter_npz", "npy_shape", "npz_shape", "read_npy_vector"]
 
 _BLOCK = 8192
 _DAMAGED = (zipfile.BadZipFile, zlib.error, OSError)
@@ -35,11 +37,15 @@ class _Array:
             self.shape, fortran, self.dtype = read_header(handle)
         except (ValueError, EOFError, SyntaxError, OverflowError, *_DAMAGED) as error:
             raise StoreError(f"{where}: no NumPy array ({str(error).splitlines()[0]})") from error
-        if self.dtype.kind not in kinds or len(self.shape) != ndim or (fortran and ndim == 2 and self.shape[1] > 1):
+        if any(side < 0 for side in self.shape):
+            raise StoreError(f"{where}: no NumPy array (the shape {self.shape})")
+        fortran = fortran and sum(side > 1 for side in self.shape) > 1
+        if self.dtype.kind not in kinds or len(self.shape) != ndim or fortran:
+            what = "floats" if "f" in kinds else "strings"
             order = "Fortran-ordered " if fortran else ""
             raise StoreError(
-                f"{where}: expected a C-ordered {ndim}-D array of {'floats' if 'f' in kinds else 'strings'}, got a "
-                f"{order}{len(self.shape)}-D array of {self.dtype}; save np.ascontiguousarray(vectors, 'float32')"
+                f"{where}: expected a C-ordered {ndim}-D array of {what}, got a {order}{len(self.shape)}-D array of "
+                f"{_called(self.dtype)}{_shaped(self.shape)}; {_advice(self.shape, self.dtype, vectors='f' in kinds)}"
             )
 
     def rows(self, start: int, count: int) -> NDArray[Any]:
@@ -54,17 +60,75 @@ class _Array:
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
 
+def _called(dtype: np.dtype[Any]) -> str:
+    return "Python objects" if dtype.hasobject else str(dtype)
+
+
+def _shaped(shape: tuple[int, ...]) -> str:
+    return f" {shape}" if len(shape) > 2 else ""
+
+
+def _advice(shape: tuple[int, ...], dtype: np.dtype[Any], *, vectors: bool) -> str:
+    """What to save in place of an array that is none of vectors, or of ids, by what it is."""
+    pickled = "pickled objects are never opened; "
+    cases = (
+        (not vectors and dtype.kind == "f", "ids that became numbers with a fraction are lost: take them as text"),
+        (not vectors, "save the ids as text, np.array(list(ids), str)"),
+        (
+            dtype.hasobject and not shape,
+            f"{pickled}if it is a dict of vectors, save "
+            "np.savez(file, vectors=np.stack(list(d.values())), ids=np.array(list(d)))",
+        ),
+        (dtype.hasobject, f"{pickled}if all rows are equally long, save np.stack(list(vectors))"),
+        (dtype.kind in "iu", "whole numbers are codes of something: save the vectors that they stand for, as float32"),
+        (dtype.kind != "f", "save real numbers, as float32"),
+        (len(shape) < 2, "save vector[None] if it is one vector"),
+        (
+            len(shape) > 2 and sum(side > 1 for side in shape[1:]) < 2,
+            "save vectors.reshape(len(vectors), -1): axes of length 1 hold nothing",
+        ),
+        (len(shape) > 2, "one vector a row is needed: average the frames of each recording first"),
+    )
+    return next((advice for applies, advice in cases if applies), "save np.ascontiguousarray(vectors)")
+
+
+def read_npy_vector(handle: IO[bytes], where: str) -> NDArray[np.float32]:
+    """Read one vector (D,) of a `.npy` file, which may also have the shape (1, D).
+
+    Raises:
+        StoreError: another array, or truncated.
+    """
+    start = handle.tell()
+    try:
+        found = _Array(handle, where, kinds="f", ndim=1)
+    except StoreError:
+        handle.seek(start)
+        found = _Array(handle, where, kinds="f", ndim=2)
+        if found.shape[0] != 1:
+            raise StoreError(f"{where}: {found.shape[0]} rows where a vector is expected") from None
+    return np.asarray(found.rows(0, found.shape[0]), np.float32).reshape(-1)
+
+
 def npy_shape(path: Path) -> tuple[int, int]:
     """Return (N, D) of a `.npy` file from its header."""
-    with path.open("rb") as handle:
+    with _opened(path) as handle:
         rows, dim = _Array(handle, str(path), kinds="f", ndim=2).shape
     return rows, dim
 
 
+def _opened(path: Path) -> BinaryIO:
+    return open_regular(path, naming(StoreError), missing="no such file")
+
+
 def iter_npy(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
     """Yield the rows of a `.npy` file, (n, D) float32 at a time."""
-    with path.open("rb") as handle:
-        yield from _iter_array(_Array(handle, str(path), kinds="f", ndim=2), None, batch_rows)
+    with _opened(path) as handle:
+        vectors = _Array(handle, str(path), kinds="f", ndim=2)
+        left = os.fstat(handle.fileno()).st_size - handle.tell()
+        row_bytes = vectors.shape[1] * vectors.dtype.itemsize
+        if vectors.shape[0] * row_bytes > left:  # before room for what a damaged header says is made
+            raise StoreError(f"{path}: truncated after row {left // row_bytes}")
+        yield from _iter_array(vectors, None, batch_rows)
 
 
 def npz_shape(path: Path) -> tuple[int, int]:
@@ -90,7 +154,7 @@ def iter_npz(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
                 yield from _iter_array(vectors, None, batch_rows)
                 return
             with archive.open(ids_name) as ids_handle:
-                ids = _Array(ids_handle, f"{path}[{ids_name}]", kinds="U", ndim=1)
+                ids = _Array(ids_handle, f"{path}[{ids_name}]", kinds="Uiu", ndim=1)
                 if ids.shape[0] != vectors.shape[0]:
                     raise StoreError(f"{path}: {vectors.shape[0]} vectors and {ids.shape[0]} ids")
                 yield from _iter_array(vectors, ids, batch_rows)
@@ -105,6 +169,7 @@ def _iter_array(vectors: _Array, ids: _Array | None, batch_rows: int) -> Iterato
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    _opened(path).close()
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
