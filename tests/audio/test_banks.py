@@ -62,6 +62,16 @@ def test_only_the_training_part_is_drawn(folder: Path) -> None:
         NoiseBank.from_folder(folder, split="dev")
 
 
+def test_a_mark_before_a_table_hides_no_column(folder: Path) -> None:
+    (folder / "noise.tsv").write_text(
+        "\ufeffpath\tsplit\r\nmusic/a.wav\ttrain\r\nstreet/b.wav\ttest\r\n", encoding="utf-8"
+    )
+    assert [file.path.name for file in NoiseBank.from_folder(folder).files] == ["a.wav"]
+    (folder / "noise.tsv").write_text("split\tpath\ntrain\tmusic/a.wav\ntrain\n")
+    with pytest.raises(AugmentationError, match=r"noise\.tsv:3: names no file"):
+        NoiseBank.from_folder(folder)
+
+
 def test_a_table_without_splits_gives_all_and_its_files_must_be_there(folder: Path) -> None:
     (folder / "noise.tsv").write_text("path\tcategory\nmusic/a.wav\tmusic\nstreet/gone.wav\tstreet\n")
     with pytest.raises(AugmentationError, match=r"1 files that are not there.*gone\.wav"):
