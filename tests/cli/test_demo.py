@@ -150,7 +150,7 @@ def test_a_split_is_missing(tmp_path: Path, data: Path, encoder: Path, capsys: p
         "no table": None,
         "no column": "\n".join(line.replace("\tsplit", "\tpart") for line in table.splitlines()) + "\n",
         "no dev": table.replace("\tdev\t", "\ttrain\t"),
-        "too few pairs": table,
+        "no audio": table,
     }
     for name, content in faults.items():
         if content is not None:
@@ -160,7 +160,7 @@ def test_a_split_is_missing(tmp_path: Path, data: Path, encoder: Path, capsys: p
         assert error.startswith("error: "), name
         assert "Traceback" not in text + error
         assert not (tmp_path / "out" / "model").exists()
-    assert f"30 pairs for them; list your own trials in {folder / 'trials_dev.txt'}" in error
+    assert "s0-0.wav: no such file" in error
 
 
 def test_model_with_a_head_is_refused_before_anything_is_embedded(
@@ -173,3 +173,37 @@ def test_model_with_a_head_is_refused_before_anything_is_embedded(
     assert code == 2
     assert "has a head already" in error
     assert not (tmp_path / "out" / "store").exists()
+
+
+def test_a_plain_tree_of_speaker_folders_is_enough(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for speaker in range(10):
+        (tmp_path / f"voices/[{speaker}]").mkdir(parents=True)  # markup and patterns are names like any other
+        for take in range(3):
+            soundfile.write(tmp_path / f"voices/[{speaker}]/{take}.wav", tone(speaker, take), RATE)
+    options = ["--model", encoder, "--bootstrap", 40, "--offline"]
+    code, text, error = run(capsys, "demo", "--data", "voices", *options)
+    assert code == 0, error
+    assert re.search(r"train +6 speakers +18 utterances", text)
+    # Two speakers with three recordings each: 3 + 3 pairs of one speaker, 3 * 3 of two.
+    (result,) = json.loads((tmp_path / "demo-output/results/truncation.json").read_text())["results"][:1]
+    assert (result["n_target"], result["n_nontarget"]) == (6, 9)
+    # Another folder in the same place goes beside it, and the first one goes on where it was.
+    (tmp_path / "voices").rename(tmp_path / "others")
+    assert run(capsys, "demo", "--data", "others", *options)[0] == 0
+    assert (tmp_path / "demo-output-others-model/model/config.json").is_file()
+    code, _, error = run(capsys, "demo", "--data", "others", "--out", "demo-output", *options)
+    assert code == 2
+    assert "demo-output holds a demo of other data" in " ".join(error.split())
+
+
+def test_too_few_speakers_are_told(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for speaker in range(3):
+        (tmp_path / f"voices/{speaker}").mkdir(parents=True)
+        for take in range(2):
+            soundfile.write(tmp_path / f"voices/{speaker}/{take}.wav", tone(speaker, take), RATE)
+    code, _, error = demo(capsys, tmp_path / "voices", encoder, tmp_path / "out")
+    assert code == 2
+    assert "3 speakers have two recordings or more; 6 are needed" in " ".join(error.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nestvox.errors import DownloadError, ModelError, TableError, TrialsError
+from nestvox.errors import DownloadError, ModelError, NestvoxError, TrialsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_COUNTED = {"n_vectors": "vectors", "n_speakers": "speakers"}
+
 
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with utterances.tsv (with a column split), trials_dev.txt and trials_test.txt."),
+        typer.Option(
+            help="Folder of speaker folders, or with utterances.tsv and perhaps trials_dev.txt and trials_test.txt."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="Encoder: a name that `nestvox models list` shows, or a folder.")] = "ge2e",
-    out: Annotated[Path, typer.Option(help="Where model, stores and report go.")] = Path("demo-output"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where model, stores and report go; demo-output, or beside it if that is of other data."),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the refinement and the replicates.")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
@@ -53,7 +61,8 @@ def demo(
     console = Console(soft_wrap=True, highlight=False)
     console.width = max(console.width, 110)  # intervals stay on their line also in a log file
     began = time.perf_counter()
-    table, trials = _speech(data, out, console, offline=offline)
+    out = _place(out, data, model, console)
+    table, trials = _speech(data, out, console, seed=seed, offline=offline)
     parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
     for split, part in parts.items():
         console.print(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
@@ -97,23 +106,66 @@ def _stage(console: Console, title: str) -> Iterator[None]:
     console.print(f"  {time.perf_counter() - began:.1f} s")
 
 
+def _place(out: Path | None, data: Path | None, model: str, console: Console) -> Path:
+    """The folder of this demo: one that is new, or was made of the same data with the same encoder."""
+    from nestvox.atomic import write_text
+    from nestvox.gate import read_text
+
+    what = f"{'LibriSpeech or synthesised speech' if data is None else data.resolve()}, with {model}\n"
+    usual = Path("demo-output")
+    name = re.sub(r"[^\w.-]+", "-", f"{'' if data is None else data.resolve().name}-{Path(model).name}").strip("-")
+    beside = [usual, Path(f"{usual}-{name}"), *(Path(f"{usual}-{name}-{number}") for number in range(2, 100))]
+    for folder in beside if out is None else [out]:
+        made_of = folder / "made-of.txt"
+        if not made_of.is_file():
+            if (folder / "store").exists():
+                continue  # of a version that did not say of what
+            write_text(made_of, what)
+        held = read_text(made_of, lambda problem, source: NestvoxError(f"{source}: {problem}"), most_bytes=1 << 16)
+        if held == what:
+            if folder not in (usual, out):
+                console.print(f"{usual} is of other data or another encoder; this demo goes to {folder}")
+            return folder
+    raise NestvoxError(
+        f"{out or usual} holds a demo of other data or another encoder; choose another folder with --out"
+    )
+
+
+def _own_speech(data: Path, out: Path, console: Console, *, seed: int) -> UtteranceTable:
+    """The user's table, or one made of speaker folders; split by speaker where nobody did."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.folder import prepare_folder, told
+    from nestvox.corpora.split import split_by_speaker
+    from nestvox.corpora.utterances import read_utterances, write_utterances
+
+    if (data / "utterances.tsv").is_file():
+        table = read_utterances(data / "utterances.tsv")
+    else:
+        with progress_bar("opening", "files") as bar:
+            prepared = prepare_folder(data, progress=bar)
+        if prepared.skipped:
+            console.print(told(prepared.skipped))
+        table = prepared.table
+    if "split" in table.frame.columns:
+        return table
+    table = split_by_speaker(table, seed=seed)
+    write_utterances(table, out / "utterances.tsv")
+    console.print(f"split by speaker (seed {seed}): {out / 'utterances.tsv'}")
+    return read_utterances(out / "utterances.tsv")
+
+
 def _speech(
-    data: Path | None, out: Path, console: Console, *, offline: bool
+    data: Path | None, out: Path, console: Console, *, seed: int, offline: bool
 ) -> tuple[UtteranceTable, dict[str, Trials]]:
     """The corpus of the demo and its trials: the user's, LibriSpeech dev-clean, or synthesised speech."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.generate import generate_trials
+    from nestvox.corpora.generate import generate_trials, usual_counts
     from nestvox.corpora.prepare.librispeech import prepare_librispeech_dev_clean
     from nestvox.corpora.prepare.synthetic import prepare_synthetic
     from nestvox.corpora.trials import read_trials
-    from nestvox.corpora.utterances import read_utterances
 
     if data is not None:
-        if not (data / "utterances.tsv").is_file():
-            raise TableError(
-                "not there; make it with `nestvox data prepare folder` and give every speaker a split", source=data
-            )
-        table = read_utterances(data / "utterances.tsv")
+        table = _own_speech(data, out, console, seed=seed)
         folder = data
     else:
         folder = out / "librispeech-dev-clean"
@@ -137,8 +189,10 @@ def _speech(
         if path.is_file():
             trials[split] = read_trials(path)
             continue
+        part = table.where(split=split)
         try:
-            trials[split] = generate_trials(table.where(split=split), n_target=250, n_nontarget=250, seed=42)
+            targets, nontargets = (250, 250) if data is None else usual_counts(part)
+            trials[split] = generate_trials(part, n_target=targets, n_nontarget=nontargets, seed=42)
         except TrialsError as error:
             raise TrialsError(f"{error}; list your own trials in {path}") from error
     return table, trials
@@ -203,7 +257,9 @@ def _show_dev(fit: NestedFit, console: Console) -> None:
         if name != "best":
             shown.add_row(name, *(f"{100 * candidate.eers[dim]:.2f}" for dim in dims))
     console.print(shown)
-    console.print(f"kept: {fit.candidates['best'].rotation.method} {fit.candidates['best'].rotation.details}")
+    kept = fit.candidates["best"].rotation
+    counts = (f"{kept.details[key]} {name}" for key, name in _COUNTED.items() if key in kept.details)
+    console.print(f"kept: {kept.method}, fitted on {' of '.join(counts)}")
 
 
 def _show_test(found: dict[str, Evaluation], console: Console) -> None:

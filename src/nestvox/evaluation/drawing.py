@@ -281,6 +281,10 @@ class Drawing:
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
+def _wide(low: float, high: float) -> tuple[float, float]:
+    return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+
+
 @dataclass
 class Plot:
     """A frame with two axes on a drawing: data in, pixels out.
@@ -304,6 +308,8 @@ class Plot:
     bottom: int = 46
 
     def __post_init__(self) -> None:
+        # All values alike, as where nothing was ever wrong: an axis still needs a length.
+        self.x_range, self.y_range = (_wide(*ends) for ends in (self.x_range, self.y_range))
         sheet = self.drawing
         sheet.clip = (
             self.left,
