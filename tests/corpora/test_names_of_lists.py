@@ -9,6 +9,7 @@ import pytest
 
 from nestvox.corpora import (
     Trials,
+    check_corpus,
     read_scores,
     read_trials,
     read_utterances,
@@ -272,3 +273,24 @@ def test_what_is_written_goes_where_the_path_says(tmp_path: Path, monkeypatch: p
         write_trials(trials, Path(folder) / f"l.{fmt}", fmt)
         assert read_trials(Path(folder) / f"l.{fmt}", fmt).sha256 == trials.sha256
     assert not list((tmp_path / "home").iterdir())
+
+
+def test_files_that_are_called_like_numbers_keep_their_names(tmp_path: Path) -> None:
+    assert len(read_utterances(table(tmp_path, ["0.0|0.0.wav|s", "5.0|x/5.0.flac|s"]))) == 2
+
+
+def test_a_name_that_became_a_number_on_one_side_is_told(tmp_path: Path) -> None:
+    found = read_utterances(table(tmp_path, ["1001|a.wav|s", "b|b.wav|s"]))
+    with pytest.raises(TableError, match=r"not among the 2 utterances; '1001\.0' was taken for a number"):
+        found.resolve(["1001.0"])
+
+
+def test_the_check_of_a_corpus_knows_names_in_either_spelling(tmp_path: Path) -> None:
+    one = read_utterances(table(tmp_path, [f"{NFC}|x/{NFD}.wav|ann", "b|b.wav|ben"], "a.tsv"))
+    other = read_utterances(table(tmp_path, [f"{NFD}|y.wav|ann"], "b.tsv"))
+    trials = listed([(NFD, "b", False), (f"x/{NFC}.wav", "\ufeffb", False)])
+    report = check_corpus([one], [trials], audio=False)
+    assert {found.kind for found in report.findings} >= {"missing-file"}
+    assert not {found.kind for found in report.findings} & {"trial-name-unknown", "trial-label-wrong"}
+    twice = check_corpus([one, other], audio=False)
+    assert "utterance-in-two-tables" in {found.kind for found in twice.findings}

@@ -19,6 +19,7 @@ from nestvox.audio.truncation import truncation
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError
+from nestvox.names import key_column
 from nestvox.progress import Progress, silent
 
 __all__ = ["CheckReport", "Finding", "check_corpus"]
@@ -167,7 +168,8 @@ def _plain(table: UtteranceTable, *, training: bool) -> pl.DataFrame:
 
 
 def _labels(rows: pl.DataFrame) -> Iterator[Finding]:
-    per_id = rows.group_by("utt_id", maintain_order=True).agg(pl.col("speaker").unique().sort(), pl.len())
+    keyed = rows.with_columns(key_column(rows["utt_id"]))
+    per_id = keyed.group_by("utt_id", maintain_order=True).agg(pl.col("speaker").unique().sort(), pl.len())
     two = per_id.filter(pl.col("speaker").list.len() > 1)
     yield from _found(
         "utterance-of-two-speakers",
@@ -245,14 +247,15 @@ def _sessions(rows: pl.DataFrame) -> Iterator[Finding]:
 def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
     """Check a trial list against the tables and against itself."""
     source = trials.source
-    by_id = rows.unique("utt_id", keep="first", maintain_order=True).select(
-        pl.col("utt_id").alias("name"), "speaker", "training"
+    names = pl.concat(
+        [
+            rows.select(key_column(rows[column]).alias("name"), "speaker", "training")
+            for column in ("utt_id", "path")  # an utterance of this name comes before a file
+        ]
     )
-    by_path = rows.unique("path", keep="first", maintain_order=True).select(
-        pl.col("path").alias("name"), "speaker", "training"
-    )
-    known = pl.concat([by_id, by_path]).unique("name", keep="first", maintain_order=True)
+    known = names.unique("name", keep="first", maintain_order=True)
     frame = trials.frame
+    frame = frame.with_columns(key_column(frame[side]) for side in ("enrol", "test"))
     for side in ("enrol", "test"):
         frame = frame.join(
             known.rename({"name": side, "speaker": f"{side}_speaker", "training": f"{side}_training"}),

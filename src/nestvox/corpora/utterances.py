@@ -136,7 +136,10 @@ class UtteranceTable:
             by_path = _looked_up(wanted, self.frame["path"])
             missing = wanted.filter(found.is_null() & by_path.is_null())
             if len(missing):
-                raise TableError(f"{_listed(missing)} not among the {len(self)} utterances", source=self.source)
+                raise TableError(
+                    f"{_listed(missing)} not among the {len(self)} utterances{self._as_numbers(missing)}",
+                    source=self.source,
+                )
             shared = wanted.filter(found.is_null() & (by_path == _SHARED))
             if len(shared):
                 raise TableError(
@@ -144,6 +147,14 @@ class UtteranceTable:
                 )
             found = found.fill_null(by_path)
         return found.cast(pl.Int64).to_numpy()
+
+    def _as_numbers(self, missing: pl.Series) -> str:
+        """Say where a name would be there, had no program taken it for a number on its way."""
+        plain = key_column(self.frame["utt_id"]).str.strip_suffix(".0")
+        found = missing.filter(key_column(missing).str.strip_suffix(".0").is_in(plain.implode()))
+        if not len(found):
+            return ""
+        return f"; {found[0]!r} was taken for a number on one side only, which put .0 behind it: read names as text"
 
     def check_paths(self) -> None:
         """Check that every audio file is there.
@@ -239,8 +250,10 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
     frame = frame.with_columns(
         column.replace("", None) if column.name in as_written else keys[column.name] for column in texts
     )
-    for name in ("utt_id", "speaker"):
-        refuse_float_names(frame[name], TableError, source, None if lines is None or not len(lines) else int(lines[0]))
+    line = None if lines is None or not len(lines) else int(lines[0])
+    refuse_float_names(frame["speaker"], TableError, source, line)
+    if not frame.select(pl.col("path").str.contains(pl.col("utt_id"), literal=True).all()).item():
+        refuse_float_names(frame["utt_id"], TableError, source, line)  # but files may well be called 1.0.wav
     doubled = keys["utt_id"].is_duplicated()
     if doubled.any():
         key = keys["utt_id"].filter(doubled)[0]

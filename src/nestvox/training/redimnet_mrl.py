@@ -20,6 +20,7 @@ from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError, TrialsError
+from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 
 __all__ = [
@@ -353,7 +354,7 @@ def prepare_data(
     speakers = {name: set(table.frame["speaker"]) for name, table in tables.items()}
     for folder in plan.test_folders:
         speakers[str(folder)] = (
-            {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+            {name_key(entry.name) for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
         )
     names = list(speakers)
     for number, first in enumerate(names[:2]):
