@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Self
+
 from nestvox.errors import AudioError, NestvoxError
 
 __all__ = [
@@ -40,6 +43,11 @@ class AudioRangeError(AudioError):
 
 class SilentAudioError(AudioError):
     """Every sample is zero."""
+
+    @classmethod
+    def of(cls, path: str | Path, samples: int) -> Self:
+        """Return the error for so many samples."""
+        return cls(path, f"all {samples} samples are zero")
 
 
 class ChannelError(AudioError):

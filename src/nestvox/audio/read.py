@@ -20,6 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from nestvox.audio.archives import member_of, read_bytes
+from nestvox.audio.condition import Condition, clipped_fraction, condition, dropouts
 from nestvox.audio.containers import CONTAINER_EXTENSIONS, BrokenStreamError, ContainerStream, container_of
 from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
@@ -96,11 +97,32 @@ class Recording:
         samples: (T,) float32.
         sample_rate: in Hz.
         averaged: of the channels whose mean the samples are; None: there is one, or one was chosen.
+        clipped: share of samples in flat tops, at the file's own rate.
+        gaps: dropouts, at the file's own rate.
     """
 
     samples: NDArray[np.float32]
     sample_rate: int
-    averaged: ChannelStatistics | None = None
+    averaged: ChannelStatistics | None
+    clipped: float
+    gaps: int
+
+    def condition(self, *, expected_s: float | None = None, sample_rate: int | None = None) -> Condition:
+        """Measure what makes a score about it doubtful.
+
+        Args:
+            expected_s: seconds that there should be; None: nobody said.
+            sample_rate: at which it is measured, in Hz; None: that of the samples.
+        """
+        rate = sample_rate or self.sample_rate
+        return condition(
+            resample(self.samples, self.sample_rate, rate),
+            rate,
+            expected_s=expected_s,
+            averaged=self.averaged,
+            clipped=self.clipped,
+            gaps=self.gaps,
+        )
 
 
 _Decoded = tuple[NDArray[np.float32], ChannelStatistics | None]
@@ -329,16 +351,10 @@ def read(
         ChannelError: no such channel.
         AudioError: `start_s`, `duration_s` or `sample_rate` make no sense.
     """
-    recording = read_recording(
-        path,
-        sample_rate=sample_rate,
-        start_s=start_s,
-        duration_s=duration_s,
-        channel=channel,
-        min_duration_s=min_duration_s,
-        allow_silent=allow_silent,
+    samples, rate, *_ = _read(
+        path, sample_rate, start_s, duration_s, channel, min_duration_s, allow_silent=allow_silent
     )
-    return recording.samples, recording.sample_rate
+    return samples, rate
 
 
 def read_recording(
@@ -351,7 +367,24 @@ def read_recording(
     min_duration_s: float = 0.0,
     allow_silent: bool = False,
 ) -> Recording:
-    """Decode as `read` does, and keep how the channels that were averaged went together; for `condition`."""
+    """Decode as `read` does, and keep what its `condition` needs to know of the file; arguments and errors as there."""
+    samples, rate, raw, own_rate, averaged = _read(
+        path, sample_rate, start_s, duration_s, channel, min_duration_s, allow_silent=allow_silent
+    )
+    return Recording(samples, rate, averaged, clipped_fraction(raw), dropouts(raw, own_rate))
+
+
+def _read(
+    path: str | Path,
+    sample_rate: int | None,
+    start_s: float,
+    duration_s: float | None,
+    channel: int | None,
+    min_duration_s: float,
+    *,
+    allow_silent: bool,
+) -> tuple[NDArray[np.float32], int, NDArray[np.float32], int, ChannelStatistics | None]:
+    """Samples and their rate, the samples at the file's own rate with that, and statistics of averaged channels."""
     path = Path(path)
     _check_part(path, sample_rate, start_s, duration_s)
     with _opened(path) as stream:
@@ -367,13 +400,13 @@ def read_recording(
         margin = 0 if from_hz == to_hz else math.ceil(_RESAMPLE_MARGIN * to_hz / min(from_hz, to_hz))
         origin = max(0, first - margin) // up
         stop = None if last is None else math.ceil((last + margin) * from_hz / to_hz)
-        samples, averaged = _decode(path, stream, origin * down, stop, channel)
-    _check_samples(path, samples)
-    samples = resample(samples, from_hz, to_hz)
+        raw, averaged = _decode(path, stream, origin * down, stop, channel)
+    _check_samples(path, raw)
+    samples = resample(raw, from_hz, to_hz)
     skipped = origin * up
     samples = samples[first - skipped : None if last is None else last - skipped]
     _check_result(path, samples, to_hz, start_s, min_duration_s, allow_silent=allow_silent)
-    return Recording(np.ascontiguousarray(samples), to_hz, averaged)
+    return np.ascontiguousarray(samples), to_hz, raw, from_hz, averaged
 
 
 def check_channel(path: str | Path, channel: int | None, channels: int) -> None:
@@ -420,4 +453,4 @@ def _check_result(
     if len(samples) < min_duration_s * rate:
         raise TooShortAudioError(path, f"{len(samples) / rate:.3f} s of audio, at least {min_duration_s:.3f} s needed")
     if not allow_silent and not samples.any():
-        raise SilentAudioError(path, f"all {len(samples)} samples are zero")
+        raise SilentAudioError.of(path, len(samples))

@@ -1,8 +1,9 @@
 """The utterance table: one row an utterance, as TSV, CSV or Parquet on disk and polars in memory.
 
-Required columns: `utt_id`, `path`, `speaker`. Known optional ones: `start_s` and `duration_s` (seconds), `session`,
-`recording`, `split`, `sex`, `language`, `corpus`, `licence` (text), `augmented` and `synthetic` (true or false). Any
-other column is kept. Relative paths are relative to the folder of the table.
+Required columns: `utt_id`, `path`, `speaker`. Known optional ones: `start_s` and `duration_s` (seconds), `channel` (0
+is the first; empty: the mean of all), `session`, `recording`, `split`, `sex`, `language`, `corpus`, `licence` (text),
+`augmented` and `synthetic` (true or false). Any other column is kept. Relative paths are relative to the folder of the
+table. What part of a file a row is as audio says `segments`, and nothing else.
 
 Names are compared by `nestvox.names.name_key`. Speakers, sessions and the other texts stand in memory in that form, so
 that one speaker is one wherever names meet; `utt_id` and `path` stay as they are written, as file systems want them.
@@ -16,7 +17,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
 from nestvox.audio.archives import file_of
+from nestvox.audio.segment import Segment
+from nestvox.corpora.columns import as_boolean, as_channel, as_seconds, codec_apart
 from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names
 from nestvox.errors import TableError
 from nestvox.names import key_column, name_key
@@ -48,7 +50,6 @@ MARKS = ("augmented", "synthetic")
 _NOT_PLAIN = r"^/|\\|^[A-Za-z]:|//|(^|/)\.{1,2}(/|$)|/$"
 _NUMBERS = ("start_s", "duration_s")
 _TEXTS = (*REQUIRED, "session", "recording", "split", "sex", "language", "corpus", "licence")
-_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 _WRITTEN = (".tsv", ".csv", ".parquet")
 _SHOWN = 5
 _SHARED = -1
@@ -88,6 +89,23 @@ class UtteranceTable:
     def audio_path(self, row: int) -> Path:
         """Path of one row's audio file."""
         return self.root / str(self.frame["path"][row])
+
+    def segment(self, row: int) -> Segment:
+        """What one row is as audio."""
+        starts, durations, channels = (
+            self.frame[name][row] if name in self.frame.columns else None
+            for name in ("start_s", "duration_s", "channel")
+        )
+        return Segment(self.audio_path(row), starts, durations, channels)
+
+    def segments(self) -> list[Segment]:
+        """What every row is as audio, in order."""
+        nothing = [None] * len(self)
+        columns = (
+            self.frame[name].to_list() if name in self.frame.columns else nothing
+            for name in ("start_s", "duration_s", "channel")
+        )
+        return list(map(Segment, self.audio_paths, *columns))
 
     def where(self, **equals: str) -> UtteranceTable:
         """Rows in which every named column has the given value, e.g. ``table.where(split="dev")``.
@@ -224,6 +242,7 @@ def read_utterances(path: str | Path) -> UtteranceTable:
 
 
 def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None) -> pl.DataFrame:
+    frame = codec_apart(frame)
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise TableError(
@@ -264,43 +283,13 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
         raise fail(second, "utt_id", f"utt_id {name!r} stands already on {where}{spelt}")
     for name in _NUMBERS:
         if name in frame.columns:
-            frame = frame.with_columns(_as_number(frame[name], fail))
+            frame = frame.with_columns(as_seconds(frame[name], fail))
+    if "channel" in frame.columns:
+        frame = frame.with_columns(as_channel(frame["channel"], fail))
     for mark in MARKS:
         if mark in frame.columns:
-            frame = frame.with_columns(_as_boolean(frame[mark], fail))
+            frame = frame.with_columns(as_boolean(frame[mark], fail))
     return frame
-
-
-class _Fail(Protocol):
-    """Type of the function that turns row, column and problem into the error to raise."""
-
-    def __call__(self, row: int, column: str, problem: str, /) -> TableError: ...
-
-
-def _as_number(column: pl.Series, fail: _Fail) -> pl.Series:
-    stripped = column.str.strip_chars().replace("", None) if column.dtype == pl.String else column
-    numbers = stripped.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() & stripped.is_not_null()) | ~numbers.is_finite().fill_null(value=True)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        raise fail(row, column.name, f"{column[row]!r} is not a number of seconds")
-    too_low = (numbers < 0) if column.name == "start_s" else (numbers <= 0)
-    if too_low.any():
-        row = int(too_low.arg_true()[0])
-        lowest = "0 or more" if column.name == "start_s" else "above 0"
-        raise fail(row, column.name, f"must be {lowest} seconds, got {numbers[row]:g}")
-    return numbers
-
-
-def _as_boolean(column: pl.Series, fail: _Fail) -> pl.Series:
-    if column.dtype == pl.Boolean:
-        return column.fill_null(value=False)
-    words = column.cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
-    bad = ~words.is_in([*_TRUE, *_FALSE])
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        raise fail(row, column.name, f"{column[row]!r} is neither true nor false")
-    return words.is_in(list(_TRUE)).alias(column.name)
 
 
 def check_writable(path: str | Path) -> None:
@@ -387,9 +376,10 @@ def _moved(text: str, old: Path, new: Path) -> str:
 
 
 def table_sha256(frame: pl.DataFrame) -> str:
-    """Return the hash of what is made from a table: ids, paths, speakers, segments; 64 hex digits."""
+    """Return the hash of what is made from a table: ids, paths, speakers, segments, channels; 64 hex digits."""
     digest = hashlib.sha256()
-    columns = [name for name in ("utt_id", "path", "speaker", "start_s", "duration_s") if name in frame.columns]
+    known = ("utt_id", "path", "speaker", "start_s", "duration_s", "channel")
+    columns = [name for name in known if name in frame.columns]
     digest.update(json.dumps(columns).encode())
     for row in frame.select(columns).iter_rows():
         digest.update(json.dumps(row).encode())

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.audio.read import probe, read
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
@@ -97,14 +96,7 @@ def durations_s(table: UtteranceTable, rows: NDArray[np.int64]) -> Floats:
     Raises:
         AudioError: a file cannot be read.
     """
-    frame = table.frame[rows]
-    given = frame["duration_s"].cast(pl.Float64).to_list() if "duration_s" in frame.columns else [None] * len(rows)
-    starts = frame["start_s"].fill_null(0.0).to_list() if "start_s" in frame.columns else [0.0] * len(rows)
-    found = [
-        float(known) if known is not None else probe(table.audio_path(int(row))).duration_s - start
-        for known, start, row in zip(given, starts, rows, strict=True)
-    ]
-    return np.array(found, dtype=np.float64)
+    return np.array([table.segment(int(row)).length_s() for row in rows], dtype=np.float64)
 
 
 def _of_rows(measure: str, table: UtteranceTable, rows: NDArray[np.int64], progress: Progress) -> Floats:
@@ -134,18 +126,14 @@ def _of_rows(measure: str, table: UtteranceTable, rows: NDArray[np.int64], progr
 
 
 def _snr_of_rows(table: UtteranceTable, rows: NDArray[np.int64], progress: Progress) -> Floats:
-    frame = table.frame
-    segmented = "start_s" in frame.columns
     found = np.empty(len(rows))
     for done, row in enumerate(map(int, rows), start=1):
-        start = frame["start_s"][row] if segmented else None
-        duration = frame["duration_s"][row] if start is not None and "duration_s" in frame.columns else None
-        samples, rate = read(table.audio_path(row), start_s=float(start or 0.0), duration_s=duration)
-        found[done - 1] = estimate_snr_db(samples, rate)
+        heard = table.segment(row).read()
+        found[done - 1] = estimate_snr_db(heard.samples, heard.sample_rate)
         progress(done, len(rows))
     wrong = np.flatnonzero(~np.isfinite(found))
     if len(wrong):
-        name = frame["utt_id"][int(rows[wrong[0]])]
+        name = table.frame["utt_id"][int(rows[wrong[0]])]
         raise TableError(
             f"{len(wrong)} utterances are too short or too silent to measure {SNR!r}; the first is {name}",
             source=table.source,

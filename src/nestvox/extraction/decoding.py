@@ -6,16 +6,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.audio.read import probe, read
+from nestvox.audio.condition import Condition
+from nestvox.audio.errors import SilentAudioError
+from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
 from nestvox.extraction.batches import Piece, split_utterance
 
 __all__ = ["DecodedBatch", "Decoder", "Source"]
+
+_Heard = tuple[NDArray[np.float32] | AudioError, Condition | None]
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,21 @@ class Source:
     Attributes:
         row: in the table.
         utt_id: its name.
-        path: the file.
-        start_s: None: the utterance is the whole file; else the segment that begins here.
-        duration_s: the table's; None where it says none.
+        segment: what it is as audio.
     """
 
     row: int
     utt_id: str
-    path: Path
-    start_s: float | None
-    duration_s: float | None
+    segment: Segment
 
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """A batch with, for each piece, its waveform (S,) float32 or the reason why there is none."""
+    """A batch with, for each piece, its waveform (S,) float32 or the reason why there is none; and its condition."""
 
     pieces: tuple[Piece, ...]
     audio: tuple[NDArray[np.float32] | AudioError, ...]
+    conditions: tuple[Condition | None, ...]
 
 
 class Decoder:
@@ -94,50 +94,51 @@ class Decoder:
         return pieces, failed
 
     def _split(self, row: int) -> list[Piece] | AudioError:
-        source = self.sources[row]
-        start_s = source.start_s or 0.0
+        segment = self.sources[row].segment
         try:
-            expected_s = source.duration_s or probe(source.path).duration_s - start_s
+            expected_s = segment.length_s()
+            if segment.duration_s is not None and expected_s > self.max_duration_s:
+                # What a table claims must not decide how many pieces are looked for in a file that has fewer.
+                expected_s = min(expected_s, segment.left_s())
         except AudioError as error:
             return error
-        # Without start_s a duration is what somebody measured once, rounded: the file is read to its end.
-        bounded = source.duration_s if source.start_s is not None else None
         return split_utterance(
             row,
-            start_s=start_s,
-            duration_s=bounded,
+            start_s=segment.begin_s,
+            duration_s=segment.limit_s,
             expected_s=max(expected_s, 1e-3),
             max_duration_s=self.max_duration_s,
         )
 
     def decode(self, piece: Piece) -> NDArray[np.float32] | AudioError:
         """Read one piece, (S,) float32; an error is returned, so that the others of the batch go on."""
-        source = self.sources[piece.row]
+        return self.hear(piece)[0]
+
+    def hear(self, piece: Piece) -> tuple[NDArray[np.float32] | AudioError, Condition | None]:
+        """Read one piece as `decode` does, and measure its condition, which digital silence has too."""
+        segment = self.sources[piece.row].segment
         # A table that says 5 s of a file of 4 hours must not fill the memory.
         longest_s = 1.5 * self.max_duration_s
         duration_s = longest_s if piece.duration_s is None else piece.duration_s
         try:
-            samples, _ = read(
-                source.path,
-                sample_rate=self.sample_rate,
-                start_s=piece.start_s,
-                duration_s=duration_s,
-                min_duration_s=self.min_duration_s,
+            heard = segment.within(piece.start_s, duration_s).read(
+                sample_rate=self.sample_rate, min_duration_s=self.min_duration_s, allow_silent=True
             )
         except AudioError as error:
-            return error
+            return error, None
+        samples = heard.samples
         if piece.duration_s is None and len(samples) >= int(longest_s * self.sample_rate):
-            return AudioError(
-                source.path, f"longer than the {piece.expected_s * piece.n_parts:.1f} s that its table says; correct it"
-            )
-        return samples
+            expected_s = piece.expected_s * piece.n_parts
+            return AudioError(segment.path, f"longer than the {expected_s:.1f} s that its table says; correct it"), None
+        found = heard.condition(expected_s=piece.expected_s)
+        return SilentAudioError.of(segment.path, len(samples)) if found.peak == 0 else samples, found
 
     def batches(self, planned: Iterable[tuple[Piece, ...]]) -> Iterator[DecodedBatch]:
         """Yield the batches in order, decoded; at most `ahead_s` of audio waits."""
-        waiting: deque[tuple[tuple[Piece, ...], list[Future[NDArray[np.float32] | AudioError]]]] = deque()
+        waiting: deque[tuple[tuple[Piece, ...], list[Future[_Heard]]]] = deque()
         waiting_s = 0.0
         for pieces in planned:
-            waiting.append((pieces, [self._pool.submit(self.decode, piece) for piece in pieces]))
+            waiting.append((pieces, [self._pool.submit(self.hear, piece) for piece in pieces]))
             waiting_s += _seconds(pieces)
             while waiting and waiting_s > self.ahead_s:
                 batch = _collect(*waiting.popleft())
@@ -147,8 +148,9 @@ class Decoder:
             yield _collect(*waiting.popleft())
 
 
-def _collect(pieces: tuple[Piece, ...], futures: list[Future[NDArray[np.float32] | AudioError]]) -> DecodedBatch:
-    return DecodedBatch(pieces, tuple(future.result() for future in futures))
+def _collect(pieces: tuple[Piece, ...], futures: list[Future[_Heard]]) -> DecodedBatch:
+    heard = [future.result() for future in futures]
+    return DecodedBatch(pieces, tuple(audio for audio, _ in heard), tuple(found for _, found in heard))
 
 
 def _seconds(pieces: tuple[Piece, ...]) -> float:

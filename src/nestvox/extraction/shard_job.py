@@ -310,18 +310,10 @@ def sources_of(table: UtteranceTable) -> list[Source]:
     Raises:
         StoreError: the table has no rows.
     """
-    frame = table.frame
-    if not len(frame):
+    if not len(table):
         raise StoreError(f"{table.source}: no utterances to embed")
-    nothing = [None] * len(frame)
-    starts = frame["start_s"].to_list() if "start_s" in frame.columns else nothing
-    durations = frame["duration_s"].to_list() if "duration_s" in frame.columns else nothing
-    return [
-        Source(row, utt_id, table.root / path, start_s, duration_s)
-        for row, (utt_id, path, start_s, duration_s) in enumerate(
-            zip(frame["utt_id"], frame["path"], starts, durations, strict=True)
-        )
-    ]
+    names = table.frame["utt_id"].to_list()
+    return [Source(row, *both) for row, both in enumerate(zip(names, table.segments(), strict=True))]
 
 
 def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s: float, workers: int) -> Decoder:

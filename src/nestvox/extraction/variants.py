@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.augment import Augmentation, Banks, Treatment, augment, utterance_rng
+from nestvox.audio.condition import Condition
 from nestvox.errors import AudioError
 from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder, Source
@@ -28,6 +29,7 @@ _KEPT = 16
 
 Waveform = NDArray[np.float32]
 _Stretch = tuple[int, int, float, float | None]
+_Heard = tuple[Waveform | AudioError, Condition | None]
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,7 @@ class VariantDecoder(Decoder):
         self.variants = variants
         self.speakers = speakers
         self._split_before: _Shared[int, list[Piece] | AudioError] = _Shared(_KEPT)
-        self._decoded: _Shared[tuple[int, int, float, float | None], Waveform | AudioError] = _Shared(
-            max(_KEPT, 2 * workers)
-        )
+        self._decoded: _Shared[_Stretch, _Heard] = _Shared(max(_KEPT, 2 * workers))
 
     def _split(self, row: int) -> list[Piece] | AudioError:
         number, variant = divmod(row, self.variants.count)
@@ -134,8 +134,10 @@ class VariantDecoder(Decoder):
         heard_s = min(crop_s * treatment.speed, whole_s)
         return [Piece(row, 0, 1, pieces[0].start_s + place * (whole_s - heard_s), heard_s, crop_s)]
 
-    def decode(self, piece: Piece) -> Waveform | AudioError:
+    def hear(self, piece: Piece) -> _Heard:
         """Read one piece of one variant, (S,) float32; what is wrong with the recording is returned, not raised.
+
+        Of the variants only 0, the recording itself, has a condition.
 
         Raises:
             AudioError: a file of the banks cannot be used.
@@ -143,9 +145,9 @@ class VariantDecoder(Decoder):
         """
         number, variant = divmod(piece.row, self.variants.count)
         stretch = (number, piece.part, piece.start_s, piece.duration_s)
-        samples = self._decoded.get(stretch, lambda: Decoder.decode(self, piece))
+        samples, found = self._decoded.get(stretch, lambda: Decoder.hear(self, piece))
         if isinstance(samples, AudioError) or variant == 0:
-            return samples
+            return samples, found
         treatment, place = self.variants.treatment(self.sources[piece.row].utt_id, variant)
         if self.variants.crop_s is not None:
             length = round(self.variants.crop_s * treatment.speed * self.sample_rate)
@@ -156,7 +158,7 @@ class VariantDecoder(Decoder):
         )
         # A faster variant of a recording that was just long enough is heard again from its beginning.
         shortest = math.ceil(self.min_duration_s * self.sample_rate)
-        return varied if len(varied) >= shortest else np.resize(varied, shortest)
+        return varied if len(varied) >= shortest else np.resize(varied, shortest), None
 
 
 Key = TypeVar("Key")

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from nestvox.audio.archives import file_of, member_of
 from nestvox.audio.augment import Banks, augment, utterance_rng
 from nestvox.audio.errors import SilentAudioError
-from nestvox.audio.read import probe, read
+from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.extraction.feature_cache import FeatureCache
@@ -39,10 +38,8 @@ Numbers = NDArray[np.int64]
 @dataclass(frozen=True)
 class _Utterance:
     utt_id: str
-    path: Path
+    segment: Segment
     speaker: str
-    start_s: float
-    duration_s: float | None
 
 
 class AudioSource:
@@ -193,17 +190,14 @@ class AudioSource:
         Raises:
             AudioError: the file cannot be used.
         """
-        whole_s = utterance.duration_s or probe(utterance.path).duration_s - utterance.start_s
+        segment = utterance.segment
+        whole_s = segment.length_s()
         left_s = max(0.0, whole_s - heard_s)
         tries = 0
         while True:
             try:
-                return read(
-                    utterance.path,
-                    sample_rate=self.sample_rate,
-                    start_s=utterance.start_s + place * left_s,
-                    duration_s=min(heard_s, whole_s),
-                )[0]
+                part = segment.within(segment.begin_s + place * left_s, min(heard_s, whole_s))
+                return part.read(sample_rate=self.sample_rate).samples
             except SilentAudioError:
                 tries += 1
                 if not left_s or tries > _PLACES:
@@ -231,22 +225,13 @@ def _shuffled(utterances: Sequence[_Utterance], recipe: Recipe) -> ShuffledOrder
     at_once = recipe.data.open_shards
     if at_once is None:
         return ShuffledOrder(*settings)
-    if not any(member_of(utterance.path) for utterance in utterances):
+    if not any(member_of(utterance.segment.path) for utterance in utterances):
         raise RecipeError("data.open_shards: the table names no archives; `nestvox data shards` writes some")
-    files = [str(file_of(utterance.path)) for utterance in utterances]
+    files = [str(file_of(utterance.segment.path)) for utterance in utterances]
     shard_of = np.unique(files, return_inverse=True)[1].astype(np.int64)
     return WindowedOrder(*settings, shard_of=shard_of, open_shards=at_once)
 
 
 def _utterances(table: UtteranceTable) -> list[_Utterance]:
     frame = table.frame
-
-    def column(name: str) -> list[float | None]:
-        return frame[name].to_list() if name in frame.columns else [None] * len(table)
-
-    rows = zip(
-        frame["utt_id"], table.audio_paths, frame["speaker"], column("start_s"), column("duration_s"), strict=True
-    )
-    return [
-        _Utterance(utt_id, path, speaker, start or 0.0, duration) for utt_id, path, speaker, start, duration in rows
-    ]
+    return list(map(_Utterance, frame["utt_id"].to_list(), table.segments(), frame["speaker"].to_list()))
