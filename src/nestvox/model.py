@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path, write_text
-from nestvox.audio.condition import condition
 from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.audio.snr import estimate_snr_db
@@ -377,10 +376,11 @@ class SpeakerModel:
             for item in (a, b)
         ]
         waveforms = [recording.samples for recording, _ in both]
+        conditions = [recording.condition() for recording, _ in both]
         told = tuple(
             f"{label}: {warning}"
-            for label, (recording, doubts) in zip(("first recording", "second recording"), both, strict=True)
-            for warning in (*doubts, *condition(recording.samples, self.sample_rate).warnings())
+            for label, (_, doubts), found in zip(("first recording", "second recording"), both, conditions, strict=True)
+            for warning in (*doubts, *found.warnings())
         )
         vectors = self.embed(waveforms, dim=size, normalize=False, sample_rate=self.sample_rate)
         first, second = truncate(vectors, size).astype(np.float64)
@@ -414,6 +414,7 @@ class SpeakerModel:
             llr_origin=origin,
             duration_s=duration_s,
             reason=choice.reason,
+            conditions=tuple(found.codes() for found in conditions),
         )
 
     def _llr_of(

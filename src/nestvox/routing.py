@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from nestvox.audio.read import read
+from nestvox.audio.read import Recording
+from nestvox.audio.segment import Segment
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.loading import load
@@ -145,7 +146,7 @@ class Router:
         raise ModelError(f"no route serves {asked} of this recording; add one without 'when' and without 'up_to_dim'")
 
     def embed(
-        self, audio: str | Path | NDArray[np.float32], *, dim: int | None = None, route: str | None = None
+        self, audio: str | Path | Segment | NDArray[np.float32], *, dim: int | None = None, route: str | None = None
     ) -> RoutedEmbedding:
         """Embed one recording with the model that is for it.
 
@@ -163,8 +164,8 @@ class Router:
 
     def verify(
         self,
-        a: str | Path | NDArray[np.float32],
-        b: str | Path | NDArray[np.float32],
+        a: str | Path | Segment | NDArray[np.float32],
+        b: str | Path | Segment | NDArray[np.float32],
         *,
         dim: int | None = None,
         route: str | None = None,
@@ -190,16 +191,17 @@ class Router:
             AudioError: a file cannot be used.
             ModelError: no route serves the request.
         """
-        first, second = self._samples(a), self._samples(b)
-        chosen = self.choose_pair(first, second, dim=dim, route=route)
+        first, second = self._heard(a), self._heard(b)
+        samples = [one.samples if isinstance(one, Recording) else one for one in (first, second)]
+        chosen = self.choose_pair(*samples, dim=dim, route=route)
         return chosen.model.verify(
             first, second, dim=chosen.length(dim), operating_point=operating_point, domain=domain, marks=marks
         )
 
     def choose_pair(
         self,
-        a: str | Path | NDArray[np.float32],
-        b: str | Path | NDArray[np.float32],
+        a: str | Path | Segment | NDArray[np.float32],
+        b: str | Path | Segment | NDArray[np.float32],
         *,
         dim: int | None = None,
         route: str | None = None,
@@ -225,11 +227,16 @@ class Router:
         vector = route.model.embed(samples, dim=route.length(dim))
         return RoutedEmbedding(vector, len(vector), route.name, route.model.fingerprint)
 
-    def _samples(self, audio: str | Path | NDArray[np.float32]) -> NDArray[np.float32]:
-        if isinstance(audio, str | Path):
-            shortest = min(route.model.min_duration_s for route in self.routes)
-            return read(audio, sample_rate=self.sample_rate, min_duration_s=shortest)[0]
-        return audio
+    def _samples(self, audio: str | Path | Segment | NDArray[np.float32]) -> NDArray[np.float32]:
+        heard = self._heard(audio)
+        return heard.samples if isinstance(heard, Recording) else heard
+
+    def _heard(self, audio: str | Path | Segment | NDArray[np.float32]) -> Recording | NDArray[np.float32]:
+        if isinstance(audio, np.ndarray):
+            return audio
+        segment = audio if isinstance(audio, Segment) else Segment(Path(audio))
+        shortest = min(route.model.min_duration_s for route in self.routes)
+        return segment.read(sample_rate=self.sample_rate, min_duration_s=shortest)
 
 
 def noisier_than(snr_db: float) -> Rule:

@@ -362,13 +362,15 @@ class Verification:
         dim: prefix length.
         same: score >= threshold, or None: there is no verdict.
         threshold: the threshold used, with its origin.
-        warnings: what is wrong with either recording (short, silent, clipped).
+        warnings: what is wrong with either recording (short, silent, clipped, ...).
         model: name of the model.
         fingerprint: of the model.
         llr: log likelihood ratio in nats, or None where the model holds no calibration that gives one.
         llr_origin: where the calibration comes from, or why there is no log likelihood ratio.
         duration_s: of the shorter recording, which chooses among thresholds by duration.
         reason: why there is no verdict; empty where there is one.
+        conditions: codes (`audio.condition.CODES`) of the first recording and of the second; `warnings` says the same
+            in sentences.
     """
 
     score: float
@@ -384,6 +386,7 @@ class Verification:
     llr_origin: str = ""
     duration_s: float | None = None
     reason: str = ""
+    conditions: tuple[tuple[str, ...], ...] = ()
 
 
 def _dimensions(dim: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,12 @@ def rows(tmp_path: Path) -> list[dict]:
         row = dict(zip(COLUMNS, (f"u{number}", name, speaker, str(number % 2), split), strict=True))
         made.append(row | {"start_s": None, "duration_s": 1.0})
     return made
+
+
+@pytest.fixture(autouse=True)
+def _of_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus is of one second each, which would be a finding by default."""
+    monkeypatch.setitem(globals(), "check_corpus", partial(check_corpus, min_duration_s=0.5))
 
 
 def table_of(rows: list[dict], root: Path, source: str = "table") -> UtteranceTable:
@@ -115,10 +122,10 @@ def test_durations(rows: list[dict], tmp_path: Path) -> None:
     rows[1]["duration_s"] = 0.5
     rows[2] |= {"start_s": 0.5, "duration_s": 1.0}
     report = check_corpus([table_of(rows, tmp_path)])
-    assert kinds(report) == {"duration-differs": ("error", 2)}
+    assert kinds(report) == {"duration-differs": ("error", 2), "partial": ("warning", 1)}
     assert report.findings[0].examples == ("u1: 0.500 s stated, 1.000 s decoded", "u2: 1.000 s stated, 0.500 s decoded")
     report = check_corpus([table_of(rows, tmp_path)], duration_tolerance_s=1, min_duration_s=0.75)
-    assert kinds(report) == {"short-audio": ("warning", 1)}
+    assert kinds(report) == {"short-audio": ("warning", 1), "partial": ("warning", 1)}
 
 
 def test_missing_and_unusable_files(rows: list[dict], tmp_path: Path) -> None:

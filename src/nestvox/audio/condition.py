@@ -7,6 +7,8 @@ sentences, `nestvox embed` keeps the codes with each row of the store, `nestvox 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.downmix import ChannelStatistics
 
-__all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "dropouts"]
+__all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "count_codes", "dropouts"]
 
 CODES = {
     "short": "the audio is shorter than 2 s: scores scatter widely",
@@ -158,8 +160,9 @@ class Condition:
             found["clipped"] = f"The audio is clipped: {self.clipped_fraction:.2%} of its samples stand at {where}."
         elif self.peak > 1.0:
             found["beyond-full-scale"] = f"The audio reaches beyond full scale: its peak is {self.peak:.2f}."
-        offset = abs(self.dc_offset)
-        if offset > _OFFSET and offset > _OFFSET_SHARE * math.sqrt(self._sound):
+        # The mean of a short stretch is never quite 0, that of noise least of all.
+        share = max(_OFFSET_SHARE, 4 / math.sqrt(16_000 * self.duration_s))
+        if abs(self.dc_offset) > max(_OFFSET, share * math.sqrt(self._sound)):
             found["dc-offset"] = (
                 f"The audio has a constant offset of {self.dc_offset:+.1%} of full scale, which shifts scores: take "
                 "the mean off the samples."
@@ -243,6 +246,12 @@ def condition(
         expected_s=expected_s,
         averaged=averaged,
     )
+
+
+def count_codes(conditions: Iterable[str | None]) -> dict[str, int]:
+    """Count the codes in the conditions of recordings (codes with blanks between), the most frequent first."""
+    counted = Counter(code for codes in conditions for code in (codes or "").split())
+    return dict(counted.most_common())
 
 
 def clipped_fraction(samples: NDArray[np.floating[Any]]) -> float:

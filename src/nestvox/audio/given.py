@@ -7,12 +7,14 @@ that contradicts it is told.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.audio.condition import clipped_fraction, dropouts
 from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
@@ -22,6 +24,7 @@ from nestvox.audio.errors import (
     TooShortAudioError,
 )
 from nestvox.audio.read import Recording, read_recording, resample
+from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
 
 __all__ = ["Audio", "heard", "recordings_of"]
@@ -33,8 +36,8 @@ class _Samples(Protocol):
     def __array__(self) -> NDArray[Any]: ...
 
 
-Audio = str | Path | IO[bytes] | _Samples | tuple[Any, Any] | Mapping[str, Any]
-"""A path; an open binary file; samples (S,), (S, C) or (C, S) as an array or a torch tensor; a pair of samples and
+Audio = str | Path | Segment | Recording | IO[bytes] | _Samples | tuple[Any, Any] | Mapping[str, Any]
+"""A path; a `Segment` of a file (start, duration, channel), or one that was read; an open binary file; samples (S,), (S, C) or (C, S) as an array or a torch tensor; a pair of samples and
 their rate in Hz, in either order; or a mapping with ``array`` and ``sampling_rate``, as data sets hold it."""
 
 _WHERE = "the audio array"
@@ -52,7 +55,11 @@ def recordings_of(audio: Audio | Sequence[Audio]) -> tuple[list[Audio], bool]:
     if isinstance(audio, tuple):
         single = _pair(audio) is not None
     else:
-        single = isinstance(audio, str | Path | Mapping) or hasattr(audio, "read") or hasattr(audio, "__array__")
+        single = (
+            isinstance(audio, str | Path | Mapping | Segment | Recording)
+            or hasattr(audio, "read")
+            or hasattr(audio, "__array__")
+        )
     return ([cast("Audio", audio)], True) if single else (list(cast("Sequence[Audio]", audio)), False)
 
 
@@ -76,6 +83,10 @@ def heard(
         AudioError: the file cannot be used; or the samples are of no such kind or shape, empty, too short, not finite
             or beyond 64 times full scale; or rates are given twice, or for a file, which says its own.
     """
+    if isinstance(audio, Recording):
+        return replace(audio, samples=resample(audio.samples, audio.sample_rate, to_hz), sample_rate=to_hz), ()
+    if isinstance(audio, Segment):
+        return audio.read(sample_rate=to_hz, min_duration_s=min_duration_s), ()
     if isinstance(audio, str | Path) or hasattr(audio, "read"):
         if sample_rate is not None:
             raise AudioError(_shown(audio), f"a file says its own rate; leave out sample_rate={sample_rate:g}")
@@ -91,7 +102,8 @@ def heard(
         seconds = len(samples) / believed
         raise TooShortAudioError(_WHERE, f"{seconds:.3f} s of audio, at least {min_duration_s:.3f} s needed{hint}")
     doubts = () if from_hz is not None else _doubts(samples, to_hz)
-    return Recording(np.ascontiguousarray(resample(samples, believed, to_hz)), to_hz, averaged), doubts
+    resampled = np.ascontiguousarray(resample(samples, believed, to_hz))
+    return Recording(resampled, to_hz, averaged, clipped_fraction(samples), dropouts(samples, believed)), doubts
 
 
 def _shown(audio: Any) -> str:

@@ -99,26 +99,28 @@ class Recording:
         averaged: of the channels whose mean the samples are; None: there is one, or one was chosen.
         clipped: share of samples in flat tops, at the file's own rate.
         gaps: dropouts, at the file's own rate.
+        expected_s: seconds that there should be, as a table says; None: nobody said.
     """
 
     samples: NDArray[np.float32]
     sample_rate: int
-    averaged: ChannelStatistics | None
-    clipped: float
-    gaps: int
+    averaged: ChannelStatistics | None = None
+    clipped: float | None = None
+    gaps: int | None = None
+    expected_s: float | None = None
 
     def condition(self, *, expected_s: float | None = None, sample_rate: int | None = None) -> Condition:
         """Measure what makes a score about it doubtful.
 
         Args:
-            expected_s: seconds that there should be; None: nobody said.
+            expected_s: seconds that there should be; None: as the recording says.
             sample_rate: at which it is measured, in Hz; None: that of the samples.
         """
         rate = sample_rate or self.sample_rate
         return condition(
             resample(self.samples, self.sample_rate, rate),
             rate,
-            expected_s=expected_s,
+            expected_s=self.expected_s if expected_s is None else expected_s,
             averaged=self.averaged,
             clipped=self.clipped,
             gaps=self.gaps,

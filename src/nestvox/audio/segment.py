@@ -65,7 +65,7 @@ class Segment:
         self, *, sample_rate: int | None = SAMPLE_RATE, min_duration_s: float = 0.0, allow_silent: bool = False
     ) -> Recording:
         """Read it; arguments and errors are those of `audio.read`."""
-        return read_recording(
+        heard = read_recording(
             self.path,
             sample_rate=sample_rate,
             start_s=self.begin_s,
@@ -74,3 +74,4 @@ class Segment:
             min_duration_s=min_duration_s,
             allow_silent=allow_silent,
         )
+        return replace(heard, expected_s=self.duration_s)

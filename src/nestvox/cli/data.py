@@ -43,7 +43,7 @@ def check(
     trials: Annotated[list[Path] | None, typer.Option(help="Trial list over these tables; repeatable.")] = None,
     training: Annotated[list[Path] | None, typer.Option(help="Table to train on; repeatable.")] = None,
     audio: Annotated[bool, typer.Option(help="Decode everything: duplicates, durations, damage.")] = True,
-    min_duration_s: Annotated[float, typer.Option(help="Shorter utterances are a warning.")] = 0.5,
+    min_duration_s: Annotated[float, typer.Option(help="Shorter utterances are a warning.")] = 2.0,
     duration_tolerance_s: Annotated[float, typer.Option(help="Between stated and decoded duration.")] = 0.1,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
     json_file: _Json = None,

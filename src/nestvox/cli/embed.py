@@ -38,6 +38,12 @@ def embed(
     ] = "ge2e",
     tap: Annotated[_Tap, typer.Option(help="What is stored.")] = _Tap.nested,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Channel of rows whose column `channel` says none, 0 is the first; default: the mean."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances at once; measured by default.")] = None,
     streams: Annotated[
         int | None, typer.Option(min=1, help="Forward passes side by side; measured by default.")
@@ -76,6 +82,7 @@ def embed(
     from dataclasses import asdict
 
     from nestvox.atomic import write_text
+    from nestvox.audio.condition import count_codes
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.embed import run_embedding
@@ -84,6 +91,8 @@ def embed(
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
+    if channel is not None:
+        utterances = utterances.with_channel(channel)
     speaker_model = load(
         model, weights=weights, offline=offline, device=device, backend=backend.value, precision=precision.value
     )
@@ -106,6 +115,7 @@ def embed(
             progress=progress,
         )
     metadata = store.metadata
+    conditions = count_codes(store.conditions)
     if json_out is not None:
         report = {
             **asdict(run),
@@ -118,6 +128,7 @@ def embed(
             "dims": list(metadata.dims),
             "labels": list(metadata.labels),
             "store_rows": len(store),
+            "conditions": conditions,
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
@@ -135,6 +146,10 @@ def embed(
         typer.echo(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in metadata.failed[:5]:
             typer.echo(f"             {failure.utt_id}: {failure.reason}")
+    if conditions:
+        doubtful = sum(1 for codes in store.conditions if codes)
+        counted = ", ".join(f"{count} {code}" for code, count in conditions.items())
+        typer.echo(f"conditions   {doubtful} of {len(store)} recordings are doubtful: {counted} (column condition)")
     if metadata.labels:
         typer.echo(f"labels       {', '.join(metadata.labels)}")
     typer.echo(f"store        {out}")

@@ -32,6 +32,9 @@ def inspect(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     backend: Annotated[NetworkBackend, typer.Option(help="How the network runs.")] = NetworkBackend.auto,
     precision: Annotated[NetworkPrecision, typer.Option(help="Of the network.")] = NetworkPrecision.float32,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Channel of the recordings, 0 is the first; default: the mean of all.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it all as JSON.")] = None,
@@ -65,7 +68,7 @@ def inspect(
     else:
         rate, shortest = loaded.sample_rate, loaded.min_duration_s
         clips = (
-            read_clips(files, sample_rate=rate, min_duration_s=shortest)
+            read_clips(files, sample_rate=rate, min_duration_s=shortest, channel=channel)
             if files
             else tones(rate, min_duration_s=shortest)
         )
@@ -103,6 +106,8 @@ def _print(found: Inspection, console: Console) -> None:
         )
     elif found.clips:
         console.print(f"tried on {len(found.clips)} recordings", soft_wrap=True)
+    for warning in found.warnings:
+        console.print(f"  [yellow]warning[/yellow]  {escape(warning)}", soft_wrap=True)
     if found.dims:
         shown = Table(title="prefixes, before they are normalised", title_justify="left", box=box.SIMPLE_HEAD)
         for column in ("dim", "shape", "norm, mean", "sd", "share of energy"):

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.channels import pair_of_channels
 from nestvox.errors import ModelError
 
 if TYPE_CHECKING:
+    from nestvox.audio.segment import Segment
     from nestvox.model import SpeakerModel
     from nestvox.routing import Route
 
@@ -45,6 +47,10 @@ def verify(
         list[str] | None,
         typer.Option(help="What the recordings are, if not real: synthetic or augmented; may be given again."),
     ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(help="Channel of the recordings, 0 is the first; 0,1: of either; default: the mean of all."),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
@@ -61,16 +67,18 @@ def verify(
     from rich.console import Console
 
     from nestvox.atomic import write_text
+    from nestvox.audio.segment import Segment
     from nestvox.model_calibration import read_calibration
 
-    loaded, chosen = _model_for(a, b, model, route=route, dim=dim, weights=weights, offline=offline)
+    first, second = map(Segment, (a, b), (None, None), (None, None), pair_of_channels(channel))
+    loaded, chosen = _model_for(first, second, model, route=route, dim=dim, weights=weights, offline=offline)
     if chosen is not None:
         dim = chosen.length(dim)
     if calibration is not None:
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
-    answer = loaded.verify(a, b, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
+    answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
     if json_out is not None:
         written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
         write_text(json_out, json.dumps(written, indent=2) + "\n")
@@ -97,7 +105,7 @@ def verify(
 
 
 def _model_for(
-    a: Path, b: Path, model: str, *, route: str | None, dim: int | None, weights: Path | None, offline: bool
+    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, weights: Path | None, offline: bool
 ) -> tuple[SpeakerModel, Route | None]:
     """The model that answers, and its route where a file of routes was given."""
     if Path(model).suffix.lower() not in (".yaml", ".yml"):

@@ -9,12 +9,15 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from nestvox.audio import read
 from nestvox.audio.archives import file_of
+from nestvox.audio.condition import CODES, SHORT_S
+from nestvox.audio.read import SAMPLE_RATE
+from nestvox.audio.segment import Segment
 from nestvox.audio.truncation import truncation
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
@@ -89,7 +92,7 @@ def check_corpus(
     *,
     training: Sequence[UtteranceTable] = (),
     audio: bool = True,
-    min_duration_s: float = 0.5,
+    min_duration_s: float = SHORT_S,
     duration_tolerance_s: float = 0.1,
     workers: int = 4,
     progress: Progress = silent,
@@ -102,8 +105,8 @@ def check_corpus(
         training: tables to train on, whole; of the others, rows whose `split` begins with ``train`` are training
             material as well.
         audio: decode every utterance: duplicates by the SHA-256 of the decoded samples (so a wav and its flac are
-            the same), durations, damage, files that end before their header says. Without it only the presence of
-            files is checked.
+            the same), durations, damage, files that end before their header says, and the condition of every
+            recording (`audio.condition`), as a warning. Without it only the presence of files is checked.
         min_duration_s: shorter utterances are a warning.
         duration_tolerance_s: by how much the stated and the decoded duration may differ.
         workers: threads that decode.
@@ -156,6 +159,7 @@ def _plain(table: UtteranceTable, *, training: bool) -> pl.DataFrame:
             ("session", pl.String()),
             ("start_s", pl.Float64()),
             ("duration_s", pl.Float64()),
+            ("channel", pl.Int64()),
         )
     ]
     plain = frame.select("utt_id", "path", "speaker", *optional)
@@ -316,32 +320,38 @@ class _Measured(NamedTuple):
     content: str | None = None  # hash of samples and rate
     problem: str | None = None
     cut_off: str | None = None
+    condition: str | None = None  # codes of `audio.condition`, with blanks between
 
 
-_MEASURED = {"decoded_s": pl.Float64, "content": pl.String, "problem": pl.String, "cut_off": pl.String}
+_MEASURED = {
+    "decoded_s": pl.Float64,
+    "content": pl.String,
+    "problem": pl.String,
+    "cut_off": pl.String,
+    "condition": pl.String,
+}
 
 
 def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> pl.DataFrame:
     """Decode every row; columns are those of `_Measured`."""
 
-    def measure(file: str, start_s: float | None, duration_s: float | None, first: bool) -> _Measured:
-        # A stated duration limits what is read only where a part of a file is meant; otherwise it is compared.
+    def measure(
+        file: str, start_s: float | None, duration_s: float | None, channel: int | None, first: bool
+    ) -> _Measured:
         try:
-            samples, rate = read(
-                file,
-                sample_rate=None,
-                start_s=start_s or 0.0,
-                duration_s=None if start_s is None else duration_s,
-            )
+            heard = Segment(Path(file), start_s, duration_s, channel).read(sample_rate=None)
+            samples, rate = heard.samples, heard.sample_rate
             cut_off = truncation(file, decoded=len(samples) if start_s is None else None) if first else None
         except AudioError as error:
             return _Measured(problem=error.problem)
         content = hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest()
-        return _Measured(len(samples) / rate, content, cut_off=cut_off)
+        # Measured at the rate at which most models hear it, as it is when it is embedded.
+        found = heard.condition(sample_rate=SAMPLE_RATE)
+        return _Measured(len(samples) / rate, content, cut_off=cut_off, condition=" ".join(found.codes()))
 
     # A file that is cut at its end is one, however many parts of it are utterances.
     first = pl.col("file").is_first_distinct()
-    columns = rows.select("file", "start_s", "duration_s", first.alias("first")).get_columns()
+    columns = rows.select("file", "start_s", "duration_s", "channel", first.alias("first")).get_columns()
     found: list[_Measured] = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, rows.height, _AT_ONCE):
@@ -404,3 +414,7 @@ def _audio(rows: pl.DataFrame, min_duration_s: float, tolerance_s: float) -> Ite
         f"utterances are shorter than {min_duration_s:g} s",
         (f"{name}: {decoded:.3f} s" for name, decoded in short.select("utt_id", "decoded_s").rows()),
     )
+    codes = rows.select("utt_id", pl.col("condition").fill_null("").str.split(" ")).explode("condition")
+    for code, meaning in CODES.items():
+        if code != "short":  # has its own limit, above
+            yield from _found(code, "warning", meaning, codes.filter(pl.col("condition") == code)["utt_id"])

@@ -90,6 +90,11 @@ class UtteranceTable:
         """Path of one row's audio file."""
         return self.root / str(self.frame["path"][row])
 
+    def with_channel(self, channel: int) -> UtteranceTable:
+        """Return the table with this channel in every row that does not say one; 0 is the first."""
+        own = pl.col("channel") if "channel" in self.frame.columns else pl.lit(None, pl.Int64)
+        return replace(self, frame=self.frame.with_columns(own.fill_null(channel).alias("channel")))
+
     def segment(self, row: int) -> Segment:
         """What one row is as audio."""
         starts, durations, channels = (

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
+from nestvox.audio.segment import Segment
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
@@ -300,13 +301,14 @@ def evaluate_model(
 
 
 def _embed_files(model: Embedder, table: UtteranceTable, progress: Progress) -> NDArray[np.float32]:
-    segmented = [c for c in ("start_s",) if c in table.frame.columns and table.frame[c].fill_null(0).cast(float).sum()]
-    if segmented:
+    segments = table.segments()
+    if any(segment != Segment(segment.path, duration_s=segment.duration_s) for segment in segments):
         raise TableError(
-            "the table cuts utterances out of longer files, which needs `embed`; or embed it into a store first",
+            "the table cuts utterances out of longer files, or chooses channels, which needs `embed`; or embed it into "
+            "a store first",
             source=table.source,
         )
-    files = [table.audio_path(row) for row in range(len(table))]
+    files = [segment.path for segment in segments]
     parts = []
     for start in range(0, len(files), _EMBED_BATCH):
         parts.append(np.asarray(model.embed(files[start : start + _EMBED_BATCH], dim=model.dims[-1]), dtype=np.float32))

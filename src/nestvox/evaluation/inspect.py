@@ -119,6 +119,7 @@ class Inspection:
         dims: a row a dimension.
         latency: a row a clip length.
         checks: in the order in which they were made.
+        warnings: what is wrong with the recordings that it was tried on.
     """
 
     model: str
@@ -131,6 +132,7 @@ class Inspection:
     dims: tuple[DimensionRow, ...]
     latency: tuple[LatencyRow, ...]
     checks: tuple[Check, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -202,6 +204,7 @@ def inspect_model(
         machine=machine_of(model),
         clips=tuple(clip.name for clip in clips),
         labels=("synthetic",) if any(clip.synthetic for clip in clips) else (),
+        warnings=tuple(f"{clip.name}: {warning}" for clip in clips for warning in clip.warnings),
         parts=_sizes(model),
         files=_files_of(folder),
         dims=() if full is None else _dimension_rows(full, model.dims),

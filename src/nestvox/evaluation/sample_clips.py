@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.audio.read import read
+from nestvox.audio.segment import Segment
 from nestvox.metrics.bootstrap import seeded
 
 __all__ = ["Clip", "noise", "read_clips", "tones"]
@@ -31,15 +31,22 @@ class Clip:
         name: path, or what was generated.
         samples: (S,) in [-1, 1] at the rate that was asked for.
         synthetic: whether nobody ever said it.
+        warnings: what is wrong with the recording (`audio.condition`).
     """
 
     name: str
     samples: Waveform
     synthetic: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def read_clips(
-    paths: Sequence[str | Path], *, sample_rate: int, min_duration_s: float = 0.0, max_duration_s: float = 20.0
+    paths: Sequence[str | Path],
+    *,
+    sample_rate: int,
+    min_duration_s: float = 0.0,
+    max_duration_s: float = 20.0,
+    channel: int | None = None,
 ) -> list[Clip]:
     """Read recordings, of long ones only the beginning, so that memory stays bounded.
 
@@ -48,14 +55,16 @@ def read_clips(
         sample_rate: to which they are resampled, in Hz.
         min_duration_s: shortest that is of use.
         max_duration_s: longest part that is read.
+        channel: of each, 0 is the first; None: the mean of all.
 
     Raises:
         AudioError: a file cannot be used.
     """
     found = []
     for path in paths:
-        samples, _ = read(path, sample_rate=sample_rate, duration_s=max_duration_s, min_duration_s=min_duration_s)
-        found.append(Clip(str(path), samples))
+        segment = Segment(Path(path), 0.0, max_duration_s, channel)
+        heard = segment.read(sample_rate=sample_rate, min_duration_s=min_duration_s)
+        found.append(Clip(str(path), heard.samples, warnings=replace(heard, expected_s=None).condition().warnings()))
     return found
 
 

@@ -100,6 +100,8 @@ class CacheJob(ShardJob):
                 ],
                 [variant for _, variant in places] if count > 1 else None,
                 {"embedding": both[:, self.features.pooled_dim :]},
+                # Of the variants only 0, the recording itself, is measured.
+                [state.condition(row, self.decoder.sources[row].segment.duration_s) for row in rows],
             ),
         )
         self.stored_rows += len(rows)

@@ -30,6 +30,7 @@ from nestvox.atomic import atomic_path
 from nestvox.errors import StoreError
 from nestvox.extraction.kaldi_ark import ArkSink, iter_ark, iter_scp
 from nestvox.extraction.numpy_files import NpySink, NpzSink, iter_npy, iter_npz, npy_shape, npz_shape
+from nestvox.extraction.shards import CONDITION
 from nestvox.extraction.store import (
     EmbeddingStore,
     ShardRows,
@@ -109,10 +110,13 @@ def export_store(
         known = f"its dims are {', '.join(map(str, metadata.dims))}" if metadata.dims else "it is not nested"
         raise StoreError(f"{store.path}: no prefix of {dim}: {known} (tap {metadata.tap})")
     written = 0
+    measured = any(codes is not None for codes in store.conditions)
     with VectorWriter(out, dim=dim or metadata.dim) as writer:
         for batch in store.iter_batches():
             vectors = batch.vectors if dim is None else np.asarray(truncate(batch.vectors, dim), np.float32)
-            writer.write(VectorBatch(batch.ids, vectors))
+            # Shards of an older version, in a store that this one completed, have no conditions.
+            conditions = (batch.conditions or [None] * len(vectors)) if measured else None
+            writer.write(VectorBatch(batch.ids, vectors, conditions))
             written += len(vectors)
             progress(written, len(store))
     return written
@@ -164,7 +168,11 @@ class VectorWriter:
         self._named = batch.ids is not None
         _refuse_non_finite(self.path, vectors, batch.ids, self.rows)
         try:
-            self._open().write(batch.ids, vectors)
+            sink = self._open()
+            if isinstance(sink, _ParquetSink):  # the only format with a place for more than names
+                sink.write(batch.ids, vectors, batch.conditions)
+            else:
+                sink.write(batch.ids, vectors)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self.rows += len(vectors)
@@ -225,11 +233,15 @@ class _ParquetSink:
         self._type = pa.list_(pa.float32(), dim)
         self._writer: pq.ParquetWriter | None = None
 
-    def write(self, ids: list[str] | None, vectors: NDArray[np.float32]) -> None:
+    def write(
+        self, ids: list[str] | None, vectors: NDArray[np.float32], conditions: list[str | None] | None = None
+    ) -> None:
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         columns = {"vector": pa.FixedSizeListArray.from_arrays(flat, type=self._type)}
         if ids is not None:
             columns = {"utt_id": pa.array(ids, pa.string()), **columns}
+        if conditions is not None:
+            columns[CONDITION] = pa.array(conditions, pa.string())
         table = pa.table(columns)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema)

@@ -10,7 +10,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.audio.condition import Condition
 from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, ModelError, StoreError
 from nestvox.extraction.batches import Piece, plan_batches
@@ -215,7 +216,9 @@ class ShardJob:
     def _good(self, batch: DecodedBatch) -> list[tuple[Piece, Vector]]:
         """What of a batch could be decoded; the rest is recorded, or raised."""
         good: list[tuple[Piece, Vector]] = []
-        for piece, audio in zip(batch.pieces, batch.audio, strict=True):
+        for piece, audio, found in zip(batch.pieces, batch.audio, batch.conditions, strict=True):
+            if found is not None:
+                self._shard_of(piece).heard(piece, found)
             if isinstance(audio, SilentAudioError) and self._leave_out(piece):
                 continue
             if isinstance(audio, AudioError):
@@ -248,7 +251,9 @@ class ShardJob:
         ]
         vectors = [state.vector(row, joined=self.plan.tap == "frames") for row in rows]
         speakers = part["speaker"].to_list() if "speaker" in part.columns else None
-        write(shard, ShardRows(part["utt_id"].to_list(), vectors, part["path"].to_list(), speakers, failed))
+        conditions = [state.condition(row, self.decoder.sources[row].segment.duration_s) for row in rows]
+        names, paths = part["utt_id"].to_list(), part["path"].to_list()
+        write(shard, ShardRows(names, vectors, paths, speakers, failed, conditions=conditions))
         self.stored_rows += len(rows)
         self._settled_rows += len(state.rows)
 
@@ -264,6 +269,20 @@ class _Shard:
         self._pieces_left = len(pieces)
         self._results: dict[int, dict[int, tuple[int, NDArray[np.floating[Any]]]]] = {}
         self._left_out: dict[int, int] = {}
+        self._conditions: dict[int, dict[int, Condition]] = {}
+
+    def heard(self, piece: Piece, found: Condition) -> None:
+        """Keep the condition of a piece."""
+        self._conditions.setdefault(piece.row, {})[piece.part] = found
+
+    def condition(self, row: int, stated_s: float | None) -> str | None:
+        """Codes of an utterance, with blanks between; None where not all of it was measured."""
+        found = self._conditions.get(row, {})
+        if len(found) != self._parts.get(row):
+            return None
+        parts = [found[part] for part in sorted(found)]
+        whole = sum(parts[1:], start=parts[0])
+        return " ".join((whole if stated_s is None else replace(whole, expected_s=stated_s)).codes())
 
     def leave_out(self, piece: Piece) -> bool:
         """Do without a piece; False: it is the last, and the others are left out already."""

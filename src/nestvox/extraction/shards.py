@@ -21,6 +21,7 @@ from nestvox.gate import decode, open_regular, parse_json
 from nestvox.schema import validated_dataclass
 
 __all__ = [
+    "CONDITION",
     "OpenShard",
     "ShardRows",
     "check_columns",
@@ -36,6 +37,9 @@ __all__ = [
     "skipped_in",
     "write_table",
 ]
+
+CONDITION = "condition"
+"""Column of a shard with what is wrong with the recordings; shards of older stores have none."""
 
 _FAILED_KEY = b"nestvox.failed"
 _IDENTITY_KEY = b"nestvox.identity"
@@ -56,6 +60,8 @@ class ShardRows:
         failed: planned rows of this shard that have no vector.
         variants: n numbers of the variant, 0 is the recording as it is; None where every utterance has one row.
         columns: further vectors by name, (n, size) each, as the store's `columns` say.
+        conditions: n texts: codes of `audio.condition.CODES` with blanks between, empty where nothing is wrong with
+            the recording, None where it was not measured; None: the store has no such column, as older ones.
     """
 
     utt_ids: Sequence[str]
@@ -65,6 +71,7 @@ class ShardRows:
     failed: Sequence[FailedUtterance] = ()
     variants: Sequence[int] | None = None
     columns: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    conditions: Sequence[str | None] | None = None
 
 
 def shard_name(shard: int) -> str:
@@ -106,6 +113,8 @@ def shard_table(rows: ShardRows, metadata: StoreMetadata) -> pa.Table:
         "speaker": pa.array(nothing if rows.speakers is None else rows.speakers, pa.string()),
         **vectors,
     }
+    if rows.conditions is not None:
+        columns[CONDITION] = pa.array(rows.conditions, pa.string())
     skipped = json.dumps([asdict(failure) for failure in rows.failed], ensure_ascii=False).encode()
     return pa.table(columns).replace_schema_metadata({_IDENTITY_KEY: _identity(metadata), _FAILED_KEY: skipped})
 

@@ -28,6 +28,7 @@ from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.mapped_rows import MappedRows
 from nestvox.extraction.shards import (
+    CONDITION,
     OpenShard,
     ShardRows,
     check_columns,
@@ -77,10 +78,11 @@ FloatVectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """Some rows: (n, D) float32 `vectors`, and their names (None: the source has none)."""
+    """Some rows: (n, D) float32 `vectors`, their names, and their conditions (None: the source has none)."""
 
     ids: list[str] | None
     vectors: FloatVectors
+    conditions: list[str | None] | None = None
 
 
 class StoreWriter:
@@ -255,6 +257,18 @@ class EmbeddingStore:
         return [None if name is None else name_key(name) for name in self._strings("speaker")]
 
     @cached_property
+    def conditions(self) -> list[str | None]:
+        """What is wrong with the N recordings: codes of `audio.condition.CODES` with blanks between, or nothing.
+
+        None stands where it was not measured: in stores of older versions, of imported vectors, and for variants.
+        """
+        return [
+            value
+            for table in self._tables
+            for value in (table[CONDITION].to_pylist() if CONDITION in table.column_names else [None] * table.num_rows)
+        ]
+
+    @cached_property
     def variants(self) -> NDArray[np.int32]:
         """(N,) numbers of the variant; 0, the recording as it is, where every utterance has one row."""
         parts = [
@@ -356,7 +370,8 @@ class EmbeddingStore:
             _, table = _opened(file, self.metadata)
             for start in range(0, table.num_rows, rows):
                 part = table.slice(start, rows)
-                yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part))
+                conditions = part[CONDITION].to_pylist() if CONDITION in part.column_names else None
+                yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part), conditions)
 
     def read_shard(self, shard: int) -> ShardRows:
         """Return one shard of a complete store, names and skipped utterances included, in bounded memory."""
@@ -370,6 +385,7 @@ class EmbeddingStore:
             skipped_in(file, opened.schema),
             table["variant"].to_pylist() if self.metadata.variants > 1 else None,
             {column: self._stored(table, column) for column in self.metadata.columns},
+            table[CONDITION].to_pylist() if CONDITION in table.column_names else None,
         )
 
     def iter_frames(self) -> Iterator[tuple[str, FloatVectors]]:
