@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nestvox.audio.segment import Segment
 from nestvox.corpora import UtteranceTable, read_trials, read_utterances, write_utterances
 from nestvox.corpora.utterances import _relative_to
 from nestvox.errors import TableError
@@ -252,3 +253,53 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, suffix: str, monkeypa
     with pytest.raises(TableError, match=rf"t\.{suffix}: cannot be written: No space left on device"):
         write_utterances(table, tmp_path / f"t.{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "problem"),
+    [
+        ("duration_s", "5e14", r"must be at most 10,000,000 seconds \(116 days\), got 5e\+14"),
+        ("start_s", "1e8", "must be at most"),
+        ("duration_s", "1e400", "is not a number of seconds"),
+        ("duration_s", "-1", "above 0"),
+        ("start_s", "-0.5", "0 or more"),
+        ("start_s", "nan", "is not a number of seconds"),
+        ("channel", "-1", "is not the number of a channel"),
+        ("channel", "left", "is not the number of a channel"),
+        ("channel", "0.5", "is not the number of a channel"),
+        ("channel", "1e3", "is not the number of a channel"),
+        ("channel", "99999", "is not the number of a channel"),
+    ],
+)
+def test_numbers_that_no_recording_has(tmp_path: Path, column: str, text: str, problem: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"utt_id,path,speaker,{column}\nu1,a.wav,s,1\nu2,b.wav,s,{text}\n")
+    with pytest.raises(TableError, match=problem) as raised:
+        read_utterances(file)
+    assert (raised.value.line, raised.value.column) == (3, column)
+
+
+def test_what_a_row_is_as_audio(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "utt_id,path,speaker,start_s,duration_s,channel\nu1,a.wav,s,1.5,2,1\nu2,b.wav,s,,,\nu3,b.wav,s,,3,0.0\n"
+    )
+    table = read_utterances(file)
+    expected = [
+        Segment(tmp_path / "a.wav", 1.5, 2.0, 1),
+        Segment(tmp_path / "b.wav"),
+        Segment(tmp_path / "b.wav", None, 3.0, 0),
+    ]
+    assert table.segments() == [table.segment(row) for row in range(3)] == expected
+    assert table.with_channel(2).frame["channel"].to_list() == [1, 2, 0]
+
+
+def test_codecs_of_older_augmented_tables_are_no_channels(tmp_path: Path) -> None:
+    file = tmp_path / "t.tsv"
+    file.write_text(
+        "utt_id\tpath\tspeaker\tnoise\tsnr_db\treverb\tchannel\taugmented\n"
+        "u1\ta.flac\ts\tnone\t\tfalse\tmp3\ttrue\nu2\tb.flac\ts\tnone\t\tfalse\tnone\ttrue\n"
+    )
+    table = read_utterances(file)
+    assert table.frame["codec"].to_list() == ["mp3", "none"]
+    assert [segment.channel for segment in table.segments()] == [None, None]

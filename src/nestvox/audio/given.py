@@ -38,8 +38,8 @@ class _Samples(Protocol):
 
 Audio = str | Path | Segment | Recording | IO[bytes] | _Samples | tuple[Any, Any] | Mapping[str, Any]
 """A path; a `Segment` of a file (start, duration, channel), or one that was read; an open binary file; samples (S,),
-(S, C) or (C, S) as an array or a torch tensor; a pair of samples and their rate in Hz, in either order; or a mapping with
-``array`` and ``sampling_rate``, as data sets hold it."""
+(S, C) or (C, S) as an array or a torch tensor; a pair of samples and their rate in Hz, in either order; or a mapping
+with ``array`` and ``sampling_rate``, as data sets hold it."""
 
 _WHERE = "the audio array"
 _MOST_CHANNELS = 32
