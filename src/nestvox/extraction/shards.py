@@ -257,6 +257,8 @@ def check_columns(shard: OpenShard, metadata: StoreMetadata) -> None:
     if metadata.variants > 1:
         wanted["variant"] = pa.int32()
     wanted |= {name: pa.list_(number, dim) for name, dim in metadata.columns.items()}
+    if CONDITION in shard.schema.names:  # which shards of older stores do not have
+        wanted[CONDITION] = pa.string()
     if sorted(shard.schema.names) != sorted(wanted):
         raise corrupt(shard.file, f"columns {first_of(shard.schema.names)[:200]} where {', '.join(wanted)} belong")
     for name, kind in wanted.items():
