@@ -28,7 +28,7 @@ PRINT = "f" * 16
 
 
 def affine(scale: float = 10.0, offset: float = -5.0, quality: tuple[tuple[str, float], ...] = ()) -> Calibration:
-    return Calibration(scale, offset, quality, 0.5, 1e-4, 100, 200, "ab" * 32)
+    return Calibration(scale, offset, quality, 0.5, 1e-4, 100_000, 200_000, "ab" * 32)
 
 
 def llr(**changes: object) -> LlrCalibration:

@@ -125,7 +125,7 @@ class LlrCalibration:
         return (
             f"affine map of the {self.space}{measured}, fitted at prior {first.p_target:g} on {self.trials_source} "
             f"({first.n_target} target and {first.n_nontarget} non-target trials, sha256 "
-            f"{self.trials_sha256[:12]}{labels})"
+            f"{self.trials_sha256[:12]}{labels}), which support {first.bounds[0]:.2f} to {first.bounds[1]:+.2f} nats"
         )
 
     def llr(self, dim: int | None, scores: ArrayLike, quality: Mapping[str, Sides]) -> Floats:

@@ -6,21 +6,27 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import read_trials
 from nestvox.errors import OverlapError, TrialsError
 from nestvox.evaluation import llr_fit
 from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.llr_fit import fit_llr
 from nestvox.evaluation.quality import trial_quality
-from nestvox.evaluation.systems import system_of_store
+from nestvox.evaluation.systems import system_of_scores, system_of_store
 from nestvox.metrics import cllr, error_curve
 
 
 def parts(world, **changes):
     system = system_of_store("tiny", world.trials, world.store(**changes))
     return system, world.trials, trial_speakers(world.trials, [system], table=world.table)
+
+
+def columns_of(columns):
+    return columns[:, 0], columns[:, 1:]
 
 
 @pytest.mark.parametrize("prior", [0.5, 0.05])
@@ -42,7 +48,12 @@ def test_equals_logistic_regression_with_weighted_samples(world, prior):
         oracle.fit(centred, targets, sample_weight=weights)
         expected = oracle.decision_function(centred) - math.log(prior / (1 - prior))
         found_llr = found.llr.llr(dim, system.scores[dim], quality[dim])
-        np.testing.assert_allclose(found_llr, expected, atol=2e-4)
+        np.testing.assert_allclose(found.llr.maps[dim].affine(*columns_of(columns)), expected, atol=2e-4)
+        low, high = found.llr.maps[dim].bounds
+        inside = (expected > low + 1) & (expected < high - 1)
+        assert inside.mean() > 0.5
+        np.testing.assert_allclose(found_llr[inside], expected[inside], atol=2e-4)
+        assert ((found_llr > low) & (found_llr < high)).all()
 
 
 def test_costs_are_those_of_the_scores_before_and_after(world):
@@ -93,6 +104,41 @@ def test_held_out_is_close_to_fitted_and_hardly_ever_better(world):
     for fitted, apart in zip(found.after, found.held_out, strict=True):
         assert apart.cllr == pytest.approx(fitted.cllr, rel=0.2)
         assert apart.cllr > fitted.cllr - 1e-3
+
+
+def listed(tmp_path, pairs, scores):
+    """Trials of speakers by VoxCeleb's names, and their scores."""
+    (tmp_path / "t.txt").write_text("".join(f"{int(same)} {a} {b}\n" for same, a, b in pairs))
+    trials = read_trials(tmp_path / "t.txt")
+    frame = trials.frame.select("enrol", "test").with_columns(score=pl.Series(scores))
+    system = system_of_scores("scores", trials, frame)
+    return system, trials, trial_speakers(trials, [system])
+
+
+def two_speakers(n):
+    """n target and n non-target trials of two speakers only, far apart."""
+    name = "id1000{}/v/{}.wav".format
+    pairs = [(True, name(i % 2, i), name(i % 2, i + n)) for i in range(n)]
+    pairs += [(False, name(0, i), name(1, i + 1 + 2 * n)) for i in range(n)]
+    return pairs, [0.8 + 0.001 * (i % 7) for i in range(n)] + [0.1 + 0.001 * (i % 5) for i in range(n)]
+
+
+def test_many_trials_of_two_speakers_are_little_evidence(tmp_path):
+    system, trials, speakers = listed(tmp_path, *two_speakers(400))
+    found = fit_llr(system, trials, speakers)
+    low, high = found.llr.maps[None].bounds
+    # Endlessly many trials of one pair of speakers, whose errors correlate by 0.7, are worth 1 / 0.7 independent ones.
+    assert high == pytest.approx(math.log(1 + 1 / 0.7), abs=0.01)
+    assert -math.log(1 + 2 / 0.25) < low < -math.log(1 + 1.8 / 0.25)
+    assert any("do not overlap" in note for note in found.notes)
+    assert any("worth 8 independent target and 1 non-target" in note for note in found.notes)
+
+
+def test_too_few_trials_are_refused(tmp_path):
+    for n in (2, 9):
+        with pytest.raises(TrialsError, match=f"{n} target and {n} non-target trials cannot carry a calibration"):
+            fit_llr(*listed(tmp_path, *two_speakers(n)))
+    assert fit_llr(*listed(tmp_path, *two_speakers(10))).llr.maps[None].n_target == 10
 
 
 def test_speakers_that_are_not_known_or_too_few(world):

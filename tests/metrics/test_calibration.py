@@ -92,9 +92,75 @@ def test_classes_that_do_not_overlap_stay_finite():
     llr = found(scores)
     assert np.isfinite(llr).all()
     assert llr[2] < 0 < llr[3]
-    # The penalty bounds the weight: a loss of at most log 2 was given up for it.
-    assert np.abs(llr).max() < 40
+    # Two targets and three non-targets support 3 to 1 and 4 to 1, whatever the ridge makes of the slope.
+    assert -math.log(3) < llr.min() < llr.max() < math.log(4)
+    assert found.affine(scores).max() > 5, "the slope itself is as steep as ever"
     assert fit_calibration(scores, targets, ridge=1.0).scale < found.scale
+
+
+@pytest.mark.parametrize("n", [2, 20, 100, 5000])
+@pytest.mark.parametrize("ridge", [1e-12, 1e-4, 1.0])
+def test_no_ratio_is_larger_than_the_trials_support(n, ridge):
+    scores, targets = np.concatenate([np.linspace(0, 1, n), np.linspace(3, 4, 2 * n)]), np.arange(3 * n) >= n
+    found = fit_calibration(scores, targets, ridge=ridge)
+    llr = found(np.concatenate([scores, [-1e9, -50, 50, 1e9]]))
+    assert -math.log(2 * n + 1) <= llr.min()
+    assert llr.max() <= math.log(n + 1)
+    assert (np.diff(found(scores)) > 0).all() or ridge == 1e-12, "the order stays, as long as numbers can tell it"
+    few = fit_calibration(scores, targets, ridge=ridge, independent=(8.0, 1.5))
+    assert few.bounds == (-math.log(9), math.log(2.5))
+    assert few.affine(scores) == pytest.approx(found.affine(scores))
+
+
+def test_within_its_bounds_the_map_is_affine_and_the_threshold_its_inverse():
+    scores, targets = gaussian(5000, 10)
+    found = fit_calibration(scores, targets)
+    affine, llr = found.offset + found.scale * scores, found(scores)
+    inside = np.abs(affine) < found.bounds[1] - 1
+    assert 0.7 < inside.mean() < 1
+    np.testing.assert_array_equal(llr[inside], affine[inside])
+    for p_target in (0.5, 0.01, 0.001, 0.0004):  # the last one lies where the map bends
+        wanted = math.log((1 - p_target) / p_target)
+        assert found([found.threshold(p_target)])[0] == pytest.approx(wanted)
+    with pytest.raises(NestvoxError, match=r"takes a log likelihood ratio of 13\.82 nats, and the trials .* support"):
+        found.threshold(1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-300, 1e300, -7.7])
+def test_equal_scores_are_equal_whatever_their_digits(value):
+    targets = np.arange(99) % 2 == 0
+    with pytest.raises(ScoresError, match="equal"):
+        fit_calibration(np.full(99, value), targets)
+    varied = np.arange(99.0) + 50 * targets
+    found = fit_calibration(varied, targets, np.full((99, 1), value), quality_names=["q"])
+    assert found.quality == (("q", 0.0),)
+    assert found.affine([1.0], [[value]]) == pytest.approx(fit_calibration(varied, targets).affine([1.0]))
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-300, 1e300])
+def test_scores_at_the_ends_of_the_numbers_give_the_same_map_or_a_reason(scale):
+    scores, targets = np.round(8 * gaussian(500, 11)[0]), gaussian(500, 11)[1]
+    plain = fit_calibration(scores, targets)(scores)
+    if scale < 1e-307:  # nats per unit are beyond the largest number
+        with pytest.raises(ScoresError, match="too small"):
+            fit_calibration(scores * scale, targets)
+        return
+    np.testing.assert_allclose(fit_calibration(scores * scale, targets)(scores * scale), plain, atol=1e-4)
+
+
+def test_more_measures_than_evidence_are_refused():
+    scores, targets = gaussian(60, 12, share=0.5)
+    noise = np.random.default_rng(13).normal(size=(60, 12))
+    names = [f"q{i}" for i in range(12)]
+    rarer = min(targets.sum(), (~targets).sum())
+    enough = int(rarer // 5)
+    assert len(fit_calibration(scores, targets, noise[:, :enough], quality_names=names[:enough]).quality) == enough
+    with pytest.raises(ScoresError, match=rf"{5 * (enough + 1)} independent trials of each class.*leave measures out"):
+        fit_calibration(scores, targets, noise[:, : enough + 1], quality_names=names[: enough + 1])
+    constant = noise * (np.arange(12) < enough)
+    assert len(fit_calibration(scores, targets, constant, quality_names=names).quality) == 12, "these weigh nothing"
+    with pytest.raises(ScoresError, match="worth 8 target and 2 non-target"):
+        fit_calibration(scores, targets, noise[:, :1], quality_names=["q"], independent=(8.0, 1.5))
 
 
 def test_quality_helps_where_the_spread_depends_on_it():
@@ -143,8 +209,10 @@ def test_saved_as_plain_values_and_read_back():
         None: fit_calibration(scores, targets, trials_sha256="ab" * 32),
         64: fit_calibration(scores, targets, side, quality_names=["mean", "difference"], p_target=0.05),
     }
+    fits[8] = fit_calibration(scores, targets, independent=(30.5, 60.25))
     content = json.loads(json.dumps(calibrations_to_dict(fits), allow_nan=False))
-    assert set(content) == {"scores", "64"}
+    assert set(content) == {"scores", "64", "8"}
+    assert "independent_target" not in content["64"], "files from before hold no such key, and keep their own"
     back = calibrations_from_dict(content)
     assert back == fits
     np.testing.assert_array_equal(back[64](scores, side), fits[64](scores, side))

@@ -136,7 +136,7 @@ def _affine(scores: Floats, targets: NDArray[np.bool_]) -> tuple[float | None, f
         found = fit_calibration(scores, targets)
     except ScoresError:  # all equal, or higher means different: there is no such map
         return None, None, None
-    return found.scale, found.offset, found(scores)
+    return found.scale, found.offset, found.affine(scores)  # on the trials of the fit, so nothing is bounded
 
 
 def _calibration_error(

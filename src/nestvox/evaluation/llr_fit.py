@@ -27,12 +27,14 @@ from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System
 from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
+from nestvox.metrics.plan import independent_trials
 from nestvox.model_calibration import LlrCalibration, quality_columns, quality_names
 from nestvox.progress import Progress, silent
 
 __all__ = ["LlrCost", "LlrFit", "fit_llr", "llr_costs"]
 
 _PARTS = 5
+_FEWEST_TRIALS = 10  # of each class, for the one weight of the score
 _ROUNDING = 1e-5  # embeddings are float32
 
 Quality = Mapping[int | None, Mapping[str, tuple[ArrayLike, ArrayLike]]]
@@ -126,7 +128,7 @@ def fit_llr(
         progress: told the dimensions done.
 
     Raises:
-        TrialsError: unknown labels, one class only, or duplicates.
+        TrialsError: unknown labels, one class only, duplicates, or fewer than ten trials of a class.
         ScoresError: scores that do not vary or have the wrong direction, or measures that do not fit.
         OverlapError: the model was trained on speakers of the trials; they are named.
         NestvoxError: a prior, ridge or operating point out of range.
@@ -136,6 +138,13 @@ def fit_llr(
         raise NestvoxError(f"{system.name} is calibrated already; fit on the scores as they came")
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
     labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
+    if min(int(targets.sum()), int((~targets).sum())) < _FEWEST_TRIALS:
+        raise TrialsError(
+            f"{int(targets.sum())} target and {int((~targets).sum())} non-target trials cannot carry a calibration: it "
+            f"takes {_FEWEST_TRIALS} of each, and many more for large ratios",
+            source=trials.source,
+        )
+    independent = _worth(targets, speakers, np.ones(len(targets), dtype=np.bool_))
     of_dim = quality or {}
     maps, held_out = {}, {}
     for done, (dim, scores) in enumerate(system.scores.items(), start=1):
@@ -149,6 +158,7 @@ def fit_llr(
             p_target=prior,
             ridge=ridge,
             trials_sha256=trials.sha256,
+            independent=independent,
         )
         apart = _held_out(scores, targets, columns, names, speakers, prior=prior, ridge=ridge, seed=seed)
         if apart is not None:
@@ -172,6 +182,7 @@ def fit_llr(
         )
     elif not held_out:
         notes += ("Too few speakers to hold some out: the cost after calibration is on the trials it was fitted on.",)
+    notes += _limits(system.scores, targets, llr)
     after = {dim: llr.llr(dim, scores, of_dim.get(dim, {})) for dim, scores in system.scores.items()}
     return LlrFit(
         llr,
@@ -182,6 +193,36 @@ def fit_llr(
         labels,
         notes,
     )
+
+
+def _worth(targets: NDArray[np.bool_], speakers: TrialSpeakers, mask: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Independent trials that those in the mask are worth; None where the speakers are not known or fewer than two."""
+    n_speakers = speakers.restricted(mask)[2]
+    if not speakers.known or n_speakers < 2:
+        return None
+    return independent_trials(n_speakers, float(targets[mask].sum()), float((~targets[mask]).sum()))
+
+
+def _limits(scores: Mapping[int | None, Scores], targets: NDArray[np.bool_], llr: LlrCalibration) -> tuple[str, ...]:
+    """Sentences on what these trials are too few to say."""
+    first = next(iter(llr.maps.values()))
+    low, high = first.bounds
+    found = []
+    if first.independent_target is not None and first.independent_nontarget is not None:
+        found.append(
+            f"Ratios stay between {low:.2f} and {high:+.2f} nats: sharing speakers, these trials are worth "
+            f"{first.independent_target:.0f} independent target and {first.independent_nontarget:.0f} non-target ones."
+        )
+    else:
+        found.append(f"Ratios stay between {low:.2f} and {high:+.2f} nats, as far as so many trials can support them.")
+    apart = [dim for dim, values in scores.items() if values[targets].min() > values[~targets].max()]
+    if apart:
+        where = "" if None in apart else f" at {', '.join(map(str, apart))} dimensions"
+        found.append(
+            f"The classes do not overlap{where}: the trials do not say how steep the map is, the ridge does. Only its "
+            "order and its bounds mean something: fit on harder trials."
+        )
+    return tuple(found)
 
 
 def llr_costs(
@@ -252,6 +293,7 @@ def _held_out(
                 quality_names=names,
                 p_target=prior,
                 ridge=ridge,
+                independent=_worth(targets, speakers, outside),
             )
         except (ScoresError, TrialsError):  # the other speakers' trials alone carry no calibration
             return None

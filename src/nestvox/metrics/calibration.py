@@ -10,6 +10,19 @@ where w are the weights of the score and the qualities, each scaled to variance 
 is the `cllr` in nats. The ridge keeps the map finite where the classes do not overlap. The minimum is found by Newton's
 method.
 
+How much the trials can say bounds what the map says, whatever its slope: where the classes do not overlap the ridge
+alone chooses that. If none of n independent non-targets scores so high, the odds that the next one does are 1 to n + 1
+(the rule of succession: P. S. Laplace, "Essai philosophique sur les probabilites", 1814). So no log likelihood ratio
+above log (n + 1) of the non-targets, or below -log (n + 1) of the targets, is supported (bounds by what was seen: P.
+Vergeer et al., "Numerical likelihood ratios outputted by LR systems are often based on extrapolation: when to stop
+extrapolating?", Science & Justice 56(6), 2016; that a test which stays right under small contamination cuts the ratio
+off: P. J. Huber, "A robust version of the probability ratio test", Annals of Mathematical Statistics 36(6), 1965).
+Within one nat of a bound the map bends towards it and never reaches it, so that the order of the trials stays.
+
+Each weight of a quality measure takes five independent trials of the rarer class (E. Vittinghoff and C. E. McCulloch,
+"Relaxing the rule of ten events per variable in logistic and Cox regression", American Journal of Epidemiology 165(6),
+2007).
+
 A calibration is fitted on development trials and used on others: it knows the trials that it has seen.
 
 Notation: N trials, Q quality measures.
@@ -42,6 +55,8 @@ Floats = NDArray[np.float64]
 
 _STEPS = 100
 _FULL = "scores"  # key of a calibration that belongs to no dimension
+_BEND = 1.0  # nats below a bound from which the map bends towards it
+_PER_WEIGHT = 5  # independent trials of the rarer class that each quality measure takes
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,9 @@ class Calibration:
         n_target: target trials that it was fitted on.
         n_nontarget: non-target trials.
         trials_sha256: canonical hash of these trials; empty where it is not known.
+        independent_target: independent target trials that these are worth, because they share speakers; None: as many
+            as there are.
+        independent_nontarget: the same of the non-targets.
     """
 
     scale: float
@@ -67,9 +85,21 @@ class Calibration:
     n_target: int
     n_nontarget: int
     trials_sha256: str = ""
+    independent_target: float | None = None
+    independent_nontarget: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Nats between which every log likelihood ratio lies: what the trials of the fit can support."""
+        counts = (
+            (self.independent_target, self.n_target),
+            (self.independent_nontarget, self.n_nontarget),
+        )
+        low, high = (math.log1p(there if worth is None else worth) for worth, there in counts)
+        return -low, high
 
     def __call__(self, scores: ArrayLike, quality: ArrayLike | None = None) -> Floats:
-        """Map scores (N,) to log likelihood ratios (N,) in nats.
+        """Map scores (N,) to log likelihood ratios (N,) in nats, within `bounds`.
 
         Args:
             scores: (N,) finite.
@@ -78,25 +108,39 @@ class Calibration:
         Raises:
             ScoresError: scores or quality measures that do not fit or are not finite.
         """
+        low, high = self.bounds
+        return -_bent(-_bent(self.affine(scores, quality), high), -low)
+
+    def affine(self, scores: ArrayLike, quality: ArrayLike | None = None) -> Floats:
+        """The same without bounds: what the fit itself says, however far from what was seen; arguments as above."""
         values = as_numbers(scores, "scores")
         columns = _columns(quality, len(values), [name for name, _ in self.quality])
         weights = np.array([weight for _, weight in self.quality])
-        return np.asarray(self.offset + self.scale * values + columns @ weights)
+        with np.errstate(over="ignore"):
+            return np.asarray(self.offset + self.scale * values + columns @ weights)
 
     def threshold(self, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """The score at which the map reaches the Bayes threshold of this operating point.
 
         Raises:
-            NestvoxError: the threshold is another for every trial, because quality measures enter; or the operating
-                point is not one.
+            NestvoxError: the threshold is another for every trial, because quality measures enter; the operating point
+                is not one; or it asks for more evidence than the trials of the fit can support.
         """
         if self.quality:
             raise NestvoxError("with quality measures the threshold on the score differs from trial to trial")
-        return (bayes_threshold(p_target, c_miss, c_fa) - self.offset) / self.scale
+        wanted = bayes_threshold(p_target, c_miss, c_fa)
+        low, high = self.bounds
+        if not low < wanted < high:
+            raise NestvoxError(
+                f"this operating point takes a log likelihood ratio of {wanted:.2f} nats, and the trials of the fit "
+                f"({self.n_target} target, {self.n_nontarget} non-target) support {low:.2f} to {high:.2f}: fit on more"
+            )
+        return (-_unbent(-_unbent(wanted, high), -low) - self.offset) / self.scale
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "quality": [list(pair) for pair in self.quality]}
+        """Plain values for JSON; what was not given is left out."""
+        content = {**asdict(self), "quality": [list(pair) for pair in self.quality]}
+        return {name: value for name, value in content.items() if value is not None}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
@@ -106,13 +150,17 @@ class Calibration:
             NestvoxError: keys are missing or unknown, or a number is not finite.
         """
         wanted = set(cls.__dataclass_fields__)
-        if set(content) != wanted:
+        optional = {"independent_target", "independent_nontarget"}
+        if not wanted - optional <= set(content) <= wanted:
             raise NestvoxError(
                 f"a calibration has the keys {', '.join(sorted(wanted))}, got {', '.join(sorted(content)) or 'none'}"
             )
         quality = tuple((str(name), float(weight)) for name, weight in content["quality"])
         found = cls(**{**content, "quality": quality})
         numbers = (found.scale, found.offset, found.p_target, found.ridge, *(weight for _, weight in quality))
+        worth = [w for w in (found.independent_target, found.independent_nontarget) if w is not None]
+        if any(not 0 < w < math.inf for w in (*worth, found.n_target, found.n_nontarget)):
+            raise NestvoxError(f"a calibration was fitted on trials of both classes, got {dict(content)}")
         if not all(math.isfinite(number) for number in numbers) or found.scale <= 0:
             raise NestvoxError(f"a calibration has finite numbers and a positive scale, got {dict(content)}")
         return found
@@ -127,6 +175,7 @@ def fit_calibration(
     p_target: float = 0.5,
     ridge: float = 1e-4,
     trials_sha256: str = "",
+    independent: tuple[float, float] | None = None,
 ) -> Calibration:
     """Fit on development trials.
 
@@ -138,10 +187,12 @@ def fit_calibration(
         p_target: prior around which the map is to be best.
         ridge: strength of the penalty, above 0.
         trials_sha256: hash of the trials, kept with the result.
+        independent: independent target and non-target trials that these are worth, where they share speakers (see
+            `plan.independent_trials`); None: as many as there are.
 
     Raises:
-        ScoresError: scores or measures that do not fit or are not finite; all scores equal; or higher scores mean
-            different speakers.
+        ScoresError: scores or measures that do not fit or are not finite; more measures than the trials can weigh; all
+            scores equal; or higher scores mean different speakers.
         TrialsError: one class only.
         NestvoxError: a prior or ridge out of range.
     """
@@ -151,15 +202,28 @@ def fit_calibration(
     if not (ridge > 0 and math.isfinite(ridge)):
         raise NestvoxError(f"ridge must be positive and finite, got {ridge}")
     columns = np.column_stack([values, _columns(quality, len(values), list(quality_names))])
+    varies = columns.min(axis=0) < columns.max(axis=0)
+    if not varies[0]:
+        raise ScoresError("all scores are equal: there is nothing to calibrate")
+    n_target = int(labels.sum())
+    worth = (float(n_target), float(len(labels) - n_target)) if independent is None else independent
+    weighed = int(varies[1:].sum())
+    if min(worth) < _PER_WEIGHT * weighed:
+        raise ScoresError(
+            f"{weighed} columns of quality measures take {_PER_WEIGHT * weighed} independent trials of each class, "
+            f"these are worth {worth[0]:.0f} target and {worth[1]:.0f} non-target: leave measures out"
+        )
     # Sums of huge scores overflow; scaled by the largest they do not.
     largest = np.maximum(np.abs(columns).max(axis=0), np.finfo(float).tiny)
     columns = columns / largest
-    centre, spread = columns.mean(axis=0), columns.std(axis=0)
-    if spread[0] == 0:
-        raise ScoresError("all scores are equal: there is nothing to calibrate")
-    spread = np.where(spread > 0, spread, 1.0)  # a measure that never varies gets the weight 0
+    # A column of equal numbers has a spread of rounding only: centred on its own value it gets the weight 0.
+    centre = np.where(varies, columns.mean(axis=0), columns[0])
+    spread = columns.std(axis=0)
+    varies &= spread > 0
+    if not varies[0]:
+        raise ScoresError("the scores are equal to their last digits: there is nothing to calibrate")
+    spread = np.where(varies, spread, 1.0)
     design = np.column_stack([np.ones(len(values)), (columns - centre) / spread])
-    n_target = int(labels.sum())
     weights = np.where(labels, p_target / n_target, (1 - p_target) / (len(labels) - n_target))
     solution = _newton(design, np.where(labels, 1.0, -1.0), weights, math.log(p_target / (1 - p_target)), ridge)
     slopes = solution[1:] / spread
@@ -181,6 +245,7 @@ def fit_calibration(
         n_target=n_target,
         n_nontarget=len(labels) - n_target,
         trials_sha256=trials_sha256,
+        **({} if independent is None else {"independent_target": worth[0], "independent_nontarget": worth[1]}),
     )
 
 
@@ -228,6 +293,18 @@ def _columns(quality: ArrayLike | None, length: int, names: list[str]) -> Floats
         row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
         raise ScoresError(f"quality measure {names[column]} of trial {row + 1} is {values[row, column]}")
     return values
+
+
+def _bent(values: Floats, bound: float) -> Floats:
+    """Values as they are up to one nat below a bound, then ever closer to it."""
+    over = values - (bound - _BEND)
+    return np.where(over <= 0, values, bound - _BEND * np.exp(-np.maximum(over, 0.0) / _BEND))
+
+
+def _unbent(value: float, bound: float) -> float:
+    """What `_bent` maps to a value below the bound."""
+    start = bound - _BEND
+    return value if value <= start else start - _BEND * math.log((bound - value) / _BEND)
 
 
 def _newton(design: Floats, sign: Floats, weights: Floats, prior_log_odds: float, ridge: float) -> Floats:

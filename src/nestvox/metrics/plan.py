@@ -46,6 +46,7 @@ __all__ = [
     "StudyPlan",
     "difference_error",
     "eer_error",
+    "independent_trials",
     "plan_study",
     "speaker_correlation",
     "system_correlation",
@@ -153,6 +154,26 @@ def difference_error(
     a = eer_error(rate, speakers, n_target, n_nontarget, clusters)
     b = eer_error(rate + difference, speakers, n_target, n_nontarget, clusters)
     return math.sqrt(max(0.0, a * a + b * b - 2 * correlation * a * b))
+
+
+def independent_trials(
+    speakers: int, n_target: float, n_nontarget: float, clusters: SpeakerCorrelation = USUAL
+) -> tuple[float, float]:
+    """How many independent target and non-target trials those of so few speakers are worth: counts by design effect.
+
+    Args:
+        speakers: S, at least 2.
+        n_target: target trials, spread evenly over the speakers.
+        n_nontarget: non-target trials, spread evenly over the pairs of speakers.
+        clusters: correlations of errors that share speakers.
+
+    Raises:
+        NestvoxError: fewer than two speakers.
+    """
+    if speakers < 2:
+        raise NestvoxError(f"trials of both classes have two speakers or more, got {speakers}")
+    of_target, of_nontarget = _design_effects(speakers, n_target, n_nontarget, clusters)
+    return n_target / of_target, n_nontarget / of_nontarget
 
 
 def plan_study(
