@@ -24,7 +24,15 @@ from nestvox.locking import locked
 from nestvox.progress import Progress, silent
 from nestvox.web import Watch, careful_opener
 
-__all__ = ["Announce", "announce_on_stderr", "download", "file_sha256", "offline_by_environment", "readable_size"]
+__all__ = [
+    "Announce",
+    "alone",
+    "announce_on_stderr",
+    "download",
+    "file_sha256",
+    "offline_by_environment",
+    "readable_size",
+]
 
 Announce = Callable[[str], None]
 
@@ -133,7 +141,7 @@ def download(
     announce(f"{what}: downloading {readable_size(size)} from {url} to {destination}; licence: {licence}")
     destination.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(url, destination, what=what, sha256=sha256, size=size, timeout_s=timeout_s, progress=progress)
-    with _alone(transfer.partial, what, announce):
+    with alone(transfer.partial, what, announce):
         # Brought by the process that was waited for.
         if not (destination.is_file() and _is_promised(destination, sha256, size)):
             transfer.run(attempts)
@@ -141,14 +149,20 @@ def download(
 
 
 @contextmanager
-def _alone(partial: Path, what: str, announce: Announce) -> Iterator[None]:
-    """Be the only one who fetches to a place; wait for who does it already, and say so."""
+def alone(place: str | Path, what: str, announce: Announce) -> Iterator[None]:
+    """Be the only process that fetches to a place; wait for one that does it already, and say so.
+
+    Args:
+        place: path of the file, with a suffix.
+        what: name of the file in messages.
+        announce: told where there is something to wait for.
+    """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(partial, wait_s=0))
+            stack.enter_context(locked(place, wait_s=0))
         except NestvoxError:
             announce(f"{what}: another process is fetching it; waiting for it")
-            stack.enter_context(locked(partial, wait_s=_LONGEST_WAIT_S))
+            stack.enter_context(locked(place, wait_s=_LONGEST_WAIT_S))
         yield
 
 

@@ -68,12 +68,17 @@ def load(
     elif path.suffix and path.is_file():
         raise ModelError(_no_model_by_itself(path))
     else:
-        from nestvox.encoders import load_encoder  # noqa: PLC0415  imports torch
+        from nestvox.encoders.weights import load_encoder, of_the_catalogue  # noqa: PLC0415  imports torch
 
         entry = find(str(name_or_folder))
         encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
         card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
-        model = SpeakerModel(encoder, name=entry.name, card=card)
+        name = entry.name
+        if weights is not None and not of_the_catalogue(entry, weights):
+            # Somebody else's training: nothing that the catalogue says of its own weights holds for them.
+            name = Path(weights).stem
+            card = {"base_model": f"{Path(weights).name}, for the network of {entry.name}"}
+        model = SpeakerModel(encoder, name=name, card=card)
     model.backend, model.precision = backend, precision
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)

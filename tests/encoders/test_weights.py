@@ -260,7 +260,9 @@ def test_load_encoder_gives_the_network_of_the_weights(entry: CatalogueEntry, co
 def test_other_weights_may_be_loaded_by_name(entry: CatalogueEntry, tmp_path: Path) -> None:
     other, state = checkpoint(seed=1)
     (tmp_path / "tuned.pt").write_bytes(other)
-    encoder = load_encoder("fake", weights=tmp_path / "tuned.pt", announce=no_announcement)
+    said: list[str] = []
+    encoder = load_encoder("fake", weights=tmp_path / "tuned.pt", announce=said.append)
+    assert ["weights of your own" in line for line in said] == [True]
     assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
     save_file(state, tmp_path / "tuned.safetensors")
     load_encoder("fake", weights=tmp_path / "tuned.safetensors", offline=True)

@@ -150,7 +150,7 @@ def test_accumulation_is_one_batch() -> None:
         ({"data__sample_rate": 8000}, r"data\.sample_rate: 8000 cannot be honoured: the networks take 16 kHz"),
         ({"evaluation__use_eer_validation": False}, r"evaluation\.use_eer_validation: False cannot be honoured"),
         ({"advanced__use_pretrained": False}, "write a recipe of kind scratch"),
-        ({"advanced__pretrained_checkpoint": "x.pt"}, "nestvox models fetch NAME --weights FILE"),
+        ({"advanced__pretrained_checkpoint": "x.pt"}, "nestvox models import-weights NAME FILE --out FOLDER"),
         ({"advanced__mixed_datasets": True}, r"data\.table"),
         ({"loss__type": "Softmax"}, "there is AAMSoftmax, SubCenter, Triplet"),
         ({"training__optimizer": "Adam"}, "there is AdamW, SGD"),

@@ -10,7 +10,7 @@ import typer
 
 from nestvox.errors import DownloadError
 
-__all__ = ["app", "fetch", "import_mrl", "import_onnx", "list_models", "path", "show"]
+__all__ = ["app", "fetch", "import_mrl", "import_onnx", "import_weights", "list_models", "path", "show"]
 
 app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_is_help=True)
 
@@ -153,6 +153,25 @@ def import_mrl(
         f"{out}: {info['parameters']:,} parameters, {info['trainable']:,} of them trained by redimnet-mrl; "
         f"dimensions {dims}; fingerprint {saved.fingerprint}"
     )
+
+
+@app.command("import-weights")
+def import_weights(
+    name: Annotated[str, typer.Argument(help="Name of the network in the catalogue that the weights are for.")],
+    file: Annotated[Path, typer.Argument(help=".safetensors, .pt or .pth, trained by yourself or fetched elsewhere.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    called: Annotated[
+        str | None, typer.Option("--name", help="Name of the model; that of the file by default.")
+    ] = None,
+) -> None:
+    """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
+    from nestvox.cli.console import say
+    from nestvox.loading import load
+
+    model = load(name, weights=file, announce=_announce)
+    model.name = called or model.name
+    model.save(out)
+    say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
 
 
 @app.command("import-onnx")

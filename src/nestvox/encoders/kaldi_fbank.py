@@ -21,6 +21,9 @@ _F_MIN_HZ = 20.0
 # The resolution of float32, below which Kaldi does not take the logarithm.
 _FLOOR = float(np.finfo(np.float32).eps)
 _FRAMES_PER_CHUNK = 4096
+_MOST_BANDS = 1024
+_LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
+_MOST_SCALE = 1e9
 
 FloatArray = NDArray[np.float32]
 
@@ -49,10 +52,24 @@ class KaldiFbank:
     subtract_mean: bool = True
 
     def __post_init__(self) -> None:
-        if self.window not in {"povey", "hamming"}:
-            raise ModelError(f"unknown window {self.window!r}; known: hamming, povey")
-        if self.n_mels < 1 or self.sample_rate < 1000 or not self.scale > 0:
-            raise ModelError(f"no filter bank of {self.n_mels} bands at {self.sample_rate} Hz times {self.scale}")
+        window: Any = self.window  # of a file, like the other numbers
+        if not isinstance(window, str) or window not in {"povey", "hamming"}:
+            raise ModelError(f"unknown window {window!r:.60}; known: hamming, povey")
+        counts: tuple[Any, ...] = (self.n_mels, self.sample_rate)
+        scale: Any = self.scale
+        subtract: Any = self.subtract_mean
+        if (
+            not all(type(count) is int for count in counts)
+            or type(scale) not in (int, float)
+            or type(subtract) is not bool
+            or not 1 <= self.n_mels <= _MOST_BANDS
+            or not _LOWEST_HZ <= self.sample_rate <= _HIGHEST_HZ
+            or not 0 < scale <= _MOST_SCALE
+        ):
+            raise ModelError(
+                f"no filter bank of {self.n_mels!r:.20} bands at {self.sample_rate!r:.20} Hz times {scale!r:.20}: "
+                f"bands lie in 1 to {_MOST_BANDS}, the rate in {_LOWEST_HZ} to {_HIGHEST_HZ} Hz"
+            )
 
     @property
     def frame_samples(self) -> int:

@@ -21,7 +21,7 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of
 
-__all__ = ["FRONT_ENDS", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
+__all__ = ["FRONT_ENDS", "MOST_ONNX_BYTES", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
 
 FRONT_ENDS: Mapping[str, KaldiFbank] = {
     "3dspeaker": KaldiFbank(window="povey", scale=1.0),
@@ -35,6 +35,8 @@ _CARD_KEYS = ("language", "licence", "training_data")
 # A folder that is nowhere: weights that a file keeps beside itself would be neither hashed nor saved.
 _NOWHERE = "/nowhere/no external data"
 _SHORTEST_S = 0.1
+MOST_ONNX_BYTES = 2 << 30
+"""A file of protocol buffers is not larger, and neither is one that runs without weights beside it."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def network_of(tensors: Mapping[str, Tensor], source: str) -> Encoder:
     config = {**entry.config, "architecture": entry.architecture}
     if (last := tensors.get(_LAST_LAYER)) is not None and last.ndim == 2:
         config["embed_dim"] = last.shape[0]
-    encoder = build(config)
+    encoder = build(config, available=sum(tensor.numel() for tensor in tensors.values()))
     try:
         load_strict(encoder, tensors, source)
     except WeightsError as error:

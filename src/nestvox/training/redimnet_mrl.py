@@ -223,7 +223,8 @@ _KEYS: Mapping[str, _Key] = {
     "advanced.pretrained_dataset": _kept("dataset", "`model`"),
     "advanced.freeze_backbone_epochs": _kept("freeze", "`kind: linear`, or `unfreeze` with a stage at that epoch"),
     "advanced.pretrained_checkpoint": _refused_unless(
-        (None,), "put the file into the cache with nestvox models fetch NAME --weights FILE"
+        (None,),
+        "make a model folder of the file (nestvox models import-weights NAME FILE --out FOLDER) and name it as `model`",
     ),
     "advanced.progressive_mrl": _kept("progressive", "`kind: progressive`"),
     "advanced.progressive_schedule": _kept("schedule", "`stages`: one more dimension, from the largest, at each epoch"),
