@@ -23,7 +23,7 @@ _CLASSES = {
     "redimnet2": "nestvox.encoders.redimnet2:ReDimNet2",
 }
 
-_SOMEWHAT_MORE = 1_000_000
+_SOMEWHAT_MORE = 20_000_000
 
 
 class _Ge2e(StrictModel):
