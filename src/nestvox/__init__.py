@@ -6,10 +6,11 @@ network.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Not from typing, which takes longer to import than all else here: until the command has begun, Ctrl-C is a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from nestvox.errors import NestvoxError
     from nestvox.heads.estimator import NestedRotation
     from nestvox.loading import load
@@ -32,6 +33,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        import importlib  # noqa: PLC0415  see above
+
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

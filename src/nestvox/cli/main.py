@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nestvox.cli.process import EXIT_ERROR, flush_streams, limit_words, open_streams, stopped_by, stopping
+from nestvox.cli.process import EXIT_ERROR, EXIT_FAULT, flush_streams, limit_words, open_streams, stopped_by, stopping
 
 if TYPE_CHECKING:
     from nestvox.cli.app import app
@@ -29,8 +30,8 @@ def __getattr__(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exits 0 (done), 1 (a check says no), 2 (the input or the call is wrong), 3 (no verdict), or with 128 and the number
-    of the signal that ended it.
+    Exits 0 (done), 1 (a check says no), 2 (the input or the call is wrong), 3 (no verdict), 70 (a fault of nestvox,
+    which must not look like an answer), or with 128 and the number of the signal that ended it.
     """
     open_streams()
     code: int | str | None = 0
@@ -46,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if failed is not None:
         code = EXIT_ERROR
         _complain(f"standard output: {failed.strerror or failed}")
-        flush_streams()
     sys.exit(code)
 
 
@@ -57,12 +57,14 @@ def _run(arguments: Sequence[str] | None) -> int | str | None:
         parser()(args=None if arguments is None else list(arguments))
     except SystemExit as end:
         return end.code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the last place
         if stopped_by() is not None:  # whatever the interrupt was made into on its way
             return EXIT_ERROR
         words = _words(error)
         if words is None:
-            raise
+            traceback.print_exc()
+            _complain("this is a fault of nestvox, not of the call: please report it with the lines above")
+            return EXIT_FAULT
         _complain(words)
         return EXIT_ERROR
     return 0

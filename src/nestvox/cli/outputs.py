@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nestvox.atomic import protecting, special_file
+from nestvox.cli.process import memory_words
 from nestvox.errors import NestvoxError
 
 __all__ = ["FOLDERS_OUT", "INPUTS", "OUTPUTS", "Named", "check_outputs", "checked", "inputs_of", "outputs_of"]
@@ -242,6 +243,9 @@ def checked(command: str, callback: Callable[..., Any], options: Mapping[str, st
 
     @functools.wraps(callback)
     def run(**params: Any) -> Any:
+        words = memory_words(torch=bool(params.get("model")) or command in ("demo", "train"))
+        if words is not None:
+            raise NestvoxError(words)
         inputs = inputs_of(command, params, options)
         outputs = outputs_of(command, params, options)
         check_outputs(outputs, inputs)

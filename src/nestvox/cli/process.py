@@ -15,12 +15,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["EXIT_ERROR", "flush_streams", "limit_words", "open_streams", "stopped_by", "stopping"]
+__all__ = [
+    "EXIT_ERROR",
+    "EXIT_FAULT",
+    "flush_streams",
+    "limit_words",
+    "memory_words",
+    "open_streams",
+    "stopped_by",
+    "stopping",
+]
 
 EXIT_ERROR = 2
+EXIT_FAULT = 70  # as in sysexits.h
 # What schedulers, shells and closing terminals send; the last: the limit of processor time.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
 _CPU_MARGIN_S = 2
+# Of address space: what numpy, polars and pyarrow take when they are imported; below, they end the process themselves.
+_LEAST_BYTES = 512 * 2**20
+_LEAST_TORCH_BYTES = 1280 * 2**20
+_TIGHT_BYTES = 4 * 2**30
 _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "can't allocate memory",
@@ -35,11 +49,15 @@ _OUT_OF_MEMORY = (
 
 
 class _Stream(io.RawIOBase):
-    """A descriptor whose reader may go away: what is written after that goes nowhere, and nothing else changes."""
+    """A descriptor whose reader may go away: what is written after that goes nowhere, and nothing else changes.
+
+    Nor does a full disk stop the work; it is told at the end.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.gone = False
+        self.failure: OSError | None = None
 
     def writable(self) -> bool:
         return True
@@ -55,8 +73,9 @@ class _Stream(io.RawIOBase):
         if not self.gone:
             try:
                 return os.write(self.descriptor, content)
-            except BrokenPipeError:
+            except OSError as error:
                 self.gone = True
+                self.failure = None if isinstance(error, BrokenPipeError) else error
         return len(content)
 
 
@@ -100,21 +119,56 @@ def _descriptor_of(stream: io.TextIOWrapper) -> int | None:
 
 
 def flush_streams() -> OSError | None:
-    """Write out what is still held back; returns what went wrong (a full disk), once."""
-    found = None
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        try:
-            if stream is not None and not stream.closed:
-                stream.flush()
-        except OSError as error:
-            # Python would try again at its end, and end with a number of its own.
-            raw = getattr(getattr(stream, "buffer", None), "raw", None)
-            if isinstance(raw, _Stream):
-                raw.gone = True
-            if name == "stdout":
-                found = error
-    return found
+    """Write out what is still held back; returns why standard output could not be written (a full disk), or None."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.failure if isinstance(raw, _Stream) else None
+
+
+def _no_memory(why: str) -> str:
+    said = f" ({why.splitlines()[0]})" if why.strip() else ""
+    return (
+        f"not enough memory{said}: give the process more (ulimit -v, the scheduler's limit), or less to do at once "
+        "(smaller batches, fewer threads, workers and streams)"
+    )
+
+
+def _memory_limit() -> int | None:
+    """Bytes of address space that the process may have, None: any number."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _while_importing(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def memory_words(*, torch: bool = False) -> str | None:
+    """What to say where the limit of memory is too small for any work, before libraries end the process; else None.
+
+    Args:
+        torch: a network is to run.
+    """
+    limit = _memory_limit()
+    if limit is None:
+        return None
+    if limit < _TIGHT_BYTES:  # a buffer for each thread is the larger part
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    least = _LEAST_TORCH_BYTES if torch else _LEAST_BYTES
+    return (
+        None if limit >= least else _no_memory(f"{limit >> 20} MiB of address space, at least {least >> 20} are needed")
+    )
 
 
 _stopped: list[int] = []
@@ -173,11 +227,9 @@ def limit_words(error: BaseException) -> str | None:
     text = str(error)
     low = text.lower()
     if isinstance(error, MemoryError) or any(words in low for words in _OUT_OF_MEMORY):
-        said = f" ({text.splitlines()[0]})" if text.strip() else ""
-        return (
-            f"not enough memory{said}: give the process more (ulimit -v, the scheduler's limit), or less to do at once "
-            "(smaller batches, fewer threads, workers and streams)"
-        )
+        return _no_memory(text)
+    if _memory_limit() is not None and _while_importing(error):  # half a library was mapped
+        return _no_memory(f"an import failed: {text}")
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return f"too many open files ({text}): raise the limit (ulimit -n), or use fewer workers"
     return None

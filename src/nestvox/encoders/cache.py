@@ -8,23 +8,28 @@ from pathlib import Path
 
 from nestvox.atomic import write_text
 from nestvox.encoders.catalogue import CatalogueEntry
+from nestvox.home import expand_home, home_folder
 
 __all__ = ["cache_dir", "cached_weights", "expected_sha256", "first_use_record", "record_first_use"]
 
 
 def cache_dir() -> Path:
-    """Folder of everything that was fetched: NESTVOX_CACHE, else ``nestvox`` in the system's cache folder."""
+    """Folder of everything that was fetched: NESTVOX_CACHE, else ``nestvox`` in the system's cache folder.
+
+    Raises:
+        NestvoxError: it lies in the folder of a user who has none.
+    """
     chosen = os.environ.get("NESTVOX_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand_home(chosen, what="NESTVOX_CACHE")
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        root = os.environ.get("LOCALAPPDATA") or str(home_folder(instead="NESTVOX_CACHE") / "AppData" / "Local")
         return Path(root) / "nestvox" / "cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "nestvox"
+        return home_folder(instead="NESTVOX_CACHE") / "Library" / "Caches" / "nestvox"
     # The XDG rule: a relative path is to be ignored.
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "nestvox"
+    return (Path(xdg) if Path(xdg).is_absolute() else home_folder(instead="NESTVOX_CACHE") / ".cache") / "nestvox"
 
 
 def cached_weights(entry: CatalogueEntry) -> Path:

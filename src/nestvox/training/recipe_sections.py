@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nestvox.home import expand_home
+
 __all__ = [
     "Balanced",
     "DataSection",
@@ -37,7 +39,7 @@ def _listed(value: object) -> object:
 
 
 # A shell does not expand the ~ in --set data.noise=~/noise.
-Place = Annotated[Path, AfterValidator(Path.expanduser)]
+Place = Annotated[Path, AfterValidator(expand_home)]
 Paths = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 
 

@@ -20,6 +20,7 @@ from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError, TrialsError
+from nestvox.home import expand_home
 from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 
@@ -272,9 +273,9 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
     folders = [*(tests.values() if isinstance(tests, dict) else tests), said.get("test")]
     return Migration(
         recipe=draft.recipe,
-        train_folder=Path(said["train"]).expanduser(),
-        dev_folder=Path(said["val"]).expanduser(),
-        test_folders=tuple(dict.fromkeys(Path(folder).expanduser() for folder in folders if folder)),
+        train_folder=expand_home(said["train"]),
+        dev_folder=expand_home(said["val"]),
+        test_folders=tuple(dict.fromkeys(expand_home(folder) for folder in folders if folder)),
         n_pairs=int(said.get("n_pairs") or 500),
         min_duration_s=float(said.get("min_duration") or 0.0),
         notes=tuple(draft.notes),
