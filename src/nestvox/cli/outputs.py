@@ -40,6 +40,7 @@ INPUTS = frozenset(
         "folder",
         "front_end",
         "labels",
+        "manifest",
         "model",
         "noise",
         "path",
