@@ -13,9 +13,10 @@ Every reader refuses rows that are not finite or not as long as the first, by fi
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
-from nestvox.errors import StoreError
+from nestvox.errors import StoreError, first_of
 from nestvox.extraction.kaldi_ark import ArkSink, iter_ark, iter_scp
 from nestvox.extraction.numpy_files import NpySink, NpzSink, iter_npy, iter_npz, npy_shape, npz_shape
 from nestvox.extraction.shards import CONDITION
@@ -46,6 +47,9 @@ from nestvox.progress import Progress, silent
 __all__ = ["VectorWriter", "export_store", "iter_vectors", "vector_shape"]
 
 _SUFFIXES = (".npy", ".npz", ".parquet", ".ark", ".scp")
+_MOST_RATIO = 1000  # values of a Parquet file to its bytes: a column of one value compresses far
+_MOST_VALUES = 1 << 24
+_NO_PARQUET = (pa.ArrowException, OSError, MemoryError, OverflowError, ValueError)
 _ID_COLUMNS = ("utt_id", "id", "ids", "name")
 _VECTOR_COLUMNS = ("vector", "vectors", "embedding", "embeddings")
 
@@ -79,7 +83,8 @@ def vector_shape(path: str | Path) -> tuple[int | None, int]:
         return npz_shape(path)
     first = next(_reader(path)(path, 1), None)
     if kind == ".parquet":
-        rows = _open_parquet(path).metadata.num_rows
+        with _open_parquet(path) as file:
+            rows = file.metadata.num_rows
         return rows, 0 if first is None else first[1].shape[1]
     if first is None:
         raise StoreError(f"{path}: no vectors in it")
@@ -369,12 +374,20 @@ def _iter_kaldi(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
         start += len(block)
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    open_regular(path, naming(StoreError), missing="no such file").close()
-    try:
-        return pq.ParquetFile(pa.OSFile(str(path)))  # a file, whatever its name looks like
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: no Parquet file, or truncated ({str(error).splitlines()[0]})") from error
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    with open_regular(path, naming(StoreError), missing="no such file") as handle:
+        try:
+            file = pq.ParquetFile(pa.OSFile(str(path)))  # a file, whatever its name looks like
+            metadata, size = file.metadata, os.fstat(handle.fileno()).st_size
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+        except _NO_PARQUET as error:
+            raise StoreError(f"{path}: no Parquet file, or truncated ({_first_line(error)})") from error
+        if values > _MOST_RATIO * size + _MOST_VALUES:
+            raise StoreError(f"{path}: {size:,} bytes that promise {values:,} values: no vectors compress so far")
+        with file:
+            yield file
 
 
 def _iter_parquet(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
@@ -384,13 +397,13 @@ def _iter_parquet(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
         start, dim = 0, None
         try:
             for batch in file.iter_batches(batch_rows, columns=columns):
-                column = batch.column(vector_column)
-                vectors = _list_rows(column, dim, path, vector_column, start)
+                batch.validate(full=True)
+                vectors = _list_rows(batch.column(vector_column), dim, path, vector_column, start)
                 dim = vectors.shape[1]
                 yield None if id_column is None else _names(batch.column(id_column), path, id_column, start), vectors
                 start += len(vectors)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{path}: damaged after row {start} ({str(error).splitlines()[0]})") from error
+        except _NO_PARQUET as error:
+            raise StoreError(f"{path}: damaged after row {start} ({_first_line(error)})") from error
 
 
 def _names(column: pa.Array, path: Path, name: str, start: int) -> list[str]:
@@ -418,6 +431,9 @@ def _names(column: pa.Array, path: Path, name: str, start: int) -> list[str]:
 
 
 def _parquet_columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
+    doubled = [name for name in schema.names if schema.names.count(name) > 1]
+    if doubled:
+        raise StoreError(f"{path}: the column {doubled[0][:80]!r} stands twice")
     lists = [
         item.name
         for item in schema
@@ -427,17 +443,17 @@ def _parquet_columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
     named = [name for name in _VECTOR_COLUMNS if name in lists] or (lists if len(lists) == 1 else [])
     if not named:
         raise StoreError(
-            f"{path}: columns {', '.join(schema.names)}; expected one that holds lists of floats, called "
+            f"{path}: columns {first_of(schema.names)[:400]}; expected one that holds lists of floats, called "
             f"{' or '.join(_VECTOR_COLUMNS)} where there are several"
         )
     return named[0], next((name for name in _ID_COLUMNS if name in schema.names), None)
 
 
 def _list_rows(column: pa.Array, dim: int | None, path: Path, name: str, start: int) -> NDArray[np.float32]:
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False) if len(column) else np.zeros(0)
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise StoreError(f"{path}: row {start + row} [{name}] is null")
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False) if len(column) else np.zeros(0, np.int64)
     dim = int(lengths[0]) if dim is None and len(lengths) else dim
     if (lengths != dim).any():
         row = int(np.argmax(lengths != dim))
@@ -446,8 +462,13 @@ def _list_rows(column: pa.Array, dim: int | None, path: Path, name: str, start: 
     if values.null_count:
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
         raise StoreError(f"{path}: row {start + row} [{name}] has a null in it")
-    flat: NDArray[np.float32] = np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
+    with np.errstate(over="ignore"):  # what is infinite in float32 is refused as any row that is not finite
+        flat: NDArray[np.float32] = np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
     return flat.reshape(len(column), dim or 0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:

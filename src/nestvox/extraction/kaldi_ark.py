@@ -179,7 +179,8 @@ def _read_value(handle: BinaryIO, where: str) -> NDArray[np.float32]:
     left = os.fstat(handle.fileno()).st_size - handle.tell()
     if left < size * dtype.itemsize:  # before room for what a damaged header says is made
         raise StoreError(f"{where}: truncated: {left} of {size * dtype.itemsize} bytes")
-    return np.frombuffer(handle.read(size * dtype.itemsize), dtype).astype(np.float32)
+    with np.errstate(over="ignore"):  # what is infinite in float32 is refused as any row that is not finite
+        return np.frombuffer(handle.read(size * dtype.itemsize), dtype).astype(np.float32)
 
 
 def _read_size(handle: BinaryIO, where: str) -> int:
@@ -212,9 +213,10 @@ def _read_text(handle: BinaryIO, where: str) -> NDArray[np.float32]:
             f"{where}: {f'a matrix of {len(filled)} rows' if filled else 'nothing'} where a vector is expected"
         )
     try:
-        return np.array([float(word) for word in filled[0]], np.float32)
+        with np.errstate(over="ignore"):
+            return np.array([float(word) for word in filled[0]], np.float64).astype(np.float32)
     except ValueError as error:
-        raise StoreError(f"{where}: {error}") from error
+        raise StoreError(f"{where}: {str(error)[:200]}") from error
 
 
 def _parse_scp_line(line: str, where: str) -> tuple[str, str, int | None]:
@@ -235,6 +237,7 @@ def _parse_scp_line(line: str, where: str) -> tuple[str, str, int | None]:
 def _find_archive(scp: Path, archive: str, number: int) -> Path:
     # An archive that was moved together with its .scp is found beside it, whatever folder its name says.
     for candidate in (scp.parent / archive, Path(archive), scp.parent / Path(archive).name):
-        if candidate.is_file():
-            return candidate
-    raise StoreError(f"{scp}:{number}: no file {archive}, also not beside the .scp")
+        with suppress(OSError):  # a name that is too long for any file
+            if candidate.is_file():
+                return candidate
+    raise StoreError(f"{scp}:{number}: no file {archive[:200]}, also not beside the .scp")

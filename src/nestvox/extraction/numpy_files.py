@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import lzma
 import os
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -15,49 +18,106 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from nestvox.errors import StoreError
+from nestvox.errors import StoreError, first_of
 from nestvox.gate import naming, open_regular
 
 __all__ = ["NpySink", "NpzSink", "iter_npy", "iter_npz", "npy_shape", "npz_shape", "read_npy_vector"]
 
 _BLOCK = 8192
-_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError)
+_MOST_DIM = 1 << 20
+_MOST_HEADER_BYTES = 1 << 16
+_MOST_BLOCK_BYTES = 64 << 20
+_MOST_RATIO = 200  # of an archive unpacked to itself: texts of four bytes a letter compress far, numbers hardly
+_ERROR = naming(StoreError)
+# What unpacking a file raises that is none: zipfile says some of it with RuntimeError and NotImplementedError.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+)
 
 NamedBlock = tuple[list[str] | None, NDArray[np.float32]]
 
 
 class _Array:
-    """A C-ordered array in the middle of a byte stream: its header is read at once, its rows on demand."""
+    """A C-ordered array in the middle of a byte stream: its header is read at once, its rows on demand.
 
-    def __init__(self, handle: IO[bytes], where: str, *, kinds: str, ndim: int) -> None:
+    Args:
+        handle: at the first byte of the array.
+        where: its name in messages.
+        kinds: of NumPy dtypes: ``f`` floats, ``U`` texts.
+        ndim: axes.
+        available: bytes of the array and its header in the file.
+
+    Raises:
+        StoreError: another kind of array, or more of it promised than is there.
+    """
+
+    def __init__(self, handle: IO[bytes], where: str, *, kinds: str, ndim: int, available: int) -> None:
         self.handle, self.where = handle, where
         try:
-            version = npy.read_magic(handle)
+            header = self._header(handle)
+            version = npy.read_magic(header)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            self.shape, fortran, self.dtype = read_header(handle)
-        except (ValueError, EOFError, SyntaxError, OverflowError, *_DAMAGED) as error:
-            raise StoreError(f"{where}: no NumPy array ({str(error).splitlines()[0]})") from error
-        if any(side < 0 for side in self.shape):
-            raise StoreError(f"{where}: no NumPy array (the shape {self.shape})")
-        fortran = fortran and sum(side > 1 for side in self.shape) > 1
-        if self.dtype.kind not in kinds or len(self.shape) != ndim or fortran:
-            what = "floats" if "f" in kinds else "strings"
-            order = "Fortran-ordered " if fortran else ""
+            self.shape, fortran, self.dtype = read_header(header)
+        except (SyntaxError, RecursionError, MemoryError, TypeError, *_DAMAGED) as error:
+            raise StoreError(f"{where}: no NumPy array ({_first_line(error)})") from error
+        _refuse_kind(self, fortran=fortran, kinds=kinds, ndim=ndim)
+        row_bytes = self.dtype.itemsize * (self.shape[1] if ndim == 2 else 1)
+        needed = header.getbuffer().nbytes + self.shape[0] * row_bytes
+        if needed > available:
             raise StoreError(
-                f"{where}: expected a C-ordered {ndim}-D array of {what}, got a {order}{len(self.shape)}-D array of "
-                f"{_called(self.dtype)}{_shaped(self.shape)}; {_advice(self.shape, self.dtype, vectors='f' in kinds)}"
+                f"{where}: truncated, or its header is wrong: {self.shape[0]:,} rows need {needed:,} bytes, there are "
+                f"{available:,}"
             )
+        if needed < available:
+            raise StoreError(f"{where}: {available - needed:,} bytes behind the array; save one array a file")
+        self.rows_at_once = max(1, _MOST_BLOCK_BYTES // row_bytes)
+
+    @staticmethod
+    def _header(handle: IO[bytes]) -> io.BytesIO:
+        """Magic, length and header, no more than a header may have."""
+        start = handle.read(8)
+        length = handle.read(2 if start[6:7] == b"\x01" else 4)
+        size = int.from_bytes(length, "little")
+        if size > _MOST_HEADER_BYTES:
+            raise ValueError(f"a header of {size:,} bytes")
+        return io.BytesIO(start + length + handle.read(size))
 
     def rows(self, start: int, count: int) -> NDArray[Any]:
         """Return the next `count` rows; `start` is where they begin, for the error."""
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         try:
             content = self.handle.read(count * row_bytes)
-        except (EOFError, ValueError, *_DAMAGED) as error:
-            raise StoreError(f"{self.where}: damaged after row {start} ({error})") from error
+        except _DAMAGED as error:
+            raise StoreError(f"{self.where}: damaged after row {start} ({_first_line(error)})") from error
         if len(content) != count * row_bytes:
             raise StoreError(f"{self.where}: truncated after row {start + len(content) // max(1, row_bytes)}")
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
+
+
+def _refuse_kind(array: _Array, *, fortran: bool, kinds: str, ndim: int) -> None:
+    """Refuse an array that is none of vectors, or of ids, and say how to save it instead."""
+    where, shape, dtype = array.where, array.shape, array.dtype
+    if any(isinstance(side, bool) or side < 0 for side in shape):
+        raise StoreError(f"{where}: no NumPy array (the shape {str(shape)[:80]})")
+    fortran = fortran and sum(side > 1 for side in shape) > 1
+    if dtype.kind not in kinds or len(shape) != ndim or fortran:
+        what = "floats" if "f" in kinds else "strings"
+        order = "Fortran-ordered " if fortran else ""
+        raise StoreError(
+            f"{where}: expected a C-ordered {ndim}-D array of {what}, got a {order}{len(shape)}-D array of "
+            f"{_called(dtype)[:80]}{_shaped(shape)[:80]}; {_advice(shape, dtype, vectors='f' in kinds)}"
+        )
+    if not dtype.itemsize or not 0 < (shape[-1] if "f" in kinds else 1) <= _MOST_DIM:
+        raise StoreError(f"{where}: no vectors ({dtype} {shape}): rows of 1 to {_MOST_DIM:,} numbers are read")
 
 
 def _called(dtype: np.dtype[Any]) -> str:
@@ -92,51 +152,60 @@ def _advice(shape: tuple[int, ...], dtype: np.dtype[Any], *, vectors: bool) -> s
     return next((advice for applies, advice in cases if applies), "save np.ascontiguousarray(vectors)")
 
 
-def read_npy_vector(handle: IO[bytes], where: str) -> NDArray[np.float32]:
+def read_npy_vector(handle: BinaryIO, where: str) -> NDArray[np.float32]:
     """Read one vector (D,) of a `.npy` file, which may also have the shape (1, D).
 
     Raises:
         StoreError: another array, or truncated.
     """
     start = handle.tell()
+    available = os.fstat(handle.fileno()).st_size - start
     try:
-        found = _Array(handle, where, kinds="f", ndim=1)
+        found = _Array(handle, where, kinds="f", ndim=1, available=available)
     except StoreError:
         handle.seek(start)
-        found = _Array(handle, where, kinds="f", ndim=2)
+        found = _Array(handle, where, kinds="f", ndim=2, available=available)
         if found.shape[0] != 1:
             raise StoreError(f"{where}: {found.shape[0]} rows where a vector is expected") from None
-    return np.asarray(found.rows(0, found.shape[0]), np.float32).reshape(-1)
+    with np.errstate(over="ignore"):
+        return np.asarray(found.rows(0, found.shape[0]), np.float32).reshape(-1)
 
 
 def npy_shape(path: Path) -> tuple[int, int]:
-    """Return (N, D) of a `.npy` file from its header."""
-    with _opened(path) as handle:
-        rows, dim = _Array(handle, str(path), kinds="f", ndim=2).shape
+    """Return (N, D) of a `.npy` file from its header.
+
+    Raises:
+        StoreError: no such file, or more promised than is there.
+    """
+    with open_regular(path, _ERROR, missing="no such file") as handle:
+        rows, dim = _npy(handle, path).shape
     return rows, dim
 
 
-def _opened(path: Path) -> BinaryIO:
-    return open_regular(path, naming(StoreError), missing="no such file")
-
-
 def iter_npy(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
-    """Yield the rows of a `.npy` file, (n, D) float32 at a time."""
-    with _opened(path) as handle:
-        vectors = _Array(handle, str(path), kinds="f", ndim=2)
-        left = os.fstat(handle.fileno()).st_size - handle.tell()
-        row_bytes = vectors.shape[1] * vectors.dtype.itemsize
-        if vectors.shape[0] * row_bytes > left:  # before room for what a damaged header says is made
-            raise StoreError(f"{path}: truncated after row {left // row_bytes}")
-        yield from _iter_array(vectors, None, batch_rows)
+    """Yield the rows of a `.npy` file, (n, D) float32 at a time.
+
+    Raises:
+        StoreError: as `npy_shape`, or the file is damaged.
+    """
+    with open_regular(path, _ERROR, missing="no such file") as handle:
+        yield from _iter_array(_npy(handle, path), None, batch_rows)
+
+
+def _npy(handle: BinaryIO, path: Path) -> _Array:
+    return _Array(handle, str(path), kinds="f", ndim=2, available=os.fstat(handle.fileno()).st_size)
 
 
 def npz_shape(path: Path) -> tuple[int, int]:
-    """Return (N, D) of the vectors in a `.npz` file from their header."""
+    """Return (N, D) of the vectors in a `.npz` file from their header.
+
+    Raises:
+        StoreError: as `iter_npz`.
+    """
     with _open_zip(path) as archive:
         vectors, _ = _member_names(archive, path)
-        with archive.open(vectors) as handle:
-            rows, dim = _Array(handle, f"{path}[{vectors}]", kinds="f", ndim=2).shape
+        with _open_member(archive, path, vectors) as handle:
+            rows, dim = _member(archive, handle, path, vectors, kinds="f", ndim=2).shape
     return rows, dim
 
 
@@ -144,17 +213,18 @@ def iter_npz(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
     """Yield ids and rows of a `.npz` file that has `vectors` and `ids`, or one array alone.
 
     Raises:
-        StoreError: not such a file, or other numbers of ids and vectors.
+        StoreError: not such a file, more promised than is there or than can be compressed so far, or other numbers of
+            ids and vectors.
     """
     with _open_zip(path) as archive:
         vectors_name, ids_name = _member_names(archive, path)
-        with archive.open(vectors_name) as handle:
-            vectors = _Array(handle, f"{path}[{vectors_name}]", kinds="f", ndim=2)
+        with _open_member(archive, path, vectors_name) as handle:
+            vectors = _member(archive, handle, path, vectors_name, kinds="f", ndim=2)
             if ids_name is None:
                 yield from _iter_array(vectors, None, batch_rows)
                 return
-            with archive.open(ids_name) as ids_handle:
-                ids = _Array(ids_handle, f"{path}[{ids_name}]", kinds="Uiu", ndim=1)
+            with _open_member(archive, path, ids_name) as ids_handle:
+                ids = _member(archive, ids_handle, path, ids_name, kinds="U", ndim=1)
                 if ids.shape[0] != vectors.shape[0]:
                     raise StoreError(f"{path}: {vectors.shape[0]} vectors and {ids.shape[0]} ids")
                 yield from _iter_array(vectors, ids, batch_rows)
@@ -162,18 +232,51 @@ def iter_npz(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
 
 def _iter_array(vectors: _Array, ids: _Array | None, batch_rows: int) -> Iterator[NamedBlock]:
     rows = vectors.shape[0]
-    for start in range(0, rows, batch_rows):
-        count = min(batch_rows, rows - start)
-        names = None if ids is None else [str(name) for name in ids.rows(start, count)]
-        yield names, np.asarray(vectors.rows(start, count), np.float32)
+    step = min(batch_rows, vectors.rows_at_once, batch_rows if ids is None else ids.rows_at_once)
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        names = None if ids is None else _texts(ids, start, count)
+        with np.errstate(over="ignore"):  # what is infinite in float32 is refused as any row that is not finite
+            yield names, np.asarray(vectors.rows(start, count), np.float32)
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    _opened(path).close()
+def _texts(ids: _Array, start: int, count: int) -> list[str]:
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise StoreError(f"{path}: no .npz file, or truncated ({error})") from error
+        names = [str(name) for name in ids.rows(start, count)]
+        for name in names:
+            name.encode()
+    except ValueError as error:  # numbers that are no characters, or half of one
+        raise StoreError(f"{ids.where}: a name after row {start} is no text ({_first_line(error)})") from error
+    return names
+
+
+@contextmanager
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    with open_regular(path, _ERROR, missing="no such file") as handle:
+        try:
+            archive = zipfile.ZipFile(handle)
+        except _DAMAGED as error:
+            raise StoreError(f"{path}: no .npz file, or truncated ({_first_line(error)})") from error
+        size = os.fstat(handle.fileno()).st_size
+        unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > _MOST_RATIO * size + _MOST_BLOCK_BYTES:
+            raise StoreError(f"{path}: {size:,} bytes that unpack to {unpacked:,}: no vectors compress so far")
+        yield archive
+
+
+def _open_member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
+    try:
+        return archive.open(name)
+    except _DAMAGED as error:
+        raise StoreError(f"{path}[{name[:80]}]: damaged ({_first_line(error)})") from error
+
+
+def _member(archive: zipfile.ZipFile, handle: IO[bytes], path: Path, name: str, *, kinds: str, ndim: int) -> _Array:
+    return _Array(handle, f"{path}[{name[:80]}]", kinds=kinds, ndim=ndim, available=archive.getinfo(name).file_size)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _member_names(archive: zipfile.ZipFile, path: Path) -> tuple[str, str | None]:
@@ -183,7 +286,7 @@ def _member_names(archive: zipfile.ZipFile, path: Path) -> tuple[str, str | None
     if len(names) == 1:
         return names[0], None
     raise StoreError(
-        f"{path}: holds {', '.join(names) or 'nothing'}; expected `vectors` (and `ids`), or one array alone"
+        f"{path}: holds {first_of(names) or 'nothing'}; expected `vectors` (and `ids`), or one array alone"
     )
 
 
