@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from nestvox.corpora.delimited import name_column, read_fields
-from nestvox.corpora.trials import LABELS, labels_of, read_headed
+from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import ScoresError
 
 __all__ = ["read_scores"]

@@ -17,36 +17,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
-from nestvox.corpora.delimited import LocatedError, name_column, read_delimited, read_fields, read_parquet
+from nestvox.corpora.delimited import name_column, read_fields
+from nestvox.corpora.scores import read_scores
+from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import TrialsError
 from nestvox.names import key_column
 
-__all__ = ["FORMATS", "LABELS", "Trials", "labels_of", "read_headed", "read_trials", "write_trials"]
+__all__ = ["FORMATS", "Trials", "read_scores", "read_trials", "write_trials"]
 
 FORMATS = ("csv", "kaldi", "parquet", "voxceleb", "voxsrc")
 """Names of the formats, for `fmt`."""
 
 _SIDES = ("enrol", "test")
-LABELS = {
-    "1": True,
-    "0": False,
-    "1.0": True,
-    "0.0": False,
-    "true": True,
-    "false": False,
-    "target": True,
-    "nontarget": False,
-}
-"""Words for "same speaker" and "different speakers", in lower case."""
-
 _NUMBERS = {word: label for word, label in LABELS.items() if word[0] in "01"}
 _LAST = {**_NUMBERS, "target": True, "nontarget": False}
-_OTHER_HEADERS = {"enrol": ("enroll",), "test": (), "target": ("label", "labels")}
 _NO_NAME = ["\t", "\r", "\n"]
 
 
@@ -185,55 +172,6 @@ def _labelled(path: Path, table: pl.DataFrame, fmt: str | None, line: int) -> st
             line=line,
         )
     return "kaldi" if kaldi else "voxceleb"
-
-
-def labels_of(
-    column: pl.Series, source: str, lines: NDArray[np.int64] | None = None, kind: LocatedError = TrialsError
-) -> pl.Series:
-    """Turn 1/0, true/false or target/nontarget (empty: unknown) into booleans, called `target`.
-
-    Raises:
-        kind: another word, or a column of what is no word; with the line, or the row where there are no `lines`.
-    """
-    if column.dtype == pl.Boolean:
-        return column.alias("target")
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-    elif column.dtype.is_nested() or column.dtype == pl.Binary:
-        raise kind(f"is a column of {column.dtype}, and labels are 1 or 0", source=source, column=column.name)
-    words = column.cast(pl.String).str.strip_chars().str.to_lowercase().replace("", None)
-    labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Boolean)
-    bad = (labels.is_null() & words.is_not_null()).arg_true()
-    if len(bad):
-        row = int(bad[0])
-        problem = f"{column[row]!r} is no label; labels are 1 or 0, target or nontarget, empty where unknown"
-        if lines is None:
-            raise kind(f"trial {row + 1}: {problem}", source=source, column="target")
-        raise kind(problem, source=source, line=int(lines[row]), column="target")
-    return labels.alias("target")
-
-
-def read_headed(path: Path, kind: LocatedError, *, parquet: bool) -> tuple[pl.DataFrame, NDArray[np.int64] | None]:
-    """Read a CSV, TSV or Parquet file of trials or scores, with the columns named as nestvox names them.
-
-    Returns:
-        The table, and (rows,) the lines that its rows end on; None where it has no lines.
-
-    Raises:
-        kind: no such file, or malformed; with the line.
-    """
-    lines = None
-    if parquet:
-        frame = read_parquet(path, kind)
-    else:
-        frame, lines = read_delimited(path, "\t" if path.suffix.lower() == ".tsv" else ",", kind)
-    there = {name.lower(): name for name in reversed(frame.columns)}
-    renamed = {}
-    for name, others in _OTHER_HEADERS.items():
-        other = next((there[other] for other in (name, *others) if other in there), None)
-        if name not in frame.columns and other is not None:
-            renamed[other] = name
-    return frame.rename(renamed), lines
 
 
 def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> None:
