@@ -282,7 +282,7 @@ class Drawing:
 
 
 def _wide(low: float, high: float) -> tuple[float, float]:
-    return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+    return (low, high) if high != low else (low, low + max(1.0, abs(low)))  # an axis may run downwards
 
 
 @dataclass
