@@ -150,7 +150,7 @@ def test_architectures_that_are_none(architecture: Any) -> None:
 def test_a_network_much_larger_than_its_weights_is_not_built() -> None:
     wide = {**FIRST, "F": 512, "C": 4096, "embed_dim": 60_000}  # 1 TB, each number within its bounds
     began = time.monotonic()
-    with pytest.raises(ModelError, match=r"a network of 252,\d{3},\d{3},\d{3} numbers, and the file holds 5,000,000"):
+    with pytest.raises(ModelError, match="a network of 252,252,040,821 numbers, the file holds 5,000,000"):
         build(wide, available=5_000_000)
     file = {"architecture": "onnx", "size_bytes": 10**9, "embedding_dim": 4, "min_samples": 400, "front_end": {}}
     with pytest.raises(ModelError, match="a network of 1,000,000,000 numbers"):
