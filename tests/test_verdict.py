@@ -13,6 +13,7 @@ from nestvox.verdict import (
     DurationClass,
     ScoreSpace,
     Threshold,
+    Verification,
     choose_threshold,
     duration_classes,
 )
@@ -197,3 +198,8 @@ def test_a_threshold_from_other_speech_decides_about_no_real_recording(label, as
 def test_real_thresholds_decide_beside_synthetic_ones():
     synthetic = replace(POINTS["far 0.001"], labels=("synthetic",), domain="")
     assert choose([synthetic, POINTS["eer"]], operating_point=None, marks=()) == POINTS["eer"]
+
+
+def test_an_answer_prints_as_a_sentence() -> None:
+    none = Verification(0.25, 64, None, None, ("first recording: It is short.",), "m", "f", reason="no threshold")
+    assert str(none) == "no verdict (no threshold): cosine +0.2500 at 64 dimensions\nfirst recording: It is short."

@@ -388,6 +388,14 @@ class Verification:
     reason: str = ""
     conditions: tuple[tuple[str, ...], ...] = ()
 
+    def __str__(self) -> str:
+        verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[self.same]
+        because = f" ({self.reason})" if self.reason else ""
+        lines = [f"{verdict}{because}: {self.score_name} {self.score:+.4f} at {_dimensions(self.dim)}"]
+        if self.threshold is not None:
+            lines.append(f"threshold {self.threshold.value:+.4f}, {self.threshold.describe()}")
+        return "\n".join([*lines, *self.warnings])
+
 
 def _dimensions(dim: int | None) -> str:
     return "scores without a dimension" if dim is None else f"{dim} dimensions"

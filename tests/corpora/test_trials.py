@@ -231,3 +231,9 @@ def test_malformed_scores(tmp_path: Path, name: str, text: str, line: int | None
         read_scores(path)
     assert (caught.value.source, caught.value.line) == (str(path), line)
     assert words in str(caught.value)
+
+
+def test_its_repr_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("1 a b\n0 a c\n0 b c\n")
+    trials = read_trials(tmp_path / "t.txt")
+    assert repr(trials) == f"Trials('t.txt', 1 target + 2 nontarget, sha256 {trials.sha256[:16]})"

@@ -303,3 +303,9 @@ def test_codecs_of_older_augmented_tables_are_no_channels(tmp_path: Path) -> Non
     table = read_utterances(file)
     assert table.frame["codec"].to_list() == ["mp3", "none"]
     assert [segment.channel for segment in table.segments()] == [None, None]
+
+
+def test_its_repr_is_one_line() -> None:
+    frame = pl.DataFrame({"utt_id": ["a", "b"], "path": ["a", "b"], "speaker": ["x", "x"], "synthetic": [True, False]})
+    table = UtteranceTable(frame, "far/away.tsv", Path())
+    assert repr(table) == "UtteranceTable('away.tsv', 2 utterances of 1 speakers, synthetic)"

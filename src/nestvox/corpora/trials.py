@@ -37,7 +37,7 @@ _LAST = {**_NUMBERS, "target": True, "nontarget": False}
 _NO_NAME = ["\t", "\r", "\n"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trials:
     """A list of trials.
 
@@ -76,6 +76,11 @@ class Trials:
 
     def __len__(self) -> int:
         return self.frame.height
+
+    def __repr__(self) -> str:
+        unknown = f" + {self.n_unknown} unknown" if self.n_unknown else ""
+        counts = f"{self.n_target} target + {self.n_nontarget} nontarget{unknown}"
+        return f"Trials({Path(self.source).name!r}, {counts}, sha256 {self.sha256[:16]})"
 
     @property
     def n_target(self) -> int:

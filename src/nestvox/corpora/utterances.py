@@ -55,7 +55,7 @@ _SHOWN = 5
 _SHARED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UtteranceTable:
     """Utterances, validated.
 
@@ -75,6 +75,10 @@ class UtteranceTable:
 
     def __len__(self) -> int:
         return self.frame.height
+
+    def __repr__(self) -> str:
+        counts = f"{len(self)} utterances of {self.frame['speaker'].n_unique()} speakers"
+        return f"UtteranceTable({Path(self.source).name!r}, {', '.join((counts, *self.labels))})"
 
     @property
     def labels(self) -> tuple[str, ...]:
