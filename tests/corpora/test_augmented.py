@@ -72,7 +72,7 @@ def test_table_tells_what_was_done_and_labels_every_number(corpus: Path, tmp_pat
     _write(corpus, tmp_path / "noisy")
     table = read_utterances(tmp_path / "noisy" / "utterances.tsv")
     assert table.frame.columns == [
-        *("utt_id", "path", "speaker", "split", "duration_s", "noise", "snr_db", "reverb", "channel", "augmented")
+        *("utt_id", "path", "speaker", "split", "duration_s", "noise", "snr_db", "reverb", "codec", "augmented")
     ]
     assert set(table.frame["noise"]) == {"noise"}
     assert table.labels == ("augmented",)

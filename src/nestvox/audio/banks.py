@@ -48,12 +48,13 @@ class BankFile:
 
 @dataclass(frozen=True)
 class Voice:
-    """An utterance for babble; `start_s` and `duration_s` as in an utterance table."""
+    """An utterance for babble; `start_s`, `duration_s` and `channel` as in an utterance table."""
 
     path: Path
     speaker: str
     start_s: float | None = None
     duration_s: float | None = None
+    channel: int | None = None
 
 
 class _Kept:
@@ -62,17 +63,19 @@ class _Kept:
     def __init__(self, sample_rate: int, most_bytes: int = _KEPT_BYTES) -> None:
         self.sample_rate = sample_rate
         self.most_bytes = most_bytes
-        self._there: OrderedDict[tuple[Path, float, float | None], Waveform] = OrderedDict()
+        self._there: OrderedDict[tuple[Path, float, float | None, int | None], Waveform] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def read(self, path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Waveform:
-        key = (path, start_s, duration_s)
+    def read(
+        self, path: Path, start_s: float = 0.0, duration_s: float | None = None, channel: int | None = None
+    ) -> Waveform:
+        key = (path, start_s, duration_s, channel)
         with self._lock:
             if key in self._there:
                 self._there.move_to_end(key)
                 return self._there[key]
-        samples, _ = read(path, sample_rate=self.sample_rate, start_s=start_s, duration_s=duration_s)
+        samples, _ = read(path, sample_rate=self.sample_rate, start_s=start_s, duration_s=duration_s, channel=channel)
         samples.setflags(write=False)
         with self._lock:
             if key not in self._there:
@@ -253,7 +256,7 @@ class SpeechBank:
                 continue
             longest_s = _VOICE_S if voice.start_s is None or voice.duration_s is None else voice.duration_s
             try:
-                samples = self._kept.read(voice.path, voice.start_s or 0.0, min(longest_s, _VOICE_S))
+                samples = self._kept.read(voice.path, voice.start_s or 0.0, min(longest_s, _VOICE_S), voice.channel)
             except AudioError:
                 continue
             drawn[voice.speaker] = samples

@@ -12,15 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import soundfile
-from numpy.typing import NDArray
 
-from nestvox.atomic import atomic_path, names_in, write_text
+from nestvox.atomic import names_in, write_text
 from nestvox.audio.augment import Augmentation, Banks, Treatment, augment, utterance_rng
 from nestvox.audio.banks import SpeechBank, Voice
-from nestvox.audio.read import SAMPLE_RATE, read
+from nestvox.audio.read import SAMPLE_RATE
+from nestvox.audio.write import whole_length, write_audio
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable, table_sha256, write_utterances
 from nestvox.differences import differences, differences_in_words
@@ -33,7 +31,7 @@ __all__ = ["AUGMENTED_TABLE", "named_by_id", "voices_of", "write_augmented"]
 AUGMENTED_TABLE = "utterances.tsv"
 
 _PLAN = "augmentation.json"
-_MADE = ("noise", "snr_db", "reverb", "channel", "augmented")
+_MADE = ("noise", "snr_db", "reverb", "codec", "augmented")
 
 
 def voices_of(table: UtteranceTable, *, sample_rate: int = SAMPLE_RATE) -> SpeechBank:
@@ -43,8 +41,12 @@ def voices_of(table: UtteranceTable, *, sample_rate: int = SAMPLE_RATE) -> Speec
         table: not empty.
         sample_rate: of what is drawn, in Hz.
     """
-    columns = (table.frame["speaker"].to_list(), _numbers(table, "start_s"), _numbers(table, "duration_s"))
-    return SpeechBank(list(map(Voice, table.audio_paths, *columns)), sample_rate=sample_rate)
+    segments = zip(table.segments(), table.frame["speaker"].to_list(), strict=True)
+    voices = [
+        Voice(segment.path, speaker, segment.start_s, segment.duration_s, segment.channel)
+        for segment, speaker in segments
+    ]
+    return SpeechBank(voices, sample_rate=sample_rate)
 
 
 def named_by_id(trials: Trials, table: UtteranceTable) -> Trials:
@@ -71,11 +73,12 @@ def write_augmented(
     """Write one augmented copy of every utterance as 16-bit FLAC at 16 kHz, and a table of them under the same names.
 
     What is done to an utterance follows from `seed` and its `utt_id` alone. The table says it in the columns `noise`
-    (kind), `snr_db`, `reverb`, `channel` and `augmented`; another speed makes another speaker (``id1#speed0.9``). Each
-    file appears whole or not at all, and the table last; the same call after an interrupt goes on.
+    (kind), `snr_db`, `reverb`, `codec` and `augmented`; another speed makes another speaker (``id1#speed0.9``). Each
+    file appears whole or not at all, and the table last; the same call after an interrupt goes on, and makes again what
+    is not whole, or not as long as its utterance.
 
     Args:
-        table: utterances; `start_s` and `duration_s` cut them out of longer files.
+        table: utterances; `start_s`, `duration_s` and `channel` say what of a file they are.
         out: folder for ``audio/`` and ``utterances.tsv``; new, empty, or begun by the same call.
         augmentation: settings.
         banks: at 16 kHz.
@@ -87,7 +90,7 @@ def write_augmented(
         The table that was written.
 
     Raises:
-        AudioError: a recording or a file of the banks cannot be used.
+        AudioError: a recording or a file of the banks cannot be used, or a copy not be written.
         AugmentationError: the banks lack what the settings ask for.
         TableError: the settings change nothing, or `out` holds something else.
     """
@@ -99,24 +102,19 @@ def write_augmented(
     _begin(out, table, {"augmentation": augmentation.config(), "banks": banks.config(), "seed": seed})
     treatments = [augmentation.draw(utterance_rng(seed, name, 1)) for name in table.frame["utt_id"].to_list()]
     paths = [f"audio/{row:08d}.flac" for row in range(len(table))]
-    starts, durations = (_numbers(table, name) for name in ("start_s", "duration_s"))
+    segments = table.segments()
     speakers = table.frame["speaker"].to_list()
 
     def one(row: int) -> float:
         path = out / paths[row]
-        if path.exists():
-            return float(soundfile.info(path).duration)
-        # A row without a start is a whole file, whatever duration it states.
-        start_s = starts[row]
-        samples, _ = read(
-            table.audio_path(row),
-            sample_rate=SAMPLE_RATE,
-            start_s=start_s or 0.0,
-            duration_s=None if start_s is None else durations[row],
-        )
-        varied = augment(samples, treatments[row], banks, speaker=speakers[row])
-        _write(path, varied)
-        return len(varied) / SAMPLE_RATE
+        there = whole_length(path)
+        heard = None if there is None else segments[row].read()
+        if there is None or heard is None or abs(there - len(heard.samples) / treatments[row].speed) > 2:
+            heard = heard or segments[row].read()
+            varied = augment(heard.samples, treatments[row], banks, speaker=speakers[row])
+            write_audio(path, varied, SAMPLE_RATE)
+            there = len(varied)
+        return there / SAMPLE_RATE
 
     lengths: list[float] = []
     pool = ThreadPoolExecutor(workers, thread_name_prefix="nestvox-augment")
@@ -147,29 +145,19 @@ def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
         write_text(out / _PLAN, json.dumps(plan, indent=2, sort_keys=True) + "\n")
 
 
-def _write(path: Path, samples: NDArray[np.float32]) -> None:
-    with atomic_path(path) as temporary:
-        # Full scale in 16 bits is a step below 1; what augmentation hands out is not louder than the recording was.
-        soundfile.write(temporary, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-
-
 def _described(
     frame: pl.DataFrame, paths: Iterable[str], lengths: Iterable[float], treatments: list[Treatment]
 ) -> pl.DataFrame:
     speakers = [
         speaker + treatment.suffix for speaker, treatment in zip(frame["speaker"].to_list(), treatments, strict=True)
     ]
-    return frame.drop("start_s", "duration_s", *_MADE, strict=False).with_columns(
+    return frame.drop("start_s", "duration_s", "channel", *_MADE, strict=False).with_columns(
         pl.Series("path", list(paths), pl.String),
         pl.Series("speaker", speakers, pl.String),
         pl.Series("duration_s", [round(length, 3) for length in lengths], pl.Float64),
         pl.Series("noise", [treatment.kind or "none" for treatment in treatments], pl.String),
         pl.Series("snr_db", [round(t.snr_db, 1) if t.kind else None for t in treatments], pl.Float64),
         pl.Series("reverb", [t.reverb for t in treatments], pl.Boolean),
-        pl.Series("channel", [t.channel or "none" for t in treatments], pl.String),
+        pl.Series("codec", [t.channel or "none" for t in treatments], pl.String),
         pl.lit(value=True).alias("augmented"),
     )
-
-
-def _numbers(table: UtteranceTable, column: str) -> list[float | None]:
-    return table.frame[column].to_list() if column in table.frame.columns else [None] * len(table)

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from nestvox.cli.data import app
@@ -72,7 +74,10 @@ def test_segments(tmp_path: Path) -> None:
         ({"segments": "a a 1 0.5\n"}, r"segments:1: a segment from 1 to 0\.5 s"),
         ({"segments": "a a 1 x\n"}, r"'x' is not a number of seconds"),
         ({"segments": "a a 1\n"}, "expected: utterance recording start end"),
-        ({"segments": "a a 0 1 B\n"}, "channels are averaged, not chosen"),
+        ({"segments": "a a 0 1 left\n"}, r"segments:1: 'left' is no channel"),
+        ({"segments": "a a 0 1 -1\n"}, "'-1' is no channel"),
+        ({"segments": "a a 0 1\n", "reco2file_and_channel": "a a X1\n"}, "'X1' is no channel"),
+        ({"segments": "a a 0 1\n", "reco2file_and_channel": "a A\n"}, "expected: recording file channel"),
         ({"utt2spk": "b ben\n"}, "no utterance stands in all of its files"),
     ],
 )
@@ -137,17 +142,62 @@ def test_one_side_of_a_call_is_not_mixed_with_the_other(tmp_path: Path) -> None:
     call = {"id": "call", "sources": [two], "sampling_rate": 8000, "num_samples": 80_000, "duration": 10.0}
     spoken = {"recording_id": "call", "start": 0.0, "duration": 10.0, "speaker": "ann"}
     supervisions = [{"id": "a", "channel": 0}, {"id": "b", "channel": [0, 1]}, {"id": "c"}, {"id": "d", "channel": [1]}]
+    supervisions.append({"id": "e", "channel": 4})
     prepared = prepare_lhotse(
         manifest(tmp_path / "r.jsonl", [call]),
         manifest(tmp_path / "s.jsonl", [{**spoken, **supervision} for supervision in supervisions]),
     )
-    assert prepared.table.frame["utt_id"].to_list() == ["b"]
+    assert prepared.table.frame.select("utt_id", "channel").rows() == [("a", 0), ("b", None), ("c", 0), ("d", 1)]
     reasons = {skipped.path: skipped.reason for skipped in prepared.skipped}
-    assert {name: reason.split(",")[0] for name, reason in reasons.items()} == {
-        "a": "is of channel 0 of 2",
-        "c": "is of channel 0 of 2",
-        "d": "is of channel 1 of 2",
-    }
+    assert reasons == {"e": "is of channel 4, and its recording has 0, 1"}
+
+
+def test_channels_are_counted_in_the_file(tmp_path: Path) -> None:
+    """A source that holds the channels 2 to 4 of an array has them as its first, second and third."""
+    array = {"id": "r", "sources": [{"type": "file", "channels": [2, 3, 4], "source": "a.wav"}], "duration": 10.0}
+    spoken = {"recording_id": "r", "start": 0.0, "duration": 10.0, "speaker": "ann"}
+    prepared = prepare_lhotse(
+        manifest(tmp_path / "r.jsonl", [array]),
+        manifest(tmp_path / "s.jsonl", [spoken | {"id": "x", "channel": 4}, spoken | {"id": "y", "channel": [2, 3]}]),
+    )
+    assert prepared.table.frame.select("utt_id", "channel").rows() == [("x", 2)]
+    assert prepared.skipped[0].reason.startswith("is of channels 2, 3 of 3")
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("01", [0, 1]), ("AB", [0, 1]), ("ba", [1, 0]), ("12", [0, 1]), ("11", [1, 1]), ("02", [0, 2])],
+)
+def test_channels_of_kaldi_segments(tmp_path: Path, named: str, expected: list[int]) -> None:
+    folder = kaldi(
+        tmp_path / "d",
+        wav_scp="call call.wav\n",
+        utt2spk="a ann\nb ben\n",
+        segments=f"a call 0 1 {named[0]}\nb call 0.5 2 {named[1]}\n",
+    )
+    assert prepare_kaldi(folder).table.frame["channel"].to_list() == expected
+
+
+@pytest.mark.parametrize("named", ["AB", "12", "01"])
+def test_sides_of_kaldi_recordings(tmp_path: Path, named: str) -> None:
+    """As Switchboard has them: one file of two sides, or two files of which each is a side already."""
+    soundfile.write(tmp_path / "call.wav", np.random.default_rng(0).normal(0, 0.1, (8000, 2)), 8000)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(1).normal(0, 0.1, 8000), 8000)
+    one, two = named
+    folder = kaldi(
+        tmp_path / "d",
+        wav_scp="call-A call.wav\ncall-B call.wav\nalone b.wav\ngone-A gone.wav\ngone-B gone.wav\n",
+        utt2spk="call-A ann\ncall-B ben\nalone cat\ngone-A dan\ngone-B eve\n",
+        reco2file_and_channel=f"call-A x {one}\ncall-B x {two}\nalone y {two}\ngone-A z {one}\ngone-B z {two}\n",
+    )
+    frame = prepare_kaldi(folder, root=tmp_path).table.frame
+    assert frame.select("utt_id", "channel").rows() == [
+        ("call-A", 0),
+        ("call-B", 1),
+        ("alone", None),
+        ("gone-A", 0),
+        ("gone-B", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,14 +290,15 @@ def test_lhotse_cuts(tmp_path: Path, suffix: str) -> None:
         ("part", "r1.wav", "1001", 3.5, 2.5),
         ("two/s2", "r1.wav", "1001", 2.5, 1.5),
         ("two/s3", "r1.wav", "cat", 1.0, 0.5),
+        ("side", "x", "ann", None, 6.0),
     ]
+    assert prepared.table.frame["channel"].to_list() == [None, None, None, None, 0]
     assert {one.path: one.reason.split(";")[0] for one in prepared.skipped} == {
         "nobody": "has no supervision, so that nobody says who speaks",
         "unnamed": "has no speaker",
         "outside": "lies outside of its cut",
         "mixed": "is mixed of other cuts",
         "command": "its recording comes from a command, not from a file",
-        "side": "is of channel 0 of 2, and channels are averaged",
     }
 
 

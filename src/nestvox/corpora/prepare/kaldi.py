@@ -1,25 +1,28 @@
 """A kaldi data directory becomes an utterance table.
 
 ``wav.scp`` (recording, file) and ``utt2spk`` (utterance, speaker) are needed; ``segments`` (utterance, recording,
-start, end in seconds), ``spk2gender`` and ``utt2dur`` are used where they are. File formats:
-https://kaldi-asr.org/doc/data_prep.html. Blanks and tabs divide fields, and nothing else does; names in two files are
-compared by `nestvox.names.name_key`. Commands in ``wav.scp`` (entries that end in ``|``) are refused: a table must not
-run programs; so are parts of archives (``file.ark:1234``).
+start, end in seconds, channel), ``reco2file_and_channel``, ``spk2gender`` and ``utt2dur`` are used where they are. File
+formats: https://kaldi-asr.org/doc/data_prep.html. Blanks and tabs divide fields, and nothing else does; names in two
+files are compared by `nestvox.names.name_key`. Commands in ``wav.scp`` (entries that end in ``|``) are refused: a table
+must not run programs; so are parts of archives (``file.ark:1234``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
+from nestvox.audio.read import probe
 from nestvox.corpora.delimited import read_text
 from nestvox.corpora.prepare.folder import Prepared, Skipped
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import TableError
+from nestvox.errors import AudioError, TableError
 from nestvox.names import name_key, split_fields, split_first, split_lines
 
 __all__ = ["prepare_kaldi"]
@@ -30,8 +33,10 @@ _TO_THE_END = -1.0  # kaldi's own mark for "until the recording ends"
 def prepare_kaldi(
     folder: str | Path, *, root: str | Path | None = None, session: str = "recording", corpus: str | None = None
 ) -> Prepared:
-    """Make a table of a kaldi data directory; audio files are not opened.
+    """Make a table of a kaldi data directory; audio files are opened only for ``reco2file_and_channel``.
 
+    The column `channel` comes from the fifth field of ``segments`` (0 is the first, as kaldi has it; A is too), else
+    from ``reco2file_and_channel`` (A or 1 is the first) where the file of a recording has several channels.
     Without ``segments`` an utterance is a recording. Utterances that ``wav.scp`` or ``utt2spk`` does not know are
     skipped and listed.
 
@@ -52,6 +57,7 @@ def prepare_kaldi(
     wavs = {key: _audio_file(value, folder / "wav.scp", line) for key, _, value, line in _pairs(folder / "wav.scp")}
     speakers = {key: (name, value) for key, name, value, _ in _pairs(folder / "utt2spk")}
     segments = _segments(folder / "segments")
+    sides = _sides(folder / "reco2file_and_channel", wavs, root)
     sexes = {key: value.lower() for key, _, value, _ in _optional_pairs(folder / "spk2gender")}
     durations = {
         key: _seconds(value, folder / "utt2dur", line) for key, _, value, line in _optional_pairs(folder / "utt2dur")
@@ -77,6 +83,7 @@ def prepare_kaldi(
                 "speaker": speaker,
                 "start_s": one.start_s,
                 "duration_s": durations.get(key) if known else round((one.end_s or 0.0) - (one.start_s or 0.0), 6),
+                "channel": sides.get(name_key(one.recording)) if one.channel is None else one.channel,
                 "session": one.recording,
                 "sex": sexes.get(name_key(speaker)),
             }
@@ -93,6 +100,7 @@ def prepare_kaldi(
         schema={
             **dict.fromkeys(("utt_id", "path", "speaker"), pl.String),
             **dict.fromkeys(("start_s", "duration_s"), pl.Float64),
+            "channel": pl.Int64,
             **dict.fromkeys(("session", "sex"), pl.String),
         },
     )
@@ -114,6 +122,7 @@ class _Segment:
     recording: str
     start_s: float | None = None
     end_s: float | None = None  # None: to the end
+    channel: int | None = None  # None: not said
 
 
 def _pairs(path: Path) -> list[tuple[str, str, str, int]]:
@@ -163,17 +172,72 @@ def _segments(path: Path) -> dict[str, _Segment] | None:
     if not path.is_file():
         return None
     segments: dict[str, _Segment] = {}
+    sides: dict[str, tuple[str, int]] = {}
     for key, name, value, line in _pairs(path):
         fields = split_fields(value)
         if len(fields) not in {3, 4}:  # a fourth is the channel
             raise TableError("expected: utterance recording start end", source=path, line=line)
-        if len(fields) == 4 and fields[3] not in {"0", "A", "1"}:
-            raise TableError(f"channel {fields[3]!r}: channels are averaged, not chosen", source=path, line=line)
         start_s, end_s = (_seconds(field, path, line) for field in fields[1:3])
         if start_s < 0 or (end_s != _TO_THE_END and end_s <= start_s):
             raise TableError(f"a segment from {fields[1]} to {fields[2]} s", source=path, line=line)
         segments[key] = _Segment(name, fields[0], start_s, None if end_s == _TO_THE_END else end_s)
-    return segments
+        if len(fields) == 4:
+            sides[key] = (fields[3], line)
+    numbers = _channels(sides, path, first=0)
+    return {key: replace(one, channel=numbers.get(key)) for key, one in segments.items()}
+
+
+def _sides(path: Path, wavs: Mapping[str, str], root: Path) -> dict[str, int]:
+    """Channels by the key of their recording, as ``reco2file_and_channel`` has them for scoring.
+
+    It says which side of a call a recording is, and not whether its file is that side alone. The file is asked, and
+    where there is none, whether several recordings share it.
+    """
+    words: dict[str, tuple[str, int]] = {}
+    for key, _, value, line in _optional_pairs(path):
+        fields = split_fields(value)
+        if len(fields) != 2:
+            raise TableError("expected: recording file channel", source=path, line=line)
+        words[key] = (fields[1], line)
+    numbers = _channels(words, path, first=1)
+    sharing = Counter(wavs.values())
+    found: dict[str, int] = {}
+    for key, number in numbers.items():
+        file = wavs.get(key)
+        if file is None:
+            continue
+        try:
+            several = probe(root / file).channels > 1
+        except AudioError:
+            several = sharing[file] > 1
+        if several:
+            found[key] = number
+    return found
+
+
+def _channels(words: Mapping[str, tuple[str, int]], path: Path, *, first: int) -> dict[str, int]:
+    """Numbers from 0 on of channels that a file names by letters, or by numbers from 0 or from 1 on.
+
+    Args:
+        words: channel and line by name.
+        path: of the file.
+        first: what the first channel is called where the file does not show it: a 0 is the first in any case, and
+            where there is a 2 and no 0, 1 is.
+    """
+    said = {word for word, _ in words.values()}
+    if "0" in said:
+        first = 0
+    elif "2" in said:
+        first = 1
+    numbers: dict[str, int] = {}
+    for name, (word, line) in words.items():
+        if re.fullmatch(r"[A-Za-z]", word):
+            numbers[name] = ord(word.upper()) - ord("A")
+        elif re.fullmatch(r"[0-9]{1,3}", word) and int(word) >= first:
+            numbers[name] = int(word) - first
+        else:
+            raise TableError(f"{word!r} is no channel: expected A, B or a number", source=path, line=line)
+    return numbers
 
 
 def _seconds(text: str, path: Path, line: int) -> float:

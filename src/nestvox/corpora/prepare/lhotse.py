@@ -26,6 +26,7 @@ _SEXES = {"f": "f", "female": "f", "m": "m", "male": "m"}
 _SCHEMA = {
     **dict.fromkeys(("utt_id", "path", "speaker"), pl.String),
     **dict.fromkeys(("start_s", "duration_s"), pl.Float64),
+    "channel": pl.Int64,
     **dict.fromkeys(("session", "sex", "language"), pl.String),
 }
 
@@ -42,8 +43,9 @@ def prepare_lhotse(
     A supervision is an utterance, its recording is the session. Where the supervision covers its recording from
     start to end, `start_s` is null: the whole file. Of a cut, the part that its supervision covers is an utterance of
     the cut's name; of a cut with several supervisions, each. Supervisions without a speaker or a recording, recordings
-    that are no plain file, cuts that are mixed of others, and supervisions of one channel of several (as of two sides
-    of a telephone call, which reading would mix) are skipped and listed.
+    that are no plain file, cuts that are mixed of others, and supervisions of a part of several channels are skipped
+    and listed. A supervision of one channel of several (as of one side of a telephone call) has it in the column
+    `channel`, counted from 0 in the file.
 
     Args:
         recordings: ``.jsonl`` or ``.jsonl.gz``; of cuts where `supervisions` is None.
@@ -60,7 +62,8 @@ def prepare_lhotse(
     rows, skipped = [], []
     for one in spoken:
         problem = one.problem or one.file.problem or ("" if one.speaker else "has no speaker")
-        problem = problem or _one_of_several(one.channel, one.file)
+        channel, one_of_several = _channel_of(one.channel, one.file)
+        problem = problem or one_of_several
         if problem:
             skipped.append(Skipped(one.name, problem))
             continue
@@ -72,6 +75,7 @@ def prepare_lhotse(
                 "speaker": one.speaker,
                 "start_s": None if whole else one.start_s,
                 "duration_s": one.duration_s,
+                "channel": channel,
                 "session": one.file.name,
                 "sex": _SEXES.get(str(one.item.get("gender") or "").lower()),
                 "language": language if isinstance(language := one.item.get("language"), str) else None,
@@ -177,15 +181,20 @@ def _listed(channels: Any) -> tuple[Any, ...]:
     return () if channels is None else (channels,)
 
 
-def _one_of_several(channel: Any, file: _Recording) -> str:
-    """Say that a supervision is of fewer channels than its recording has, or nothing."""
-    own = _listed(channel)
-    if len(file.channels) < 2 or set(map(str, own)) >= set(map(str, file.channels)):
-        return ""
-    return (
-        f"is of channel {', '.join(map(str, own)) or '0'} of {len(file.channels)}, and channels are averaged; write "
-        "them to files of their own"
-    )
+def _channel_of(channel: Any, file: _Recording) -> tuple[int | None, str]:
+    """Place in its file of the one channel that a supervision is of, None: all are; and why it is of no use."""
+    own = tuple(map(str, _listed(channel) or (0,)))  # lhotse's own default
+    there = tuple(map(str, file.channels))
+    if len(there) < 2 or set(own) >= set(there):
+        return None, ""
+    unknown = [name for name in own if name not in there]
+    if unknown:
+        return None, f"is of channel {unknown[0]}, and its recording has {', '.join(there)}"
+    if len(own) > 1:
+        return None, (
+            f"is of channels {', '.join(own)} of {len(there)}, and a table knows one or all; write them to a file"
+        )
+    return there.index(own[0]), ""
 
 
 def _recording(item: dict[str, Any], path: Path, line: int) -> _Recording:
