@@ -3,12 +3,14 @@
 A path like ``shard-000000.tar::anna/1.flac`` names a member, and ``shard-000000.tar::1536::anna/1.flac`` also says at
 which byte its header begins, so that reading is one seek. Without that number the archive is searched once.
 
-Only plain ``.tar`` can be read so; in a compressed archive there is nothing to seek to.
+Only plain ``.tar`` can be read so; in a compressed archive there is nothing to seek to. Links within an archive are
+followed, and the holes of sparse members filled with zeros, so that a member reads as the file that was put in.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -16,9 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from nestvox.audio.errors import EmptyAudioError, UnreadableAudioError
+from nestvox.gate import open_regular
 
 __all__ = ["ArchiveMember", "file_of", "member_of", "members_in", "read_bytes"]
 
@@ -26,6 +29,17 @@ _PATH = re.compile(r"(?P<archive>.+?\.tar)::(?:(?P<offset>\d+)::)?(?P<name>.+)",
 _KEPT_INDEXES = 256
 _END = bytes(tarfile.BLOCKSIZE)
 _INDEXING = Lock()  # threads that read one archive search it once
+_MOST_LINKS = 16
+_MOST_HOLES = 1 << 30  # bytes of zeros that a sparse member may be filled up with
+_COMPRESSED = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "lz4": b"\x04\x22\x4d\x18",
+}
+# Of a global header (POSIX pax): a member that is read by its place would not know of them.
+_MEANT_FOR_ALL = frozenset({"path", "linkpath", "size", "GNU.sparse.map", "GNU.sparse.size", "GNU.sparse.realsize"})
 _AGAIN = "the archive is damaged, or was made again after its table: make the table again too"
 
 
@@ -78,64 +92,120 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         if member is None:
             return Path(path).read_bytes()
-        if not member.archive.is_file():
-            raise UnreadableAudioError(path, "no such archive")
+        _open(member.archive, path).close()
         return _read(path, member)
     except OSError as error:
         raise UnreadableAudioError(path, error.strerror or str(error)) from error
 
 
 def _read(path: str | Path, member: ArchiveMember) -> bytes:
-    offset = member.offset
-    if offset is None:
-        stat = member.archive.stat()
-        with _INDEXING:
-            places, damage = _index(member.archive, stat.st_size, stat.st_mtime_ns)
-        offset = places.get(member.name)
+    wanted, offset = member.name, member.offset
+    for _ in range(_MOST_LINKS):
         if offset is None:
-            raise UnreadableAudioError(path, damage or "the archive has no such member")
-    with member.archive.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(offset)
-        try:
-            # Begun at the member, so that its header (and a long name before that) is the first of this "archive".
-            info = tarfile.TarFile(fileobj=file).next()
-        except (tarfile.TarError, ValueError) as error:
-            raise UnreadableAudioError(path, f"no member begins at byte {offset}: {error}; {_AGAIN}") from error
-        if info is None or PurePosixPath(info.name).as_posix() != member.name:
-            there = "no member begins" if info is None else f"{info.name} stands"
-            raise UnreadableAudioError(path, f"{there} at byte {offset}; {_AGAIN}")
-        if not info.isreg():
-            raise UnreadableAudioError(path, "is no regular file in its archive")
-        if not info.size:
-            raise EmptyAudioError(path, "the member is empty (0 bytes)")
-        there_bytes = max(0, size - info.offset_data)
-        if there_bytes < info.size:
-            raise UnreadableAudioError(path, f"the archive is truncated: {there_bytes} of {info.size} bytes are there")
-        file.seek(info.offset_data)
-        return file.read(info.size)
+            offset = _place(path, member.archive, wanted, before=None)
+        with _open(member.archive, path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(offset)
+            try:
+                # Begun at the member, so that its header (and a long name before that) is the first of this "archive".
+                archive = tarfile.TarFile(fileobj=file)
+                info = archive.next()
+            except (tarfile.TarError, ValueError) as error:
+                raise UnreadableAudioError(path, f"no member begins at byte {offset}: {error}; {_AGAIN}") from error
+            if info is None or PurePosixPath(info.name).as_posix() != wanted:
+                there = "no member begins" if info is None else f"{info.name} stands"
+                raise UnreadableAudioError(path, f"{there} at byte {offset}; {_AGAIN}")
+            if info.isreg():
+                return _content(path, archive, info, size)
+            if not info.islnk() and not info.issym():
+                raise UnreadableAudioError(path, "is no regular file in its archive")
+            linked = _linked(info)
+            offset = _place(path, member.archive, linked, before=offset if info.islnk() else None)
+            wanted = linked
+    raise UnreadableAudioError(path, f"leads through more than {_MOST_LINKS} links in its archive")
+
+
+def _linked(info: tarfile.TarInfo) -> str:
+    """Name of the member that a link means: from the top of the archive, or for a symbolic one from its own folder."""
+    name = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
+    return PurePosixPath(posixpath.normpath(name)).as_posix()
+
+
+def _content(path: str | Path, archive: tarfile.TarFile, info: tarfile.TarInfo, size: int) -> bytes:
+    if not info.size:
+        raise EmptyAudioError(path, "the member is empty (0 bytes)")
+    stored = _stored(info)
+    there_bytes = max(0, size - info.offset_data)
+    if there_bytes < stored:
+        raise UnreadableAudioError(path, f"the archive is truncated: {there_bytes} of {stored} bytes are there")
+    if info.size - stored > _MOST_HOLES:
+        problem = f"{info.size - stored:,} of its {info.size:,} bytes are holes, which the archive does not store"
+        raise UnreadableAudioError(path, f"{problem}; unpack it")
+    try:
+        file = archive.extractfile(info)
+        content = b"" if file is None else file.read()
+    except (tarfile.TarError, ValueError) as error:
+        raise UnreadableAudioError(path, f"its map of holes is damaged: {error}") from error
+    if len(content) != info.size:
+        raise UnreadableAudioError(path, f"{len(content):,} of {info.size:,} bytes can be read from its archive")
+    return content
+
+
+def _stored(info: tarfile.TarInfo) -> int:
+    """Bytes of a member that are in the archive: less than its size where it is sparse."""
+    parts = cast("list[tuple[int, int]] | None", info.sparse)
+    return info.size if parts is None else sum(length for _, length in parts)
+
+
+def _place(path: str | Path, archive: Path, name: str, *, before: int | None) -> int:
+    """Where the last member of a name begins, of those before a place if there is one."""
+    stat = archive.stat()
+    with _INDEXING:
+        places, damage = _index(archive, stat.st_size, stat.st_mtime_ns)
+    found = [place for place in places.get(name, ()) if before is None or place < before]
+    if not found:
+        raise UnreadableAudioError(path, damage or f"the archive has no such member{_hint(path, name)}")
+    return found[-1]
+
+
+def _hint(path: str | Path, name: str) -> str:
+    return "" if str(path).endswith(name) else f" as {name}, to which it is a link"
+
+
+def _open(archive: Path, path: str | Path) -> BinaryIO:
+    return open_regular(archive, lambda problem, _: UnreadableAudioError(path, problem), missing="no such archive")
 
 
 def members_in(archive: str | Path) -> Iterator[ArchiveMember]:
-    """Yield the regular files of an archive in order; only headers are read.
+    """Yield the regular files of an archive in order, further (hard) links to them too; only headers are read.
 
     Raises:
         UnreadableAudioError: no tar archive, or one that is truncated or damaged; what stands before was yielded.
     """
     archive = Path(archive)
     try:
-        with archive.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            for info in _headers(file):
-                if info.offset_data + info.size > size:
-                    raise UnreadableAudioError(archive, f"truncated in the middle of {info.name}")
-                if info.isreg():
-                    yield ArchiveMember(archive, PurePosixPath(info.name).as_posix(), info.offset)
+        for info in _members(archive):
+            if info.isreg() or info.islnk():
+                yield ArchiveMember(archive, PurePosixPath(info.name).as_posix(), info.offset)
     except (tarfile.TarError, ValueError) as error:
         raise UnreadableAudioError(archive, f"no tar archive, or a damaged one: {error}") from error
     except OSError as error:
         raise UnreadableAudioError(archive, error.strerror or str(error)) from error
+
+
+def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
+    with _open(archive, archive) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        for kind, mark in _COMPRESSED.items():
+            if file.read(len(mark)) == mark:
+                raise tarfile.ReadError(f"it is compressed ({kind}), and there is nothing to seek to: decompress it")
+            file.seek(0)
+        for info in _headers(file):
+            stored = _stored(info)
+            if info.offset_data + stored > size:
+                raise UnreadableAudioError(archive, f"truncated in the middle of {info.name}")
+            yield info
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -155,22 +225,26 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             info = tarfile.TarInfo.fromtarfile(archive)
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {place}") from error
+        if _MEANT_FOR_ALL.intersection(archive.pax_headers):
+            raise tarfile.ReadError(f"a header at byte {place} gives every member that follows one name or size")
         if archive.offset <= place:
             raise tarfile.ReadError(f"a member of {info.size} bytes at byte {place}")
         yield info
 
 
 @lru_cache(maxsize=_KEPT_INDEXES)
-def _index(archive: Path, size: int, changed_ns: int) -> tuple[dict[str, int], str | None]:  # noqa: ARG001  see below
-    """Where the members of an archive begin, by name; of two alike the last counts, as in tar.
+def _index(archive: Path, size: int, changed_ns: int) -> tuple[dict[str, list[int]], str | None]:  # noqa: ARG001  see below
+    """Where the members of an archive begin, by name; of several alike the last counts, as in tar.
 
     Size and time of change are arguments because they make an index outdated. Where the archive is damaged, the index
     goes up to there, and the damage comes with it.
     """
-    places: dict[str, int] = {}
+    places: dict[str, list[int]] = {}
     try:
-        for member in members_in(archive):
-            places[member.name] = member.offset or 0
+        for info in _members(archive):
+            places.setdefault(PurePosixPath(info.name).as_posix(), []).append(info.offset)
+    except (tarfile.TarError, ValueError) as error:
+        return places, f"not among what can be read of the archive: no tar archive, or a damaged one: {error}"
     except UnreadableAudioError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None  # the next attempt may succeed: not kept
