@@ -1,11 +1,11 @@
-"""MP3 files that claim fewer frames than they hold, made honest before they are decoded.
+"""MPEG audio: files that claim fewer frames than they hold, made honest before they are decoded.
 
 MP3 has no header: an encoder may put the number of frames into a first frame that holds no sound ("Xing" or
 "Info"). libsndfile never decodes beyond that number, and where the frame is missing it guesses from the bit rate of
 the first frame: streams with a variable bit rate, cut files and files put end to end lose most of their audio.
 Counting the frames takes a millisecond or so per minute of audio.
 
-Frame layout: ISO/IEC 11172-3 and 13818-3, layer III.
+Frame layout: ISO/IEC 11172-3 and 13818-3, layers I to III.
 """
 
 from __future__ import annotations
@@ -15,68 +15,164 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["honest_mp3", "missing_mp3"]
+from nestvox.audio.tags import after_id3, after_tag, after_zeros
 
-_KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_KBPS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+__all__ = ["MpegRun", "frame_at", "honest_mp3", "mpeg_run"]
+
+_KBPS = {  # by MPEG 1 or not, and layer
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
 _HZ_1 = (44_100, 48_000, 32_000)
-_LAYER_3 = 1
 _MPEG_25, _MPEG_1 = 0, 3
+_MONO = 3
+_HEADER = 4
+_TAGS = frozenset({b"Xing", b"Info"})
+_MOST_DAMAGE = 1 << 14  # bytes that are no frame in the middle of a stream: a few frames that were damaged
+_LONGEST_FREE_START = 1 << 16  # searched for the first frame
 
 
 @dataclass(frozen=True)
 class _Header:
-    kind: tuple[int, int]  # version and sample rate: the same in every frame of a stream
+    kind: tuple[int, int, int, bool]  # version, layer, sample rate, mono: the same in every frame of a stream
     size: int  # bytes of the frame, header included
     tag_at: int  # where in the frame "Xing" or "Info" stands, if it does
 
 
+@dataclass(frozen=True)
+class MpegRun:
+    """Frames of one kind, with tags and a little damage between them.
+
+    Attributes:
+        kept: where frames stand in a row: first byte, and first byte behind them.
+        frames: how many.
+        layer: 1 to 3.
+        sample_rate: in Hz.
+        claimed: number of frames that the first one states; None: none.
+        cut: whether the last frame ends behind the end of the data.
+        last_bytes: of the last frame: fewer bytes than this hold no frame.
+        stop: first byte behind the last frame, or where the next run begins.
+    """
+
+    kept: tuple[tuple[int, int], ...]
+    frames: int
+    layer: int
+    sample_rate: int
+    claimed: int | None
+    cut: bool
+    last_bytes: int
+    stop: int
+
+
 def _header(data: bytes, at: int) -> _Header | None:
-    """Read the four header bytes at `at`; None where no layer III frame of known size begins."""
-    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
+    """Read the four header bytes at `at`; None where no frame of known size begins."""
+    if at + _HEADER > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return None
-    version, layer = (data[at + 1] >> 3) & 3, (data[at + 1] >> 1) & 3
+    version, layer = (data[at + 1] >> 3) & 3, 4 - ((data[at + 1] >> 1) & 3)
     rate_index, bit_rate_index = (data[at + 2] >> 2) & 3, data[at + 2] >> 4
-    if version == 1 or layer != _LAYER_3 or rate_index == 3 or bit_rate_index in {0, 15}:
+    if version == 1 or layer == 4 or rate_index == 3 or bit_rate_index in {0, 15}:
         return None
     first = version == _MPEG_1
     rate = _HZ_1[rate_index] // (1 if first else 4 if version == _MPEG_25 else 2)
-    kbps = (_KBPS_1 if first else _KBPS_2)[bit_rate_index]
+    bits_per_s = 1000 * _KBPS[first, layer][bit_rate_index]
     padding = (data[at + 2] >> 1) & 1
-    mono = data[at + 3] >> 6 == 3
+    mono = data[at + 3] >> 6 == _MONO
     side = (17 if mono else 32) if first else (9 if mono else 17)
-    return _Header((version, rate), (144 if first else 72) * kbps * 1000 // rate + padding, 4 + side)
+    if layer == 1:
+        size = (12 * bits_per_s // rate + padding) * 4
+    else:
+        size = (144 if first or layer == 2 else 72) * bits_per_s // rate + padding
+    return _Header((version, layer, rate, mono), size, _HEADER + side)
 
 
-def _start(data: bytes) -> int:
-    """Where the first frame begins: after the ID3v2 tag, whose size has seven bits a byte."""
-    if data[:3] != b"ID3" or len(data) < 10:
-        return 0
-    size = 0
-    for byte in data[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if data[5] & 0x10 else 0)
-
-
-def _frames(data: bytes, at: int, kind: tuple[int, int]) -> tuple[int, int]:
-    """Count the frames from `at` on; also where the last one ends, which may be behind the end of the data."""
-    count, end, sync = 0, at, data[at : at + 2]
-    while at < len(data):
-        header = _header(data, at)
-        if header is not None and header.kind == kind:
-            count += 1
-            at = end = at + header.size
-        else:
-            at = data.find(sync, at + 1)  # between files put end to end stand tags; damage is skipped
-            if at < 0:
-                break
-    return count, end
+def frame_at(head: bytes) -> int:
+    """Bytes of the frame that begins with these; 0 where none does."""
+    header = _header(head, 0)
+    return 0 if header is None else header.size
 
 
 def _claimed(data: bytes, tag_at: int) -> int | None:
     """Number of frames that a first frame without sound states, if there is one and it does."""
     tag, flags, claimed = struct.unpack(">4sII", data[tag_at : tag_at + 12].ljust(12, b"\0"))
-    return int(claimed) if tag in {b"Xing", b"Info"} and flags & 1 else None
+    return int(claimed) if tag in _TAGS and flags & 1 else None
+
+
+def _first(data: bytes, at: int) -> int | None:
+    """Where the first frame begins: at `at`, or where two frames stand in a row a little behind it."""
+    if _header(data, at) is not None:
+        return at
+    limit = min(len(data), at + _LONGEST_FREE_START)
+    while (at := data.find(b"\xff", at + 1, limit)) >= 0:
+        header = _header(data, at)
+        if header is not None:
+            following = _header(data, at + header.size)
+            if following is not None and following.kind == header.kind:
+                return at
+    return None
+
+
+def mpeg_run(data: bytes, at: int = 0) -> MpegRun | None:
+    """Count the frames of one kind from the first one on, tags before it left out; None where there is none."""
+    file = io.BytesIO(data)
+    start = _first(data, after_id3(file, at))
+    header = None if start is None else _header(data, start)
+    if start is None or header is None:
+        return None
+    kind, count, last = header.kind, 0, header.size
+    at = stop = begun = start
+    follows: int | None = None
+    kept: list[tuple[int, int]] = []
+    while at < len(data):
+        found = _header(data, at)
+        if found is not None and found.kind == kind:
+            if count and data[at + found.tag_at : at + found.tag_at + 4] in _TAGS and kind[1] == 3:
+                follows = at  # the first frame of another file
+                break
+            count += 1
+            last = found.size
+            at = stop = at + found.size
+            continue
+        further = _resume(file, data, at, kind)
+        if further is None:
+            break
+        kept.append((begun, at))
+        at = begun = further
+    if begun < stop:
+        kept.append((begun, min(stop, len(data))))
+    claimed = _claimed(data, start + header.tag_at) if kind[1] == 3 else None
+    return MpegRun(
+        tuple(kept),
+        count,
+        kind[1],
+        kind[2],
+        claimed,
+        stop > len(data),
+        last,
+        min(stop, len(data)) if follows is None else follows,
+    )
+
+
+def _resume(file: BinaryIO, data: bytes, at: int, kind: tuple[int, int, int, bool]) -> int | None:
+    """Where frames of the same kind go on behind tags, zeros or a little damage; None where they do not."""
+    while at < len(data):
+        behind = after_zeros(file, after_tag(file, at, len(data)), len(data))
+        if behind == at:
+            break
+        at = behind
+    limit = min(len(data), at + _MOST_DAMAGE)
+    while (at := data.find(b"\xff", at, limit)) >= 0:
+        found = _header(data, at)
+        if found is not None:
+            end = at + found.size
+            following = _header(data, end)
+            if end >= len(data) - _HEADER or (following is not None and following.kind == found.kind):
+                return at if found.kind == kind else None  # or another kind of sound begins
+        at += 1
+    return None
 
 
 def _info_frame(data: bytes, at: int, header: _Header, frames: int) -> bytes:
@@ -89,37 +185,19 @@ def _info_frame(data: bytes, at: int, header: _Header, frames: int) -> bytes:
     return body + bytes(size - len(body))
 
 
-def honest_mp3(file: BinaryIO) -> io.BytesIO | None:
-    """Return a file, read from its beginning, with a true number of frames; None where it can be decoded as it is.
-
-    None also for files that are not layer III, or not MP3 at all: their decoder finds out.
-    """
-    if not file.read(4).startswith((b"\xff", b"ID3")):
-        return None
-    file.seek(0)
-    data = file.read()
-    start = _start(data)
+def honest_mp3(data: bytes, run: MpegRun) -> bytes:
+    """Return a run of frames as a file that states how many there are, without what stands between them."""
+    start = run.kept[0][0]
     header = _header(data, start)
-    if header is None:
-        return None
-    frames, _ = _frames(data, start, header.kind)
-    tag_at = start + header.tag_at
-    claimed = _claimed(data, tag_at)
-    if claimed is None:
-        return io.BytesIO(_info_frame(data, start, header, frames) + data[start:])
-    if claimed < frames - 1:  # the frame with the tag does not count itself
-        return io.BytesIO(data[: tag_at + 8] + struct.pack(">I", frames - 1) + data[tag_at + 12 :])
-    return None
-
-
-def missing_mp3(data: bytes) -> str | None:
-    """Say what an MP3 lacks at its end: a part of its last frame, or frames that its first one promises."""
-    start = _start(data)
-    header = _header(data, start)
-    if header is None:
-        return None
-    frames, end = _frames(data, start, header.kind)
-    claimed = _claimed(data, start + header.tag_at)
-    if claimed is not None and claimed > frames:
-        return f"{frames:,} of {claimed:,} frames are there"
-    return "it ends in the middle of a frame" if end > len(data) else None
+    sound = data[slice(*run.kept[0])] if len(run.kept) == 1 else b"".join(data[slice(*part)] for part in run.kept)
+    if header is None or run.layer != 3:
+        return sound
+    if run.claimed is None:
+        return _info_frame(data, start, header, run.frames) + sound
+    if run.claimed == run.frames - 1:  # the frame with the tag does not count itself
+        return sound
+    counts = struct.pack(">I", run.frames - 1)
+    if sound[header.tag_at + 7] & 2:  # and the number of bytes
+        counts += struct.pack(">I", len(sound))
+    place = header.tag_at + 8
+    return sound[:place] + counts + sound[place + len(counts) :]

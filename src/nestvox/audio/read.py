@@ -6,22 +6,18 @@ comes in m4a, mp4, webm and adts files (`containers`, extra [av]).
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from nestvox.audio.archives import member_of, read_bytes
 from nestvox.audio.condition import Condition, clipped_fraction, condition, dropouts
-from nestvox.audio.containers import CONTAINER_EXTENSIONS, BrokenStreamError, ContainerStream, container_of
+from nestvox.audio.containers import CONTAINER_EXTENSIONS
 from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
@@ -33,7 +29,7 @@ from nestvox.audio.errors import (
     TooShortAudioError,
     UnreadableAudioError,
 )
-from nestvox.audio.mp3 import honest_mp3
+from nestvox.audio.opening import HIGHEST_HZ, LOWEST_HZ, FileStream, SoundStream, opened, reason
 from nestvox.errors import AudioError
 
 __all__ = [
@@ -55,11 +51,9 @@ _SNDFILE_EXTENSIONS = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", 
 EXTENSIONS = tuple(sorted((*_SNDFILE_EXTENSIONS, *CONTAINER_EXTENSIONS)))
 """File name endings (lower case) that are taken for audio when a folder is searched."""
 
-_CONTAINERS = frozenset({"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"})
 # Sample-exact seeking. Opus restarts with decoder state of its own and is close, not equal (see `read`).
 _SEEKABLE = frozenset({"ALAW", "DOUBLE", "FLOAT", "OPUS", "PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8", "ULAW"})
 _OPUS_MARGIN_S = 0.5  # decoded before the start and thrown away, so that the decoder has settled
-_LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
 _BLOCK_SAMPLES = 1 << 16  # over all channels: what one read may allocate, whatever the header claims
 # No format packs more samples into a byte for long (FLAC, one constant block: 65,535 in about 14 bytes), so a
 # decoder that gives more than this is running in circles on a damaged file.
@@ -130,75 +124,7 @@ class Recording:
 _Decoded = tuple[NDArray[np.float32], ChannelStatistics | None]
 
 
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read front to back.
-
-    soundfile seeks after every block of a file that calls itself seekable, which makes Opus and Vorbis restart
-    their decoders; `seek` works all the same.
-    """
-
-    n_bytes: int = 0
-
-    def seekable(self) -> bool:
-        return False
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[_Stream | ContainerStream]:
-    try:
-        if member_of(path) is not None:
-            # Whole, so that an error of the disk is one of this call and not the end of the audio.
-            content = read_bytes(path)
-            stream, container = _stream(io.BytesIO(content), None)
-            stream.n_bytes = len(content)
-        else:
-            _check_file(path)
-            with path.open("rb") as file:
-                stream, container = _stream(file, path)
-            stream.n_bytes = path.stat().st_size
-    except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:
-        raise UnreadableAudioError(path, f"cannot be opened as audio: {_reason(error)}") from error
-    with stream:
-        if container is None and stream.format not in _CONTAINERS:
-            known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph, m4a, mp4, webm, aac"
-            raise UnreadableAudioError(path, f"format {stream.format} is not read; convert it to one of {known}")
-        if not _LOWEST_HZ <= stream.samplerate <= _HIGHEST_HZ:
-            raise SampleRateError(
-                path,
-                f"sample rate {stream.samplerate} Hz; {_LOWEST_HZ} to {_HIGHEST_HZ} Hz is read, "
-                "so the header is damaged or this is not sound",
-            )
-        yield stream
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise UnreadableAudioError(path, "no such file")
-    if not path.is_file():
-        raise UnreadableAudioError(path, "not a regular file")
-    if path.stat().st_size == 0:
-        raise EmptyAudioError(path, "the file is empty (0 bytes)")
-
-
-def _stream(file: BinaryIO, path: Path | None) -> tuple[_Stream | ContainerStream, str | None]:
-    """Open what is in a file, by its path where it has one; also returns which container it is, if it is one."""
-    container = container_of(file.read(12))
-    file.seek(0)
-    if container:
-        return ContainerStream(path or file, container), container
-    honest = honest_mp3(file)
-    file.seek(0)
-    return _Stream(honest or (file if path is None else str(path))), None
-
-
-def _reason(error: Exception) -> str:
-    """What libsndfile or the system says, without the path, which the caller puts first."""
-    if isinstance(error, soundfile.LibsndfileError):
-        return str(error.error_string)
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[np.float32]]:
+def _blocks(stream: SoundStream, path: Path) -> Iterator[NDArray[np.float32]]:
     """Yield (n, channels) blocks from the current position to where decoding ends."""
     size = max(1, _BLOCK_SAMPLES // stream.channels)
     allowed = stream.n_bytes * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
@@ -210,7 +136,7 @@ def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[n
         except (soundfile.SoundFileError, RuntimeError) as error:
             # Of the block that it breaks in nothing comes back, so that the place is known to the block only.
             place = f"breaks in the {size / stream.samplerate:.1f} s from {decoded / stream.samplerate:.3f} s on"
-            raise UnreadableAudioError(path, f"{place}: {_reason(error)}") from error
+            raise UnreadableAudioError(path, f"{place}: {reason(error)}") from error
         if not len(block):
             return
         decoded += len(block)
@@ -219,19 +145,17 @@ def _blocks(stream: _Stream | ContainerStream, path: Path) -> Iterator[NDArray[n
         yield block
 
 
-def _decode(
-    path: Path, stream: _Stream | ContainerStream, start: int, stop: int | None, channel: int | None
-) -> _Decoded:
+def _decode(path: Path, stream: SoundStream, start: int, stop: int | None, channel: int | None) -> _Decoded:
     """Samples [start, stop) of a channel or the down-mix, at the file's own rate; fewer where the file ends before."""
     position = 0
-    if start and isinstance(stream, _Stream) and stream.subtype in _SEEKABLE:
+    if start and isinstance(stream, FileStream) and stream.subtype in _SEEKABLE:
         margin = round(_OPUS_MARGIN_S * stream.samplerate) if stream.subtype == "OPUS" else 0
         target = max(0, start - margin)
         try:
             position = stream.seek(min(target, max(stream.frames, 0)))
         except (soundfile.SoundFileError, RuntimeError):
             # A damaged file may refuse to seek and still decode from its beginning.
-            with _opened(path) as fresh:
+            with opened(path) as fresh:
                 return _collect(path, fresh, 0, start, stop, channel)
         if position < target:
             return np.zeros(0, np.float32), None  # the file ends before the part that was asked for
@@ -240,7 +164,7 @@ def _decode(
 
 def _collect(
     path: Path,
-    stream: _Stream | ContainerStream,
+    stream: SoundStream,
     position: int,
     start: int,
     stop: int | None,
@@ -278,8 +202,11 @@ def probe(path: str | Path) -> AudioInfo:
         SampleRateError: a rate outside 1 to 768 kHz.
     """
     path = Path(path)
-    with _opened(path) as stream:
-        frames = stream.frames
+    with opened(path) as stream:
+        try:
+            frames = stream.frames
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise UnreadableAudioError(path, f"cannot be opened as audio: {reason(error)}") from error
         most = stream.n_bytes * _SAMPLES_PER_BYTE
         if stream.format == "MP3" or not 0 <= frames <= most:
             frames = sum(len(block) for block in _blocks(stream, path))
@@ -389,7 +316,7 @@ def _read(
     """Samples and their rate, the samples at the file's own rate with that, and statistics of averaged channels."""
     path = Path(path)
     _check_part(path, sample_rate, start_s, duration_s)
-    with _opened(path) as stream:
+    with opened(path) as stream:
         check_channel(path, channel, stream.channels)
         from_hz: int = stream.samplerate
         to_hz = sample_rate or from_hz
@@ -423,8 +350,8 @@ def check_channel(path: str | Path, channel: int | None, channels: int) -> None:
 
 
 def _check_part(path: Path, sample_rate: int | None, start_s: float, duration_s: float | None) -> None:
-    if sample_rate is not None and not _LOWEST_HZ <= sample_rate <= _HIGHEST_HZ:
-        raise SampleRateError(path, f"asked for {sample_rate} Hz; {_LOWEST_HZ} to {_HIGHEST_HZ} Hz is possible")
+    if sample_rate is not None and not LOWEST_HZ <= sample_rate <= HIGHEST_HZ:
+        raise SampleRateError(path, f"asked for {sample_rate} Hz; {LOWEST_HZ} to {HIGHEST_HZ} Hz is possible")
     if not (math.isfinite(start_s) and start_s >= 0):
         raise AudioError(path, f"start_s must be a number of seconds from 0 on, got {start_s}")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):

@@ -64,6 +64,6 @@ def whole_length(path: str | Path) -> int | None:
         return None
     try:
         samples, _ = read(path, sample_rate=None, allow_silent=True)
-        return None if truncation(path, decoded=len(samples)) else len(samples)
+        return None if truncation(path) else len(samples)
     except AudioError:
         return None

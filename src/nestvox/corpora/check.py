@@ -341,7 +341,7 @@ def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> pl.DataFram
         try:
             heard = Segment(Path(file), start_s, duration_s, channel).read(sample_rate=None)
             samples, rate = heard.samples, heard.sample_rate
-            cut_off = truncation(file, decoded=len(samples) if start_s is None else None) if first else None
+            cut_off = truncation(file) if first else None
         except AudioError as error:
             return _Measured(problem=error.problem)
         content = hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest()
