@@ -1,6 +1,8 @@
 """Names in tables, trial lists, scores, stores and models: one name in two spellings, numbers, patterns, marks."""
 
 import hashlib
+import unicodedata
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,13 @@ from nestvox.corpora import (
     write_trials,
     write_utterances,
 )
+from nestvox.corpora.overlap import shared_speakers
+from nestvox.corpora.prepare.folder import unique_ids
 from nestvox.errors import OverlapError, TableError, TrialsError
 from nestvox.evaluation.missing import without_missing
 from nestvox.evaluation.refusals import align_scores, check_trials, refuse_shared_trials
 from nestvox.evaluation.speakers import given_speakers, guess_speakers
+from nestvox.training.development import keep_apart
 
 NFC, NFD = "Jos\u00e9", "Jose\u0301"  # as most systems write it, and as macOS does
 NEVER_BLANK = "\u00a0\u3000\u0085\u2028\x1c\x0b"
@@ -294,3 +299,27 @@ def test_the_check_of_a_corpus_knows_names_in_either_spelling(tmp_path: Path) ->
     assert not {found.kind for found in report.findings} & {"trial-name-unknown", "trial-label-wrong"}
     twice = check_corpus([one, other], audio=False)
     assert "utterance-in-two-tables" in {found.kind for found in twice.findings}
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "shared"),
+    [
+        ([NFD], [NFC, "a"], [NFC]),
+        (["1001.0", "x"], ["1001"], ["1001"]),
+        (["1001"], ["1001.0", "v1.0"], ["1001.0"]),
+        (["a "], ["\ufeffa", "A"], ["\ufeffa"]),
+        (["1001"], ["1001.5", "10010", "ann"], []),
+    ],
+)
+def test_speakers_on_both_sides(names: list[str], others: list[str], shared: list[str]) -> None:
+    assert shared_speakers(names, others) == shared
+    with pytest.raises(OverlapError) if shared else nullcontext():
+        keep_apart(names, others)
+    keys = {speaker_key(name) for name in names}
+    with pytest.raises(OverlapError) if shared else nullcontext():
+        refuse_overlap(keys, others)
+
+
+def test_files_in_two_spellings_get_two_names() -> None:
+    ids = unique_ids([f"x/{NFC}.wav", f"x/{NFD}.wav", "x/a.wav"])
+    assert len({unicodedata.normalize("NFC", name) for name in ids}) == 3

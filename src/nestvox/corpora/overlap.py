@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Set
 from nestvox.errors import OverlapError, first_of
 from nestvox.names import name_key
 
-__all__ = ["refuse_overlap", "speaker_key"]
+__all__ = ["refuse_overlap", "shared_speakers", "speaker_key"]
 
 
 def speaker_key(name: str) -> str:
@@ -24,11 +24,22 @@ def _hashed(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def shared_speakers(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of the others who stand among the names too, sorted; a name that became a number, 1001.0, is 1001."""
+    there = {form for name in names for form in _forms(name)}
+    return sorted({name for name in others if not there.isdisjoint(_forms(name))})
+
+
+def _forms(name: str) -> set[str]:
+    """The form in which a name is compared, and, of a whole number, that with .0 behind it."""
+    key = name_key(name)
+    whole = key.removesuffix(".0")
+    return {whole, f"{whole}.0"} if whole.isdecimal() else {key}
+
+
 def _known_as(name: str) -> Iterator[str]:
     """Yield the keys that a model may have of a speaker: today's, and those of names that were hashed as they came."""
-    key = name_key(name)
-    yield _hashed(key)
-    for form in {name, unicodedata.normalize("NFD", key), f"{key}.0" if key.isdecimal() else key} - {key}:
+    for form in {name, unicodedata.normalize("NFD", name_key(name))} | _forms(name):
         yield _hashed(form)
 
 

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, first_of
 from nestvox.evaluation.speakers import TrialSpeakers
@@ -23,7 +24,6 @@ from nestvox.evaluation.systems import System
 from nestvox.extraction.store import EmbeddingStore
 from nestvox.metrics.score_norm import TOP_K, cohort_statistics, s_norm, t_norm, z_norm
 from nestvox.model_calibration import LlrCalibration
-from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 from nestvox.verdict import COSINE, ScoreSpace
 
@@ -153,7 +153,7 @@ def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> t
     unnamed = sum(name is None for name in names)
     if unnamed:
         notes.append(f"{unnamed} of {len(names)} cohort vectors name no speaker: they may be speakers of the trials.")
-    both = sorted({name_key(name) for name in names if name is not None} & set(speakers.names))
+    both = shared_speakers((name for name in names if name is not None), speakers.names)
     if both:
         raise OverlapError(
             f"{len(both)} speakers of the trials stand in the cohort {cohort.path}: {first_of(both)}; "

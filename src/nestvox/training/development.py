@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import OverlapError, TrainingError, first_of
@@ -28,9 +29,9 @@ def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = (
     Raises:
         OverlapError: the message names the parts and the speakers.
     """
-    parts = {"training": set(train), "development": set(dev), "test": set(test)}
+    parts = {"training": train, "development": dev, "test": test}
     for left, right in (("training", "development"), ("training", "test"), ("development", "test")):
-        if shared := sorted(parts[left] & parts[right]):
+        if shared := shared_speakers(parts[left], parts[right]):
             raise OverlapError(
                 f"{left} and {right} share speakers: {first_of(shared)}; leave them out of one of the two "
                 "(data.train, data.dev and data.test say which rows belong to which)"

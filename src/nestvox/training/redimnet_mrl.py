@@ -16,12 +16,12 @@ import yaml
 
 from nestvox.atomic import write_text
 from nestvox.corpora.generate import generate_trials
+from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError, TrialsError
 from nestvox.home import expand_home
-from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 
 __all__ = [
@@ -356,12 +356,12 @@ def prepare_data(
     speakers = {name: set(table.frame["speaker"]) for name, table in tables.items()}
     for folder in plan.test_folders:
         speakers[str(folder)] = (
-            {name_key(entry.name) for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+            {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
         )
     names = list(speakers)
     for number, first in enumerate(names[:2]):
         for second in names[number + 1 :]:
-            if shared := sorted(speakers[first] & speakers[second]):
+            if shared := shared_speakers(speakers[first], speakers[second]):
                 raise RecipeError(
                     f"{len(shared)} speakers of {second} stand in {first} too ({', '.join(shared[:5])}, ...): error "
                     "rates there would be flattered; VoxCeleb1 dev has 1,211 speakers, the 40 test speakers are apart"

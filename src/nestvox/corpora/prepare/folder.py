@@ -21,6 +21,7 @@ from nestvox.audio import probe
 from nestvox.audio.read import EXTENSIONS
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
+from nestvox.names import name_key
 from nestvox.progress import Progress, silent
 
 __all__ = ["Prepared", "Skipped", "durations", "prepare_folder", "told", "unique_ids"]
@@ -137,20 +138,18 @@ def unique_ids(paths: Sequence[str]) -> list[str]:
         return re.sub(r"\s+", "_", text)
 
     stems = [clean(PurePosixPath(path).with_suffix("").as_posix()) for path in paths]
-    times: dict[str, int] = {}
-    for stem in stems:
-        times[stem] = times.get(stem, 0) + 1
+    times = Counter(map(name_key, stems))
     ids: list[str] = []
     # Ids that need no change are taken from the start, so that none of the others falls on them.
-    used = {stem for stem, count in times.items() if count == 1}
+    used = {key for key, count in times.items() if count == 1}
     for stem, path in zip(stems, paths, strict=True):
-        if times[stem] == 1:
+        if times[name_key(stem)] == 1:
             ids.append(stem)
             continue
         name, number = clean(path), 2
-        while name in used:
+        while name_key(name) in used:
             name, number = f"{clean(path)}-{number}", number + 1
-        used.add(name)
+        used.add(name_key(name))
         ids.append(name)
     return ids
 
