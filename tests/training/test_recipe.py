@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,97 @@ def test_an_override_is_yaml(override: str, value: Any) -> None:
     ("override", "told"),
     [
         ("training.epochs=-1", "training.epochs = -1: Input should be greater than or equal to 0"),
-        ("training.learning_rate=.inf", "training.learning_rate = inf: Input should be a finite number"),
+        ("training.learning_rate=.inf", ".inf is no finite number"),
         ("seed=99999999999999999999", "seed = 99999999999999999999: Input should be less than"),
         ("training.schedule=linear", "training.schedule = 'linear': Input should be 'cosine'"),
         ("kind=bilinear", "kind = 'bilinear'"),
         ("kind.linear=1", "--set kind.linear: kind holds 'linear' and has no keys below it"),
         ("training", "--set training: expected section.key=value"),
-        ("training.epochs=[", "not a YAML value"),
+        ("training.epochs=[", "--set training.epochs=[: not YAML"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("linear", [override])
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "training.epochs=1000000000000",
+            "training.epochs = 1000000000000: Input should be less than or equal to 100000",
+        ),
+        ("data.variants=1000000000", "data.variants = 1000000000: Input should be less than or equal to 1000"),
+        ("training.batch_size=10000000000000", "training.batch_size = 10000000000000: Input should be less"),
+        (
+            "training.balanced={speakers: 100000, utterances: 100}",
+            "10,000,000 samples in a batch; there may be 1,000,000",
+        ),
+        ("training.micro_batch=2000000", "training.micro_batch = 2000000: Input should be less"),
+        ("head.dims=[1000000000000]", "head.dims.0 = 1000000000000: Input should be less than or equal to 65536"),
+        (f"head.dims=[{', '.join(map(str, range(1, 1000)))}]", "head.dims = "),
+        ("head.hidden=100000000", "head.hidden = 100000000: Input should be less"),
+        ("loss.sub_centers=100000", "loss.sub_centers = 100000: Input should be less"),
+        ("loss.scale=1.0e+300", "loss.scale = 1e+300: Input should be less"),
+        ("data.crop_s=1000000", "data.crop_s = 1000000: Input should be less than or equal to 600"),
+        ("run.workers=1000000", "run.workers = 1000000: Input should be less"),
+        ("training.warmup_epochs=1.0e+18", "training.warmup_epochs = 1e+18: Input should be less"),
+        ("training.large_margin={epochs: 10000000}", "training.large_margin.epochs = 10000000: Input should be less"),
+        ("training.epochs=true", "training.epochs = True: a number is expected, got true"),
+        ("training.learning_rate=[1]", "training.learning_rate = [1]: Input should be a valid number"),
+        ("data.train={split: [train]}", "data.train.split = ['train']: Input should be a valid string"),
+        ("model=[ge2e]", "model = ['ge2e']: Input should be a valid string"),
+        ("training=fast", "training = 'fast': Input should be a valid dictionary"),
+        ("data.table=~nobody-at-all/t.tsv", "data.table.0 = '~nobody-at-all/t.tsv': ~nobody-at-all/t.tsv: Could not"),
+        (f"data.noise={'x' * 5000}", "a path of 5,000 characters"),
+        (f"seed={'9' * 6000}", "an integer of 6,000 digits"),
+        (f"run.name={'[' * 100_000}", "nested more than 64 deep"),
+        ("training.learning_rate=!!python/object:os.system x", "not YAML"),
+    ],
+)
+def test_a_hostile_value_is_refused_at_once_and_in_few_words(override: str, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("linear", [override])
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kind: linear\nkind: mlp\n", "the key 'kind' stands twice"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(8)),
+            "with its aliases written out",
+        ),
+        ("kind: " + "[" * 100_000, "nested more than 64 deep"),
+        ("kind: linear\nseed: .nan\n", "is no finite number"),
+        ("kind: linear\n" + "".join(f"unknown{i}: 1\n" for i in range(20_000)), "and 19,992 more"),
+        ("kind: linear\n1: 2\n", "1 = 1: Keys should be strings"),
+    ],
+    ids=["twice", "laughs", "deep", "nan", "unknown", "number"],
+)
+def test_a_hostile_recipe_file_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=re.escape(told)) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_recipe_file_is_a_regular_file_of_some_size(tmp_path: Path) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * (4 << 20) + b"\n")
+    with pytest.raises(RecipeError, match=r"large\.yaml: larger than the 4,194,304 bytes"):
+        load_recipe(large)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.yaml")
+        with pytest.raises(RecipeError, match="neither a file nor a recipe"):
+            load_recipe(tmp_path / "pipe.yaml")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +242,7 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=told):
             load_recipe(tmp_path / "r.yaml")
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="not a text file"):
+    with pytest.raises(RecipeError, match="save it as UTF-8"):
         load_recipe(tmp_path / "r.yaml")
 
 

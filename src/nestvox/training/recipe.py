@@ -27,8 +27,11 @@ from pydantic import (
 )
 
 from nestvox.errors import RecipeError
+from nestvox.gate import MOST_YAML_BYTES, naming, parse_yaml, read_text
 from nestvox.training.idle import idle_settings
 from nestvox.training.recipe_sections import (
+    MOST_LISTED,
+    MOST_SAMPLES,
     DataSection,
     EncoderSection,
     HeadSection,
@@ -37,7 +40,9 @@ from nestvox.training.recipe_sections import (
     RunSection,
     Section,
     Stage,
+    Text,
     TrainingSection,
+    Whole,
 )
 
 __all__ = ["FROM_CACHE", "Recipe", "load_recipe", "parse_recipe", "shipped_recipes"]
@@ -54,6 +59,8 @@ _PATHS = (
     "data.rooms",
     "head.start_from",
 )
+_MOST_TOLD = 8  # errors of one recipe
+_MOST_SHOWN = 80  # characters of a value
 _TOLERANT = "settings that mean nothing pass"
 
 
@@ -69,14 +76,14 @@ class Recipe(Section):
     """
 
     kind: Kind
-    model: str | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    model: Text | None = None
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     data: DataSection = DataSection()
     head: HeadSection = HeadSection()
     loss: LossSection = LossSection()
     training: TrainingSection = TrainingSection()
     encoder: EncoderSection = EncoderSection()
-    stages: tuple[Stage, ...] = ()
+    stages: Annotated[tuple[Stage, ...], Field(max_length=MOST_LISTED)] = ()
     run: RunSection = RunSection()
 
     @model_validator(mode="after")
@@ -121,6 +128,8 @@ class Recipe(Section):
         if (self.loss.pairwise or self.loss.distill) and self.training.micro_batch is not None:
             what = "distillation" if self.loss.distill else f"loss {self.loss.kind}"
             yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
+        if self.batch_size > MOST_SAMPLES:
+            yield f"training.balanced: {self.batch_size:,} samples in a batch; there may be {MOST_SAMPLES:,}"
         if self.batch_size < self.fewest:
             yield f"training.batch_size: distillation needs at least {self.fewest} samples in a batch"
         if not self.loss.weight and not self.loss.distill:
@@ -199,10 +208,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         RecipeError: no such recipe, not YAML, an unknown key (the nearest known one is named) or a wrong value.
     """
     text, source, folder = _read(name_or_path)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: not YAML: {error}") from error
+    content = parse_yaml(text, str(source), naming(RecipeError))
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a recipe is a mapping with the key kind, got {type(content).__name__}")
     if folder is not None:
@@ -242,7 +248,9 @@ def _validated(content: Mapping[str, Any], source: str, context: str | None = No
     try:
         return Recipe.model_validate(content, context=context)
     except ValidationError as error:
-        raise RecipeError(f"{source}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+        found = error.errors()
+        more = f"; and {len(found) - _MOST_TOLD:,} more" if len(found) > _MOST_TOLD else ""
+        raise RecipeError(f"{source}: " + "; ".join(map(_told, found[:_MOST_TOLD])) + more) from error
 
 
 def _drop(content: dict[str, Any], key: str) -> None:
@@ -257,10 +265,8 @@ def _drop(content: dict[str, Any], key: str) -> None:
 def _read(name_or_path: str | Path) -> tuple[str, str | Path, Path | None]:
     path = Path(name_or_path)
     if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), path, path.resolve().parent
-        except UnicodeDecodeError as error:
-            raise RecipeError(f"{path}: not a text file: {error}") from error
+        text = read_text(path, naming(RecipeError), most_bytes=MOST_YAML_BYTES)
+        return text, path, path.resolve().parent
     shipped = shipped_recipes()
     if str(name_or_path) in shipped:
         file = resources.files("nestvox.training").joinpath("recipes", f"{name_or_path}.yaml")
@@ -290,10 +296,7 @@ def _beside(folder: Path, path: object) -> object:
 
 
 def _set(content: dict[str, Any], key: str, text: str) -> None:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {key}={text}: not a YAML value: {error}") from error
+    value = parse_yaml(text, f"--set {_brief(f'{key}={text}')}", naming(RecipeError))
     *sections, last = key.split(".")
     place = content
     for section in sections:
@@ -301,21 +304,24 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
         if inner is None:
             inner = place[section] = {}
         if not isinstance(inner, dict):
-            raise RecipeError(f"--set {key}: {section} holds {inner!r} and has no keys below it")
+            raise RecipeError(f"--set {key}: {section} holds {_brief(repr(inner))} and has no keys below it")
         place = inner
     place[last] = value
 
 
 def _told(detail: Any) -> str:
     """One sentence about one error that pydantic found."""
-    place = [str(part) for part in detail["loc"]]
-    key = ".".join(place)
+    key = _brief(".".join(str(part) for part in detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}; the nearest known one is {_nearest(key)}"
     if detail["type"] == "missing":
         return f"{key} is missing; it is one of {', '.join(_kinds())}" if key == "kind" else f"{key} is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{key} = {detail['input']!r}: {message}" if key else message
+    return f"{key} = {_brief(repr(detail['input']))}: {message}" if key else message
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
 def _nearest(key: str) -> str:

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nestvox.errors import NestvoxError
 from nestvox.home import expand_home
 
 __all__ = [
+    "MOST_LISTED",
+    "MOST_SAMPLES",
     "Balanced",
     "DataSection",
     "EncoderSection",
@@ -23,14 +26,47 @@ __all__ = [
     "Section",
     "SpecAugment",
     "Stage",
+    "Text",
     "TrainingSection",
+    "Whole",
 ]
 
 Kind = Literal["rotation", "linear", "mlp", "progressive", "unfreeze", "lora", "scratch"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _number(value: object) -> object:
+    """Refuse true and false, which would pass for 1 and 0; a YAML number without a point (1e-3) is text."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is expected, got {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+
+# Beyond these no machine has anything to gain, and a slip of the pen would take it for itself.
+MOST_EPOCHS = 100_000
+MOST_SAMPLES = 1_000_000
+MOST_DIMS = 65_536
+MOST_VARIANTS = 1_000
+MOST_CROP_S = 600.0
+MOST_LISTED = 1_000
+_MOST_PATH = 4_096
+_MOST_FACTOR = 1e6
+
+Positive = Annotated[Whole, Field(gt=0, le=1_000_000_000)]
+Samples = Annotated[Whole, Field(gt=0, le=MOST_SAMPLES)]
+Dim = Annotated[Whole, Field(gt=0, le=MOST_DIMS)]
+Dims = Annotated[tuple[Dim, ...], Field(max_length=64)]
+Epoch = Annotated[Whole, Field(ge=0, le=MOST_EPOCHS)]
+Epochs = Annotated[Real, Field(ge=0, le=MOST_EPOCHS)]
+Crop = Annotated[Real, Field(gt=0, le=MOST_CROP_S)]
+Factor = Annotated[Real, Field(ge=0, le=_MOST_FACTOR)]
+PositiveFactor = Annotated[Real, Field(gt=0, le=_MOST_FACTOR)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=1_000)]
+Where = Annotated[dict[Text, Text], Field(max_length=100)]
 
 
 def _listed(value: object) -> object:
@@ -38,9 +74,18 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
 
 
+def _at_home(path: Path) -> Path:
+    if len(str(path)) > _MOST_PATH:
+        raise ValueError(f"a path of {len(str(path)):,} characters; there may be {_MOST_PATH:,}")
+    try:
+        return expand_home(path)
+    except NestvoxError as error:  # ~nobody
+        raise ValueError(str(error)) from error
+
+
 # A shell does not expand the ~ in --set data.noise=~/noise.
-Place = Annotated[Path, AfterValidator(expand_home)]
-Paths = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
+Place = Annotated[Path, AfterValidator(_at_home)]
+Paths = Annotated[tuple[Place, ...], BeforeValidator(_listed), Field(max_length=MOST_LISTED)]
 
 
 class Section(BaseModel):
@@ -58,9 +103,9 @@ class SpecAugment(Section):
         masks: of each kind in a clip.
     """
 
-    bands: Positive = 8
-    frames: Positive = 10
-    masks: Positive = 1
+    bands: Annotated[Whole, Field(gt=0, le=1_000)] = 8
+    frames: Annotated[Whole, Field(gt=0, le=100_000)] = 10
+    masks: Annotated[Whole, Field(gt=0, le=100)] = 1
 
 
 class DataSection(Section):
@@ -90,18 +135,18 @@ class DataSection(Section):
 
     table: Paths = ()
     dev_table: Paths = ()
-    train: dict[str, str] = {"split": "train"}
-    dev: dict[str, str] = {"split": "dev"}
-    test: dict[str, str] = {"split": "test"}
+    train: Where = {"split": "train"}
+    dev: Where = {"split": "dev"}
+    test: Where = {"split": "test"}
     dev_trials: Place | None = None
     cache: Place | None = None
     dev_cache: Place | None = None
     skip_bad: bool = False
-    variants: Positive = 4
-    augmentation: dict[str, Any] = {}
+    variants: Annotated[Whole, Field(gt=0, le=MOST_VARIANTS)] = 4
+    augmentation: Annotated[dict[str, Any], Field(max_length=100)] = {}
     noise: Place | None = None
     rooms: Place | None = None
-    crop_s: Annotated[float, Field(gt=0)] | None = None
+    crop_s: Crop | None = None
     spec_augment: SpecAugment | None = None
     open_shards: Positive | None = None
 
@@ -123,13 +168,13 @@ class HeadSection(Section):
     """
 
     kind: Literal["linear", "mlp"] | None = None
-    dims: tuple[Positive, ...] | None = None
+    dims: Dims | None = None
     start: Literal["rotation", "pretrained", "random"] = "rotation"
     start_from: Place | None = None
     norm: Literal["fixed", "batch", "none"] = "fixed"
-    hidden: Positive = 512
-    layers: Annotated[int, Field(ge=2, le=3)] = 2
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    hidden: Dim = 512
+    layers: Annotated[Whole, Field(ge=2, le=3)] = 2
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
 
 
 class LossSection(Section):
@@ -151,17 +196,17 @@ class LossSection(Section):
     """
 
     kind: Literal["aam", "am", "subcenter", "sphereface2", "angular", "prototypical", "triplet"] = "aam"
-    margin: Annotated[float, Field(ge=0)] = 0.2
-    scale: Annotated[float, Field(gt=0)] = 30.0
+    margin: Factor = 0.2
+    scale: PositiveFactor = 30.0
     easy_margin: bool = False
-    sub_centers: Positive = 3
+    sub_centers: Annotated[Whole, Field(gt=0, le=100)] = 3
     mining: Literal["hard", "semi-hard", "all"] = "semi-hard"
-    weights: dict[Positive, Annotated[float, Field(gt=0)]] | None = None
+    weights: Annotated[dict[Dim, PositiveFactor], Field(max_length=64)] | None = None
     prototypes: Literal["means", "random"] = "means"
     classifier: Literal["own", "shared"] = "own"
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    distill: Annotated[float, Field(ge=0)] = 0.0
-    distill_terms: dict[Literal["similarity", "correlation", "neighbours", "temperature"], float] = {}
+    weight: Factor = 1.0
+    distill: Factor = 0.0
+    distill_terms: dict[Literal["similarity", "correlation", "neighbours", "temperature"], Factor] = {}
 
     @property
     def pairwise(self) -> bool:
@@ -178,9 +223,9 @@ class LargeMargin(Section):
         crop_s: seconds of a clip there; none: as before.
     """
 
-    epochs: Positive
-    margin: Annotated[float, Field(ge=0)] = 0.4
-    crop_s: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[Whole, Field(gt=0, le=MOST_EPOCHS)]
+    margin: Factor = 0.4
+    crop_s: Crop | None = None
 
 
 class Stage(Section):
@@ -193,9 +238,9 @@ class Stage(Section):
         dims: prefix lengths in the loss from here on (progressive); none: as before.
     """
 
-    epoch: Annotated[int, Field(ge=0)]
-    train: tuple[str, ...] = ()
-    dims: tuple[Positive, ...] | None = None
+    epoch: Epoch
+    train: Annotated[tuple[Text, ...], Field(max_length=MOST_LISTED)] = ()
+    dims: Dims | None = None
 
 
 class Balanced(Section):
@@ -206,8 +251,8 @@ class Balanced(Section):
         utterances: of each.
     """
 
-    speakers: Annotated[int, Field(ge=2)] = 32
-    utterances: Annotated[int, Field(ge=2)] = 2
+    speakers: Annotated[Whole, Field(ge=2, le=MOST_SAMPLES)] = 32
+    utterances: Annotated[Whole, Field(ge=2, le=MOST_SAMPLES)] = 2
 
 
 class TrainingSection(Section):
@@ -239,26 +284,26 @@ class TrainingSection(Section):
         validate_epochs: epochs between two validations.
     """
 
-    epochs: Annotated[int, Field(ge=0)] = 10
-    batch_size: Positive = 256
-    micro_batch: Positive | None = None
+    epochs: Epoch = 10
+    batch_size: Samples = 256
+    micro_batch: Samples | None = None
     balanced: Balanced | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: PositiveFactor = 1e-3
+    min_learning_rate: Factor = 0.0
+    weight_decay: Factor = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    prototype_rate: Annotated[float, Field(gt=0)] = 1.0
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    prototype_rate: PositiveFactor = 1.0
     schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    step_epochs: Positive = 30
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    margin_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Epochs = 0.0
+    step_epochs: Annotated[Whole, Field(gt=0, le=MOST_EPOCHS)] = 30
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 0.1
+    max_grad_norm: Annotated[Real, Field(gt=0, le=1e12)] | None = 1.0
+    margin_warmup_epochs: Epochs = 0.0
     large_margin: LargeMargin | None = None
     precision: Precision = "float32"
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
     patience: Positive | None = None
     validate_epochs: Positive = 1
 
@@ -273,8 +318,8 @@ class Lora(Section):
             layers).
     """
 
-    rank: Positive = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    rank: Annotated[Whole, Field(gt=0, le=MOST_DIMS)] = 8
+    alpha: PositiveFactor = 16.0
     targets: tuple[Literal["attention", "pointwise", "linear"], ...] = ("attention", "pointwise")
 
 
@@ -291,11 +336,11 @@ class EncoderSection(Section):
         lora: low-rank additions (``lora``).
     """
 
-    variant: str | None = None
+    variant: Text | None = None
     config: dict[str, Any] | None = None
     batch_norm: Literal["frozen", "train"] = "frozen"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    learning_rate: PositiveFactor = 0.1
+    decay: Annotated[Real, Field(gt=0, le=1)] = 0.7
     lora: Lora | None = None
 
 
@@ -312,10 +357,10 @@ class RunSection(Section):
         wandb: project on Weights & Biases, with the extra [wandb]; none: nothing leaves the machine.
     """
 
-    name: str | None = None
-    device: str = "auto"
-    workers: Positive = 2
+    name: Text | None = None
+    device: Text = "auto"
+    workers: Annotated[Whole, Field(gt=0, le=1_024)] = 2
     log_steps: Positive = 50
-    checkpoint_s: Annotated[float, Field(gt=0)] = 60.0
+    checkpoint_s: Annotated[Real, Field(gt=0, le=1e9)] = 60.0
     checkpoint_steps: Positive | None = None
-    wandb: str | None = None
+    wandb: Text | None = None

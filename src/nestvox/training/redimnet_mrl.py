@@ -21,6 +21,7 @@ from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import RecipeError, TrialsError
+from nestvox.gate import naming, read_yaml
 from nestvox.home import expand_home
 from nestvox.progress import Progress, silent
 
@@ -292,8 +293,8 @@ def read_configuration(name_or_path: str | Path) -> Migration | None:
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(path, naming(RecipeError))
+    except RecipeError:
         return None  # whose message is the recipe reader's
     return migrate(content, str(path)) if is_redimnet_mrl(content) else None
 
