@@ -26,7 +26,12 @@ from nestvox.differences import differences, differences_in_words
             {"table_sha256": ""},
             f"the rows of the table (sha256 {'ab' * 6} there, none now)",
         ),
-        ({"text": "y" * 100}, {"text": "z"}, f"text '{'y' * 56}... there, 'z' now"),
+        ({"text": "y" * 100}, {"text": "z"}, f"text '{'y' * 59}... there, 'z' now"),
+        (
+            {"path": f"/{'long/' * 20}train"},
+            {"path": f"/{'long/' * 20}elsewhere"},
+            "path ...g/long/long/train' there, ...g/long/long/elsewhere' now",
+        ),
         (dict.fromkeys("abcdefghijk", 0), {}, "; and 3 more"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ __all__ = ["differences", "differences_in_words"]
 
 _MOST_CHARACTERS = 60
 _MOST_DIFFERENCES = 8
+_BEFORE_IT = 12  # characters that both share
 
 
 class _Absent:
@@ -52,14 +54,20 @@ def differences_in_words(different: Iterable[tuple[str, Any, Any]], *, now: str 
 def _shown(name: str, old: Any, new: Any, now: str) -> str:
     if name.endswith("table_sha256"):  # two hashes say nothing to anybody
         return f"the rows of the table (sha256 {str(old)[:12] or 'none'} there, {str(new)[:12] or 'none'} {now})"
-    return f"{name} {_brief(old)} there, {_brief(new)} {now}"
+    before, after = repr(old), repr(new)
+    if max(len(before), len(after)) > _MOST_CHARACTERS:
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+        start = max(0, same - _BEFORE_IT)
+        before, after = (_cut(text, start) for text in (before, after))
+    return f"{name} {before} there, {after} {now}"
+
+
+def _cut(text: str, start: int) -> str:
+    """The stretch of a long text that begins just before the place where the two differ."""
+    end = start + _MOST_CHARACTERS
+    return f"{'...' if start else ''}{text[start:end]}{'...' if len(text) > end else ''}"
 
 
 def _plain(value: Any) -> Any:
     """As JSON keeps it, in which tuples are lists: what was written compares equal to what is read back."""
     return value if value is _ABSENT else json.loads(json.dumps(value, default=str))
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."

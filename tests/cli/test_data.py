@@ -118,7 +118,7 @@ def test_preset_split_and_format(speech_dir: Path, tmp_path: Path) -> None:
     output = run(*words, "--out", tmp_path / "a.txt").output
     run(*words, "--out", tmp_path / "b.csv", "--format", "csv", "--name-by", "path")
     trials = read_trials(tmp_path / "a.txt")
-    assert (trials.n_target, trials.n_nontarget) == (250, 250)
+    assert (trials.n_target, trials.n_nontarget) == (125, 125), "250 pairs, as the name says"
     assert trials.sha256 in output
     assert read_trials(tmp_path / "b.csv").frame["enrol"].str.starts_with("audio/dev/").all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -18,10 +19,13 @@ import torch
 
 import nestvox
 from nestvox.cli.main import main
-from nestvox.corpora.trials import Trials, write_trials
-from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.corpora.trials import Trials, read_trials, write_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.redimnet import ReDimNet
+from nestvox.metrics.curves import error_curve
+from nestvox.metrics.eer import eer
 from nestvox.model import SpeakerModel
+from nestvox.mrl import load_trained_mrl
 from nestvox.training.recipe import load_recipe, shipped_recipes
 
 TINY = {
@@ -106,6 +110,80 @@ def test_again_only_with_resume(corpus: Path, tmp_path: Path, capsys: pytest.Cap
     assert "holds a run; --resume goes on with it" in err
     assert run(capsys, *call, "--resume")[0] == 0
     assert weights.read_bytes() == before
+
+
+def test_two_epochs_of_one_run_are_compared(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    settings = {"training.epochs": "5", "run.save_interval": "2", "training.learning_rate": "0.05"}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    code, _, err = run(capsys, "train", corpus / "mine.yaml", "--out", out, *words)
+    assert code == 0, err
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["epoch_2", "epoch_4", "latest"]
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["epoch"]: line["dev_eer"] for line in log if "dev_eer" in line}
+    table, trials = read_utterances(corpus / "utterances.tsv"), read_trials(corpus / "trials.txt")
+    files = dict(zip(table.frame["utt_id"], table.audio_paths, strict=True))
+    for epoch in (2, 4):
+        model = nestvox.load(out / "checkpoints" / f"epoch_{epoch}")
+        assert model.name == f"tiny-linear-epoch-{epoch}"
+        vectors = {name: model.embed(files[name], dim=8) for name in {*trials.frame["enrol"], *trials.frame["test"]}}
+        pairs = zip(trials.frame["enrol"], trials.frame["test"], strict=True)
+        scores = np.array([float(np.dot(vectors[a], vectors[b])) for a, b in pairs])
+        # The head learned on half precision; a trial in 153 may change sides.
+        found = eer(error_curve(scores, trials.frame["target"].to_numpy())).rate
+        assert found == pytest.approx(rates[epoch]["8"], abs=0.03)
+        assert load_trained_mrl(out / "checkpoints" / f"epoch_{epoch}").mrl_dims == (8, 24)
+    latest, last = (nestvox.load(out / "checkpoints" / name) for name in ("latest", "epoch_4"))
+    assert latest.fingerprint == last.fingerprint
+    assert last.fingerprint != nestvox.load(out / "checkpoints" / "epoch_2").fingerprint
+    # On speakers of whom the run knows nothing.
+    draw = np.random.default_rng(9)
+    with (tmp_path / "new.tsv").open("w") as file:
+        print("utt_id", "path", "speaker", sep="\t", file=file)
+        for speaker, take in itertools.product(range(4), range(3)):
+            soundfile.write(tmp_path / f"n{speaker}-{take}.wav", 0.05 * draw.standard_normal(RATE // 2), RATE)
+            print(f"n{speaker}-{take}", f"n{speaker}-{take}.wav", f"n{speaker}", sep="\t", file=file)
+    names = [f"n{speaker}-{take}" for speaker in range(4) for take in range(3)]
+    pairs_of = itertools.combinations(names, 2)
+    (tmp_path / "new.txt").write_text("".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs_of))
+    code, shown, err = run(
+        capsys,
+        "compare",
+        *(out / "checkpoints" / name for name in ("epoch_2", "epoch_4")),
+        *("--trials", tmp_path / "new.txt", "--table", tmp_path / "new.tsv", "--bootstrap", "50"),
+    )
+    assert code == 0, err
+    assert "epoch_2" in shown
+    assert "epoch_4" in shown
+
+
+def test_the_newest_epochs_are_kept(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    call = ["train", corpus / "mine.yaml", "--out", out, "--set", "training.epochs=4", "--set", "run.save_interval=1"]
+    assert run(capsys, *call, "--set", "run.keep_last_n=2")[0] == 0
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["epoch_3", "epoch_4", "latest"]
+    code, _, err = run(capsys, "train", corpus / "mine.yaml", "--out", tmp_path / "b", "--set", "run.keep_last_n=2")
+    assert code == 2
+    assert "run.keep_last_n means nothing here: run.save_interval is not set" in err
+
+
+def test_a_run_can_be_watched(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    code, shown, err = run(
+        capsys, "train", corpus / "mine.yaml", "--out", out, "--set", "training.balanced={speakers: 12, utterances: 4}"
+    )
+    assert code == 0
+    lines = err.splitlines()
+    assert lines[0].startswith("warning: training.balanced: 12 of 12 speakers have fewer than 4 utterances")
+    assert [line.partition(";")[0] for line in lines[-3:]] == ["start", "epoch 1 of 2", "epoch 2 of 2"]
+    assert "saw all 36 utterances, all 12 speakers" in lines[-1]
+    assert f"page: {out / 'training.html'}" in shown
+    page = (out / "training.html").read_text()
+    assert page.count("<svg") == 2
+    assert "12 of 12 speakers have fewer than 4 utterances" in page
+    kept = json.loads((out / "result.json").read_text())["kept"]
+    assert f"kept: {kept}" in shown
+    assert kept.partition(":")[0] in ("the starting point, of 2 epochs", "epoch 1 of 2 epochs", "epoch 2 of 2 epochs")
 
 
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,10 @@ def test_a_wrong_value_is_told_with_its_place(override: str, told: str) -> None:
         ("data.train={split: [train]}", "data.train.split = ['train']: Input should be a valid string"),
         ("model=[ge2e]", "model = ['ge2e']: Input should be a valid string"),
         ("training=fast", "training = 'fast': Input should be a valid dictionary"),
-        ("data.table=~nobody-at-all/t.tsv", "data.table.0 = '~nobody-at-all/t.tsv': ~nobody-at-all/t.tsv: Could not"),
+        (
+            "data.table=~nobody-at-all/t.tsv",
+            "data.table.0 = '~nobody-at-all/t.tsv': ~nobody-at-all/t.tsv: no such user",
+        ),
         (f"data.noise={'x' * 5000}", "a path of 5,000 characters"),
         (f"seed={'9' * 6000}", "an integer of 6,000 digits"),
         (f"run.name={'[' * 100_000}", "nested more than 64 deep"),

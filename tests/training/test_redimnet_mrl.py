@@ -17,7 +17,13 @@ from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import RecipeError
 from nestvox.training import redimnet_mrl as room
 from nestvox.training.recipe import parse_recipe
-from nestvox.training.redimnet_mrl import is_redimnet_mrl, migrate, migration_table, prepare_data
+from nestvox.training.redimnet_mrl import (
+    is_redimnet_mrl,
+    migrate,
+    migration_table,
+    prepare_data,
+    refuse_other_data,
+)
 
 # Keys and values of the published file, written down anew; the folders are shorter.
 CONFIG = yaml.safe_load("""
@@ -86,8 +92,9 @@ def test_the_published_file() -> None:
         (Path("vox1/test"),),
     )
     assert (plan.n_pairs, plan.min_duration_s) == (500, 1.0)
+    assert (recipe.run.save_interval, recipe.run.keep_last_n) == (5, 3)
     told = " ".join(plan.notes)
-    for key in ("training.dropout", "data.pin_memory", "logging.keep_last_n", "hardware.mixed_precision"):
+    for key in ("training.dropout", "data.pin_memory", "logging.log_dir", "hardware.mixed_precision"):
         assert key in told
     assert "hardware.rank" not in told  # asks for nothing
 
@@ -164,6 +171,91 @@ def test_accumulation_is_one_batch() -> None:
 def test_refusals_say_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         migrate(changed(**change), "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "folders"),
+    [
+        ({"one": "a", "two": "b"}, ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        ("a", ["a"]),
+        ([{"name": "voxceleb1", "path": "a"}, {"name": "voxceleb2", "path": "b"}], ["a", "b"]),
+        ([{"name": "voxceleb1", "data_dir": "a"}], ["a"]),
+        ([{"voxceleb1": "a"}, {"voxceleb2": "b"}], ["a", "b"]),
+        ({"voxceleb1": {"path": "a", "pairs": 250}}, ["a"]),
+        ([], []),
+        (None, []),
+    ],
+)
+def test_test_sets_in_every_form(value: Any, folders: list[str]) -> None:
+    content = changed(evaluation__test_datasets=value, data__test_dataset=None)
+    assert [str(folder) for folder in migrate(content, "config.yaml").test_folders] == folders
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"evaluation__test_datasets": [{"name": "voxceleb1", "n": 3}]},
+            r"evaluation\.test_datasets = .*: expected a folder",
+        ),
+        ({"evaluation__test_datasets": 5}, r"evaluation\.test_datasets = 5: expected a folder, a list of folders"),
+        ({"data__test_dataset": [[3]]}, r"data\.test_dataset = \[\[3\]\]: expected a folder"),
+        ({"data__train_dataset": ["a"]}, r"data\.train_dataset = \['a'\]: Input should be a valid string"),
+        ({"data__val_dataset": {"a": "b"}}, r"data\.val_dataset = .*valid string"),
+        ({"data__train_dataset": "~nobody-at-all/x"}, "~nobody-at-all/x: no such user"),
+        ({"model__mrl_dims": "64,128"}, r"model\.mrl_dims = '64,128': Input should be a valid list"),
+        ({"model__mrl_dims": []}, r"model\.mrl_dims = \[\]"),
+        ({"model__mrl_dims": [64, "many"]}, r"model\.mrl_dims = .*: number 1: Input should be a valid integer"),
+        ({"model__mrl_weights": {"64": 1}}, r"model\.mrl_weights = .*valid list"),
+        ({"model__embed_dim": 10**13}, r"model\.embed_dim = 10000000000000: Input should be less"),
+        ({"training__batch_size": "large"}, r"training\.batch_size = 'large': Input should be a valid integer"),
+        ({"training__batch_size": 10**12}, r"training\.batch_size = .*less than or equal to 1000000"),
+        ({"training__accumulation_steps": [2]}, r"training\.accumulation_steps = \[2\]"),
+        ({"training__lr_scheduler": ["cosine"]}, r"training\.lr_scheduler = .*valid string"),
+        ({"training__optimizer": {"name": "AdamW"}}, r"training\.optimizer = .*valid string"),
+        ({"loss__type": ["AAMSoftmax"]}, r"loss\.type = .*valid string"),
+        ({"data__noise_snr_range": 20}, r"data\.noise_snr_range = 20: Input should be a valid tuple"),
+        ({"data__noise_snr_range": [20]}, r"data\.noise_snr_range = \[20\]: number 1: Field required"),
+        ({"data__volume_range": ["low", "high"]}, r"data\.volume_range = .*: number 0: Input should be a valid number"),
+        ({"data__num_workers": None}, r"data\.num_workers = None: Input should be a valid integer"),
+        ({"data__min_duration": "1 s"}, r"data\.min_duration = '1 s': Input should be a valid number"),
+        ({"evaluation__num_val_pairs_per_dataset": [500]}, r"num_val_pairs_per_dataset = \[500\]: Input should be"),
+        ({"advanced__freeze_backbone_epochs": "never"}, r"freeze_backbone_epochs = 'never': Input should be a valid"),
+        ({"advanced__progressive_schedule": 10}, r"progressive_schedule = 10: Input should be a valid list"),
+        ({"advanced__model_name": ["b2"]}, r"advanced\.model_name = \['b2'\]: Input should be a valid string"),
+        ({"logging__save_interval": "often"}, r"logging\.save_interval = 'often': Input should be a valid integer"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told) as caught:
+        migrate(changed(**change), "config.yaml")
+    assert str(caught.value).startswith("config.yaml: ")
+
+
+@pytest.mark.parametrize("value", [[], {}, "x", 10**39, -1, True, [[1]], [{"a": None}], "9" * 5000, None, 0.5])
+def test_whatever_stands_in_a_key_is_a_recipe_or_refused(value: Any) -> None:
+    for key, _ in migration_table():
+        section, _, name = key.partition(".")
+        told = ""
+        try:
+            recipe_of(changed(**{f"{section}__{name}" if name else section: value}))
+        except RecipeError as error:
+            told = str(error)
+        assert len(told) < 600, key
+
+
+def test_a_run_is_not_resumed_on_tables_of_other_folders(folders: Path, tmp_path: Path) -> None:
+    """The recipe names the tables alone, which are made once."""
+    plan = migrate(config_for(folders), "config.yaml")
+    prepare_data(plan, tmp_path / "run-data")
+    refuse_other_data(plan, tmp_path / "run-data")
+    other = config_for(folders, data__min_duration=0.0)
+    other["data"]["train_dataset"] = str(folders / "elsewhere")
+    with pytest.raises(
+        RecipeError, match=r"data\.train_dataset .*/train' there, .*/elsewhere' now; data\.min_duration 1\.0"
+    ):
+        refuse_other_data(migrate(other, "config.yaml"), tmp_path / "run-data")
 
 
 def test_a_recipe_of_ours_is_not_taken_for_one() -> None:

@@ -48,7 +48,14 @@ def train(
     from nestvox.cli.console import console
     from nestvox.cli.progress import progress_bar
     from nestvox.extras import require
-    from nestvox.training.redimnet_mrl import RECIPE_FILE, data_folder, prepare_data, read_configuration, recipe_of
+    from nestvox.training.redimnet_mrl import (
+        RECIPE_FILE,
+        data_folder,
+        prepare_data,
+        read_configuration,
+        recipe_of,
+        refuse_other_data,
+    )
 
     def tell(note: str) -> None:
         console(stderr=True).print(note, soft_wrap=True)
@@ -71,7 +78,10 @@ def train(
     from nestvox.training.train import refuse_what_is_not_here
     from nestvox.training.train import train as run
 
-    if plan is not None and first and not (resume and (made / RECIPE_FILE).is_file()):
+    there = resume and (made / RECIPE_FILE).is_file()
+    if plan is not None and there:
+        refuse_other_data(plan, made)
+    if plan is not None and first and not there:
         refuse_what_is_not_here(resolved)  # before hours of opening files
         with progress_bar("opening files", "files") as progress:
             prepare_data(plan, made, tell=tell, progress=progress)

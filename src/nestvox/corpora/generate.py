@@ -39,10 +39,10 @@ class Preset:
 
 
 PRESETS = {
-    "pairs-250-seed42": Preset(n_target=250, n_nontarget=250, seed=42),
-    "pairs-250-seed43": Preset(n_target=250, n_nontarget=250, seed=43),
+    "pairs-250-seed42": Preset(n_target=125, n_nontarget=125, seed=42),
+    "pairs-250-seed43": Preset(n_target=125, n_nontarget=125, seed=43),
 }
-"""Named settings of `generate_trials`."""
+"""Named settings of `generate_trials`: 250 pairs a corpus, half of them targets, as redimnet-mrl compares with."""
 
 
 def usual_counts(table: UtteranceTable) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from nestvox.training.recipe_sections import SpecAugment
 from nestvox.training.runs import (
     Finished,
     about_run,
+    epoch_models,
     first_criterion,
     plain_rates,
     prepared_head,
@@ -46,9 +47,10 @@ from nestvox.training.runs import (
 from nestvox.training.schedule import Schedule
 from nestvox.training.watch import Watch
 
-__all__ = ["AudioTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "run_audio"]
+__all__ = ["DEV_FOLDER", "AudioTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "run_audio"]
 
 _ADAPTER_FILE = "adapter.safetensors"
+DEV_FOLDER = ".dev-"
 _DEV_BATCH = 8
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -81,12 +83,22 @@ class AudioTask:
         criterion: likewise.
         dev: development trials, whose audio is embedded anew at every validation.
         recipe: stages, rates and decay.
+        scratch: folder in which development vectors stand while they are compared; None: the system's.
 
     Raises:
         RecipeError: a stage names a part that the encoder does not have, or that an earlier stage names.
     """
 
-    def __init__(self, network: NestedNetwork, criterion: Criterion, dev: Development, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        network: NestedNetwork,
+        criterion: Criterion,
+        dev: Development,
+        recipe: Recipe,
+        *,
+        scratch: Path | None = None,
+    ) -> None:
+        self.scratch = scratch
         self.network = network
         self.criterion = criterion
         self.dev = dev
@@ -166,7 +178,7 @@ class AudioTask:
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
         table = replace(self.dev.table, frame=self.dev.table.frame[self.dev.utterances], _lines=None)
-        with tempfile.TemporaryDirectory(prefix="nestvox-dev-") as folder:
+        with tempfile.TemporaryDirectory(prefix=DEV_FOLDER, dir=self.scratch) as folder:
             store = embed_table(
                 SpeakerModel(self.network.encoder, backend="eager"),
                 table,
@@ -216,7 +228,7 @@ def run_audio(
     notes = warned(watch, processes, [*material.notes, *source.notes])
     criterion = _criterion(recipe, network.head, material, source.names)
     network.to(processes.device)
-    task = AudioTask(network, criterion.to(processes.device), material.dev, recipe)
+    task = AudioTask(network, criterion.to(processes.device), material.dev, recipe, scratch=folder)
     start = material.origins(model, began_with)
     with (
         full_precision_front_end(network.encoder),
@@ -233,6 +245,9 @@ def run_audio(
             about=about_run(recipe, material, notes),
             progress=progress,
             watch=watch,
+            keep_epoch=epoch_models(
+                recipe, model, material, folder, lambda: _copy_of(network, merged=lora is not None)
+            ),
         )
         progressed = loop.run()
     pairs = task.pairs()
@@ -244,6 +259,15 @@ def run_audio(
     network.requires_grad_(requires_grad=True)
     finished = SpeakerModel(network.encoder, network.head)
     return Finished(finished, pairs, plain_rates(material, network.head), progressed, notes)
+
+
+def _copy_of(network: NestedNetwork, *, merged: bool) -> SpeakerModel:
+    """Copy encoder and head as they are, on the CPU; low-rank additions become part of the matrices."""
+    head = type(network.head).from_saved(network.head.config(), network.head.tensors())
+    encoder = copy.deepcopy(network.encoder).cpu().eval()
+    if merged:
+        merge_low_rank(encoder)
+    return SpeakerModel(encoder, head)
 
 
 def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:

@@ -148,6 +148,16 @@ _RULES = (
         lambda recipe: f"with kind {recipe.kind} training sees what is in the cache, and no clips",
     ),
     _Rule(
+        ("run.save_interval",),
+        lambda recipe: recipe.kind != "rotation",
+        lambda _: "a rotation is fitted at once, without epochs",
+    ),
+    _Rule(
+        ("run.keep_last_n",),
+        lambda recipe: recipe.run.save_interval is not None,
+        lambda _: "run.save_interval is not set: the best model alone is kept",
+    ),
+    _Rule(
         ("encoder.batch_norm",),
         lambda recipe: recipe.kind != "lora",
         lambda _: "with kind lora the encoder's statistics stay as they are",

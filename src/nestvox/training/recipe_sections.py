@@ -15,7 +15,9 @@ __all__ = [
     "MOST_SAMPLES",
     "Balanced",
     "DataSection",
+    "Dim",
     "EncoderSection",
+    "Epoch",
     "HeadSection",
     "Kind",
     "LargeMargin",
@@ -23,6 +25,7 @@ __all__ = [
     "LossSection",
     "Precision",
     "RunSection",
+    "Samples",
     "Section",
     "SpecAugment",
     "Stage",
@@ -354,6 +357,9 @@ class RunSection(Section):
         log_steps: steps between two lines of the log.
         checkpoint_s: seconds between two checkpoints; one is also written at the end of every epoch.
         checkpoint_steps: steps between two checkpoints besides; none: by time only.
+        save_interval: epochs between two models that are kept beside the best, as ``checkpoints/epoch_14`` and
+            ``checkpoints/latest``; none: the best alone.
+        keep_last_n: of these the newest that are kept; none: all.
         wandb: project on Weights & Biases, with the extra [wandb]; none: nothing leaves the machine.
     """
 
@@ -363,4 +369,6 @@ class RunSection(Section):
     log_steps: Positive = 50
     checkpoint_s: Annotated[Real, Field(gt=0, le=1e9)] = 60.0
     checkpoint_steps: Positive | None = None
+    save_interval: Positive | None = None
+    keep_last_n: Positive | None = None
     wandb: Text | None = None

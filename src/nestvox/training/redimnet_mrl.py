@@ -6,6 +6,7 @@ trial list, its network the released one with a head that begins as the pretrain
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,12 @@ from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.errors import RecipeError, TrialsError
-from nestvox.gate import naming, read_yaml
+from nestvox.differences import differences, differences_in_words
+from nestvox.errors import NestvoxError, RecipeError, TrialsError
+from nestvox.gate import naming, read_json, read_yaml
 from nestvox.home import expand_home
 from nestvox.progress import Progress, silent
+from nestvox.training.redimnet_mrl_values import checked_value, folders_in
 
 __all__ = [
     "RECIPE_FILE",
@@ -35,6 +38,7 @@ __all__ = [
     "prepare_data",
     "read_configuration",
     "recipe_of",
+    "refuse_other_data",
 ]
 
 _SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
@@ -43,7 +47,9 @@ _SEED = 42
 _TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "dev_trials.txt", "recipe.yaml"
 _LOSSES = {"AAMSoftmax": "aam", "SubCenter": "subcenter", "Triplet": "triplet"}
 _OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
+_MADE_FROM = "made_from.json"
 _NEVER = 9999
+_MOST_SHOWN = 80  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class _Draft:
         place[name] = value
 
     def refuse(self, key: str, value: Any, reason: str) -> RecipeError:
-        return RecipeError(f"{self.source}: {key}: {value!r} cannot be honoured: {reason}")
+        return RecipeError(f"{self.source}: {key}: {_brief(value)} cannot be honoured: {reason}")
 
 
 _Rule = Callable[[_Draft, Any], None]
@@ -120,6 +126,20 @@ def _chosen(key: str, names: Mapping[str, str]) -> _Key:
 def _kept(name: str, becomes: str) -> _Key:
     """Remembered, for what is decided by several keys at the end."""
     return _Key(becomes, lambda draft, value: draft.said.update({name: value}))
+
+
+def _folders(name: str, becomes: str) -> _Key:
+    return _Key(becomes, lambda draft, value: draft.said.update({name: folders_in(value)}))
+
+
+def _epochs(key: str, becomes: str) -> _Key:
+    """A number of epochs, of which 0 and nothing say never."""
+
+    def rule(draft: _Draft, value: Any) -> None:
+        if value:
+            draft.put(key, value)
+
+    return _Key(becomes, rule)
 
 
 def _needless(reason: str, *, unless: Sequence[Any] = ()) -> _Key:
@@ -173,14 +193,14 @@ _KEYS: Mapping[str, _Key] = {
     "training.feat_agg_dropout": _needless("a frozen network runs without dropout; read from scratch only", unless=[0]),
     "data.train_dataset": _kept("train", "a table of its speaker folders, `data.table`"),
     "data.val_dataset": _kept("val", "the same; pairs drawn from it are `data.dev_trials`"),
-    "data.test_dataset": _kept("test", "its speakers must stand in neither training nor development"),
+    "data.test_dataset": _folders("test", "its speakers must stand in neither training nor development"),
     "data.sample_rate": _refused_unless((16_000,), "the networks take 16 kHz; files of any rate are resampled"),
     "data.chunk_duration": _to("data.crop_s"),
     "data.min_duration": _kept("min_duration", "shorter files are left out of the tables"),
     "data.augmentation": _kept("augmentation", "`data.augmentation` and `data.variants`"),
     "data.noise_snr_range": _kept("snr", "`data.augmentation`: white noise at a true signal-to-noise ratio"),
     "data.volume_range": _kept("volume", "`data.augmentation`: gain in dB"),
-    "data.num_workers": _to("run.workers", lambda value: max(1, int(value))),
+    "data.num_workers": _to("run.workers", lambda value: max(1, value)),
     "data.pin_memory": _needless("features come from memory-mapped files"),
     "data.prefetch_factor": _needless("features come from memory-mapped files"),
     "hardware.device": _to("run.device"),
@@ -199,15 +219,17 @@ _KEYS: Mapping[str, _Key] = {
     "logging.wandb_run_name": _to("run.name"),
     "logging.wandb_tags": _needless("the recipe and its hash stand in the run", unless=[[]]),
     "logging.wandb_watch_model": _needless("gradients are not uploaded"),
-    "logging.save_interval": _needless("a checkpoint is written every epoch and every minute, and replaces the last"),
-    "logging.keep_last_n": _needless("the best model and one checkpoint to resume from are kept"),
-    "logging.save_best_only": _needless("the best model is kept always", unless=[True]),
+    "logging.save_interval": _epochs(
+        "run.save_interval", "`run.save_interval`: a model folder `checkpoints/epoch_N` every so many epochs"
+    ),
+    "logging.keep_last_n": _epochs("run.keep_last_n", "`run.keep_last_n`: of these the newest"),
+    "logging.save_best_only": _needless("the best model is kept always; save_interval says what else", unless=[True]),
     "logging.log_interval": _to("run.log_steps"),
     "logging.val_interval": _to("training.validate_epochs"),
     "evaluation.use_eer_validation": _refused_unless((True,), "a loss says nothing about verification; set it to true"),
     "evaluation.use_eer_for_best_model": _refused_unless((True,), "the best model is the one with the best EER"),
-    "evaluation.test_datasets": _kept(
-        "test_datasets", "their speakers must stand in neither; pairs to choose by come from data.val_dataset"
+    "evaluation.test_datasets": _folders(
+        "tests", "their speakers must stand in neither; pairs to choose by come from data.val_dataset"
     ),
     "evaluation.num_val_pairs_per_dataset": _kept("n_pairs", "pairs drawn from data.val_dataset, half of them targets"),
     "evaluation.eval_all_dims_during_training": _needless("every dimension is always measured", unless=[True]),
@@ -257,30 +279,44 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
             raise RecipeError(f"{source}: unknown key {key}; redimnet-mrl has {known or ', '.join(sorted(_SECTIONS))}")
         before = len(draft.notes)
         try:
-            _KEYS[key].rule(draft, value)
+            _KEYS[key].rule(draft, checked_value(key, value))
         except RecipeError as error:
             raise RecipeError(str(error).replace("{key}", key)) from None
+        except ValueError as error:
+            raise RecipeError(f"{source}: {key} = {_brief(value)}: {error}") from None
         draft.notes[before:] = [note.replace("{key}", key) for note in draft.notes[before:]]
     said = draft.said
     for name, key in (("train", "data.train_dataset"), ("val", "data.val_dataset")):
-        if not isinstance(said.get(name), str):
+        if said.get(name) is None:
             raise RecipeError(f"{source}: {key} must name a folder of speaker folders")
     _network(draft)
     _dims(draft)
     _optimisation(draft)
     _augmentation(draft)
     _logging(draft)
-    tests = said.get("test_datasets") or {}
-    folders = [*(tests.values() if isinstance(tests, dict) else tests), said.get("test")]
     return Migration(
         recipe=draft.recipe,
-        train_folder=expand_home(said["train"]),
-        dev_folder=expand_home(said["val"]),
-        test_folders=tuple(dict.fromkeys(expand_home(folder) for folder in folders if folder)),
+        train_folder=_at_home(said["train"], source),
+        dev_folder=_at_home(said["val"], source),
+        test_folders=tuple(
+            dict.fromkeys(_at_home(folder, source) for folder in [*said.get("tests", ()), *said.get("test", ())])
+        ),
         n_pairs=int(said.get("n_pairs") or 500),
         min_duration_s=float(said.get("min_duration") or 0.0),
         notes=tuple(draft.notes),
     )
+
+
+def _at_home(folder: str, source: str) -> Path:
+    try:
+        return expand_home(folder)
+    except NestvoxError as error:  # ~nobody
+        raise RecipeError(f"{source}: {error}") from error
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
 def read_configuration(name_or_path: str | Path) -> Migration | None:
@@ -373,12 +409,43 @@ def prepare_data(
     except TrialsError as error:
         raise RecipeError(f"{error}; set evaluation.num_val_pairs_per_dataset, now {plan.n_pairs}") from error
     out.mkdir(parents=True, exist_ok=True)
+    write_text(out / _MADE_FROM, json.dumps(_made_from(plan), indent=2) + "\n")
     write_utterances(tables["train"], out / _TRAIN_TABLE)
     write_utterances(tables["dev"], out / _DEV_TABLE)
     write_trials(trials, out / _DEV_TRIALS)
     recipe = recipe_of(plan, out)
     write_text(out / RECIPE_FILE, f"# From a configuration of redimnet-mrl.\n{yaml.safe_dump(recipe, sort_keys=False)}")
     return recipe
+
+
+def refuse_other_data(plan: Migration, made: Path) -> None:
+    """Refuse to resume a run with tables that were made of other folders or by other numbers, and name them.
+
+    Args:
+        plan: from `migrate`.
+        made: folder that `prepare_data` wrote.
+
+    Raises:
+        RecipeError: the configuration says otherwise now, or the note of what they were made from is damaged.
+    """
+    if not (made / _MADE_FROM).is_file():
+        return
+    before = read_json(made / _MADE_FROM, naming(RecipeError))
+    if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
+        raise RecipeError(
+            f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to resume "
+            "the run, or another --out"
+        )
+
+
+def _made_from(plan: Migration) -> dict[str, Any]:
+    return {
+        "data.train_dataset": str(plan.train_folder.absolute()),
+        "data.val_dataset": str(plan.dev_folder.absolute()),
+        "evaluation.test_datasets": sorted(str(folder.absolute()) for folder in plan.test_folders),
+        "evaluation.num_val_pairs_per_dataset": plan.n_pairs,
+        "data.min_duration": plan.min_duration_s,
+    }
 
 
 def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
@@ -406,9 +473,8 @@ def _network(draft: _Draft) -> None:
             "advanced.freeze_backbone_epochs is not there: the encoder stays frozen; redimnet-mrl would train all of "
             "it from the first epoch, which 0 asks for"
         )
-    frozen = int(said.get("freeze", _NEVER))
-    epochs = int(recipe.get("training", {}).get("epochs", 30))
-    unfreezes = frozen < epochs
+    frozen, epochs = said.get("freeze", _NEVER), recipe.get("training", {}).get("epochs", 30)
+    unfreezes = isinstance(epochs, int) and frozen < epochs  # what is no number is refused as a recipe's
     progressive = bool(said.get("progressive"))
     if unfreezes and progressive:
         raise draft.refuse(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import RecipeError
 from nestvox.extraction.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import Head
@@ -20,6 +21,7 @@ from nestvox.progress import Bars
 from nestvox.training.checkpoint import Progressed
 from nestvox.training.criterion import Criterion
 from nestvox.training.development import Development
+from nestvox.training.epoch_models import EpochModels
 from nestvox.training.from_cache import CachedSource, CachedUtterances, HeadTask, cached_rows
 from nestvox.training.head_start import begin_head, fit_rotation, nested_dims
 from nestvox.training.loop import TrainingLoop
@@ -32,7 +34,9 @@ __all__ = [
     "Finished",
     "about_run",
     "cached_pairs",
+    "described",
     "dev_pairs",
+    "epoch_models",
     "first_criterion",
     "plain_rates",
     "prepared_head",
@@ -113,6 +117,57 @@ def warned(watch: Watch, processes: Processes, notes: Sequence[str]) -> tuple[st
     return tuple(notes)
 
 
+def described(
+    recipe: Recipe, given: SpeakerModel | None, material: Material, model: SpeakerModel, *, epoch: int | None = None
+) -> SpeakerModel:
+    """Give the model of a run its name, the speakers that it must not be reported on, and its card.
+
+    Args:
+        recipe: of the run.
+        given: the model that it began with; None: random weights.
+        material: of the run.
+        model: encoder and head.
+        epoch: whose weights these are; None: the best, which the development trials chose.
+    """
+    before = () if given is None else given.training_speakers
+    card: dict[str, Any] = {} if given is None else dict(given.card)
+    n_train = len(training_data(material).utterances) if material.train is None else len(material.usable)
+    how = f"chosen on {material.dev.trials.source}" if epoch is None else f"epoch {epoch}"
+    card |= {
+        "head_data": f"{n_train} utterances, recipe {recipe.kind} {recipe.hash}, {how}",
+        # Whoever takes one epoch for its rates in the log has chosen it on these trials too.
+        "chosen_on": sorted({material.dev.trials.sha256, *card.get("chosen_on", ())}),
+    }
+    name = recipe.run.name or f"{'scratch' if given is None else given.name}-{recipe.kind}"
+    return SpeakerModel(
+        model.encoder,
+        model.head,
+        name if epoch is None else f"{name}-epoch-{epoch}",
+        thresholds=model.thresholds,
+        training_speakers=tuple(sorted({*map(speaker_key, material.speakers), *before})),
+        card=card,
+    )
+
+
+def epoch_models(
+    recipe: Recipe,
+    given: SpeakerModel | None,
+    material: Material,
+    folder: Path,
+    weights: Callable[[], SpeakerModel],
+) -> EpochModels | None:
+    """What keeps the models of epochs, where the recipe asks for any; `weights` copies them as they are."""
+    run = recipe.run
+    if run.save_interval is None:
+        return None
+    return EpochModels(
+        folder,
+        run.save_interval,
+        run.keep_last_n,
+        lambda epoch: described(recipe, given, material, weights(), epoch=epoch),
+    )
+
+
 def about_run(recipe: Recipe, material: Material, notes: Sequence[str]) -> dict[str, Any]:
     """What the log of a run says before its first epoch."""
     trials = material.dev.trials
@@ -173,6 +228,13 @@ def run_cached(
             about=about_run(recipe, material, notes),
             progress=progress,
             watch=watch,
+            keep_epoch=epoch_models(
+                recipe,
+                model,
+                material,
+                folder,
+                lambda: SpeakerModel(model.encoder, type(head).from_saved(head.config(), head.tensors())),
+            ),
         )
         progressed = loop.run()
     head.cpu().eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nestvox.atomic import names_in, write_text
-from nestvox.corpora.overlap import speaker_key
 from nestvox.device import find_device
 from nestvox.differences import differences, differences_in_words
 from nestvox.errors import RecipeError, TrainingError
@@ -26,12 +26,12 @@ from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.checkpoint import Progressed
 from nestvox.training.development import Development
-from nestvox.training.from_audio import run_audio
+from nestvox.training.from_audio import DEV_FOLDER, run_audio
 from nestvox.training.material import Material
 from nestvox.training.parallel import Processes, processes
 from nestvox.training.recipe import Recipe, load_recipe
 from nestvox.training.rotation import thresholds_on
-from nestvox.training.runs import Finished, run_cached, run_rotation, training_data, warned
+from nestvox.training.runs import Finished, described, run_cached, run_rotation, warned
 from nestvox.training.watch import Watch
 
 __all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
@@ -185,6 +185,8 @@ def _run(
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """Write the recipe into the folder of a run, or see that it holds a run of this recipe."""
     there = folder / RECIPE_FILE
+    for left in folder.glob(f"{DEV_FOLDER}*"):  # of a run that was killed while it was validated
+        shutil.rmtree(left, ignore_errors=True)
     holds = names_in(folder)
     if holds and RECIPE_FILE not in holds:
         raise TrainingError(f"{folder} is not empty and holds no run; give a new folder")
@@ -219,23 +221,8 @@ def _finish(
     """Write the model with its thresholds, and the result."""
     head, dev, progressed = finished.model.head, material.dev, finished.progressed
     assert head is not None
-    before = () if model is None else model.training_speakers
-    speakers = tuple(sorted({*map(speaker_key, material.speakers), *before}))
-    card: dict[str, Any] = {} if model is None else dict(model.card)
-    n_train = len(training_data(material).utterances) if material.train is None else len(material.usable)
-    card |= {
-        "head_data": f"{n_train} utterances, recipe {recipe.kind} {recipe.hash}, chosen on {dev.trials.source}",
-        "chosen_on": sorted({dev.trials.sha256, *card.get("chosen_on", ())}),
-    }
-    base = "scratch" if model is None else model.name
-    done = SpeakerModel(
-        finished.model.encoder,
-        head,
-        recipe.run.name or f"{base}-{recipe.kind}",
-        thresholds=thresholds_on(head, finished.pairs, dev.trials, material.labels),
-        training_speakers=speakers,
-        card=card,
-    )
+    done = described(recipe, model, material, SpeakerModel(finished.model.encoder, head))
+    done.thresholds = thresholds_on(head, finished.pairs, dev.trials, material.labels)
     done.save(folder / MODEL_FOLDER)
     trained = Trained(
         model=done,
