@@ -248,7 +248,7 @@ def _telling(path: Path) -> Iterator[None]:
     except Exception as error:
         # Libraries in Rust (safetensors, polars) have exceptions of their own, which end in this.
         number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is not None and not isinstance(error, OSError):
+        if number is not None and (not isinstance(error, OSError) or error.errno is None):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         named = error.filename if isinstance(error, OSError) else path
         ours = named is None or (isinstance(named, str | Path) and _PARTIAL.fullmatch(Path(named).name))

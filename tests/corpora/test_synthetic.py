@@ -96,6 +96,8 @@ def test_same_call_makes_the_same_bytes_also_after_an_interruption(corpus: Utter
         synthetic.prepare_synthetic(tmp_path / "again", **SMALL, progress=stop_after_five)
     half = tmp_path / "again" / "audio" / "espeak003" / "s1-u0.wav"
     half.unlink()  # a speaker who was killed halfway: the state of the synthesiser makes order matter
+    cut = tmp_path / "again" / "audio" / "espeak001" / "s0-u0.wav"
+    cut.write_bytes(cut.read_bytes()[:5_000])  # as a machine that lost its power may leave it
     synthetic.prepare_synthetic(tmp_path / "again", **SMALL)
     assert digests(tmp_path / "again") == digests(corpus.root)
 

@@ -14,7 +14,7 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -51,11 +51,13 @@ class ArchiveMember:
         archive: the tar file.
         name: of the member, with ``/``.
         offset: byte at which its first header begins; None: to be searched by name.
+        size: bytes of its content; None: not looked up, or a link.
     """
 
     archive: Path
     name: str
     offset: int | None = None
+    size: int | None = field(default=None, compare=False)
 
     @property
     def path(self) -> Path:
@@ -186,7 +188,8 @@ def members_in(archive: str | Path) -> Iterator[ArchiveMember]:
     try:
         for info in _members(archive):
             if info.isreg() or info.islnk():
-                yield ArchiveMember(archive, PurePosixPath(info.name).as_posix(), info.offset)
+                size = info.size if info.isreg() else None
+                yield ArchiveMember(archive, PurePosixPath(info.name).as_posix(), info.offset, size)
     except (tarfile.TarError, ValueError) as error:
         raise UnreadableAudioError(archive, f"no tar archive, or a damaged one: {error}") from error
     except OSError as error:

@@ -190,15 +190,14 @@ def _write_scores(path: Path, trials: Trials, raw: System, after: System) -> Non
     """Names, label and score of every trial; where the score was changed, what it was stands beside it."""
     import polars as pl
 
-    from nestvox.atomic import atomic_path
+    from nestvox.corpora.delimited import write_frame
 
     dim, values = list(after.scores.items())[-1]
     columns = [pl.Series("score", values)]
     if after is not raw:
         columns.append(pl.Series(raw.space.kind, raw.scores[dim]))
     frame = trials.frame.with_columns(*columns)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".parquet":
-            frame.write_parquet(file)
-        else:
-            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(file)
+    if path.suffix == ".parquet":
+        write_frame(frame, path, "parquet")
+    else:
+        write_frame(frame.with_columns(pl.col("target").cast(pl.Int8)), path, "csv")

@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.atomic import write_bytes
 from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
 from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes
 from nestvox.names import name_key, split_fields, split_lines
@@ -27,6 +29,7 @@ __all__ = [
     "read_parquet",
     "read_text",
     "refuse_float_names",
+    "write_frame",
 ]
 
 LocatedError = type[TableError] | type[TrialsError] | type[ScoresError]
@@ -223,3 +226,26 @@ def _records(text: str, delimiter: str, path: Path, kind: LocatedError) -> Itera
             yield reader.line_num, record
     except csv.Error as error:
         raise kind(str(error), source=path, line=reader.line_num) from error
+
+
+def write_frame(frame: pl.DataFrame, path: Path, fmt: Literal["csv", "parquet"], **options: Any) -> None:
+    """Write a table whole or not at all.
+
+    It is made in memory and written as bytes: polars has errors of its own for a full disk, which differ by format and
+    name no file, and given a name it would put the home folder in place of a ``~``.
+
+    Args:
+        frame: the table.
+        path: the file.
+        fmt: of the file.
+        options: of `polars.DataFrame.write_csv`.
+
+    Raises:
+        OSError: the file cannot be written; it names the file.
+    """
+    content = io.BytesIO()
+    if fmt == "parquet":
+        frame.write_parquet(content)
+    else:
+        frame.write_csv(content, **options)
+    write_bytes(path, content.getvalue())

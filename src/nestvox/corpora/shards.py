@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from nestvox.atomic import atomic_path, names_in, write_text
-from nestvox.audio.archives import ArchiveMember, members_in, read_bytes
+from nestvox.audio.archives import ArchiveMember, member_of, members_in, read_bytes
 from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
 from nestvox.corpora.prepare.folder import Prepared, Skipped
@@ -105,6 +105,13 @@ def _write_shards(table: UtteranceTable, out: Path, shard_mib: int, progress: Pr
             for member in _audio_in(out / name):
                 if not waiting or member.name != _name_of(*waiting[0]):
                     raise TableError(f"{name} does not hold what the table names; delete the folder", source=out)
+                there = _size(table.root / waiting[0][1][0])
+                if member.size not in (None, there):
+                    raise TableError(
+                        f"{name} has {member.size:,} bytes of {waiting[0][1][0]}, whose file has {there:,}: delete the "
+                        "shard, and run the same command again",
+                        source=out,
+                    )
                 place(replace(member, archive=Path(name)))
             continue
         with atomic_path(out / name) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
@@ -147,6 +154,15 @@ def _name_of(number: int, file: tuple[str, list[int]]) -> str:
 
 def _audio_in(archive: Path) -> Iterator[ArchiveMember]:
     return (member for member in members_in(archive) if not member.name.endswith(".json"))
+
+
+def _size(path: Path) -> int:
+    if member_of(path) is not None:
+        return len(read_bytes(path))
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UnreadableAudioError(path, error.strerror or str(error)) from error
 
 
 def _content(path: Path) -> bytes:
@@ -289,6 +305,9 @@ def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]
         if not isinstance(item, Mapping):
             raise AudioError(sample.archive, "its JSON holds no object")
         row = {name: value for name, value in item.items() if isinstance(value, str | int | float)}
+        channel = row.get("channel")
+        if isinstance(channel, str) and not channel.isdecimal():  # a microphone or a line: in a table it is a number
+            row["channel_name"] = row.pop("channel")
         if speaker.startswith("."):
             if speaker not in sample.texts:
                 raise AudioError(sample.archive, f"has no member {speaker} with its speaker")

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
-from nestvox.atomic import atomic_path
-from nestvox.corpora.delimited import name_column, read_fields
+from nestvox.corpora.delimited import name_column, read_fields, write_frame
 from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import TrialsError
@@ -195,12 +194,10 @@ def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> Non
         raise TrialsError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}", source=path)
     frame = trials.frame
     if fmt == "parquet":
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            frame.write_parquet(file)
+        write_frame(frame, path, "parquet")
         return
     if fmt == "csv":
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            frame.with_columns(pl.col("target").cast(pl.Int8)).write_csv(file)
+        write_frame(frame.with_columns(pl.col("target").cast(pl.Int8)), path, "csv")
         return
     for name in _SIDES:
         blank = frame[name].str.contains(r"(?-u:\s)").arg_true()  # blanks of other scripts divide nothing
@@ -216,5 +213,4 @@ def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> Non
         lines = frame.select(pl.col("target").cast(pl.Int8), "enrol", "test")
     else:
         lines = frame.select("enrol", "test")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        lines.write_csv(file, separator=" ", include_header=False, quote_style="never")
+    write_frame(lines, path, "csv", separator=" ", include_header=False, quote_style="never")

@@ -22,11 +22,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.atomic import atomic_path
 from nestvox.audio.archives import file_of
 from nestvox.audio.segment import Segment
 from nestvox.corpora.columns import as_boolean, as_channel, as_seconds, codec_apart
-from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names
+from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names, write_frame
 from nestvox.errors import TableError
 from nestvox.names import key_column, name_key
 
@@ -341,14 +340,10 @@ def write_utterances(table: UtteranceTable, path: str | Path) -> None:
                     f"{value!r} does not fit into a TSV; write .csv or .parquet", source=path, column=column.name
                 )
     try:
-        # Given a name, polars would take it for more than one: it puts the home folder in place of a ~.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            if suffix == ".parquet":
-                frame.write_parquet(file)
-            elif suffix == ".csv":
-                frame.write_csv(file)
-            else:
-                frame.write_csv(file, separator="\t", quote_style="never")
+        if suffix == ".tsv":
+            write_frame(frame, path, "csv", separator="\t", quote_style="never")
+        else:
+            write_frame(frame, path, "csv" if suffix == ".csv" else "parquet")
     except (OSError, pl.exceptions.PolarsError) as error:  # polars' own do not name the file
         raise TableError(f"cannot be written: {error}", source=path) from error
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import ctypes
 import json
+import os
 import sys
 import tempfile
 import wave
@@ -86,12 +87,18 @@ def _write(path: Path, samples: array.array[int], sample_rate: int, gain_db: flo
         scaled.byteswap()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with wave.open(str(partial), "wb") as handle:
-        handle.setnchannels(1)
-        handle.setsampwidth(2)
-        handle.setframerate(sample_rate)
-        handle.writeframes(scaled.tobytes())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            with wave.open(file, "wb") as handle:
+                handle.setnchannels(1)
+                handle.setsampwidth(2)
+                handle.setframerate(sample_rate)
+                handle.writeframes(scaled.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import polars as pl
 
 from nestvox.atomic import names_in, write_text
 from nestvox.audio.read import probe
+from nestvox.audio.write import whole_length
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
@@ -130,7 +131,7 @@ def prepare_synthetic(
     for index in range(speakers):
         own = _speaker_rows(recipe, index)
         job: dict[str, object] = {"voice": _voice(recipe, index), "sentences": _sentences(recipe, index, own, folder)}
-        if not all((folder / str(row["path"])).is_file() for row in own):
+        if any(whole_length(folder / str(row["path"])) is None for row in own):
             _speak(job, folder)
         for row in own:
             row["duration_s"] = round(probe(folder / str(row["path"])).duration_s, 3)
