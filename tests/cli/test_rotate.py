@@ -168,3 +168,37 @@ def test_a_log_file_gets_no_control_characters(tmp_path: Path, vectors: np.ndarr
     assert "\x1b" not in child.stdout + child.stderr
     assert child.stderr == ""
     assert (tmp_path / "r.safetensors").is_file()
+
+
+def test_it_says_where_it_does_not_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Speakers differ in the first coordinates, in falling order: truncation cannot be bettered there."""
+    generator = np.random.default_rng(2)
+    scale = np.where(np.arange(SIZE) < 8, 1.0, 0.02)
+    voices = (generator.standard_normal((SPEAKERS, SIZE)) * scale).repeat(TAKES, axis=0)
+    rows = voices + 0.5 * scale * generator.standard_normal((ROWS, SIZE))
+    np.save(tmp_path / "vectors.npy", rows.astype(np.float32))
+    (tmp_path / "labels.txt").write_text("\n".join(SPEAKER_OF) + "\n")
+    call = ["rotate", tmp_path / "vectors.npy", "--out", tmp_path / "r.safetensors", "--json", tmp_path / "r.json"]
+    code, text, error = run(capsys, *call, "--labels", tmp_path / "labels.txt", "--dims", "8,16,32")
+    assert code == 0, error
+    written = json.loads((tmp_path / "r.json").read_text())
+    worse = [p["dim"] for p in written["prefixes"][:-1] if p["eer_after"] >= p["eer_before"] > 0]
+    said = [note for note in written["notes"] if "does not help" in note]
+    assert bool(said) is bool(worse)
+    assert worse, "the world was made so"
+    assert f"note: {said[0]}" in text
+    code, text, error = run(
+        capsys, *call, "--labels", tmp_path / "labels.txt", "--dims", "8,32", "--method", "discriminant"
+    )
+    n_speakers = json.loads((tmp_path / "r.json").read_text())["details"].get("n_speakers")
+    judged = f"{n_speakers} speakers with two vectors judge {(n_speakers or 1) - 1} of {SIZE} directions at most"
+    assert (judged in text) is (n_speakers is not None)
+    code, text, _ = run(capsys, *call, "--dims", "8,32")
+    assert code == 0
+    lost = json.loads((tmp_path / "r.json").read_text())["prefixes"][0]
+    assert ("does not help" in text) is (lost["kept_after"] <= lost["kept_before"])
+
+
+def test_help_promises_nothing_that_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["rotate", "--help"]):
+        assert "every prefix gets better" not in " ".join(run(capsys, *arguments)[1].split())

@@ -376,3 +376,55 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ModelError) as caught:
             Rotation.load(path)
         assert str(path) in str(caught.value), name
+
+
+def few_speakers(
+    n_speakers: int, size: int, n_dead: int, *, rows: int = 6, seed: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Rows of few speakers that never leave the last but `n_dead` coordinates, before they are turned."""
+    generator = np.random.default_rng(seed)
+    live = size - n_dead
+    scale = 1 / np.sqrt(1 + np.arange(live))
+    voices = generator.normal(size=(n_speakers, live)) * scale
+    rows_of = np.repeat(voices, rows, axis=0) + 0.4 * scale * generator.normal(size=(n_speakers * rows, live))
+    turn = np.linalg.qr(generator.normal(size=(size, size)))[0]
+    padded = np.concatenate([rows_of, np.zeros((len(rows_of), n_dead))], axis=1) @ turn
+    return padded, [f"s{row // rows}" for row in range(len(rows_of))]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("every_speaker", [False, True])
+@pytest.mark.parametrize(
+    ("n_speakers", "size", "n_dead"), [(8, 32, 12), (20, 32, 5), (40, 32, 8), (4, 48, 0), (3, 64, 40)]
+)
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_directions_without_variance_come_last(weight, every_speaker, n_speakers, size, n_dead, kind) -> None:
+    vectors, speakers = few_speakers(n_speakers, size, n_dead)
+    scatter = Scatter(size)
+    scatter.add(vectors.astype(kind), speakers)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = discriminant(scatter, weight, every_speaker=every_speaker)
+    variances = (unit @ found.matrix).var(axis=0)
+    rank = np.linalg.matrix_rank(unit - unit.mean(axis=0), tol=1e-5)
+    assert rank < size or n_dead == 0
+    dead = variances < 1e-12
+    assert dead.sum() == size - rank
+    assert not dead[:rank].any(), "a prefix pays for no direction in which nobody differs"
+    # What speakers so few cannot judge follows by falling variance.
+    means = np.stack([unit[np.array(speakers) == name].mean(axis=0) for name in sorted(set(speakers))])
+    between = np.cov(means, rowvar=False) if not every_speaker else None
+    if between is not None and weight == 0 and n_speakers - 1 < rank:
+        filled = variances[n_speakers - 1 : rank]
+        assert (np.diff(filled) <= 1e-12).all()
+        np.testing.assert_allclose(np.diag(found.matrix.T @ between @ found.matrix)[n_speakers - 1 :], 0, atol=1e-12)
+    np.testing.assert_allclose(unit @ found.matrix @ (unit @ found.matrix).T, unit @ unit.T, atol=1e-9)
+
+
+def test_many_speakers_are_believed_as_ever() -> None:
+    """From three speakers a dimension on the order is that of the criterion, to the bit."""
+    vectors, speakers = few_speakers(60, 16, 2, rows=3)
+    scatter = Scatter(16)
+    scatter.add(vectors, speakers)
+    between, within = scatter.between_within()
+    values = np.diag(discriminant(scatter, 1.0).matrix.T @ (between - within) @ discriminant(scatter, 1.0).matrix)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(between - within)[::-1], atol=1e-12)

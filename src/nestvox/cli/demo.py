@@ -278,6 +278,10 @@ def _show_test(found: dict[str, Evaluation], console: Console) -> None:
         shown.add_row(str(row.dim), *(percent_interval(rate) for rate in rates))
     console.print(shown)
     head = nested.headline
+    if "truncation" in found:
+        pairs = [(row.dim, row.eer, found["truncation"].rates(row.dim).eer) for row in nested.overall[:-1]]
+        if worse := [str(dim) for dim, rate, plain in pairs if rate >= plain > 0]:
+            console.print(f"The rotation does not help at {', '.join(worse)} dimensions: plain truncation is as good.")
     console.print(
         f"{head.n_target} target and {head.n_nontarget} non-target trials, sha256 {nested.trials_sha256[:16]}; "
         f"in brackets: {head.interval}"

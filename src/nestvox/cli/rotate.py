@@ -33,10 +33,10 @@ def rotate(
     seed: Annotated[int, typer.Option(help="Of the division of speakers and of all sampling.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
 ) -> None:
-    """Fit an orthogonal matrix: full-dimension scores stay as they are, every prefix gets better.
+    """Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most.
 
     The table shows each prefix before and after: how well its scores agree with the full-dimension ones and, with
-    labels, the equal error rate on speakers that nothing was fitted or chosen on.
+    labels, the equal error rate on speakers that nothing was fitted or chosen on. It says where a prefix did not gain.
     """
     import json
     from contextlib import ExitStack
@@ -114,3 +114,5 @@ def _show(report: RotationReport) -> None:
         console.print(f"{parts}; the table is of the report speakers, all pairs, no interval")
     console.print("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
     console.print(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
+    for note in report.notes:
+        console.print(f"note: {note}")

@@ -1,6 +1,6 @@
 """Rotate vectors that somebody already has: fit, measure, apply, in bounded memory.
 
-Whoever holds millions of voiceprints keeps every full-dimension score and gains every prefix.
+Whoever holds millions of voiceprints keeps every full-dimension score and gets short prefixes worth having.
 
 With labels the speakers are divided three ways by a hash of their names: most are fitted on, some choose (weight of the
 discriminant order, stopping step, method), and the rest only report. Without labels the order is PCA's, fitted on all
@@ -95,6 +95,32 @@ class RotationReport:
     chosen: Mapping[str, float]
     training_speakers: tuple[str, ...] = ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on where the rotation does not help, and on what the speakers are too few for."""
+        size, found = self.rotation.input_dim, []
+        short = [prefix for prefix in self.prefixes if prefix.dim < size]
+        measured = [(p.dim, p.eer_before, p.eer_after) for p in short]
+        worse = [
+            dim for dim, before, after in measured if before is not None and after is not None and after >= before > 0
+        ]
+        less = [prefix.dim for prefix in short if prefix.kept_after <= prefix.kept_before]
+        for dims, what in (
+            (worse, "a lower error rate"),
+            ([] if self.speakers else less, "scores closer to the full ones"),
+        ):
+            if not dims:
+                continue
+            at = "any prefix" if len(dims) == len(short) else f"{', '.join(map(str, dims))} dimensions"
+            found.append(f"the rotation does not help at {at}: plain truncation gives {what}, or the same")
+        n_speakers = self.rotation.details.get("n_speakers")
+        if n_speakers is not None and n_speakers - 1 < size:
+            found.append(
+                f"{n_speakers} speakers with two vectors judge {n_speakers - 1} of {size} directions at most; what is "
+                "left follows by variance"
+            )
+        return tuple(found)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the matrix and the keys of the speakers, as plain values."""
         return {
@@ -102,6 +128,7 @@ class RotationReport:
             **self.rotation.config(),
             "full_dimension_largest_cosine_change": self.full_difference,
             "prefixes": [asdict(prefix) for prefix in self.prefixes],
+            "notes": list(self.notes),
             "speakers": {part: dict(counts) for part, counts in self.speakers.items()},
             "criterion": dict(self.chosen),
         }

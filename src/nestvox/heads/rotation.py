@@ -1,11 +1,15 @@
-"""Orthogonal heads: every prefix gains, the full dimension loses nothing.
+"""Orthogonal heads: what a prefix holds is chosen, and the full dimension loses nothing.
 
 A rotation keeps all angles, so the full-dimension cosine of two embeddings is the same before and after; what changes
 is which directions come first. Two closed forms are here (no deep-learning library is needed):
 
 - PCA: eigenvectors of the covariance, by falling variance; needs no labels.
 - discriminant order: eigenvectors of ``S_b - weight * S_w`` by falling eigenvalue (the maximum margin criterion of
-  Li, Jiang & Zhang, NIPS 2003). Unlike LDA's generalised eigenvectors these are orthogonal.
+  Li, Jiang & Zhang, NIPS 2003). Unlike LDA's generalised eigenvectors these are orthogonal. S speakers differ in S - 1
+  directions at most, and eigenvalues of a covariance of S samples in D dimensions are off by about sqrt(D / S) of
+  themselves (V. A. Marchenko and L. A. Pastur, 1967). So with fewer than three speakers a dimension only a positive
+  criterion is believed: what has none follows, by falling variance where the speakers span too little to judge it, and
+  directions in which no vector differs from another come last.
 
 Rows are normalised before anything is fitted, because a cosine only sees directions. No mean is subtracted, since that
 would change the angles.
@@ -36,6 +40,8 @@ __all__ = ["Rotation", "Scatter", "check_dims", "default_dims", "discriminant", 
 
 _FORMAT = "nestvox-rotation-1"
 _ORTHOGONAL_TOLERANCE = 1e-8
+_DEAD = 1e-10  # of the largest variance: rounding of float32 vectors leaves less
+_SPEAKERS_A_DIMENSION = 3
 
 
 class _Saved(StrictModel):
@@ -239,6 +245,11 @@ class Scatter:
         """Speakers seen with two rows or more."""
         return int((self._counts >= 2).sum())
 
+    @property
+    def n_speakers_in_all(self) -> int:
+        """Speakers seen, those of one row included."""
+        return len(self._counts)
+
     def covariance(self) -> NDArray[np.float64]:
         """(D, D) covariance of all rows.
 
@@ -280,10 +291,40 @@ class Scatter:
 def _descending(symmetric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Eigenvalues, falling, and eigenvectors with a positive largest entry, whatever sign LAPACK gave them."""
     values, vectors = np.linalg.eigh(symmetric)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    largest = np.abs(vectors).argmax(axis=0)
-    signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
-    return values, np.ascontiguousarray(vectors * signs)
+    return values[::-1], _signed(vectors[:, ::-1])
+
+
+def _signed(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    largest = np.abs(vectors).argmax(axis=0) if vectors.size else np.zeros(vectors.shape[1], np.int64)
+    signs = np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0) if vectors.size else 1.0
+    return np.ascontiguousarray(vectors * signs)
+
+
+def _by_what_they_carry(
+    criterion: NDArray[np.float64], total: NDArray[np.float64], n_speakers: int
+) -> NDArray[np.float64]:
+    """Order all directions: those that tell speakers apart, then those in which vectors differ at all, then the others.
+
+    Args:
+        criterion: (D, D) whose large eigenvalues tell speakers apart.
+        total: (D, D) covariance of all vectors.
+        n_speakers: that the criterion is of; they differ in one direction fewer at most.
+
+    Returns:
+        (D, D) orthogonal.
+    """
+    variances, axes = _descending(total)
+    n_live = int((variances > _DEAD * max(float(variances[0]), 0.0)).sum())
+    live = axes[:, :n_live]
+    values, inside = _descending(live.T @ criterion @ live)
+    largest = float(np.abs(values).max(initial=0.0))
+    n_discriminant = int((values > _DEAD * largest).sum())
+    first, rest = live @ inside[:, :n_discriminant], live @ inside[:, n_discriminant:]
+    if n_speakers - 1 < n_live:
+        rest = rest @ _descending(rest.T @ total @ rest)[1]
+    # Products of orthogonal matrices: the nearest orthogonal one takes their rounding away.
+    left, _, right = np.linalg.svd(np.concatenate([first, rest, axes[:, n_live:]], axis=1))
+    return _signed(left @ right)
 
 
 def _dims(dims: Sequence[int] | None, size: int) -> tuple[int, ...]:
@@ -305,7 +346,7 @@ def pca(scatter: Scatter, dims: Sequence[int] | None = None) -> Rotation:
 def discriminant(
     scatter: Scatter, weight: float = 1.0, dims: Sequence[int] | None = None, *, every_speaker: bool = False
 ) -> Rotation:
-    """Order the directions by S_b - weight * S_w.
+    """Order the directions by S_b - weight * S_w; with few speakers by what they carry, those without variance last.
 
     Args:
         scatter: moments with speakers.
@@ -314,7 +355,11 @@ def discriminant(
         every_speaker: whether speakers with one row count in S_b, see `Scatter.between_within`.
     """
     between, within = scatter.between_within(every_speaker=every_speaker)
-    _, vectors = _descending(between - weight * within)
+    judged = scatter.n_speakers_in_all if every_speaker else scatter.n_speakers
+    if judged >= _SPEAKERS_A_DIMENSION * scatter.size:
+        vectors = _descending(between - weight * within)[1]
+    else:
+        vectors = _by_what_they_carry(between - weight * within, scatter.covariance(), judged)
     details = {
         "n_vectors": scatter.n,
         "n_speakers": scatter.n_speakers,
