@@ -135,7 +135,8 @@ def embed_table(
         dtype: ``float32``, or ``float16`` for half the space (about three significant digits).
         max_duration_s: longer utterances go through the network in equal pieces of at most this, and the pieces'
             vectors are averaged by length (frames: joined).
-        skip_bad: record unreadable, silent and too short audio in the store instead of stopping at the first.
+        skip_bad: record audio that is unreadable, silent or too short, and recordings on which the network fails or
+            gives no embedding (another size, NaN, zeros), in the store instead of stopping at the first.
         engine: ``local``: this process does it; ``ray``: the tasks of a Ray cluster do, a shard each (extra ``ray``).
             The same choice of batch size and threads gives the same bytes.
         ray_address: of the cluster; None: what ``RAY_ADDRESS`` says, else a cluster of this machine's own for the run.
@@ -202,13 +203,13 @@ def run_embedding(
         workers=workers,
     )
     with closing(decoder_for(table, model, max_duration_s=max_duration_s, workers=asked.workers or 2)) as decoder:
-        network = Network(model, tap)
         # What was begun for another model or tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
+        network = Network(model, tap, dim)
         trial_s = 0.0
         if dim is None or not asked.settled:
             with torch_threads() as set_threads:
-                dim, asked = try_out(network, decoder, asked, set_threads, model=model)
+                dim, asked = try_out(network.each, decoder, asked, set_threads, model=model)
             trial_s = time.perf_counter() - began
         plan = Plan(
             tap=tap,

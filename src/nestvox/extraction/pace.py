@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, StoreError
+from nestvox.errors import AudioError, NestvoxError, StoreError
 from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.tuning import SIZES, choose
@@ -24,7 +24,8 @@ _TRIAL_DECODING_S = 1.0
 _TRIAL_AUDIO_S = 320.0
 _TOO_FEW_TO_TRY = 128
 
-Forward = Callable[[Sequence[NDArray[np.float32]]], Sequence[NDArray[np.floating[Any]]]]
+# An array for each recording, or what says that there is none.
+Forward = Callable[[Sequence[NDArray[np.float32]]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def try_out(
     wanted = 1 if asked.settled or len(decoder.sources) <= _TOO_FEW_TO_TRY else _TRIAL_CLIPS
     clips: list[NDArray[np.float32]] = []
     problem: AudioError | None = None
+    dim: int | None = None
+    refused: tuple[str, Any] | None = None
     began = time.perf_counter()
     for row in range(len(decoder.sources)):
         pieces, failed = decoder.pieces([row])
@@ -96,16 +99,26 @@ def try_out(
         if isinstance(clip, AudioError):
             problem = problem or clip
             continue
+        if dim is None:
+            result = forward([clip])[0]
+            if not isinstance(result, np.ndarray):
+                refused = refused or (str(decoder.sources[row].segment.path), result)
+                continue
+            dim = int(result.shape[-1])
         clips.append(clip)
         # Neither slow decoding (a network drive) nor long recordings may make the trial long or large.
         heard_s = sum(len(clip) for clip in clips) / decoder.sample_rate
         if len(clips) == wanted or heard_s > _TRIAL_AUDIO_S or time.perf_counter() - began > _TRIAL_DECODING_S:
             break
-    if not clips:
+    if dim is None and refused is not None:
+        path, failure = refused
+        if isinstance(failure.error, NestvoxError):
+            raise failure.error
+        raise AudioError(path, f"{failure.problem}; nor does it take any other of the table's recordings")
+    if dim is None:
         assert problem is not None
         raise AudioError(problem.path, f"{problem.problem}; nor can any other of the table's files be used")
     decode_rate = sum(len(clip) for clip in clips) / decoder.sample_rate / (time.perf_counter() - began)
-    dim = int(forward(clips[:1])[0].shape[-1])
     if wanted == 1:
         return dim, asked
     found = choose(

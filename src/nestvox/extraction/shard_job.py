@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from nestvox.audio.condition import Condition
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, ModelError, StoreError
+from nestvox.errors import AudioError, FingerprintError, MissingExtraError, ModelError, NestvoxError, StoreError
 from nestvox.extraction.batches import Piece, plan_batches
 from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
 from nestvox.extraction.shards import ShardRows
 from nestvox.extraction.store_metadata import FailedUtterance
 from nestvox.extraction.tuning import Streams
+from nestvox.shown import shown
 from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = [
     "MAX_BATCH_S",
     "EmbeddingModel",
     "Network",
+    "NetworkFailure",
+    "OutOfMemoryError",
     "Plan",
     "ShardJob",
     "StoreTap",
@@ -97,12 +100,30 @@ class Plan:
     skip_bad: bool
 
 
-class Network:
-    """The model at one tap; halves batches that do not fit into memory."""
+@dataclass(frozen=True)
+class NetworkFailure:
+    """What a network said of one recording in place of a result.
 
-    def __init__(self, model: EmbeddingModel, tap: StoreTap) -> None:
+    Attributes:
+        problem: in words.
+        error: what it raised; None: what it gave is no embedding.
+    """
+
+    problem: str
+    error: Exception | None = None
+
+
+class Network:
+    """The model at one tap; halves batches that do not fit into memory.
+
+    Attributes:
+        dim: size of a result's last axis; None: nothing has come out yet.
+    """
+
+    def __init__(self, model: EmbeddingModel, tap: StoreTap, dim: int | None = None) -> None:
         self.model = model
         self.tap = tap
+        self.dim = dim
         # What is decoded here is at the model's rate; a model that can be told so need not look for doubts.
         told = "sample_rate" in inspect.signature(model.forward).parameters
         rate: dict[str, Any] = {"sample_rate": model.sample_rate} if told else {}
@@ -119,7 +140,7 @@ class Network:
                 if not _out_of_memory(error):
                     raise
                 if len(waveforms) == 1:
-                    raise ModelError(
+                    raise OutOfMemoryError(
                         f"{padded_s:.0f} s of audio do not fit into memory in one piece: lower --max-duration-s"
                     ) from error
                 self._fits_s = padded_s
@@ -128,12 +149,48 @@ class Network:
         half = len(waveforms) // 2
         return self(waveforms[:half]) + self(waveforms[half:])
 
+    def each(self, waveforms: Sequence[Vector]) -> list[NDArray[np.floating[Any]] | NetworkFailure]:
+        """Return the same, and a failure in the place of each recording that the network cannot take.
+
+        Raises:
+            NestvoxError: what is no matter of a recording: an extra is missing, or memory for one of them.
+        """
+        try:
+            results = self(waveforms)
+        except (MissingExtraError, FingerprintError, OutOfMemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  somebody else's network fails in every way there is
+            if len(waveforms) == 1:
+                said = str(error) if isinstance(error, NestvoxError) else f"{type(error).__name__}: {error}"
+                return [NetworkFailure(f"the network {self.model.name} fails on it: {_line(said)}", error)]
+            half = len(waveforms) // 2
+            return self.each(waveforms[:half]) + self.each(waveforms[half:])
+        if len(results) != len(waveforms):
+            return [
+                NetworkFailure(f"the network {self.model.name} gave {len(results)} results for {len(waveforms)}")
+            ] * (len(waveforms))
+        return [self._checked(np.asarray(result)) for result in results]
+
+    def _checked(self, result: NDArray[Any]) -> NDArray[np.floating[Any]] | NetworkFailure:
+        name, wanted = self.model.name, 2 if self.tap == "frames" else 1
+        if result.ndim != wanted or not np.issubdtype(result.dtype, np.floating) or not result.size:
+            return NetworkFailure(f"the network {name} gave a result of shape {result.shape} and type {result.dtype}")
+        if self.dim is None:
+            self.dim = result.shape[-1]
+        if result.shape[-1] != self.dim:
+            return NetworkFailure(f"the network {name} gave {result.shape[-1]} numbers, and {self.dim} for others")
+        if not np.isfinite(result).all():
+            return NetworkFailure(f"the network {name} gave values that are not finite")
+        if wanted == 1 and not result.any():
+            return NetworkFailure(f"the network {name} gave nothing but zeros, which have no direction")
+        return result
+
 
 class _Begun(NamedTuple):
     """A batch that a stream works on; None: nothing of it could be decoded."""
 
     good: list[tuple[Piece, Vector]]
-    future: Future[list[NDArray[np.floating[Any]]]] | None
+    future: Future[list[NDArray[np.floating[Any]] | NetworkFailure]] | None
 
 
 class ShardJob:
@@ -176,7 +233,7 @@ class ShardJob:
         """
         with (
             torch_threads() as set_threads,
-            Streams(self.network, self.plan.streams, lambda: set_threads(self.plan.threads)) as running,
+            Streams(self.network.each, self.plan.streams, lambda: set_threads(self.plan.threads)) as running,
         ):
             # One batch more than streams is under way, so that none waits for the next.
             begun: deque[_Begun] = deque()
@@ -195,6 +252,10 @@ class ShardJob:
     def _settle(self, begun: _Begun, write: Callable[[int, ShardRows], None]) -> int:
         if begun.future is not None:
             for (piece, audio), result in zip(begun.good, begun.future.result(), strict=True):
+                if isinstance(result, NetworkFailure):
+                    path = self.decoder.sources[piece.row].segment.path
+                    self._fail(self._shard_of(piece), piece.row, AudioError(path, result.problem), had_piece=True)
+                    continue
                 self._shard_of(piece).add(piece, len(audio), result)
                 self.audio_s += len(audio) / self.network.model.sample_rate
         for shard in [number for number, state in self._open.items() if state.complete]:
@@ -349,6 +410,15 @@ def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s:
         workers=workers,
         ahead_s=2 * MAX_BATCH_S,
     )
+
+
+class OutOfMemoryError(ModelError):
+    """A single utterance is too long for the memory of the machine: a matter of the run's settings."""
+
+
+def _line(text: str) -> str:
+    line = " ".join(shown(text, keep="\n").split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def _out_of_memory(error: BaseException) -> bool:
