@@ -230,6 +230,7 @@ def test_lists_that_could_be_either_say_what_to_do(tmp_path: Path) -> None:
         "enrol,test,label\na,b,1\nc,d,0\n",
         "Enroll,Test,Label\na,b,1.0\nc,d,0.0\n",
         "enrol,test,labels\na,b,target\nc,d,nontarget\n",
+        "test,enrollment,is_target\nb,a,true\nd,c,False\n",
         "\ufeffenrol,test,target,label\na,b,1,x\nc,d,0.0,y\n",
     ],
 )
@@ -323,3 +324,13 @@ def test_speakers_on_both_sides(names: list[str], others: list[str], shared: lis
 def test_files_in_two_spellings_get_two_names() -> None:
     ids = unique_ids([f"x/{NFC}.wav", f"x/{NFD}.wav", "x/a.wav"])
     assert len({unicodedata.normalize("NFC", name) for name in ids}) == 3
+
+
+def test_headers_where_none_belongs(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("enrol test target\na b 1\nc d 0\n")
+    with pytest.raises(TrialsError, match="the first line is a header") as caught:
+        read_trials(tmp_path / "t.txt")
+    assert caught.value.line == 1
+    (tmp_path / "t.txt").write_text("a,b,1\n")
+    with pytest.raises(TrialsError, match=r"a list with commas is called \.csv"):
+        read_trials(tmp_path / "t.txt")

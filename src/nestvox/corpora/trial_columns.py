@@ -25,7 +25,11 @@ LABELS = {
 }
 """Words for "same speaker" and "different speakers", in lower case."""
 
-_OTHER_HEADERS = {"enrol": ("enroll",), "test": (), "target": ("label", "labels")}
+_OTHER_HEADERS = {
+    "enrol": ("enroll", "enrolment", "enrollment"),
+    "test": (),
+    "target": ("label", "labels", "is_target", "targettype", "same_speaker"),
+}
 
 
 def labels_of(

@@ -33,6 +33,7 @@ FORMATS = ("csv", "kaldi", "parquet", "voxceleb", "voxsrc")
 _SIDES = ("enrol", "test")
 _NUMBERS = {word: label for word, label in LABELS.items() if word[0] in "01"}
 _LAST = {**_NUMBERS, "target": True, "nontarget": False}
+_HEADERS = {("enrol", "test"), ("enroll", "test"), ("label", "enrol"), ("target", "enrol")}
 _NO_NAME = ["\t", "\r", "\n"]
 
 
@@ -140,10 +141,17 @@ def read_trials(path: str | Path, fmt: str | None = None) -> Trials:
             return None if name is None else (name, 3)
         return ("voxsrc", 2) if len(first) == 2 or fmt else None
 
-    other = "is none of '1 enrol test', 'enrol test target' and 'enrol test'"
+    other = "is none of '1 enrol test', 'enrol test target' and 'enrol test' (a list with commas is called .csv)"
     table, numbers = read_fields(path, TrialsError, layout=layout, other=other)
     if not len(table):
         raise TrialsError("the list has no trials", source=path)
+    if tuple(word.lower() for word in table.row(0)[:2]) in _HEADERS:
+        raise TrialsError(
+            "the first line is a header, which .csv (with commas) and .tsv (with tabs) have: name the file so, or leave "
+            "the line out",
+            source=path,
+            line=int(numbers[0]),
+        )
     if table.width == 2:
         return Trials(table.rename({"0": "enrol", "1": "test"}), str(path))
     labels = _labelled(path, table, fmt, int(numbers[0]))

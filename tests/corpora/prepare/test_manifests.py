@@ -311,6 +311,9 @@ def test_manifests_in_each_others_place(tmp_path: Path) -> None:
             prepare_lhotse(one)
     with pytest.raises(TableError, match="is a manifest of cuts; give it alone"):
         prepare_lhotse(cuts, supervisions)
+    other = recording(sources=[{"type": "file", "source": "other.wav"}])
+    with pytest.raises(TableError, match=r":2: the recording 'r1' stands there already"):
+        prepare_lhotse(manifest(recordings, [recording(), other]), supervisions)
 
 
 def test_nemo_manifests(tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def _of_pair(recordings: Path, supervisions: Path) -> Iterator[_Spoken]:
         if "supervisions" in item:
             raise TableError("is a manifest of cuts; give it alone", source=recordings, line=line)
         file = _recording(item, recordings, line)
-        files[name_key(file.name)] = file
+        if files.setdefault(name_key(file.name), file) != file:
+            raise TableError(
+                f"the recording {file.name!r} stands there already, with another file", source=recordings, line=line
+            )
     for line, item in json_lines(supervisions):
         name = text_in(item, "id", supervisions, line)
         recording = text_in(item, "recording_id", supervisions, line)
@@ -159,7 +162,7 @@ def _of_cuts(cuts: Path) -> Iterator[_Spoken]:
                 speaker,
                 round(seconds_in(item, "start", cuts, line) + begin_s, 9),
                 round(end_s - begin_s, 9),
-                item.get("channel"),
+                one.get("channel", item.get("channel")),
                 "" if end_s > begin_s else "lies outside of its cut",
             )
 
