@@ -147,8 +147,8 @@ def read_trials(path: str | Path, fmt: str | None = None) -> Trials:
         raise TrialsError("the list has no trials", source=path)
     if tuple(word.lower() for word in table.row(0)[:2]) in _HEADERS:
         raise TrialsError(
-            "the first line is a header, which .csv (with commas) and .tsv (with tabs) have: name the file so, or leave "
-            "the line out",
+            "the first line is a header, which .csv (with commas) and .tsv (with tabs) have: name the file so, or "
+            "leave the line out",
             source=path,
             line=int(numbers[0]),
         )
