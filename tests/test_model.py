@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -231,32 +232,38 @@ def test_tampered_weights(copy: Path) -> None:
         nestvox.load(copy)
 
 
-def test_save_that_breaks_off_leaves_no_model(copy: Path, model: SpeakerModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """config.json goes first and comes last, whichever write it is that never happens."""
-    from nestvox import model as module
-
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_replacement_is_whole_or_not_at_all(copy: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """Whichever write it is that never happens, the model that was there is there, to the byte."""
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    other = make(1, name="another")
     written: list[str] = []
 
-    def interrupt_at(stop: int) -> Callable[[Path, str], None]:
-        def write_text(path: Path, text: str) -> None:
-            if len(written) == stop:
-                raise KeyboardInterrupt
-            written.append(path.name)
-            path.write_text(text)
+    def write_text(path: Path, text: str) -> None:
+        if len(written) == stop:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        path.write_text(text)
 
-        return write_text
-
-    for stop in range(3):
-        written.clear()
-        monkeypatch.setattr(module, "write_text", interrupt_at(stop))
+    with monkeypatch.context() as patched:
+        patched.setattr("nestvox.model.write_text", write_text)
         with pytest.raises(KeyboardInterrupt):
-            model.save(copy)
-        assert not (copy / "config.json").exists()
-        with pytest.raises(ModelError, match=r"config\.json: not there"):
-            nestvox.load(copy)
-    monkeypatch.undo()
-    model.save(copy)
-    assert nestvox.load(copy).fingerprint == model.fingerprint
+            other.save(copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    other.save(copy)
+    assert nestvox.load(copy).name == "another"
+    assert sorted(path.name for path in copy.iterdir()) == FILES
+
+
+def test_two_saves_at_once_leave_one_of_the_two(tmp_path: Path) -> None:
+    models = [make(seed) for seed in (1, 2)]
+    for _ in range(3):
+        threads = [threading.Thread(target=model.save, args=(tmp_path / "model",)) for model in models]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert nestvox.load(tmp_path / "model").fingerprint in {model.fingerprint for model in models}
 
 
 def test_nothing_foreign_is_overwritten(model: SpeakerModel, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ LOCK_NAME = ".lock"  # of a folder, inside of it
 
 
 @contextmanager
-def locked(path: str | Path, *, wait_s: float = 60.0) -> Iterator[None]:
+def locked(path: str | Path, *, wait_s: float = 60.0, folder: bool | None = None) -> Iterator[None]:
     """Keep every other writer of `path` out, processes and threads; readers are not kept out.
 
     What is read, changed and written back is read inside. The lock is a hidden file, in a folder for a folder and
@@ -25,13 +25,16 @@ def locked(path: str | Path, *, wait_s: float = 60.0) -> Iterator[None]:
     Args:
         path: a folder, which is made where it is missing, or a file, whose folder is.
         wait_s: how long to wait for another writer; 0: not at all.
+        folder: whether it is a folder; None: what is there is seen, and what is not is a file where it has a suffix.
 
     Raises:
         NestvoxError: another process holds it.
         OSError: its folder cannot be made or written.
     """
     path = Path(path)
-    if path.suffix and not path.is_dir():
+    if folder is None:
+        folder = path.is_dir() or not (path.suffix or path.is_file())
+    if not folder:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(f".{path.name[:200]}.lock")
     else:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path, write_text
+from nestvox.atomic_folder import changing, read_together
 from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.audio.snr import estimate_snr_db
@@ -454,33 +455,23 @@ class SpeakerModel:
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
 
-        Each file is written atomically, config.json last: a folder without it is not a model. A model that stands
-        there already is replaced.
+        A model that stands there already is replaced, all of it or, where the call is stopped or fails, nothing.
 
         Raises:
             ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
             OSError: it cannot be written.
         """
-        folder = Path(folder)
-        refuse_foreign(folder)
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        with atomic_path(folder / WEIGHTS_FILE) as temporary:
-            # ascontiguousarray would make a row of a scalar.
-            save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
+        named = {"format": FORMAT, "library_name": "nestvox", "name": self.name, "fingerprint": self.fingerprint}
+        chosen = {"truncate_dim": self.truncate_dim, "training_speakers": [*self.training_speakers], "card": self.card}
+        config = json.dumps({**named, **self._config_of_parts(), **chosen}, indent=2) + "\n"
         decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
-        write_text(folder / CALIBRATION_FILE, decisions.to_json())
-        write_text(folder / "README.md", self.model_card())
-        config = {
-            "format": FORMAT,
-            "library_name": "nestvox",
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            **self._config_of_parts(),
-            "truncate_dim": self.truncate_dim,
-            "training_speakers": list(self.training_speakers),
-            "card": self.card,
-        }
-        write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+        with changing(folder) as fresh:
+            refuse_foreign(Path(folder))
+            with atomic_path(fresh / WEIGHTS_FILE) as temporary:  # ascontiguousarray would make a row of a scalar
+                save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
+            write_text(fresh / CALIBRATION_FILE, decisions.to_json())
+            write_text(fresh / "README.md", self.model_card())
+            write_text(fresh / CONFIG_FILE, config)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -490,7 +481,10 @@ class SpeakerModel:
             ModelError: not a model folder, or its weights are not those that it was saved with.
             WeightsError: tensors are missing, unexpected or mis-shaped.
         """
-        folder = Path(folder)
+        return read_together(folder, lambda: cls._from_folder(Path(folder)))
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> Self:
         config = read_config(folder)
         require("torch", extra="torch", purpose="running an encoder")
         from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch

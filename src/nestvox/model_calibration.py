@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from nestvox.atomic import write_text
+from nestvox.atomic import special_file, write_text
+from nestvox.atomic_folder import changing, settled
 from nestvox.card import replace_thresholds
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, ScoresError, TrialsError
 from nestvox.gate import naming, read_json
+from nestvox.locking import locked
 from nestvox.metrics.calibration import (
     Calibration,
     calibrations_from_dict,
@@ -39,6 +42,7 @@ __all__ = [
     "SNR",
     "LlrCalibration",
     "ModelCalibration",
+    "add_to_file",
     "quality_columns",
     "quality_names",
     "read_calibration",
@@ -334,7 +338,7 @@ def read_calibration(path: str | Path) -> ModelCalibration:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / CALIBRATION_FILE
+        path = settled(path, CALIBRATION_FILE)
     missing = "not there; `nestvox calibrate` and `nestvox threshold` write such a file, and model folders have one"
     content = read_json(path, naming(ModelError), missing=missing)
     if not isinstance(content, dict):
@@ -368,19 +372,49 @@ def store_in_model(
         FingerprintError: they were made from scores of another model.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not settled(folder, "config.json").is_file():
         raise ModelError(f"{folder} is not a model folder: it has no config.json")
-    found = read_calibration(folder)
     if any(not threshold.fingerprint for threshold in thresholds) or (llr is not None and not llr.fingerprint):
         raise FingerprintError(
             f"the scores do not say which model made them, so nothing of theirs goes into {folder}; write it to a file "
             "of its own"
         )
-    if llr is not None:
-        found = found.with_llr(llr)
-    found = found.with_thresholds(thresholds)
-    write_calibration(found, folder / CALIBRATION_FILE)
-    card = folder / "README.md"
-    if card.is_file():
-        write_text(card, replace_thresholds(card.read_text(encoding="utf-8"), found.thresholds))
+    with changing(folder) as fresh:
+        found = read_calibration(folder)
+        if llr is not None:
+            found = found.with_llr(llr)
+        found = found.with_thresholds(thresholds)
+        write_calibration(found, fresh / CALIBRATION_FILE)
+        card = settled(folder, "README.md")
+        if card.is_file():
+            write_text(fresh / card.name, replace_thresholds(card.read_text(encoding="utf-8"), found.thresholds))
+    return found
+
+
+def add_to_file(
+    path: str | Path, fingerprint: str, *, thresholds: Sequence[Threshold] = (), llr: LlrCalibration | None = None
+) -> ModelCalibration:
+    """Put thresholds or maps into a calibration file, beside what it holds; it is made where there is none.
+
+    Args:
+        path: the file.
+        fingerprint: of the model whose scores they were made from; empty: unknown.
+        thresholds: as in `store_in_model`.
+        llr: as in `store_in_model`.
+
+    Returns:
+        What the file holds now.
+
+    Raises:
+        ModelError: what is there is no calibration file.
+        FingerprintError: it is of another model.
+    """
+    path = Path(path)
+    with nullcontext() if special_file(path) else locked(path, folder=False):
+        there = path.is_file()
+        found = read_calibration(path) if there else ModelCalibration(fingerprint)
+        if llr is not None:
+            found = found.with_llr(llr)
+        found = found.with_thresholds(thresholds)
+        write_calibration(found, path)
     return found

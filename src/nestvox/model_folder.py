@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from nestvox.atomic_folder import settled
 from nestvox.errors import ModelError
 from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
@@ -95,7 +96,7 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         ModelError: it is not there, not JSON, or not of a model.
     """
-    path = folder / CONFIG_FILE
+    path = settled(folder, CONFIG_FILE)
     config = _read_json(path)
     if config.get("format") != FORMAT:
         raise ModelError(f"{path}: format {str(config.get('format'))[:80]!r}, expected {FORMAT!r}")
@@ -108,7 +109,7 @@ def read_tensors(folder: Path) -> dict[str, FloatArray]:
     Raises:
         ModelError: they are not there, or not safetensors.
     """
-    return read_arrays(folder / WEIGHTS_FILE, naming(ModelError))[0]
+    return read_arrays(settled(folder, WEIGHTS_FILE), naming(ModelError))[0]
 
 
 def section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
@@ -136,10 +137,10 @@ def refuse_foreign(folder: Path) -> None:
     Raises:
         ModelError: the folder holds something else.
     """
-    if (folder / CONFIG_FILE).is_file():
-        if _read_json(folder / CONFIG_FILE).get("format") != FORMAT:
+    if settled(folder, CONFIG_FILE).is_file():
+        if _read_json(settled(folder, CONFIG_FILE)).get("format") != FORMAT:
             raise ModelError(f"{folder / 'config.json'} is not of a nestvox model; give another folder")
-    elif (folder / "README.md").exists() and not (folder / WEIGHTS_FILE).exists():
+    elif (folder / "README.md").exists() and not settled(folder, WEIGHTS_FILE).exists():
         raise ModelError(f"{folder} holds a README.md but no model; give another folder, so that it is not overwritten")
 
 

@@ -72,7 +72,7 @@ def calibrate(
     from nestvox.evaluation.quality import trial_quality
     from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.rescore import normalised
-    from nestvox.model_calibration import ModelCalibration, read_calibration, store_in_model, write_calibration
+    from nestvox.model_calibration import add_to_file, store_in_model
 
     folder = keeping_folder(model, out)
     listed = read_trials(trials)
@@ -111,8 +111,7 @@ def calibrate(
         store_in_model(folder, llr=found.llr)
         console.print(f"Stored in {folder}, calibration {found.llr.key}", soft_wrap=True, markup=False)
     if out is not None:
-        kept = read_calibration(out) if out.exists() else ModelCalibration(found.llr.fingerprint)
-        write_calibration(kept.with_llr(found.llr), out)
+        add_to_file(out, found.llr.fingerprint, llr=found.llr)
         console.print(f"Written to {out}, calibration {found.llr.key}", soft_wrap=True, markup=False)
     if json_out is not None:
         content = {

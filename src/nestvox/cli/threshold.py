@@ -88,7 +88,7 @@ def threshold(
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.set_threshold import set_thresholds
-    from nestvox.model_calibration import ModelCalibration, read_calibration, store_in_model, write_calibration
+    from nestvox.model_calibration import add_to_file, store_in_model
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
@@ -127,8 +127,7 @@ def threshold(
         store_in_model(folder, thresholds=found.thresholds)
         console.print(f"Stored in {folder}", soft_wrap=True, markup=False)
     if out is not None:
-        kept = read_calibration(out) if out.exists() else ModelCalibration(system.fingerprint or "")
-        write_calibration(kept.with_thresholds(found.thresholds), out)
+        add_to_file(out, system.fingerprint or "", thresholds=found.thresholds)
         console.print(f"Written to {out}", soft_wrap=True, markup=False)
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
