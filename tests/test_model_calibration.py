@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nestvox import model_calibration
 from nestvox.card import render_card
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import FingerprintError, ModelError, OverlapError, ScoresError, TrialsError
@@ -16,6 +19,7 @@ from nestvox.metrics.calibration import Calibration
 from nestvox.model_calibration import (
     LlrCalibration,
     ModelCalibration,
+    add_to_file,
     quality_columns,
     quality_names,
     read_calibration,
@@ -236,3 +240,26 @@ def test_another_models_file_is_refused() -> None:
         ModelCalibration(PRINT).refuse_another("0" * 16)
     with pytest.raises(FingerprintError, match=r"\(unknown\)"):
         ModelCalibration("").refuse_another(PRINT)
+
+
+def test_two_that_store_at_once_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = model_calibration.read_calibration
+
+    def slow(path: Path) -> ModelCalibration:
+        found = read(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(model_calibration, "read_calibration", slow)
+    values = [(store_in_model, folder, {}), (add_to_file, folder.parent / "own", {"fingerprint": PRINT})]
+    for store, place, more in values:
+        threads = [
+            threading.Thread(target=store, args=(place,), kwargs={"thresholds": [threshold(domain=domain)], **more})
+            for domain in ("phone", "studio", "car")
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {"phone", "studio", "car"} <= {kept.domain for kept in read(place).thresholds}
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "own"]

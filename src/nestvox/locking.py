@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -64,6 +64,12 @@ def held(folder: str | Path) -> Iterator[None]:
         OSError: it cannot be made or written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait_s=0):
-        yield
+    made = not folder.exists()
+    try:
+        with locked(folder, wait_s=0, folder=True):
+            yield
+    except BaseException:
+        if made:  # what was refused leaves nothing; what was begun is not empty and stays
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nestvox.errors import FingerprintError, StoreError
+from nestvox.atomic import atomic_path
+from nestvox.errors import FingerprintError, NestvoxError, StoreError
 from nestvox.extraction import store as store_module
 from nestvox.extraction.store import (
     EmbeddingStore,
@@ -25,6 +26,7 @@ from nestvox.extraction.store import (
     StoreWriter,
     default_shard_rows,
     is_store,
+    writing,
 )
 
 METADATA = StoreMetadata(
@@ -319,3 +321,24 @@ def test_store_needs_no_torch() -> None:
         "import sys, nestvox.extraction.store, nestvox.extraction.interchange as i; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_writes_a_store_and_others_read(tmp_path: Path) -> None:
+    """A second writer is refused before it touches anything; a temporary file of the first stays."""
+    path = tmp_path / "store"
+    with writing(path):
+        writer = StoreWriter(path, METADATA)
+        with atomic_path(path / "shard-000009.arrow") as temporary:
+            with pytest.raises(NestvoxError, match="another process"), writing(path):
+                pass
+            StoreWriter(path, METADATA)  # e.g. of an older version, which knows no lock
+            EmbeddingStore(path, allow_partial=True)
+            assert temporary.exists()
+        assert writer.pending
+    assert not (path / ".lock").exists()
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), writing(tmp_path / "new"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []

@@ -32,6 +32,7 @@ from nestvox.extraction.store import (
     default_shard_rows,
     is_store,
     read_metadata,
+    writing,
 )
 from nestvox.progress import Progress, silent
 from nestvox.threads import torch_threads
@@ -202,7 +203,10 @@ def run_embedding(
         threads=threads,
         workers=workers,
     )
-    with closing(decoder_for(table, model, max_duration_s=max_duration_s, workers=asked.workers or 2)) as decoder:
+    with (
+        writing(out),
+        closing(decoder_for(table, model, max_duration_s=max_duration_s, workers=asked.workers or 2)) as decoder,
+    ):
         # What was begun for another model or tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         network = Network(model, tap, dim)
@@ -248,7 +252,7 @@ def run_embedding(
             for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
                 progress(resumed + done, metadata.planned_rows)
             rows, audio_s = job.stored_rows, job.audio_s
-    store = writer.finish()
+        store = writer.finish()
     run = EmbeddingRun(
         rows=rows,
         resumed_rows=resumed,

@@ -37,9 +37,9 @@ from nestvox.extraction.store import (
     default_shard_rows,
     is_store,
     read_metadata,
+    writing,
 )
 from nestvox.extraction.variants import VariantDecoder, Variants
-from nestvox.locking import held
 from nestvox.progress import Progress, silent
 from nestvox.threads import torch_threads
 
@@ -318,7 +318,7 @@ def build_cache(
         workers=pace.workers or 2,
         ahead_s=2 * MAX_BATCH_S,
     )
-    with closing(decoder), held(out):
+    with closing(decoder), writing(out):
         if before is None or not pace.settled:
             with torch_threads() as set_threads:
                 _, pace = try_out(Network(features, "pooled"), decoder, pace, set_threads, model=features)

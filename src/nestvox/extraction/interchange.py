@@ -42,6 +42,7 @@ from nestvox.extraction.store import (
 )
 from nestvox.gate import naming, open_regular
 from nestvox.heads.contract import truncate
+from nestvox.locking import locked
 from nestvox.progress import Progress, silent
 
 __all__ = ["VectorWriter", "export_store", "iter_vectors", "vector_shape"]
@@ -272,6 +273,8 @@ class _StoreSink:
         if path.exists():
             raise StoreError(f"{path} exists: give another name, or delete it")
         self._final = path
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(path, wait_s=0, folder=False))
         self._folder = path.with_name(f".{path.name}.partial")
         shutil.rmtree(self._folder, ignore_errors=True)  # left by a run that was killed
         self._writer = StoreWriter(self._folder, metadata)
@@ -303,9 +306,11 @@ class _StoreSink:
             self._write_shard(self._ids, np.concatenate(self._vectors))
         self._writer.finish()
         self._folder.rename(self._final)
+        self._lock.close()
 
     def abandon(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
 
 
 def _kind(path: Path) -> str:

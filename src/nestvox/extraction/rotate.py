@@ -23,7 +23,7 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import ModelError, StoreError
 from nestvox.extraction.interchange import VectorWriter, iter_vectors, vector_shape
 from nestvox.extraction.labels import read_labels
-from nestvox.extraction.store import EmbeddingStore, StoreWriter, VectorBatch, is_store
+from nestvox.extraction.store import EmbeddingStore, StoreWriter, VectorBatch, is_store, writing
 from nestvox.heads.choose import Method, choose_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs
@@ -398,10 +398,11 @@ def rotate_store(
         plan={**old.plan, "rotated_from": old.fingerprint},
         run={},
     )
-    writer = StoreWriter(out, metadata)
-    for shard in writer.pending:
-        rows = store.read_shard(shard)
-        vectors = np.asarray(rows.vectors)
-        writer.write_shard(shard, replace(rows, vectors=rotation.transform(vectors)))
-        progress(writer.done_rows, old.planned_rows)
-    return writer.finish()
+    with writing(out):
+        writer = StoreWriter(out, metadata)
+        for shard in writer.pending:
+            rows = store.read_shard(shard)
+            vectors = np.asarray(rows.vectors)
+            writer.write_shard(shard, replace(rows, vectors=rotation.transform(vectors)))
+            progress(writer.done_rows, old.planned_rows)
+        return writer.finish()

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,7 @@ from nestvox.extraction.store_metadata import (
     is_store,
     read_metadata,
 )
+from nestvox.locking import held
 from nestvox.names import name_key
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "default_shard_rows",
     "is_store",
     "read_metadata",
+    "writing",
 ]
 
 _SHARED = -1  # a path of several utterances names none of them
@@ -477,6 +480,25 @@ def _opened(file: Path, metadata: StoreMetadata) -> tuple[OpenShard, pa.Table]:
     table = opened.table()
     check_rows(opened, table, metadata)
     return opened, table
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Keep every other writer out of a store or cache; readers come and go.
+
+    Raises:
+        NestvoxError: another process is writing it.
+    """
+    path = Path(path)
+    # A file is refused by the writer, in its words; a complete store may lie where nothing can be written.
+    if (path.exists() and not path.is_dir()) or (is_store(path) and not os.access(path, os.W_OK)):
+        yield
+        return
+    with _saying_what_is_safe(path):
+        lock = ExitStack()
+        lock.enter_context(held(path))
+    with lock:
+        yield
 
 
 def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> None:
