@@ -32,6 +32,7 @@ from nestvox.extraction.store import (
     default_shard_rows,
     is_store,
     read_metadata,
+    refuse_another_model,
     writing,
 )
 from nestvox.progress import Progress, silent
@@ -196,6 +197,8 @@ def run_embedding(
     check_max_duration(model, max_duration_s)
     _check_engine(engine, ray_address)
     before = read_metadata(out) if is_store(out) else None
+    if before is not None:
+        refuse_another_model(out, before, model=model.name, fingerprint=model.fingerprint)
     asked = Pace.asked(
         {} if before is None else before.run,
         batch_size=batch_size,
@@ -207,7 +210,7 @@ def run_embedding(
         writing(out),
         closing(decoder_for(table, model, max_duration_s=max_duration_s, workers=asked.workers or 2)) as decoder,
     ):
-        # What was begun for another model or tap is refused by the writer, at once and by name.
+        # What was begun for another tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         network = Network(model, tap, dim)
         trial_s = 0.0

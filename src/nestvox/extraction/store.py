@@ -71,6 +71,7 @@ __all__ = [
     "default_shard_rows",
     "is_store",
     "read_metadata",
+    "refuse_another_model",
     "writing",
 ]
 
@@ -501,12 +502,21 @@ def writing(path: str | Path) -> Iterator[None]:
         yield
 
 
-def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> None:
-    if there.fingerprint != wanted.fingerprint:
+def refuse_another_model(path: str | Path, there: StoreMetadata, *, model: str, fingerprint: str) -> None:
+    """See to it that a store is gone on with by the model that began it.
+
+    Raises:
+        FingerprintError: it was another.
+    """
+    if there.fingerprint != fingerprint:
         raise FingerprintError(
-            f"{path} holds vectors of the model {there.model} ({there.fingerprint}), not of {wanted.model} "
-            f"({wanted.fingerprint}): give another --out, or delete the folder"
+            f"{path} holds vectors of the model {there.model} ({there.fingerprint}), not of {model} "
+            f"({fingerprint}): give another --out, or delete the folder"
         )
+
+
+def _refuse_another(path: Path, there: StoreMetadata, wanted: StoreMetadata) -> None:
+    refuse_another_model(path, there, model=wanted.model, fingerprint=wanted.fingerprint)
     kept = {"fingerprint", "model", "run", "failed", "shards", "complete", "training_speakers"}
     before, now = ({name: value for name, value in asdict(one).items() if name not in kept} for one in (there, wanted))
     if different := differences(before, now):
