@@ -334,3 +334,11 @@ def test_headers_where_none_belongs(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a,b,1\n")
     with pytest.raises(TrialsError, match=r"a list with commas is called \.csv"):
         read_trials(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("spelt", [NFC, NFD, f"{NFC} ", f"\ufeff{NFC}"])
+def test_the_check_names_speakers_of_other_utterances_that_are_trained_on(tmp_path: Path, spelt: str) -> None:
+    trained = read_utterances(table(tmp_path, [f"a|a.wav|{spelt}", "b|b.wav|ben"], "train.tsv"))
+    tested = read_utterances(table(tmp_path, [f"c|c.wav|{NFC}", "d|d.wav|cat"], "test.tsv"))
+    report = check_corpus([tested], [listed([("c", "d", False)])], training=[trained], audio=False)
+    assert [one.examples for one in report.findings if one.kind == "speaker-trained-and-tested"] == [(NFC,)]

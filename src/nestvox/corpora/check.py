@@ -19,6 +19,7 @@ from nestvox.audio.condition import CODES, SHORT_S
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.audio.segment import Segment
 from nestvox.audio.truncation import truncation
+from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError
@@ -253,7 +254,7 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
     source = trials.source
     names = pl.concat(
         [
-            rows.select(key_column(rows[column]).alias("name"), "speaker", "training")
+            rows.select(key_column(rows[column]).alias("name"), "speaker")
             for column in ("utt_id", "path")  # an utterance of this name comes before a file
         ]
     )
@@ -262,7 +263,7 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
     frame = frame.with_columns(key_column(frame[side]) for side in ("enrol", "test"))
     for side in ("enrol", "test"):
         frame = frame.join(
-            known.rename({"name": side, "speaker": f"{side}_speaker", "training": f"{side}_training"}),
+            known.rename({"name": side, "speaker": f"{side}_speaker"}),
             on=side,
             how="left",
             maintain_order="left",
@@ -276,14 +277,14 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
         f"{source} names utterances that no table has",
         missing.unique(maintain_order=True),
     )
-    trained = pl.concat(
-        [frame.filter(pl.col(f"{side}_training"))[f"{side}_speaker"].alias("name") for side in ("enrol", "test")]
-    )
+    # By speaker, whichever of their utterances are trained on and which are in the trials.
+    tested = pl.concat([frame[f"{side}_speaker"].alias("name") for side in ("enrol", "test")]).drop_nulls().unique()
+    trained = shared_speakers(rows.filter("training")["speaker"].unique(), tested)
     yield from _found(
         "speaker-trained-and-tested",
         "error",
         f"{source} has speakers of the training material: every number measured on it would be too good",
-        trained.unique(maintain_order=True),
+        trained,
     )
     same = pl.col("enrol_speaker") == pl.col("test_speaker")
     wrong = frame.filter((same != pl.col("target")).fill_null(value=False))
