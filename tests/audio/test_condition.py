@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from nestvox.audio import Condition, condition
+from nestvox.audio import Condition, condition, resample
+from nestvox.audio.condition import CODES, count_codes
+from nestvox.audio.downmix import ChannelStatistics
+from nestvox.audio.read import read_recording
+from nestvox.corpora import read_utterances
 
 
 def sine(seconds: float, amplitude: float) -> np.ndarray:
@@ -65,3 +71,128 @@ def test_quiet_and_too_loud_are_said() -> None:
 def test_shapes(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="T > 0"):
         condition(wrong, 16000)
+
+
+RATE = 16_000
+
+
+def voice(seconds: float = 4.0, rate: int = RATE, seed: int = 3) -> np.ndarray:
+    """Noise with the slope of speech in syllables with pauses: sound up to half the rate, no offset, no flat tops."""
+    draw = np.random.default_rng(seed)
+    n = round(seconds * rate)
+    spectrum = np.fft.rfft(draw.standard_normal(n))
+    hz = np.fft.rfftfreq(n, 1 / rate)
+    sound = np.fft.irfft(np.where(hz < 60, 0, spectrum / np.maximum(hz, 300) ** 0.7), n)
+    time = np.arange(n) / rate
+    sound *= np.clip(np.sin(2 * np.pi * 1.7 * time) + 0.6, 0.02, None)
+    return (0.4 * sound / np.abs(sound).max()).astype(np.float32)
+
+
+def telephone(samples: np.ndarray) -> np.ndarray:
+    return resample(resample(samples, RATE, 8_000), 8_000, RATE)
+
+
+def torn(samples: np.ndarray) -> np.ndarray:
+    """A buffer of 30 ms is lost where the sound is loud."""
+    place = int(np.abs(samples[RATE:-RATE]).argmax()) + RATE
+    return np.where(np.abs(np.arange(len(samples)) - place) < 0.015 * RATE, 0, samples).astype(np.float32)
+
+
+def limited(samples: np.ndarray) -> np.ndarray:
+    """Clipped at a quarter of full scale, and quantised: its flat tops are far below full scale."""
+    return (np.round(np.clip(samples, -0.25, 0.25) * 32768) / 32768).astype(np.float32)
+
+
+MADE = {
+    "": lambda x: x,
+    "dc-offset": lambda x: x + np.float32(0.05),
+    "dc-offset ": lambda x: x - np.float32(0.01),
+    "narrow-band": telephone,
+    "dropouts": torn,
+    "clipped": lambda x: np.clip(4 * x, -1, 1),
+    "clipped ": limited,
+    "beyond-full-scale": lambda x: 3 * x,
+    "quiet": lambda x: x / 300,
+    "short": lambda x: x[: RATE + RATE // 2],
+    "silent": lambda x: 0 * x,
+    "silent ": lambda x: 0 * x + np.float32(0.2),
+    "mostly-silent": lambda x: np.concatenate([x, np.zeros(3 * len(x), np.float32)]),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_each_condition_is_told_and_no_other(kind: str) -> None:
+    found = condition(MADE[kind](voice()), RATE).codes()
+    assert set(found) - ({"dc-offset"} if kind == "silent " else set()) == set(kind.split())
+    assert set(found) <= set(CODES)
+
+
+def test_every_code_has_a_sentence() -> None:
+    for made in MADE.values():
+        found = condition(made(voice()), RATE)
+        assert len(found.codes()) == len(found.warnings())
+
+
+def test_a_part_of_what_was_promised() -> None:
+    """A segment of 5 s of which 1.8 s are there."""
+    found = condition(voice(1.8), RATE, expected_s=5.0)
+    assert found.codes() == ("short", "partial")
+    assert "1.80 s of 5.00 s" in found.warnings()[1]
+    assert condition(voice(4.95), RATE, expected_s=5.0).codes() == ()
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("cut", [0.25, 0.5])
+def test_parts_add_up_to_the_whole(kind: str, cut: float) -> None:
+    samples = MADE[kind](voice(8.0))
+    place = round(cut * len(samples)) // 512 * 512 // 320 * 320
+    averaged = ChannelStatistics.of(np.stack([samples, samples], axis=1))
+    whole = condition(samples, RATE, expected_s=8.0, averaged=averaged)
+    parts = [condition(part, RATE, expected_s=4.0, averaged=averaged) for part in (samples[:place], samples[place:])]
+    both = parts[0] + parts[1]
+    assert both.duration_s == pytest.approx(whole.duration_s)
+    assert both.expected_s == 8.0
+    assert both.rms_dbfs == pytest.approx(whole.rms_dbfs, abs=1e-6)
+    assert both.dc_offset == pytest.approx(whole.dc_offset, abs=1e-9)
+    assert both.silent_fraction == pytest.approx(whole.silent_fraction, abs=0.01)
+    assert [both.peak, both.averaged.n] == [whole.peak, 2 * averaged.n]
+    if kind not in ("clipped ", "short"):  # each part has a peak of its own; only the whole is long enough
+        assert both.codes() == whole.codes()
+
+
+CHANNELS = {
+    "": lambda a, b: (a, a),
+    " ": lambda a, b: (a, 0.3 * a + 0.01 * b),
+    "channels-cancel": lambda a, b: (a, -a),
+    "channels-cancel ": lambda a, b: (a, 0.01 * b - 0.8 * a),
+    "channels-differ": lambda a, b: (a, b),
+    "channels-differ ": lambda a, b: (a, np.roll(a, 40)),
+    "silent-channel": lambda a, b: (a, 0 * a),
+    "silent-channel ": lambda a, b: (0.001 * b, a),
+}
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+@pytest.mark.parametrize("offset", [0.0, 0.3])
+def test_channels_that_were_averaged(kind: str, offset: float) -> None:
+    """A constant offset of the channels hides nothing."""
+    pair = np.stack(CHANNELS[kind](voice(seed=1), voice(seed=2)), axis=1).astype(np.float32) + np.float32(offset)
+    found = condition(voice(), RATE, averaged=ChannelStatistics.of(pair))
+    assert " ".join(found.codes()) == kind.strip()
+
+
+def test_flat_tops_are_found_before_the_rate_is_changed(tmp_path: Path) -> None:
+    """Resampling bends them."""
+    soundfile.write(tmp_path / "a.wav", np.clip(4 * voice(rate=44_100), -1, 1), 44_100)
+    assert read_recording(tmp_path / "a.wav").condition().codes() == ("clipped",)
+
+
+def test_conditions_are_counted() -> None:
+    assert count_codes(["short clipped", "", None, "short"]) == {"short": 2, "clipped": 1}
+
+
+def test_all_is_well_with_real_speech(speech_dir: Path) -> None:
+    """Of 60 recordings of five corpora none is doubtful but for being short."""
+    table = read_utterances(speech_dir / "utterances.tsv").where(split="dev")
+    found = [segment.read().condition().codes() for segment in table.segments()[:: len(table) // 60]]
+    assert {code for codes in found for code in codes} <= {"short"}

@@ -155,7 +155,7 @@ class Condition:
             found["quiet"] = f"The audio is almost silent: its level is {sound_dbfs:.1f} dBFS."
         elif self.silent_fraction > _MUCH_SILENCE:
             found["mostly-silent"] = f"The audio is mostly silence: {self.silent_fraction:.0%} of it is below -60 dBFS."
-        if self.clipped_fraction > _MUCH_CLIPPING:
+        if "silent" not in found and self.clipped_fraction > _MUCH_CLIPPING:
             where = "full scale" if self.peak >= _CLIP_LEVEL else f"a limit of {self.peak:.2f}"
             found["clipped"] = f"The audio is clipped: {self.clipped_fraction:.2%} of its samples stand at {where}."
         elif self.peak > 1.0:
@@ -287,7 +287,7 @@ def dropouts(samples: NDArray[np.floating[Any]], sample_rate: int) -> int:
     count = 0
     for start, length in zip(starts[there].tolist(), lengths[there].tolist(), strict=True):
         before, after = samples[start - edge : start], samples[start + length : start + length + edge]
-        count += min(_level(before), _level(after)) > _GAP_EDGE * level
+        count += min(_level(before), _level(after)) > max(_GAP_EDGE * level, 10 * _GAP_LEVEL)
     return count
 
 
