@@ -223,3 +223,31 @@ def test_wrong_routes_are_one_line_and_exit_2(
     assert code == 2
     assert what in error
     assert "Traceback" not in text + error
+
+
+def test_sides_of_a_call(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Averaged, a call is told to be one; either side is what it is as a file of its own."""
+    sides = 0.1 * np.random.default_rng(9).standard_normal((2, 3 * RATE))
+    sides[1] = 0.3 * np.convolve(sides[1], [1, 0, 0, 0, -0.9], mode="same") * np.sin(np.arange(3 * RATE) / 2000) ** 2
+    soundfile.write(tmp_path / "call.wav", sides.T, RATE)
+    soundfile.write(tmp_path / "opposite.wav", np.stack([sides[0], -sides[0]], axis=1), RATE)
+    for number, side in enumerate(sides):
+        soundfile.write(tmp_path / f"{number}.wav", side, RATE)
+    call, opposite = str(tmp_path / "call.wav"), str(tmp_path / "opposite.wav")
+
+    def score(*arguments: object) -> tuple[float, str]:
+        _, text, error = run(folder, capsys, *map(str, arguments), "--json", tmp_path / "answer.json")
+        assert not error
+        return json.loads((tmp_path / "answer.json").read_text())["score"], text
+
+    mixed, text = score(call, opposite)
+    assert "first recording: The channels that were averaged differ" in text
+    assert "second recording: The channels cancel" in text
+    apart, text = score(call, call, "--channel", "0,1")
+    assert "warning" not in text
+    assert apart == score(str(tmp_path / "0.wav"), str(tmp_path / "1.wav"))[0] != mixed
+    assert score(call, str(tmp_path / "0.wav"), "--channel", 0)[0] == pytest.approx(1.0, abs=1e-6)
+    for wrong in ("2", "-1", "0,1,0", "left", "1e9"):
+        code, _, error = run(folder, capsys, call, call, f"--channel={wrong}")
+        assert code == 2
+        assert error.startswith("error: ")

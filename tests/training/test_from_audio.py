@@ -358,6 +358,20 @@ def test_clips_that_are_shorter_than_the_crop_are_counted(speech: Path, encoder:
         assert [line.get("repeated_clips") for line in epochs] == [repeated] * 2
 
 
+def test_clips_are_of_the_channel_that_the_table_names(speech: Path, tmp_path: Path) -> None:
+    both = 0.1 * np.random.default_rng(0).standard_normal((2 * RATE, 2))
+    soundfile.write(tmp_path / "call.wav", both, RATE)
+    soundfile.write(tmp_path / "side.wav", both[:, 1], RATE)
+    rows = [
+        {"utt_id": "u", "path": f"{name}.wav", "speaker": "s", "start_s": 0.25, "duration_s": 1.5, "channel": channel}
+        for name, channel in (("call", 1), ("side", None))
+    ]
+    recipe = load_recipe("lora", settings(speech, **{"data.variants": "1", "data.train": "{}"}))
+    tables = [UtteranceTable(pl.DataFrame([row]), "t", tmp_path) for row in rows]
+    call, side = (AudioSource(table, recipe, RATE, ALONE, Banks()) for table in tables)
+    assert np.array_equal(call.clip(0, 1)[0], side.clip(0, 1)[0])
+
+
 def test_a_clip_is_not_cut_out_of_digital_silence(speech: Path, tmp_path: Path) -> None:
     samples = np.zeros(4 * RATE, np.float32)
     samples[3 * RATE :] = 0.1 * np.random.default_rng(0).standard_normal(RATE)
