@@ -144,8 +144,8 @@ def test_a_file_of_routes(tmp_path: Path, models: list[SpeakerModel]) -> None:
         ("routes: 3", "one key, routes"),
         ("routes:\n- {name: a}", r"routes\[0\]: needs name and model"),
         ("routes:\n- {name: a, model: m, upto: 3}", "may have up_to_dim and when"),
-        ("routes:\n- {name: a, model: ge2e, up_to_dim: 0}", "positive whole number"),
-        ("[", "not a readable YAML"),
+        ("routes:\n- {name: a, model: ge2e, up_to_dim: 0}", "up_to_dim: input should be greater"),
+        ("[", "not YAML"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -23,7 +23,7 @@ from nestvox.atomic_folder import changing, settled
 from nestvox.card import replace_thresholds
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, ScoresError, TrialsError
-from nestvox.gate import naming, read_json
+from nestvox.gate import naming, read_json, read_text
 from nestvox.locking import locked
 from nestvox.metrics.calibration import (
     Calibration,
@@ -56,6 +56,7 @@ MEASURES = (DURATION, NORM, SNR)
 """Quality measures that nestvox takes itself; any other name is a column of the utterance table."""
 
 _FORMAT = "nestvox-calibration-1"
+_MOST_CARD_BYTES = 16 << 20
 _LOGARITHMIC = (DURATION, NORM)  # twice as long is one step, from 1 s or from 10 s
 
 Floats = NDArray[np.float64]
@@ -387,7 +388,8 @@ def store_in_model(
         write_calibration(found, fresh / CALIBRATION_FILE)
         card = settled(folder, "README.md")
         if card.is_file():
-            write_text(fresh / card.name, replace_thresholds(card.read_text(encoding="utf-8"), found.thresholds))
+            text = read_text(card, naming(ModelError), most_bytes=_MOST_CARD_BYTES)
+            write_text(fresh / card.name, replace_thresholds(text, found.thresholds))
     return found
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from nestvox.audio.read import Recording
 from nestvox.audio.segment import Segment
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.errors import FingerprintError, ModelError
+from nestvox.gate import naming, read_yaml
 from nestvox.loading import load
 from nestvox.model import SpeakerModel
+from nestvox.schema import Size, StrictModel, Word, validated
 from nestvox.verdict import Verification
 
 __all__ = ["Route", "RoutedEmbedding", "Router", "Rule", "load_router", "noisier_than", "shorter_than"]
@@ -249,6 +251,7 @@ def shorter_than(duration_s: float) -> Rule:
     return lambda samples, rate: len(samples) / rate < duration_s
 
 
+_MOST_ROUTES = 256
 _RULES: Mapping[str, Callable[[float], Rule]] = {"snr_below_db": noisier_than, "shorter_than_s": shorter_than}
 
 
@@ -262,43 +265,57 @@ def load_router(path: str | Path, *, device: str = "auto", offline: bool = False
     Raises:
         ModelError: not such a file.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path}: not a readable YAML file: {error}") from error
+    path, error = Path(path), naming(ModelError)
+    content = read_yaml(path, error)
     if not isinstance(content, dict) or list(content) != ["routes"] or not isinstance(content["routes"], list):
         raise ModelError(f"{path}: expected one key, routes, with a list")
+    if not 0 < len(content["routes"]) <= _MOST_ROUTES:
+        raise ModelError(f"{path}: {len(content['routes']):,} routes; 1 to {_MOST_ROUTES} are read")
     models: dict[str, SpeakerModel] = {}
     routes = []
     for number, entry in enumerate(content["routes"]):
         where = f"{path}: routes[{number}]"
-        checked = _checked(entry, where)
-        named = str(checked["model"])
-        if named not in models:
-            folder = path.parent / named
-            models[named] = load(folder if folder.is_dir() else named, device=device, offline=offline)
-        routes.append(Route(str(checked["name"]), models[named], checked.get("up_to_dim"), _rule(checked, where)))
+        checked = validated(_Entry, entry, where, error, what="needs name and model, may have up_to_dim and when")
+        if checked.model not in models:
+            folder = path.parent / checked.model
+            models[checked.model] = load(
+                folder if _is_folder(folder) else checked.model, device=device, offline=offline
+            )
+        routes.append(Route(checked.name, models[checked.model], checked.up_to_dim, _rule(checked.when)))
     return Router(routes)
 
 
-def _checked(entry: Any, where: str) -> dict[str, Any]:
-    known = {"name", "model", "up_to_dim", "when"}
-    if not isinstance(entry, dict) or not {"name", "model"} <= entry.keys() <= known:
-        raise ModelError(f"{where}: needs name and model, may have up_to_dim and when; got {entry!r}")
-    limit = entry.get("up_to_dim")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ModelError(f"{where}: up_to_dim must be a positive whole number, got {limit!r}")
-    return entry
+class _When(StrictModel):
+    """Recordings that a route is for: one of the two."""
+
+    snr_below_db: float | None = None
+    shorter_than_s: float | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
+            raise ValueError(f"when is one of {', '.join(_RULES)} with a number")
+        return self
 
 
-def _rule(entry: Mapping[str, Any], where: str) -> Rule | None:
-    when = entry.get("when")
+class _Entry(StrictModel):
+    """One route."""
+
+    name: Annotated[Word, Field(min_length=1)]
+    model: Annotated[Word, Field(min_length=1)]
+    up_to_dim: Size | None = None
+    when: _When | None = None
+
+
+def _rule(when: _When | None) -> Rule | None:
     if when is None:
         return None
-    if not isinstance(when, dict) or len(when) != 1 or next(iter(when)) not in _RULES:
-        raise ModelError(f"{where}: when is one of {', '.join(_RULES)} with a number, got {when!r}")
-    (name, value) = next(iter(when.items()))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ModelError(f"{where}: {name} must be a number, got {value!r}")
-    return _RULES[name](float(value))
+    (name,) = when.model_fields_set
+    return _RULES[name](getattr(when, name))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for any folder
+        return False

@@ -22,6 +22,8 @@ from nestvox.audio.errors import AugmentationError
 from nestvox.audio.mixing import mix_at_snr
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.audio.reverb import reverberate
+from nestvox.gate import naming
+from nestvox.schema import validated_dataclass
 
 __all__ = ["Augmentation", "Banks", "NoiseType", "Treatment", "augment", "utterance_rng"]
 
@@ -212,13 +214,8 @@ class Augmentation:
         unknown = sorted(set(config) - known)
         if unknown:
             raise AugmentationError(f"augmentation has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise AugmentationError(f"augmentation: a value of the wrong kind ({error})") from error
+        what = "a value of the wrong kind"
+        return validated_dataclass(cls, dict(config), "augmentation", naming(AugmentationError), what=what)
 
     @property
     def key(self) -> str:

@@ -7,7 +7,6 @@ are for training; only those are drawn.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import threading
 from collections import OrderedDict
@@ -283,29 +282,40 @@ def _first_folder(path: Path) -> str:
 
 
 def _table_of(folder: Path) -> Path | None:
-    tables = [file for file in sorted(folder.glob("*.tsv")) if "path" in split_lines(_text(file))[0].split("\t")]
+    tables = [file for file in sorted(folder.glob("*.tsv")) if "path" in _records(file)[0]]
     if len(tables) > 1:
         raise AugmentationError(f"{folder} holds {len(tables)} tables with a column path; leave one")
     return tables[0] if tables else None
 
 
-def _text(table: Path) -> str:
-    return read_text(table, naming(AugmentationError))
+def _records(table: Path) -> list[list[str]]:
+    """Fields of every line that is not empty, the header first."""
+    lines = split_lines(read_text(table, naming(AugmentationError)))
+    return [line.rstrip("\r").split("\t") for line in lines if line.strip()] or [[]]
 
 
 def _listed(table: Path, split: str) -> list[BankFile]:
-    rows = list(csv.DictReader(split_lines(_text(table)), delimiter="\t", quoting=csv.QUOTE_NONE))
-    if short := next((number for number, row in enumerate(rows, 2) if not row["path"]), None):
+    header, *records = _records(table)
+    rows = [dict(zip(header, fields, strict=False)) for fields in records]
+    if short := next((number for number, row in enumerate(rows, 2) if not row.get("path")), None):
         raise AugmentationError(f"{table}:{short}: names no file in the column path")
     files = [
         BankFile(table.parent / row["path"], row.get("category") or _first_folder(Path(row["path"])))
         for row in rows
         if row.get("split") in (None, split)
     ]
-    missing = [file.path for file in files if not file.path.is_file()]
+    missing = [file.path for file in files if not _is_file(file.path)]
     if missing:
-        raise AugmentationError(f"{table} names {len(missing)} files that are not there, the first is {missing[0]}")
+        first = str(missing[0])[:300]
+        raise AugmentationError(f"{table} names {len(missing)} files that are not there, the first is {first}")
     return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _fingerprint(files: Sequence[BankFile], root: Path | None) -> str:

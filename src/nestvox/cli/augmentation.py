@@ -13,17 +13,16 @@ __all__ = ["settings_for", "summary"]
 
 def settings_for(banks: Banks, given: list[str]) -> Augmentation:
     """Return the defaults for the banks, changed as `name=value` says; values are JSON."""
-    import json
-
     from nestvox.audio.augment import Augmentation
     from nestvox.audio.errors import AugmentationError
+    from nestvox.gate import naming, parse_json
 
     changes: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")
         try:
-            changes[name.strip()] = json.loads(value)
-        except json.JSONDecodeError as error:
+            changes[name.strip()] = parse_json(value, name.strip(), naming(AugmentationError))
+        except AugmentationError as error:
             raise AugmentationError(
                 f"--augment {text}: "
                 + ('the value is not JSON, as 0.5, [5,20] or ["opus"] are' if sign else "give NAME=VALUE")

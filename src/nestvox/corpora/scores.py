@@ -122,7 +122,12 @@ def _fitting(table: pl.DataFrame, layouts: Sequence[tuple[str, str]]) -> list[tu
 
 
 def _scored(path: Path, frame: pl.DataFrame, line_of: Callable[[int], int | None]) -> pl.DataFrame:
-    scores = frame["score"].cast(pl.Float64, strict=False)
+    given = frame["score"]
+    if not (given.dtype == pl.String or given.dtype.is_numeric() or given.dtype == pl.Null):
+        raise ScoresError(
+            f"is a column of {str(given.dtype)[:80]}, and scores are numbers", source=path, column="score"
+        )
+    scores = given.cast(pl.Float64, strict=False)
     bad = (~scores.is_finite().fill_null(value=False)).arg_true()
     if len(bad):
         row = int(bad[0])

@@ -30,7 +30,7 @@ from nestvox.corpora.prepare.folder import Prepared, Skipped
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.differences import differences, differences_in_words
 from nestvox.errors import AudioError, TableError
-from nestvox.gate import read_json
+from nestvox.gate import decode, parse_json, read_json
 from nestvox.locking import held
 from nestvox.progress import Progress, silent
 
@@ -39,6 +39,8 @@ __all__ = ["SHARD_TABLE", "prepare_shards", "write_shards"]
 SHARD_TABLE = "utterances.tsv"
 
 _MIB = 1 << 20
+_MOST_FIELDS = 256  # of the JSON of a sample
+_MOST_COLUMNS = 1024  # of all samples together
 _BEGUN = ".begun.json"  # for what the shards of an unfinished folder are
 
 
@@ -226,6 +228,9 @@ def prepare_shards(
     if not rows:
         first = f"; {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise TableError(f"no usable sample in {len(archives)} archives ({len(skipped)} skipped{first})")
+    columns = {name for row in rows for name in row}
+    if len(columns) > _MOST_COLUMNS:
+        raise TableError(f"the samples have {len(columns):,} fields; a table has at most {_MOST_COLUMNS}")
     frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)
     if corpus is not None:
         frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
@@ -293,10 +298,7 @@ def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]
     (audio,) = sample.audio
     described: Any = {}
     if ".json" in sample.texts:
-        try:
-            described = json.loads(read_bytes(sample.texts[".json"].path))
-        except ValueError as error:
-            raise AudioError(sample.archive, f"its JSON cannot be read: {error}") from error
+        described = _json(sample.archive, read_bytes(sample.texts[".json"].path))
     several = isinstance(described, list)
     objects = described if several else [described]
     place = replace(audio, archive=_beneath(audio.archive, root)).path
@@ -304,7 +306,9 @@ def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]
     for number, item in enumerate(objects):
         if not isinstance(item, Mapping):
             raise AudioError(sample.archive, "its JSON holds no object")
-        row = {name: value for name, value in item.items() if isinstance(value, str | int | float)}
+        if len(item) > _MOST_FIELDS:
+            raise AudioError(sample.archive, f"its JSON has {len(item):,} fields; {_MOST_FIELDS} are the most")
+        row = {name: _plain(value) for name, value in item.items() if isinstance(value, str | int | float)}
         channel = row.get("channel")
         if isinstance(channel, str) and not channel.isdecimal():  # a microphone or a line: in a table it is a number
             row["channel_name"] = row.pop("channel")
@@ -320,6 +324,18 @@ def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]
         row["utt_id"] = str(row.get("utt_id") or name)
         rows.append({**row, "speaker": str(row["speaker"]), "path": str(place)})
     return rows
+
+
+def _json(archive: Path, content: bytes) -> Any:
+    def error(problem: str, _source: str) -> AudioError:
+        return AudioError(archive, f"its JSON cannot be read: {problem}")
+
+    return parse_json(decode(content, str(archive), error), str(archive), error)
+
+
+def _plain(value: str | float) -> str | float:
+    """A value as a column can hold it: a whole number of more than 64 bits is a name."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 63 else value
 
 
 def _beneath(archive: Path, root: Path) -> Path:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from nestvox.atomic import write_text
 from nestvox.encoders.catalogue import CatalogueEntry
+from nestvox.errors import DownloadError
+from nestvox.gate import naming, read_text
 from nestvox.home import expand_home, home_folder
 
 __all__ = ["cache_dir", "cached_weights", "expected_sha256", "first_use_record", "record_first_use"]
+
+
+_MOST_NOTE_BYTES = 4096
 
 
 def cache_dir() -> Path:
@@ -50,11 +56,13 @@ def expected_sha256(entry: CatalogueEntry) -> str:
     """Hash that the original must have: the catalogue's, else the one recorded at first use, else empty."""
     if entry.sha256:
         return entry.sha256
-    try:
-        noted = first_use_record(entry).read_text(encoding="utf-8").split()
-    except FileNotFoundError:
+    record = first_use_record(entry)
+    if not record.exists():
         return ""
-    return noted[0] if noted else ""
+    noted = read_text(record, naming(DownloadError), most_bytes=_MOST_NOTE_BYTES).split()
+    if not noted or not re.fullmatch("[0-9a-f]{64}", noted[0]):
+        raise DownloadError(f"{record}: not the record of a hash; delete it, and the weights beside it")
+    return noted[0]
 
 
 def record_first_use(entry: CatalogueEntry, sha256: str) -> None:

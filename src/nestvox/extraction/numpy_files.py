@@ -67,7 +67,7 @@ class _Array:
             version = npy.read_magic(header)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             self.shape, fortran, self.dtype = read_header(header)
-        except (SyntaxError, RecursionError, MemoryError, TypeError, *_DAMAGED) as error:
+        except Exception as error:  # a header is an expression of Python, which fails in every way there is
             raise StoreError(f"{where}: no NumPy array ({_first_line(error)})") from error
         _refuse_kind(self, fortran=fortran, kinds=kinds, ndim=ndim)
         row_bytes = self.dtype.itemsize * (self.shape[1] if ndim == 2 else 1)

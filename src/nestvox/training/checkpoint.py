@@ -7,6 +7,8 @@ time (learning rate, margin, order, random numbers of a step) is not kept: the t
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +20,9 @@ from torch import Tensor, nn, optim
 
 from nestvox.atomic import atomic_path
 from nestvox.errors import TrainingError
+from nestvox.gate import parse_json
+from nestvox.schema import Count, Size, validated_dataclass
+from nestvox.tensor_files import read_header
 
 __all__ = [
     "Checkpoint",
@@ -29,6 +34,7 @@ __all__ = [
     "restore_optimizer",
 ]
 
+_NONE_YET = float("inf")
 _FORMAT = "nestvox-checkpoint-2"
 
 
@@ -71,17 +77,17 @@ class Progressed:
 
     recipe: str
     start: list[dict[str, str]] = field(default_factory=list)
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    best_epoch: int = 0
-    best_criterion: float = float("inf")
+    epoch: Count = 0
+    step: Count = 0
+    total_steps: Count = 0
+    best_epoch: Count = 0
+    best_criterion: float = _NONE_YET
     eers: dict[str, dict[str, float]] = field(default_factory=dict)
-    since_best: int = 0
+    since_best: Count = 0
     stopped: bool = False
-    log_bytes: int = 0
+    log_bytes: Count = 0
     scaler: dict[str, Any] = field(default_factory=dict)
-    world: int = 1
+    world: Size = 1
     told: list[float] = field(default_factory=list)
     window: list[float] = field(default_factory=list)
 
@@ -106,6 +112,8 @@ class Checkpoint:
     def write(self, path: str | Path) -> None:
         """Write one file, atomically, and force it to the disk."""
         state = {"format": _FORMAT, **asdict(self.progressed)}
+        if math.isinf(state["best_criterion"]):  # JSON has no infinity
+            state["best_criterion"] = None
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in self.tensors.items()}
         with atomic_path(path) as temporary:
             # One entry: safetensors writes several in no fixed order.
@@ -118,18 +126,25 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         TrainingError: no checkpoint, a damaged one, or one of another version.
     """
+    header = read_header(path, _refusal)
+    state = parse_json(header.metadata.get("checkpoint", "{}"), str(path), _refusal)
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it and train anew") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _refusal(str(error), str(path)) from error
     found = state.pop("format", None) if isinstance(state, dict) else None
     if not str(found).startswith("nestvox-checkpoint-"):
-        raise TrainingError(f"{path}: format {found!r}, expected {_FORMAT!r}")
+        raise TrainingError(f"{path}: format {str(found)[:80]!r}, expected {_FORMAT!r}")
     if found != _FORMAT or set(state) != {item.name for item in fields(Progressed)}:
         raise TrainingError(f"{path}: written by another version of nestvox; go on with that one, or train anew")
-    return Checkpoint(Progressed(**state), tensors)
+    if state["best_criterion"] is None:
+        state["best_criterion"] = _NONE_YET
+    return Checkpoint(validated_dataclass(Progressed, state, str(path), _refusal), tensors)
+
+
+def _refusal(problem: str, source: str) -> TrainingError:
+    return TrainingError(f"{source}: not a readable checkpoint ({problem}); delete it and train anew")
 
 
 def refuse_other_start(folder: Path, there: Progressed, now: Progressed) -> None:
@@ -175,7 +190,7 @@ def restore_optimizer(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor])
     parameters = _parameters(optimizer)
     for key, value in tensors.items():
         place, _, name = key.partition(".")
-        if int(place) >= len(parameters):
+        if not re.fullmatch("[0-9]{1,9}", place) or int(place) >= len(parameters):
             raise TrainingError(f"the checkpoint's optimizer has a parameter {place}, this one has {len(parameters)}")
         parameter = parameters[int(place)]
         # Counters stay on the CPU, where the optimizer makes them.

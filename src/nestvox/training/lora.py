@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,12 +19,23 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nestvox.atomic import atomic_path
-from nestvox.errors import ModelError
+from nestvox.errors import ModelError, first_of
+from nestvox.gate import parse_json
+from nestvox.schema import StrictModel, Word, validated
+from nestvox.tensor_files import read_header
 from nestvox.training.recipe_sections import Lora
 
 __all__ = ["LowRank", "add_low_rank", "apply_adapter", "merge_low_rank", "save_adapter"]
 
 _FORMAT = "nestvox-adapter-1"
+
+
+class _About(StrictModel):
+    """What an adapter's file says of itself."""
+
+    format: Word
+    fingerprint: Word
+    scale: float
 
 
 class LowRank(nn.Module):
@@ -110,22 +121,57 @@ def apply_adapter(encoder: nn.Module, path: str | Path, *, fingerprint: str) -> 
     Raises:
         ModelError: no adapter file, or one for another encoder.
     """
+    said = read_header(path, _refusal).metadata.get("adapter", "{}")
+    about = parse_json(said, str(path), _refusal)
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise ModelError(f"{path}: format {str(found)[:80]!r}, expected {_FORMAT!r}")
+    checked = validated(_About, about, str(path), _refusal)
+    if checked.fingerprint != fingerprint:
+        raise ModelError(f"{path} was trained on the encoder {checked.fingerprint}, this one is {fingerprint}")
     try:
         with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("adapter", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: not a readable adapter: {error}") from error
-    if about.get("format") != _FORMAT:
-        raise ModelError(f"{path}: format {about.get('format')!r}, expected {_FORMAT!r}")
-    if about["fingerprint"] != fingerprint:
-        raise ModelError(f"{path} was trained on the encoder {about['fingerprint']}, this one is {fingerprint}")
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _refusal(str(error), str(path)) from error
+    additions = [(name, *_addition(encoder, tensors, name, path)) for name in _names(tensors, path)]
     with torch.no_grad():
-        for key, a in tensors.items():
-            name, _, kind = key.rpartition(".")
-            if kind == "a":
-                weight = cast("Tensor", encoder.get_submodule(name).weight)
-                weight += (about["scale"] * tensors[f"{name}.b"] @ a).view_as(weight).to(weight)
+        for name, a, b in additions:
+            weight = cast("Tensor", encoder.get_submodule(name).weight)
+            weight += (checked.scale * b @ a).view_as(weight).to(weight)
+
+
+def _names(tensors: Mapping[str, Tensor], path: str | Path) -> list[str]:
+    """Modules that a file has additions for."""
+    names = sorted({key.rpartition(".")[0] for key in tensors})
+    if set(tensors) != {f"{name}.{kind}" for name in names for kind in "ab"}:
+        raise ModelError(
+            f"{path}: an addition is two matrices, a and b, for each module; found {first_of(list(tensors))}"
+        )
+    return names
+
+
+def _addition(encoder: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str | Path) -> tuple[Tensor, Tensor]:
+    """The two matrices for a module, of whose weight they must have the size."""
+    a, b = tensors[f"{name}.a"], tensors[f"{name}.b"]
+    try:
+        weight = encoder.get_submodule(name).weight
+    except AttributeError:
+        weight = None
+    if not isinstance(weight, Tensor):
+        raise ModelError(f"{path}: the encoder has no matrix {name[:80]!r} to add to")
+    fits = a.ndim == b.ndim == 2 and b.shape[1] == a.shape[0] and (b.shape[0], a.shape[1]) == weight.shape[:2]
+    if not fits or b.shape[0] * a.shape[1] != weight.numel():
+        raise ModelError(
+            f"{path}: {name[:80]}: {tuple(b.shape)} times {tuple(a.shape)} does not fit {tuple(weight.shape)}"
+        )
+    if not (a.is_floating_point() and b.is_floating_point() and a.isfinite().all() and b.isfinite().all()):
+        raise ModelError(f"{path}: {name[:80]}: holds what are no finite numbers")
+    return a.float(), b.float()
+
+
+def _refusal(problem: str, source: str) -> ModelError:
+    return ModelError(f"{source}: not a readable adapter: {problem}")
 
 
 def _add(module: nn.Module, rank: int, scale: float) -> None:

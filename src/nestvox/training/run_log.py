@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from nestvox.errors import TrainingError
 from nestvox.extras import require
+from nestvox.gate import naming, parse_json, read_text
 from nestvox.training.tensorboard import EventFile
 
 __all__ = ["METRICS_FILE", "RunLog"]
 
 METRICS_FILE = "metrics.jsonl"
+_MOST = 2**53
 _EVENTS = "events"
 
 
@@ -58,8 +61,8 @@ class RunLog:
             old.unlink()
         now = time.time()
         self._events = EventFile(events / f"events.out.tfevents.{int(now)}.nestvox", now)
-        for line in path.read_text(encoding="utf-8").splitlines():
-            self._show(json.loads(line))
+        for number, line in enumerate(read_text(path, naming(TrainingError)).splitlines(), 1):
+            self._show(_record(line, f"{path}:{number}"))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Tell some values of one step.
@@ -95,6 +98,15 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _record(line: str, where: str) -> Mapping[str, Any]:
+    record = parse_json(line, where, naming(TrainingError))
+    known = isinstance(record, dict) and all(type(record.get(name)) in (int, float) for name in ("step", "time"))
+    if not known or not all(0 <= record[name] < _MOST for name in ("step", "time")):
+        raise TrainingError(f"{where}: no line of a run's log; give another --out, or delete the folder and train anew")
+    numbers: Mapping[str, Any] = record
+    return numbers
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,10 @@ import polars as pl
 
 from nestvox.atomic import write_text
 from nestvox.audio.read import probe
-from nestvox.errors import AudioError
+from nestvox.errors import AudioError, NestvoxError
+from nestvox.gate import naming, read_json
 from nestvox.progress import Progress, silent
+from nestvox.schema import Count, validated_dataclass
 
 __all__ = ["discard_journal", "folders_in", "scan"]
 
@@ -36,7 +38,7 @@ class _Found:
     """Files below one top folder, column by column; sorted by path."""
 
     paths: list[str]
-    sizes: list[int]
+    sizes: list[Count]
     durations: list[float | None]
     problems: list[str | None]
 
@@ -169,11 +171,14 @@ class _Notes:
         return {**self.made_for, "top": top, "changed_ns": (self.root / top).stat().st_mtime_ns}
 
     def read(self, top: str) -> _Found | None:
+        file, error = self._file(top), naming(NestvoxError)
         try:
-            content = json.loads(self._file(top).read_text(encoding="utf-8"))
-            if content.pop("head") == self._head(top):
-                return _Found(**content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            content = read_json(file, error)
+            if isinstance(content, dict) and content.pop("head", None) == self._head(top):
+                found = validated_dataclass(_Found, content, str(file), error)
+                if len({len(column) for column in vars(found).values()}) == 1:
+                    return found
+        except (NestvoxError, OSError):
             pass  # absent, or not ours: the folder is looked at again
         return None
 

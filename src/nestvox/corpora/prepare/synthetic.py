@@ -24,11 +24,13 @@ import polars as pl
 from nestvox.atomic import names_in, write_text
 from nestvox.audio.read import probe
 from nestvox.audio.write import whole_length
+from nestvox.corpora.delimited import located
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.errors import TableError
 from nestvox.extras import require
+from nestvox.gate import read_json
 from nestvox.progress import Progress, silent
 
 __all__ = ["LANGUAGES", "prepare_synthetic"]
@@ -158,7 +160,7 @@ def _checked(recipe: _Recipe, folder: Path) -> _Recipe:
         )
     beside = folder / _RECIPE
     if beside.is_file():
-        before = json.loads(beside.read_text(encoding="utf-8"))
+        before = read_json(beside, located(TableError))
         if before != json.loads(json.dumps(asdict(recipe))):
             raise TableError("holds speech made with other arguments; choose another folder", source=beside)
     elif folder.is_dir() and names_in(folder):

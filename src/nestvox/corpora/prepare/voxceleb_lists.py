@@ -13,6 +13,7 @@ from pathlib import Path
 from nestvox.atomic import write_text
 from nestvox.download import Announce, announce_on_stderr, download, file_sha256
 from nestvox.errors import DownloadError
+from nestvox.gate import naming, read_text
 from nestvox.progress import Progress, silent
 
 __all__ = ["TRIAL_LISTS", "TrialList", "fetch_trial_list"]
@@ -74,7 +75,7 @@ def fetch_trial_list(
     listed = TRIAL_LISTS[name]
     destination = Path(folder) / listed.file
     record = destination.with_name(destination.name + ".sha256")
-    recorded = record.read_text(encoding="utf-8").split()[:1] if record.is_file() else []
+    recorded = read_text(record, naming(DownloadError), most_bytes=4096).split()[:1] if record.exists() else []
     expected = listed.sha256 or (recorded[0] if recorded else None)
     download(
         f"{url}/{listed.file}",
