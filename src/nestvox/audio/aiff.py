@@ -110,6 +110,35 @@ def caf_span(file: BinaryIO, start: int, size: int) -> Span:
     return Span("CAF", start, size)
 
 
+def _packets_left_out(file: BinaryIO, start: int, size: int, per_packet: int, held: int) -> str | None:
+    """Say where the table of packets counts less sound than there is."""
+    at = start + 8
+    for _ in range(_MOST_CHUNKS):
+        chunk = chunk_at(file, at, _CAF)
+        if chunk is None or chunk[2] < 0 or chunk[1] + chunk[2] > size:
+            return None
+        if chunk[0] == b"pakt":
+            break
+        at = chunk[1] + chunk[2]
+    else:
+        return None
+    table = bytes_at(file, chunk[1], chunk[2])
+    if len(table) < 24:
+        return None
+    packets, valid, primed, left = struct.unpack(">qqii", table[:24])
+    total, number = 0, 0
+    for byte in table[24:]:  # seven bits a byte
+        number = number << 7 | byte & 0x7F
+        if not byte & 0x80:
+            total, number = total + number, 0
+    if packets * per_packet != valid + primed + left or abs(total - held) > 1:
+        return (
+            f"its table counts {packets:,} packets of {total:,} bytes and {valid + primed + left:,} samples; its sound "
+            f"has {held:,} bytes, and so many packets have {packets * per_packet:,} samples"
+        )
+    return None
+
+
 def _caf_sound(file: BinaryIO, start: int, size: int, described: bytes, body: int, length: int) -> Span:
     rate, kind, flags, packet, per_packet, channels, bits = struct.unpack(">d4sIIIII", described)
     coding = {b"lpcm": "float" if flags & 1 else "pcm", b"alaw": "alaw", b"ulaw": "ulaw"}.get(kind)
@@ -135,6 +164,8 @@ def _caf_sound(file: BinaryIO, start: int, size: int, described: bytes, body: in
         return walk_behind(file, place, start, size, _CAF, b"data")
 
     span = sound_span(file, start, size, sound, tail)
+    if coding is None and span.refusal is None and kind == b"alac" and length >= 0:
+        span = replace(span, refusal=_packets_left_out(file, start, size, per_packet, length - 4))
     if span.lack is not None:  # counted with the four bytes of edits, as the chunk does
         return replace(span, lack=lacking(size - body, length, "bytes of its chunk data"))
     return span

@@ -5,7 +5,11 @@ FFmpeg reads the first one. Layouts: ISO/IEC 14496-12, Matroska (RFC 9559) on EB
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from typing import BinaryIO
+
+import numpy as np
 
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import MARK_BYTES, Span, adts_frame_at, lacking, mark_of
@@ -16,6 +20,9 @@ __all__ = ["adts_span", "matroska_span", "mp4_span"]
 _KNOWN_BOXES = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta pnot udta emsg prft ssix pdin bloc".split()
 )
+_LARGEST_INDEX = 1 << 28
+_FEW_BYTES = 4096  # that a muxer may leave over
+_NOT_KNOWN = 1 << 62
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 # What a segment holds (seek head, info, tracks, clusters, cues, tags, chapters, attachments, void, checksum), and what
 # a cluster does (time, position, size of the one before, blocks).
@@ -32,6 +39,7 @@ _READ_AHEAD = 1 << 16
 def mp4_span(file: BinaryIO, start: int, size: int) -> Span:
     """Look into an mp4, m4a or mov stream: its boxes up to the next one that begins a file."""
     at, indices, fragmented = start, 0, False
+    media_bytes, index = 0, b""
     while len(head := bytes_at(file, at, 16)) >= 8:
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1 and len(head) == 16:
@@ -40,6 +48,10 @@ def mp4_span(file: BinaryIO, start: int, size: int) -> Span:
             break
         indices += name == b"moov"
         fragmented |= name == b"moof"
+        if name == b"mdat":
+            media_bytes += max(0, length - 8)
+        if name == b"moov" and length <= _LARGEST_INDEX:
+            index = bytes_at(file, at + 8, length - 8)
         if length == 0 and name in _KNOWN_BOXES:  # up to the end
             return Span("MP4", start, size, fragmented=fragmented)
         if length < 8 or (at + length > size and name not in _KNOWN_BOXES and at > start):
@@ -48,7 +60,41 @@ def mp4_span(file: BinaryIO, start: int, size: int) -> Span:
             lack = lacking(size - at, length, f"bytes of its box {name.decode('latin-1')}")
             return Span("MP4", start, size, lack, fragmented=fragmented)
         at += length
-    return Span("MP4", start, at if at > start else size, fragmented=fragmented)
+    refusal = None
+    listed = _bytes_listed(index)
+    if index and not fragmented and media_bytes - listed > max(_FEW_BYTES, media_bytes // 10):
+        refusal = (
+            f"its index lists {listed:,} of the {media_bytes:,} bytes of sound and pictures that it holds: write the "
+            "file again with the program that made it"
+        )
+    return Span("MP4", start, at if at > start else size, refusal=refusal, fragmented=fragmented)
+
+
+def _bytes_listed(index: bytes) -> int:
+    """Bytes of all samples of all tracks, by the tables of sizes within a moov box."""
+    total = 0
+    for name, body in _boxes(index):
+        if name in {b"trak", b"mdia", b"minf", b"stbl"}:
+            total += _bytes_listed(body)
+        elif name == b"stsz" and len(body) >= 12:
+            each, count = struct.unpack(">4xII", body[:12])
+            sizes = body[12 : 12 + 4 * count]
+            if not each:
+                total += int(np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").sum(dtype=np.uint64))
+            total += each * count
+        elif name == b"stz2":  # half bytes and shorts: of subtitles
+            return _NOT_KNOWN
+    return total
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 8 <= len(content):
+        length, name = struct.unpack(">I4s", content[at : at + 8])
+        if length < 8:
+            return
+        yield name, content[at + 8 : at + length]
+        at += length
 
 
 def matroska_span(file: BinaryIO, start: int, size: int) -> Span:

@@ -25,6 +25,7 @@ CONTAINER_EXTENSIONS = (".aac", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp4", 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # ISO/IEC 14496-12: what such a file begins with
 _EBML = b"\x1a\x45\xdf\xa3"  # RFC 8794
 _DEMUXERS = {"MP4": "mp4", "MATROSKA": "matroska", "ADTS": "aac"}
+_MOST_LEFT_OUT = 8  # packets of which an encoder and its decoder need some to begin and to end
 _FULL_SCALE = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
 
@@ -93,6 +94,11 @@ class ContainerStream:
         duration, time_base = self._track.duration, self._track.time_base
         exact = container == "MP4" and duration is not None and time_base is not None and duration > 0
         self.frames = round(duration * time_base * self.samplerate) if exact else -1
+        # So many packets of so many samples each: a header that states anything else is not believed.
+        packet = int(first.samples)
+        held = int(self._track.frames) * packet
+        if held and not held - _MOST_LEFT_OUT * packet <= self.frames <= held + packet:
+            self.frames = -1
 
     def __enter__(self) -> ContainerStream:
         return self

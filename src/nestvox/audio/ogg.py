@@ -24,6 +24,8 @@ _NO_PLACE = (1 << 64) - 1  # no packet ends on the page
 _SOUND = ((b"OpusHead", "Opus"), (b"\x01vorbis", "Vorbis"), (b"\x7fFLAC", "FLAC"), (b"Speex   ", "Speex"))
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _FLAC_MAPPING = 9  # bytes before the FLAC stream begins
+_OPUS_HZ = 48_000
+_MOST_PADDING = _OPUS_HZ // 4  # two of the longest packets
 _READ_AHEAD = 1 << 16
 
 
@@ -140,6 +142,8 @@ def _judged(
     own = [page for page in pages if page.serial == sounds[0]]
     lost = damaged + _gaps(own)
     refusal = _order(own)
+    if streams[sounds[0]] == "Opus" and refusal is None:
+        refusal = _cut_away(file, own)
     if lost:
         refusal = f"{lost} of its pages are damaged or missing, and a decoder would leave out their sound"
     lack = None if own[-1].flags & _ENDS else "its last page is not the end of the stream"
@@ -167,6 +171,41 @@ def _flac(file: BinaryIO, start: int, stop: int, lack: str | None, pages: list[_
 def _gaps(pages: list[_Page]) -> int:
     # A recording of a broadcast has the headers of its beginning, and pages from where it was tuned in.
     return sum(after.number != before.number + 1 for before, after in pairwise(pages) if before.granule)
+
+
+def _cut_away(file: BinaryIO, pages: list[_Page]) -> str | None:
+    """Say how much of the last page of an Opus stream its own place cuts off; an encoder fills up one packet."""
+    last = pages[-1]
+    before = next((page for page in reversed(pages[:-1]) if page.granule != _NO_PLACE), None)
+    if before is None or not last.flags & _ENDS or last.granule == _NO_PLACE or last.flags & _CONTINUED:
+        return None
+    page = bytes_at(file, last.at, last.end - last.at)
+    at, held, begins = _HEAD_BYTES + last.n_lacing, 0, True
+    for length in page[_HEAD_BYTES:at]:
+        if begins and length:
+            held += _opus_samples(page[at : at + 2])
+        at += length
+        begins = length < 255
+    cut = before.granule + held - last.granule
+    if cut <= _MOST_PADDING:
+        return None
+    return (
+        f"its last page holds {held / _OPUS_HZ:.2f} s of sound and states an end {cut / _OPUS_HZ:.2f} s before that: "
+        "the end that it states is not the end of what it holds"
+    )
+
+
+def _opus_samples(packet: bytes) -> int:
+    """Samples at 48 kHz of a packet, by its first two bytes (RFC 6716, section 3.1)."""
+    config, code = packet[0] >> 3, packet[0] & 3
+    if config < 12:
+        frame = (480, 960, 1920, 2880)[config & 3]
+    elif config < 16:
+        frame = (480, 960)[config & 1]
+    else:
+        frame = (120, 240, 480, 960)[config & 3]
+    count = (1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0
+    return frame * count
 
 
 def _order(pages: list[_Page]) -> str | None:
