@@ -27,6 +27,7 @@ def load(
     backend: Backend = "auto",
     precision: Precision = "float32",
     front_end: str | Path | KaldiFbank | None = None,
+    output: str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> SpeakerModel:
     """Load a model folder, an ONNX file of another toolkit, or an encoder of the catalogue by name.
@@ -42,6 +43,7 @@ def load(
         precision: of `SpeakerModel`: ``float32``, ``auto``, ``bfloat16`` or ``float16``.
         front_end: of an ONNX file, where neither it nor a description beside it says so: ``wespeaker``, ``3dspeaker``,
             filter banks of your own, or a description's path; see `encoders.onnx_model.read_onnx`.
+        output: of an ONNX file with several, the name of the one that is the embedding, where no description says so.
         announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
 
     Raises:
@@ -57,10 +59,11 @@ def load(
     if path.suffix.lower() == ".onnx":
         if weights is not None or device not in ("auto", "cpu"):
             raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
-        return _load_onnx(path, front_end, truncate_dim, backend, precision)
+        return _load_onnx(path, front_end, output, truncate_dim, backend, precision)
     place = find_device(device)  # before anything is downloaded
-    if front_end is not None:
-        raise ModelError(f"only an ONNX file is told its front end, and {path} is none; leave it out")
+    for what, given in (("front end", front_end), ("output", output)):
+        if given is not None:
+            raise ModelError(f"only an ONNX file is told its {what}, and {path} is none; leave it out")
     if path.is_dir():
         if weights is not None:
             raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
@@ -98,13 +101,14 @@ def _no_model_by_itself(path: Path) -> str:
 def _load_onnx(
     path: Path,
     front_end: str | Path | KaldiFbank | None,
+    output: str | None,
     truncate_dim: int | None,
     backend: Backend,
     precision: Precision,
 ) -> SpeakerModel:
     from nestvox.encoders.onnx_encoder import OnnxEncoder  # noqa: PLC0415  imports torch
 
-    file = read_onnx(path, front_end=front_end)
+    file = read_onnx(path, front_end=front_end, output=output)
     card = {"base_model": path.name, **file.card}
     return SpeakerModel(
         OnnxEncoder.from_file(file),

@@ -168,7 +168,7 @@ def test_onnx_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         path = write_onnx(tmp_path / f"{number}.onnx", inputs=inputs)
         with pytest.raises(ModelError, match=r"expected one input \(batch, frames, 80\).*from_callable"):
             OnnxModel(path, front_end="wespeaker")
-    with pytest.raises(ModelError, match=r"first output has shape \(1, 1, 12\)"):
+    with pytest.raises(ModelError, match=r"output embs has shape \(1, 1, 12\)"):
         OnnxModel(write_onnx(tmp_path / "d.onnx", drop="mean"), front_end="wespeaker")
     whole = (tmp_path / "0.onnx").read_bytes()
     for name, content in (("empty", b""), ("cut", whole[: len(whole) // 2]), ("text", b"not a network")):

@@ -181,12 +181,15 @@ def import_onnx(
     front_end: Annotated[
         str | None, typer.Option(help="wespeaker, 3dspeaker or a description (.json); by default what the file says.")
     ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Name of the output that is the embedding, where the file has several.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
 ) -> None:
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
     from nestvox.loading import load
 
-    model = load(file, front_end=front_end)
+    model = load(file, front_end=front_end, output=output)
     model.name = name or model.name
     model.save(out)
     typer.echo(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")

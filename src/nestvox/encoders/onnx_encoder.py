@@ -28,6 +28,7 @@ class OnnxEncoder(Encoder):
         embedding_dim: D.
         min_samples: shortest input.
         front_end: fields of `KaldiFbank`.
+        output: name of the output that is the embedding; None: the file has one only.
     """
 
     architecture = "onnx"
@@ -37,11 +38,20 @@ class OnnxEncoder(Encoder):
     pooled_dim = 0
     network: Tensor
 
-    def __init__(self, *, size_bytes: int, embedding_dim: int, min_samples: int, front_end: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        size_bytes: int,
+        embedding_dim: int,
+        min_samples: int,
+        front_end: Mapping[str, Any],
+        output: str | None = None,
+    ) -> None:
         super().__init__()
         self.front_end = KaldiFbank(**front_end)
         self.sample_rate = self.front_end.sample_rate
         self.embedding_dim = embedding_dim
+        self.output = output
         self.min_samples = min_samples
         self.register_buffer("network", torch.zeros(size_bytes, dtype=torch.uint8))
         self._running: tuple[tuple[int, int], OnnxNetwork] | None = None
@@ -54,8 +64,8 @@ class OnnxEncoder(Encoder):
             MissingExtraError: onnxruntime is not installed.
             ModelError: not a network from such filter banks to embeddings.
         """
-        running = OnnxNetwork(file.content, file.front_end, file.source)
-        encoder = cls(**encoder_config(file, running.embedding_dim))
+        running = OnnxNetwork(file.content, file.front_end, file.source, output=file.output)
+        encoder = cls(**encoder_config(file, running.embedding_dim, running.output))
         encoder.network.copy_(torch.frombuffer(bytearray(file.content), dtype=torch.uint8))
         encoder._running = encoder._bytes_state(), running
         return encoder
@@ -67,6 +77,7 @@ class OnnxEncoder(Encoder):
             "embedding_dim": self.embedding_dim,
             "min_samples": self.min_samples,
             "front_end": asdict(self.front_end),
+            **({} if self.output is None else {"output": self.output}),
         }
 
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
@@ -79,6 +90,9 @@ class OnnxEncoder(Encoder):
         network = self._started()
         waves = audio.detach().to("cpu", torch.float32).numpy()
         rows = [torch.from_numpy(network(wave[:length])) for wave, length in zip(waves, lengths.tolist(), strict=True)]
+        for row in rows:
+            if row.shape != (self.embedding_dim,):
+                raise ModelError(f"{network.source}: gave {row.shape[0]} numbers, and {self.embedding_dim} for others")
         embedding = torch.stack(rows)
         if not embedding.isfinite().all():
             raise ModelError(f"{network.source}: gave values that are not finite")
@@ -89,7 +103,9 @@ class OnnxEncoder(Encoder):
         version = self._bytes_state()
         running = self._running  # another thread may replace it meanwhile
         if running is None or running[0] != version:
-            network = OnnxNetwork(self.network.numpy().tobytes(), self.front_end, "the ONNX file of the model")
+            network = OnnxNetwork(
+                self.network.numpy().tobytes(), self.front_end, "the ONNX file of the model", output=self.output
+            )
             if network.embedding_dim != self.embedding_dim:
                 raise ModelError(
                     f"the ONNX file of the model gives {network.embedding_dim} numbers, its configuration says "

@@ -6,7 +6,6 @@ the network was trained on does not stand in every file; the wrong window or sca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,11 +16,14 @@ from numpy.typing import NDArray
 
 from nestvox.encoders.adapters import check_tap, checked_vector
 from nestvox.encoders.kaldi_fbank import KaldiFbank
+from nestvox.encoders.onnx_check import MOST_ONNX_BYTES, check_onnx
 from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of
+from nestvox.gate import naming, read_bytes, read_json
+from nestvox.shown import shown
 
-__all__ = ["FRONT_ENDS", "MOST_ONNX_BYTES", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
+__all__ = ["FRONT_ENDS", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
 
 FRONT_ENDS: Mapping[str, KaldiFbank] = {
     "3dspeaker": KaldiFbank(window="povey", scale=1.0),
@@ -31,12 +33,17 @@ FRONT_ENDS: Mapping[str, KaldiFbank] = {
 
 
 _DESCRIPTION_SUFFIX = ".nestvox.json"
-_CARD_KEYS = ("language", "licence", "training_data")
+_CARD_KEYS = ("language", "licence", "output", "training_data")
 # A folder that is nowhere: weights that a file keeps beside itself would be neither hashed nor saved.
 _NOWHERE = "/nowhere/no external data"
 _SHORTEST_S = 0.1
-MOST_ONNX_BYTES = 2 << 30
-"""A file of protocol buffers is not larger, and neither is one that runs without weights beside it."""
+_USUAL_BANDS = 80
+_TYPES: Mapping[str, type[np.floating[Any]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+_DYNAMIC = "export it with a batch and frames of any number (dynamic_axes of torch.onnx.export)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class OnnxFile:
         front_end: the filter banks that it was trained on.
         source: the file, for messages.
         metadata: what the file says of itself.
+        output: name of the output that is the embedding; None: the file has one only.
         card: lines for a model card from the description beside the file: ``licence``, ``language``, ``training_data``.
     """
 
@@ -55,6 +63,7 @@ class OnnxFile:
     front_end: KaldiFbank
     source: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,26 +74,41 @@ class OnnxNetwork:
         content: an ONNX file's bytes, with all its weights.
         front_end: the filter banks that it was trained on.
         source: where it came from, for messages.
+        output: name of the output that is the embedding; needed where there are several.
         threads: of one call; one, because embedding runs several side by side.
 
     Attributes:
         embedding_dim: D.
         metadata: what the file says of itself.
+        output: as given; None where the file has one output only.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelError: not a network from such filter banks to embeddings, or one that keeps its weights elsewhere.
+        ModelError: not a network from such filter banks to embeddings, one that keeps its weights elsewhere, or one
+            with several outputs and no choice; the message says what it takes and gives.
     """
 
-    def __init__(self, content: bytes, front_end: KaldiFbank, source: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, content: bytes, front_end: KaldiFbank, source: str, *, output: str | None = None, threads: int = 1
+    ) -> None:
         self.front_end = front_end
         self.source = source
+        check_onnx(content, source, n_mels=front_end.n_mels)
         self._session = _session(content, source, threads)
         self.metadata = _metadata(self._session)
-        self._input = self._only_input()
+        self._input, self._type, self._bands_first = self._only_input()
+        self._output, self.output = self._chosen(output)
         # A run on a second of noise tells the size, and at once whether the network takes such features at all.
-        second = 0.1 * np.random.default_rng(0).standard_normal(front_end.sample_rate)
-        self.embedding_dim = self(second).shape[-1]
+        rate = front_end.sample_rate
+        noise = 0.1 * np.random.default_rng(0).standard_normal(3 * rate)
+        self.embedding_dim = 0
+        self.embedding_dim = self(noise[:rate]).shape[-1]
+        longer = self(noise).shape[-1]
+        if longer != self.embedding_dim:
+            raise ModelError(
+                f"{source}: its output {self._output} has {self.embedding_dim} numbers for 1 s of audio and {longer} "
+                "for 3 s, which is no embedding"
+            )
         promised = self.metadata.get("output_dim", "")
         if promised.isdecimal() and int(promised) != self.embedding_dim:
             raise ModelError(f"{source}: says that embeddings have {promised} numbers and gives {self.embedding_dim}")
@@ -93,29 +117,62 @@ class OnnxNetwork:
         """Map (S,) in [-1, 1] to (D,).
 
         Raises:
-            ModelError: shorter than a frame, or the network fails.
+            ModelError: shorter than a frame, or the network fails, or gives a vector of another size.
         """
         features = self.front_end(waveform)
+        given = (features.T if self._bands_first else features).astype(self._type)
         try:
-            found = np.asarray(self._session.run(None, {self._input: features[None]})[0])
+            found = np.asarray(self._session.run([self._output], {self._input: given[None]})[0])
         except Exception as error:
             raise ModelError(f"{self.source}: fails on features {features.shape}: {_first_line(error)}") from error
-        if found.ndim != 2 or found.shape[0] != 1:
-            raise ModelError(f"{self.source}: its first output has shape {found.shape}, expected (1, size)")
+        if found.ndim != 2 or found.shape[0] != 1 or not np.issubdtype(found.dtype, np.floating):
+            raise ModelError(
+                f"{self.source}: its output {self._output} has shape {found.shape} and type {found.dtype}, expected "
+                "(1, size) of floating-point numbers"
+            )
         vector: NDArray[np.float32] = found[0].astype(np.float32)
         return vector
 
-    def _only_input(self) -> str:
+    def _only_input(self) -> tuple[str, type[np.floating[Any]], bool]:
+        """Name and type of the input, and whether its bands stand before its frames."""
+        bands = self.front_end.n_mels
         inputs = self._session.get_inputs()
-        shapes = ", ".join(f"{node.name} {node.shape}" for node in inputs)
-        bands = inputs[0].shape[-1] if inputs and inputs[0].shape else None
-        fits = len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].type == "tensor(float)"
-        if not fits or (isinstance(bands, int) and bands != self.front_end.n_mels):
+        described = ", ".join(_described_node(node) for node in inputs) or "nothing"
+        wrap = f"expected one input (batch, frames, {bands}) of float32; wrap another network with from_callable"
+        problem = ""
+        shape = inputs[0].shape if inputs else []
+        turned = len(shape) == 3 and shape[1] == bands and shape[2] != bands
+        if len(inputs) != 1:
+            problem = f"takes {described}, {wrap}"
+        elif len(shape) == 2:
+            problem = f"takes {described}, which is a waveform and no filter bank; {wrap}"
+        elif (
+            len(shape) != 3
+            or inputs[0].type not in _TYPES
+            or (not turned and isinstance(shape[2], int) and shape[2] != bands)
+        ):
+            problem = f"takes {described}, {wrap}"
+        elif isinstance(shape[0], int) and shape[0] != 1:
+            problem = f"takes {described}, which is always {shape[0]} utterances at once; {_DYNAMIC}"
+        elif isinstance(frames := shape[2 if turned else 1], int):
+            seconds = f"{(frames - 1) / 100 + 0.025:.2f} s"
+            problem = f"takes {described}, which is always {frames} frames ({seconds}) and no other length; {_DYNAMIC}"
+        if problem:
+            raise ModelError(f"{self.source}: {problem}")
+        return str(inputs[0].name), _TYPES[inputs[0].type], turned
+
+    def _chosen(self, asked: str | None) -> tuple[str, str | None]:
+        outputs = self._session.get_outputs()
+        names = [str(node.name) for node in outputs]
+        given = ", ".join(_described_node(node) for node in outputs) or "nothing"
+        if asked is not None and asked not in names:
+            raise ModelError(f"{self.source}: has no output {shown(asked)[:80]!r}; it gives {given}")
+        if len(names) != 1 and asked is None:
             raise ModelError(
-                f"{self.source}: takes {shapes or 'nothing'}, expected one input (batch, frames, "
-                f"{self.front_end.n_mels}) of float32; wrap another network with from_callable"
+                f"{self.source}: gives {given}; say by name which one is the embedding: output= of load, --output of "
+                f"'nestvox models import-onnx', or \"output\" in the description {_DESCRIPTION_SUFFIX} beside the file"
             )
-        return str(inputs[0].name)
+        return (asked or names[0]), (None if len(names) == 1 else asked)
 
 
 class OnnxModel:
@@ -126,6 +183,7 @@ class OnnxModel:
     Args:
         path: the file.
         front_end: as `read_onnx` takes it.
+        output: as `read_onnx` takes it.
         name: None: the name of the file.
         min_duration_s: shortest clip that it takes.
         training_speakers: keys of the speakers that it was trained on.
@@ -146,13 +204,14 @@ class OnnxModel:
         path: str | Path,
         *,
         front_end: str | Path | KaldiFbank | None = None,
+        output: str | None = None,
         name: str | None = None,
         min_duration_s: float = _SHORTEST_S,
         training_speakers: Sequence[str] = (),
         threads: int = 1,
     ) -> None:
-        file = read_onnx(path, front_end=front_end)
-        self._network = OnnxNetwork(file.content, file.front_end, file.source, threads=threads)
+        file = read_onnx(path, front_end=front_end, output=output)
+        self._network = OnnxNetwork(file.content, file.front_end, file.source, output=file.output, threads=threads)
         self.path = Path(path)
         self.name = name or self.path.stem
         self.min_duration_s = min_duration_s
@@ -161,7 +220,10 @@ class OnnxModel:
         self.front_end = file.front_end
         self.sample_rate = file.front_end.sample_rate
         self.embedding_dim = self._network.embedding_dim
-        config = {"encoder": {"architecture": "onnx", **encoder_config(file, self.embedding_dim)}, "head": None}
+        config = {
+            "encoder": {"architecture": "onnx", **encoder_config(file, self.embedding_dim, self._network.output)},
+            "head": None,
+        }
         self.fingerprint = fingerprint_of(config, {"encoder.network": np.frombuffer(file.content, np.uint8)})
 
     @property
@@ -186,17 +248,20 @@ class OnnxModel:
         return np.stack(rows)
 
 
-def read_onnx(path: str | Path, *, front_end: str | Path | KaldiFbank | None = None) -> OnnxFile:
+def read_onnx(
+    path: str | Path, *, front_end: str | Path | KaldiFbank | None = None, output: str | None = None
+) -> OnnxFile:
     """Read an ONNX file and find out which filter banks it wants.
 
     What counts is, in this order: `front_end`; a description beside the file, NAME.nestvox.json for NAME.onnx; what the
     file says of itself, as exports for sherpa-onnx do (framework, sample_rate, normalize_samples,
     feature_normalize_type). A description is a JSON object with ``front_end``, a toolkit's name or an object with the
-    fields of `KaldiFbank`, and perhaps ``licence``, ``language`` and ``training_data`` for the model card.
+    fields of `KaldiFbank`, and perhaps ``output``, ``licence``, ``language`` and ``training_data`` for the model card.
 
     Args:
         path: the file.
         front_end: ``wespeaker``, ``3dspeaker``, filter banks of your own, or the path of a description.
+        output: name of the output that is the embedding, where the file has several; None: as a description says.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -204,10 +269,8 @@ def read_onnx(path: str | Path, *, front_end: str | Path | KaldiFbank | None = N
     """
     path = Path(path)
     require("onnxruntime", extra="onnx", purpose="running an ONNX file")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+    content = read_bytes(path, naming(ModelError), most_bytes=MOST_ONNX_BYTES, missing="cannot be read: not there")
+    check_onnx(content, str(path), n_mels=_USUAL_BANDS)
     metadata = _metadata(_session(content, str(path), 1))
     beside = path.with_name(path.stem + _DESCRIPTION_SUFFIX)
     card: dict[str, Any] = {}
@@ -221,10 +284,11 @@ def read_onnx(path: str | Path, *, front_end: str | Path | KaldiFbank | None = N
         asked = _front_end(asked, metadata, path)
     if "language" in metadata:
         card.setdefault("language", [metadata["language"]])
-    return OnnxFile(content, asked, str(path), metadata, card)
+    described_output = card.pop("output", None)
+    return OnnxFile(content, asked, str(path), metadata, described_output if output is None else output, card)
 
 
-def encoder_config(file: OnnxFile, embedding_dim: int) -> dict[str, Any]:
+def encoder_config(file: OnnxFile, embedding_dim: int, output: str | None = None) -> dict[str, Any]:
     """Return what, with the file's bytes, makes the encoder: the arguments of `onnx_encoder.OnnxEncoder`."""
     front_end = file.front_end
     shortest = max(front_end.frame_samples, round(_SHORTEST_S * front_end.sample_rate))
@@ -233,6 +297,8 @@ def encoder_config(file: OnnxFile, embedding_dim: int) -> dict[str, Any]:
         "embedding_dim": embedding_dim,
         "min_samples": shortest,
         "front_end": asdict(front_end),
+        # Absent where there is no choice: files of one output keep the fingerprint that they always had.
+        **({} if output is None else {"output": output}),
     }
 
 
@@ -258,10 +324,8 @@ def _metadata(session: Any) -> dict[str, str]:
 
 
 def _described(path: Path) -> tuple[str | KaldiFbank | None, dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: no description of a front end that can be read: {_first_line(error)}") from error
+    words = "no description of a front end that can be read"
+    content = read_json(path, lambda problem, source: ModelError(f"{source}: {words}: {problem}"), most_bytes=1 << 20)
     known = {"front_end", *_CARD_KEYS}
     if not isinstance(content, dict) or not content.keys() <= known:
         strange = f"has {', '.join(sorted(content.keys() - known))}" if isinstance(content, dict) else "is no object"
@@ -277,6 +341,10 @@ def _described(path: Path) -> tuple[str | KaldiFbank | None, dict[str, Any]]:
             raise ModelError(f"{path}: front_end: {error}") from error
     elif front_end is not None and not isinstance(front_end, str):
         raise ModelError(f"{path}: front_end is a toolkit's name or an object, got {front_end!r}")
+    for key, value in content.items():
+        listed = value if isinstance(value, list) else [value]
+        if not all(isinstance(word, str) for word in listed) or (isinstance(value, list) and key != "language"):
+            raise ModelError(f"{path}: {key} is text, got {value!r:.60}")
     return front_end, content
 
 
@@ -304,5 +372,10 @@ def _front_end(asked: str | None, metadata: Mapping[str, str], path: Path) -> Ka
     return found
 
 
+def _described_node(node: Any) -> str:
+    sizes = ", ".join(str(size) if isinstance(size, int | str) else "any" for size in node.shape)
+    return shown(f"{node.name} ({sizes}) of {node.type.removeprefix('tensor(').removesuffix(')')}")[:200]
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:500]

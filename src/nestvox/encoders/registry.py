@@ -44,6 +44,7 @@ class _Onnx(StrictModel):
     embedding_dim: Size
     min_samples: Annotated[int, Field(ge=1, le=1 << 24)]
     front_end: _FrontEnd
+    output: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
 
 
 # The others check theirs themselves (`redimnet_config`).
