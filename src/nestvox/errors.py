@@ -46,7 +46,7 @@ def _restored(kind: type[NestvoxError], arguments: tuple[Any, ...], state: dict[
 class AudioError(NestvoxError):
     """An audio file or array that cannot be used; `audio.read` raises one subclass per reason."""
 
-    def __init__(self, path: str | Path, problem: str) -> None:
+    def __init__(self, path: object, problem: str) -> None:
         self.path = str(path)
         self.problem = problem
         super().__init__(f"{self.path}: {problem}")

@@ -149,3 +149,27 @@ def test_several_recordings_are_not_one(several):
 @pytest.mark.parametrize("one", ["a.wav", Path("a.wav"), (NOISE, RATE), io.BytesIO(b"")])
 def test_one_recording_is_not_several(one):
     assert recordings_of(one) == ([one], True)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_open_files_are_what_their_paths_are(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([tone(300, 22_050), tone(500, 22_050)], axis=1), 22_050)
+    expected = heard(path, to_hz=RATE)[0].samples
+    with path.open("rb") as file:
+        file.read(7)  # wherever it stands
+        np.testing.assert_array_equal(heard(file, to_hz=RATE)[0].samples, expected)
+    np.testing.assert_array_equal(heard(io.BytesIO(path.read_bytes()), to_hz=RATE)[0].samples, expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (io.BytesIO(b""), "0 bytes"),
+        (io.BytesIO(b"no audio at all, but text"), "the open file: "),
+        (io.StringIO("text"), "mode 'rb'"),
+    ],
+)
+def test_open_files_without_audio_are_refused(file, words):
+    with pytest.raises(AudioError, match=words):
+        heard(file, to_hz=RATE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 from nestvox.errors import AudioError, NestvoxError
@@ -45,7 +44,7 @@ class SilentAudioError(AudioError):
     """Every sample is zero."""
 
     @classmethod
-    def of(cls, path: str | Path, samples: int) -> Self:
+    def of(cls, path: object, samples: int) -> Self:
         """Return the error for so many samples."""
         return cls(path, f"all {samples} samples are zero")
 

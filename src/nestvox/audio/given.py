@@ -23,6 +23,7 @@ from nestvox.audio.errors import (
     SampleRateError,
     TooShortAudioError,
 )
+from nestvox.audio.opening import Content
 from nestvox.audio.read import Recording, read_recording, resample
 from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
@@ -43,6 +44,7 @@ with ``array`` and ``sampling_rate``, as data sets hold it."""
 
 _WHERE = "the audio array"
 _MOST_CHANNELS = 32
+_MOST_BYTES = 1 << 31  # of a file that is read whole
 _LARGEST_SAMPLE = 64.0  # as of files
 _LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
 # Of 200 recordings at 16 kHz in 25 languages none had less than -50.3 dB above 4 kHz; what was recorded at 48 kHz and
@@ -91,8 +93,8 @@ def heard(
     if isinstance(audio, str | Path) or hasattr(audio, "read"):
         if sample_rate is not None:
             raise AudioError(_shown(audio), f"a file says its own rate; leave out sample_rate={sample_rate:g}")
-        path = cast("str | Path", audio)
-        return read_recording(path, sample_rate=to_hz, min_duration_s=min_duration_s), ()
+        place = Path(audio) if isinstance(audio, str | Path) else _content(cast("IO[bytes]", audio))
+        return read_recording(place, sample_rate=to_hz, min_duration_s=min_duration_s), ()
     samples, from_hz = _split(audio, sample_rate)
     channels = _channels(samples)
     averaged = ChannelStatistics.of(channels) if channels.shape[1] > 1 else None
@@ -105,6 +107,20 @@ def heard(
     doubts = () if from_hz is not None else _doubts(samples, to_hz)
     resampled = np.ascontiguousarray(resample(samples, believed, to_hz))
     return Recording(resampled, to_hz, averaged, clipped_fraction(samples), dropouts(samples, believed)), doubts
+
+
+def _content(file: IO[bytes]) -> Content:
+    """All that an open file holds, from its beginning where it can go back there."""
+    if file.seekable():
+        file.seek(0)
+    data = file.read(_MOST_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise AudioError(_shown(file), "is open as text; open it with mode 'rb'")
+    if len(data) > _MOST_BYTES:
+        raise AudioError(
+            _shown(file), f"holds more than {_MOST_BYTES >> 30} GiB; give its path, which is read in parts"
+        )
+    return Content(_shown(file), data)
 
 
 def _shown(audio: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,7 +25,18 @@ from nestvox.audio.pieces import PieceFile
 from nestvox.audio.spans import PcmLayout, Span
 from nestvox.gate import open_regular
 
-__all__ = ["HIGHEST_HZ", "LOWEST_HZ", "ChainedStream", "FileStream", "SoundStream", "opened", "reason", "spans_of"]
+__all__ = [
+    "HIGHEST_HZ",
+    "LOWEST_HZ",
+    "ChainedStream",
+    "Content",
+    "FileStream",
+    "Place",
+    "SoundStream",
+    "opened",
+    "reason",
+    "spans_of",
+]
 
 LOWEST_HZ, HIGHEST_HZ = 1_000, 768_000
 """Sample rates between which there is sound."""
@@ -125,12 +137,26 @@ class ChainedStream:
 SoundStream = FileStream | ContainerStream | ChainedStream
 
 
+@dataclass(frozen=True)
+class Content:
+    """The bytes of a file that somebody opened already, and its name for messages."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Place = Path | Content
+
+
 def _channels(number: int) -> str:
     return "1 channel" if number == 1 else f"{number} channels"
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[SoundStream]:
+def opened(path: Place) -> Iterator[SoundStream]:
     """Open all the sound of a file, or of a member of an archive.
 
     Raises:
@@ -155,7 +181,7 @@ def opened(path: Path) -> Iterator[SoundStream]:
             yield stream
 
 
-def _check_stream(path: Path, stream: SoundStream) -> None:
+def _check_stream(path: Place, stream: SoundStream) -> None:
     if stream.format not in _FORMATS | _CONTAINERS:
         known = "wav, flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64, sph, m4a, mp4, webm, aac"
         raise UnreadableAudioError(path, f"format {stream.format} is not read; convert it to one of {known}")
@@ -168,8 +194,13 @@ def _check_stream(path: Path, stream: SoundStream) -> None:
 
 
 @contextmanager
-def _source(path: Path) -> Iterator[tuple[BinaryIO, str | None]]:
+def _source(path: Place) -> Iterator[tuple[BinaryIO, str | None]]:
     """The bytes of a file, and its name where it has one of its own."""
+    if isinstance(path, Content):
+        if not path.data:
+            raise EmptyAudioError(path.name, "the file is empty (0 bytes)")
+        yield io.BytesIO(path.data), None
+        return
     if member_of(path) is not None:
         # Whole, so that an error of the disk is one of this call and not the end of the audio.
         yield io.BytesIO(read_bytes(path)), None

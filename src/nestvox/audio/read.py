@@ -29,7 +29,7 @@ from nestvox.audio.errors import (
     TooShortAudioError,
     UnreadableAudioError,
 )
-from nestvox.audio.opening import HIGHEST_HZ, LOWEST_HZ, FileStream, SoundStream, opened, reason
+from nestvox.audio.opening import HIGHEST_HZ, LOWEST_HZ, Content, FileStream, Place, SoundStream, opened, reason
 from nestvox.errors import AudioError
 
 __all__ = [
@@ -124,7 +124,7 @@ class Recording:
 _Decoded = tuple[NDArray[np.float32], ChannelStatistics | None]
 
 
-def _blocks(stream: SoundStream, path: Path) -> Iterator[NDArray[np.float32]]:
+def _blocks(stream: SoundStream, path: Place) -> Iterator[NDArray[np.float32]]:
     """Yield (n, channels) blocks from the current position to where decoding ends."""
     size = max(1, _BLOCK_SAMPLES // stream.channels)
     allowed = stream.n_bytes * _SAMPLES_PER_BYTE + _BLOCK_SAMPLES
@@ -145,7 +145,7 @@ def _blocks(stream: SoundStream, path: Path) -> Iterator[NDArray[np.float32]]:
         yield block
 
 
-def _decode(path: Path, stream: SoundStream, start: int, stop: int | None, channel: int | None) -> _Decoded:
+def _decode(path: Place, stream: SoundStream, start: int, stop: int | None, channel: int | None) -> _Decoded:
     """Samples [start, stop) of a channel or the down-mix, at the file's own rate; fewer where the file ends before."""
     position = 0
     if start and isinstance(stream, FileStream) and stream.subtype in _SEEKABLE:
@@ -163,7 +163,7 @@ def _decode(path: Path, stream: SoundStream, start: int, stop: int | None, chann
 
 
 def _collect(
-    path: Path,
+    path: Place,
     stream: SoundStream,
     position: int,
     start: int,
@@ -287,7 +287,7 @@ def read(
 
 
 def read_recording(
-    path: str | Path,
+    path: str | Path | Content,
     *,
     sample_rate: int | None = SAMPLE_RATE,
     start_s: float = 0.0,
@@ -304,7 +304,7 @@ def read_recording(
 
 
 def _read(
-    path: str | Path,
+    path: str | Path | Content,
     sample_rate: int | None,
     start_s: float,
     duration_s: float | None,
@@ -314,7 +314,7 @@ def _read(
     allow_silent: bool,
 ) -> tuple[NDArray[np.float32], int, NDArray[np.float32], int, ChannelStatistics | None]:
     """Samples and their rate, the samples at the file's own rate with that, and statistics of averaged channels."""
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     _check_part(path, sample_rate, start_s, duration_s)
     with opened(path) as stream:
         check_channel(path, channel, stream.channels)
@@ -338,7 +338,7 @@ def _read(
     return np.ascontiguousarray(samples), to_hz, raw, from_hz, averaged
 
 
-def check_channel(path: str | Path, channel: int | None, channels: int) -> None:
+def check_channel(path: str | Place, channel: int | None, channels: int) -> None:
     """Refuse the number of a channel that a file does not have.
 
     Raises:
@@ -349,7 +349,7 @@ def check_channel(path: str | Path, channel: int | None, channels: int) -> None:
         raise ChannelError(path, f"has {there}; asked for channel {channel}")
 
 
-def _check_part(path: Path, sample_rate: int | None, start_s: float, duration_s: float | None) -> None:
+def _check_part(path: Place, sample_rate: int | None, start_s: float, duration_s: float | None) -> None:
     if sample_rate is not None and not LOWEST_HZ <= sample_rate <= HIGHEST_HZ:
         raise SampleRateError(path, f"asked for {sample_rate} Hz; {LOWEST_HZ} to {HIGHEST_HZ} Hz is possible")
     if not (math.isfinite(start_s) and start_s >= 0):
@@ -358,7 +358,7 @@ def _check_part(path: Path, sample_rate: int | None, start_s: float, duration_s:
         raise AudioError(path, f"duration_s must be a number of seconds above 0, got {duration_s}")
 
 
-def _check_samples(path: Path, samples: NDArray[np.float32]) -> None:
+def _check_samples(path: Place, samples: NDArray[np.float32]) -> None:
     if not len(samples):
         return
     peak = float(np.abs(samples).max())
@@ -374,7 +374,7 @@ def _check_samples(path: Path, samples: NDArray[np.float32]) -> None:
 
 
 def _check_result(
-    path: Path, samples: NDArray[np.float32], rate: int, start_s: float, min_duration_s: float, *, allow_silent: bool
+    path: Place, samples: NDArray[np.float32], rate: int, start_s: float, min_duration_s: float, *, allow_silent: bool
 ) -> None:
     if not len(samples):
         where = f"no samples from {start_s:.3f} s on" if start_s else "holds no samples"
