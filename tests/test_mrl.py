@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.encoders.redimnet import ReDimNet
 from nestvox.errors import AudioError, CatalogueError, ModelError, OverlapError, TrialsError, WeightsError
+from nestvox.heads.linear import LinearHead
+from nestvox.heads.mlp import MlpHead
+from nestvox.heads.rotation import Rotation, truncation
 from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
@@ -306,9 +311,16 @@ def test_files_that_are_not_theirs(tmp_path: Path, released: Path, model: ReDimN
         import_checkpoint(released)
     with pytest.raises(WeightsError, match=r"nothing\.pt: no such weights file"):
         import_checkpoint(tmp_path / "nothing.pt")
-    torch.save({"model_state_dict": model.state_dict()}, tmp_path / "own.pt")
-    with pytest.raises(WeightsError, match=r"own\.pt: the state of a model of nestvox.mrl, .*load_state_dict"):
-        load_trained_mrl(tmp_path / "own.pt")
+    bare = {name: tensor for name, tensor in model.state_dict().items() if name != "_extra_state"}
+    torch.save({"model_state_dict": bare}, tmp_path / "old.pt")
+    with pytest.raises(WeightsError, match=r"old\.pt: the state of a model of nestvox.mrl, .*load_state_dict"):
+        load_trained_mrl(tmp_path / "old.pt")
+    model.load_state_dict(bare)
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    with pytest.raises(
+        WeightsError, match=r"own\.pt: the state of a model of nestvox.mrl, .*load_trained_mrl opens it"
+    ):
+        import_checkpoint(tmp_path / "own.pt")
     torch.save({"backbone.backbone.stem.0.weight": torch.zeros(10, 1, 3, 3)}, tmp_path / "b0.pt")
     with pytest.raises(WeightsError, match="networks on ReDimNet b2 are rebuilt"):
         load_trained_mrl(tmp_path / "b0.pt")
@@ -331,6 +343,9 @@ def test_models_import_mrl(
     card = (tmp_path / "theirs" / "README.md").read_text()
     assert "the network beneath, redimnet-b2-vox2-ft_lm: CC-BY-4.0" in card
     assert "the pooling were never trained, the last layers by redimnet-mrl" in card
+    assert "epoch 14, global_step 1, best_val_loss 18.0271, best_eer 0.056" in card
+    said = {"epoch": 14, "global_step": 1, "best_val_loss": 18.0271, "best_eer": 0.056}
+    assert SpeakerModel.from_folder(tmp_path / "theirs").card["checkpoint"] == said
     imported = SpeakerModel.from_folder(tmp_path / "theirs")
     assert imported.dims == (64, 128, 192, 256)
     got = imported.embed(signals["c"], dim=64)
@@ -433,6 +448,84 @@ def test_what_a_folder_says_of_itself_is_kept(
     loaded.training_speakers = corpus_speakers
     with pytest.raises(OverlapError):
         evaluate_mrl_eer(loaded, trials, [16], n_bootstrap=40)
+
+
+@pytest.mark.parametrize("kind", ["rotation", "truncation", "mlp", "linear"])
+def test_a_folder_with_whatever_head_is_opened(
+    model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor, kind: str
+) -> None:
+    """What `make demo`, `nestvox rotate` and `nestvox train mlp` write."""
+    encoder, size = model.encoder, 24
+    turn = np.linalg.qr(np.random.default_rng(3).standard_normal((size, size)))[0]
+    head: Any = {
+        "rotation": lambda: Rotation(turn, (8, 16, 24), "pca"),
+        "truncation": lambda: truncation(size, (8, 16, 24)),
+        "mlp": lambda: MlpHead(encoder.pooled_dim, (8, 16, 24), hidden=5, norm="none"),
+        "linear": lambda: LinearHead(encoder.pooled_dim, (8, 16, 24), norm="none"),
+    }[kind]()
+    if kind in ("mlp", "linear"):
+        torch.nn.init.normal_(head.linear.weight, std=0.1)
+    saved = SpeakerModel(encoder, head, name="mine", training_speakers=("key",), card={"licence": "MIT"})
+    saved.save(tmp_path / "run" / "model")
+    for place in (tmp_path / "run" / "model", tmp_path / "run"):
+        loaded = load_trained_mrl(place)
+        assert loaded.mrl_dims == (8, 16, 24)
+    expected = saved.forward([clip.numpy() for clip in audio])
+    with torch.no_grad():
+        found = loaded(audio).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        assert loaded(audio, target_dim=8).shape == (2, 8)
+    again = loaded.to_speaker_model()
+    assert again.fingerprint == saved.fingerprint
+    assert (again.training_speakers, again.card["licence"]) == (("key",), "MIT")
+    # And a state dict of it says whose it is.
+    torch.save(loaded.state_dict(), tmp_path / "mine.pt")
+    torch.save({"model_state_dict": torch.nn.DataParallel(loaded).state_dict(), "epoch": 3}, tmp_path / "wrapped.pt")
+    for name in ("mine.pt", "wrapped.pt"):
+        alone = load_trained_mrl(tmp_path / name)
+        assert (alone.mrl_dims, alone.name, alone.training_speakers) == ((8, 16, 24), "mine", ("key",))
+        with torch.no_grad():
+            assert torch.equal(alone(audio), loaded(audio))
+    gradient = torch.autograd.grad(loaded(audio).sum(), next(loaded.encoder.parameters()), allow_unused=True)
+    assert gradient[0] is not None
+
+
+def test_a_trained_state_is_opened_with_what_was_learned(
+    model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor
+) -> None:
+    with torch.no_grad():
+        model.head.linear.weight += 0.01 * torch.randn_like(model.head.linear.weight)
+    torch.save(model.state_dict(), tmp_path / "trained.pt")
+    alone = load_trained_mrl(tmp_path / "trained.pt")
+    with torch.no_grad():
+        assert torch.equal(alone(audio), model(audio))
+    assert alone.to_speaker_model().fingerprint == model.to_speaker_model().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+        (b"\xff\xfe\x00", "save it as UTF-8"),
+        (b"{}", "encoder"),
+        (
+            b'{"encoder": [], "head": null, "mrl_dims": [8], "name": "x", "card": {}, "training_speakers": []}',
+            "encoder",
+        ),
+        (
+            b'{"encoder": {"architecture": "redimnet", "F": 1000000000}, "head": null, "mrl_dims": [8], "name": "x", '
+            b'"card": {}, "training_speakers": []}',
+            "hostile.pt",
+        ),
+    ],
+)
+def test_a_hostile_state_is_refused(model: ReDimNetMRL, tmp_path: Path, about: bytes, told: str) -> None:
+    state = {**model.state_dict(), "_extra_state": torch.tensor(list(about), dtype=torch.uint8)}
+    torch.save(state, tmp_path / "hostile.pt")
+    with pytest.raises(WeightsError, match=re.escape(told)) as caught:
+        load_trained_mrl(tmp_path / "hostile.pt")
+    assert "hostile.pt" in str(caught.value)
 
 
 def test_saved_and_loaded(model: ReDimNetMRL, tmp_path: Path, audio: torch.Tensor) -> None:

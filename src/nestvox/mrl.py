@@ -13,6 +13,7 @@ Notation: B utterances, T samples at 16 kHz, D the largest dimension.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,20 +29,36 @@ from nestvox.device import find_device
 from nestvox.encoders.catalogue import entries, find
 from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.redimnet_mrl import CATALOGUE_NAME, is_theirs, mrl_card, network_of, read_mrl_checkpoint
-from nestvox.encoders.weights import load_encoder
-from nestvox.errors import CatalogueError, ModelError
+from nestvox.encoders.redimnet_mrl import (
+    CATALOGUE_NAME,
+    is_theirs,
+    mrl_card,
+    mrl_network,
+    network_of,
+    read_mrl_checkpoint,
+    read_state,
+)
+from nestvox.encoders.registry import build
+from nestvox.encoders.weights import load_encoder, load_strict
+from nestvox.errors import CatalogueError, ModelError, WeightsError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.evaluate import evaluate_scores
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.settings import Settings
+from nestvox.gate import decode, naming, parse_json
+from nestvox.heads.contract import Head
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
-from nestvox.heads.rotation import check_dims, truncation
+from nestvox.heads.projection import MatryoshkaProjection, prefixes
+from nestvox.heads.rotation import Rotation, check_dims, truncation
+from nestvox.heads.rotation_layer import RotationLayer
+from nestvox.heads.trained import TrainedHead
 from nestvox.losses.redimnet_mrl import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 from nestvox.model import SpeakerModel
 from nestvox.model_calibration import ModelCalibration
+from nestvox.model_folder import CONFIG_FILE, read_head
 from nestvox.progress import Progress, silent
+from nestvox.schema import Size, StrictModel, Word, validated
 
 __all__ = [
     "AAMSoftmax",
@@ -62,6 +79,19 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
+_ABOUT = "_extra_state"  # as torch names what a module adds to its state
+_BEST_OF_RUN = "model"
+
+
+class _About(StrictModel):
+    """What `ReDimNetMRL.get_extra_state` writes."""
+
+    encoder: dict[str, Any]
+    head: dict[str, Any] | None
+    mrl_dims: list[Size]
+    name: Word
+    card: dict[str, Any]
+    training_speakers: list[Word]
 
 
 class PretrainedReDimNet(nn.Module):
@@ -84,42 +114,13 @@ class PretrainedReDimNet(nn.Module):
         return embedding
 
 
-class MatryoshkaProjection(nn.Module):
-    """Batch norm and a linear layer, whose output has prefixes; it begins at random.
-
-    The head of `create_mrl_from_pretrained` is a `heads.linear.LinearHead`, which begins as the pretrained last layers.
-
-    Args:
-        input_dim: P, of the pooled vector.
-        max_embed_dim: D.
-        mrl_dims: prefix lengths; D is added if it is missing.
-
-    Raises:
-        ModelError: dims beyond D.
-    """
-
-    def __init__(self, input_dim: int, max_embed_dim: int, mrl_dims: Sequence[int]) -> None:
-        super().__init__()
-        self.input_dim = input_dim
-        self.max_embed_dim = max_embed_dim
-        self.mrl_dims = check_dims(mrl_dims, max_embed_dim)
-        self.bn = nn.BatchNorm1d(input_dim)
-        self.linear = nn.Linear(input_dim, max_embed_dim)
-
-    def forward(
-        self, x: Tensor, return_all_dims: bool = False, target_dim: int | None = None
-    ) -> Tensor | dict[int, Tensor]:
-        """Map (B, P) to (B, target_dim), or to a dictionary of every length; see `ReDimNetMRL.forward`."""
-        return _prefixes(self.linear(self.bn(x)), self.mrl_dims, return_all_dims, target_dim)
-
-
 class ReDimNetMRL(nn.Module):
     """An encoder whose embedding has prefixes that are embeddings.
 
     Args:
         encoder: with its weights.
-        head: from the encoder's pooled vector to D numbers; None: the encoder's own embedding is nested, as that of an
-            imported checkpoint is.
+        head: from a tap of the encoder to D numbers: a trained head or a rotation; None: the encoder's own embedding is
+            nested, as that of an imported checkpoint is.
         mrl_dims: prefix lengths, D last.
 
     Attributes:
@@ -134,10 +135,12 @@ class ReDimNetMRL(nn.Module):
         ModelError: dims that the embedding does not have.
     """
 
-    def __init__(self, encoder: Encoder, head: LinearHead | None, mrl_dims: Sequence[int]) -> None:
+    def __init__(
+        self, encoder: Encoder, head: TrainedHead | RotationLayer | Rotation | None, mrl_dims: Sequence[int]
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = head
+        self.head = RotationLayer(head) if isinstance(head, Rotation) else head
         self.embed_dim = encoder.embedding_dim if head is None else head.dims[-1]
         self.mrl_dims = check_dims(mrl_dims, self.embed_dim)
         self.name = CATALOGUE_NAME
@@ -171,7 +174,7 @@ class ReDimNetMRL(nn.Module):
         """
         taps = self.encoder(_two_dimensional(audio), None if lengths is None else torch.as_tensor(lengths))
         full: Tensor = taps.embedding if self.head is None else self.head(getattr(taps, self.head.tap))
-        return _prefixes(full, self.mrl_dims, return_all_dims, target_dim if target_dim is not None else dim)
+        return prefixes(full, self.mrl_dims, return_all_dims, target_dim if target_dim is not None else dim)
 
     def freeze_backbone(self) -> Self:
         """Leave only the projection trainable; the backbone's statistics stay as they are in training too."""
@@ -214,7 +217,8 @@ class ReDimNetMRL(nn.Module):
         self.eval()
         place = next(self.parameters()).device
         with torch.inference_mode():
-            embedding: Tensor = self(load_audio(audio_path).to(place), target_dim=target_dim)
+            audio = torch.from_numpy(read(audio_path, sample_rate=self.encoder.sample_rate)[0])[None]
+            embedding: Tensor = self(audio.to(place), target_dim=target_dim)
         self.train(training)
         return embedding.float().cpu().clone()
 
@@ -227,7 +231,7 @@ class ReDimNetMRL(nn.Module):
         """
         named = unwrapped(state_dict)
         if not is_theirs(named):
-            return super().load_state_dict(named, *args, **options)
+            return super().load_state_dict({_ABOUT: self.get_extra_state(), **named}, *args, **options)
         place, frozen = next(self.parameters()).device, self._is_frozen()
         theirs = network_of(named, "state_dict")
         self.encoder, self.head = theirs.to(place), None
@@ -239,12 +243,31 @@ class ReDimNetMRL(nn.Module):
         self.train(self.training)
         return nn.modules.module._IncompatibleKeys([], [])
 
+    def get_extra_state(self) -> Tensor:
+        """What a state dict says of its network, as bytes of JSON, so that `load_trained_mrl` can open it alone."""
+        head = self._saved_head()
+        about = {
+            "encoder": {"architecture": self.encoder.architecture, **self.encoder.config()},
+            "head": None if head is None else {**head.config(), "kind": head.kind},
+            "mrl_dims": list(self.mrl_dims),
+            "name": self.name,
+            "card": self.card,
+            "training_speakers": list(self.training_speakers),
+        }
+        return torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """The network is there already; names and card stay as they are."""
+
+    def _saved_head(self) -> Head | None:
+        return self.head.rotation if isinstance(self.head, RotationLayer) else self.head
+
     def to_speaker_model(self, name: str | None = None) -> SpeakerModel:
         """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared.
 
         Thresholds of the folder that it was loaded from come along, unless it has been trained since.
         """
-        head = self.head if self.head is not None else truncation(self.embed_dim, self.mrl_dims)
+        head = self._saved_head() or truncation(self.embed_dim, self.mrl_dims)
         model = SpeakerModel(
             self.encoder, head, name or self.name, training_speakers=self.training_speakers, card=dict(self.card)
         )
@@ -398,32 +421,70 @@ def import_checkpoint(path: str | Path) -> ReDimNetMRL:
     Raises:
         WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
     """
-    encoder, dims, card = read_mrl_checkpoint(path)
+    return _imported(*read_mrl_checkpoint(path))
+
+
+def _imported(encoder: Encoder, dims: Sequence[int], card: Mapping[str, Any]) -> ReDimNetMRL:
     model = ReDimNetMRL(encoder, None, dims)
-    model.card = card
+    model.card = dict(card)
     return model.freeze_backbone().eval()
 
 
 def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
-    """Load a trained model: a model folder of ours, or a checkpoint of redimnet-mrl.
+    """Load a trained model: a model folder, or a file that a state dict or a checkpoint of redimnet-mrl is in.
+
+    Args:
+        path: a folder that `SpeakerModel.save` or `nestvox train` wrote, with whatever head; the folder of a run, whose
+            best model is loaded; ``best.pt`` of redimnet-mrl; or ``torch.save(model.state_dict(), path)`` of a model
+            from here.
+        device: where to put it.
 
     Raises:
-        ModelError: a folder whose head is of another kind than linear; `nestvox.load` takes any.
+        ModelError: a folder that holds no model.
         WeightsError: a file that is no such checkpoint.
     """
     path, place = Path(path), find_device(device)
     if not path.is_dir():
-        return import_checkpoint(path).to(place)
+        checkpoint = read_state(path)
+        if _ABOUT in checkpoint.tensors:
+            return _of_own_state(checkpoint.tensors, str(path)).to(place).eval()
+        return _imported(*mrl_network(checkpoint, str(path))).to(place)
+    if not (path / CONFIG_FILE).is_file() and (path / _BEST_OF_RUN / CONFIG_FILE).is_file():
+        path = path / _BEST_OF_RUN
     saved = SpeakerModel.from_folder(path)
     head = saved.head
     if head is not None and head.kind == "rotation" and head.config().get("method") == "truncation":
         head = None
-    if head is not None and not isinstance(head, LinearHead):
+    if head is not None and not isinstance(head, TrainedHead | Rotation):
         raise ModelError(f"{path} has a head of the kind {head.kind}; nestvox.load({str(path)!r}) takes any")
     model = ReDimNetMRL(saved.encoder, head, saved.dims)
     model.name, model.card, model.training_speakers = saved.name, dict(saved.card), saved.training_speakers
     model._calibration = ModelCalibration(saved.fingerprint, saved.thresholds, saved.llr)
     return model.to(place).eval()
+
+
+def _of_own_state(tensors: Mapping[str, Tensor], source: str) -> ReDimNetMRL:
+    """Rebuild a model from what `ReDimNetMRL.state_dict` gave.
+
+    Raises:
+        WeightsError: the description is damaged, or the tensors are not those of the network that it describes.
+    """
+    error = naming(WeightsError)
+    text = decode(bytes(tensors[_ABOUT].flatten().to(torch.uint8).tolist()), source, error)
+    about = validated(_About, parse_json(text, source, error), source, error)
+    weights = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+    arrays = {name.removeprefix("head."): t.numpy() for name, t in tensors.items() if name.startswith("head.")}
+    arrays.pop("norm.num_batches_tracked", None)
+    try:
+        encoder = build(about.encoder, available=sum(tensor.numel() for tensor in weights.values()))
+        load_strict(encoder, weights, source)
+        head = read_head(about.head, arrays)
+        assert head is None or isinstance(head, TrainedHead | Rotation)
+        model = ReDimNetMRL(encoder, head, about.mrl_dims)
+    except ModelError as problem:
+        raise WeightsError(f"{source}: {problem}") from problem
+    model.name, model.card, model.training_speakers = about.name, dict(about.card), tuple(about.training_speakers)
+    return model
 
 
 def evaluate_mrl_eer(
@@ -508,19 +569,6 @@ def _released(model_name: str, train_type: str, dataset: str) -> str:
         there = ", ".join(known) or "'nestvox models list' shows what was released"
         raise CatalogueError(f"no released {name}; there is {there}")
     return name
-
-
-def _prefixes(
-    full: Tensor, dims: tuple[int, ...], return_all_dims: bool, target_dim: int | None
-) -> Tensor | dict[int, Tensor]:
-    """Cut (B, D) to one length or to all."""
-    if return_all_dims:
-        return {d: full[:, :d] for d in dims}
-    if target_dim is None:
-        return full
-    if not 1 <= target_dim <= dims[-1]:
-        raise ModelError(f"target_dim must be between 1 and {dims[-1]}, got {target_dim}")
-    return full[:, :target_dim]
 
 
 def _two_dimensional(audio: Tensor) -> Tensor:

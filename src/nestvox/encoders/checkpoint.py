@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ from nestvox.shown import shown
 __all__ = ["Checkpoint", "parse_checkpoint", "read_checkpoint", "read_tensors", "unwrapped"]
 
 _LISTED = 20
+_LARGEST = 2.0**63
 _DTYPES = (
     torch.float16,
     torch.bfloat16,
@@ -60,10 +62,12 @@ class Checkpoint:
     Attributes:
         tensors: by name, as the file has them; see `unwrapped`.
         config: constructor arguments of the network, where the file states them.
+        numbers: single numbers that stand beside the tensors, such as ``epoch``.
     """
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] | None
+    numbers: Mapping[str, int | float] = field(default_factory=dict)
 
 
 def read_tensors(path: str | Path, *, state_key: str = "") -> dict[str, Tensor]:
@@ -168,7 +172,7 @@ def _parse(file: BinaryIO, size: int, state_key: str, config_key: str, source: s
             "another key, save them alone: torch.save(checkpoint[KEY], FILE)"
         )
     _check_tensors(checkpoint, file, source)
-    return Checkpoint(unwrapped(checkpoint), config)
+    return Checkpoint(unwrapped(checkpoint), config, {} if top is checkpoint else _numbers_in(top))
 
 
 def _is_state(value: Any) -> bool:
@@ -177,6 +181,15 @@ def _is_state(value: Any) -> bool:
         and all(isinstance(key, str) for key in value)
         and all(isinstance(item, Tensor) for item in value.values())
     )
+
+
+def _numbers_in(checkpoint: Mapping[Any, Any]) -> dict[str, int | float]:
+    found: dict[str, int | float] = {}
+    for key, value in checkpoint.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(key, str) and type(plain) in (int, float) and math.isfinite(plain) and abs(plain) < _LARGEST:
+            found[key] = plain
+    return found
 
 
 def _held(value: Any) -> str:

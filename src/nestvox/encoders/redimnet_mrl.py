@@ -13,18 +13,28 @@ from typing import Any
 from torch import Tensor
 
 from nestvox.encoders.catalogue import entries, find
-from nestvox.encoders.checkpoint import read_checkpoint
+from nestvox.encoders.checkpoint import Checkpoint, read_checkpoint
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.registry import build
 from nestvox.encoders.weights import load_strict
 from nestvox.errors import WeightsError
 
-__all__ = ["CATALOGUE_NAME", "RELEASED_DIMS", "is_theirs", "mrl_card", "network_of", "read_mrl_checkpoint"]
+__all__ = [
+    "CATALOGUE_NAME",
+    "RELEASED_DIMS",
+    "is_theirs",
+    "mrl_card",
+    "mrl_network",
+    "network_of",
+    "read_mrl_checkpoint",
+    "read_state",
+]
 
 CATALOGUE_NAME = "redimnet-mrl"
 _BASE = "redimnet-b2-vox2-ptn"
 RELEASED_DIMS = (64, 128, 192, 256)
 _STATE_KEYS = ("model_state_dict", "state_dict")
+_NUMBERS = ("epoch", "global_step", "best_val_loss", "best_eer")
 _LAST_LAYER = "projection.linear.weight"
 
 
@@ -44,10 +54,11 @@ def network_of(tensors: Mapping[str, Tensor], source: str) -> Encoder:
         WeightsError: they are of another network.
     """
     if not is_theirs(tensors):
-        if tensors and all(name.startswith(("encoder.", "head.")) for name in tensors):
+        if tensors and all(name.startswith(("encoder.", "head.", "_extra_state")) for name in tensors):
             raise WeightsError(
-                f"{source}: the state of a model of nestvox.mrl, which does not say of which network; load it with "
-                "load_state_dict into a model made as that one was, and keep that with to_speaker_model().save(folder)"
+                f"{source}: the state of a model of nestvox.mrl, and no checkpoint of redimnet-mrl: load_trained_mrl "
+                "opens it; one that does not say of which network it is (without _extra_state) is loaded with "
+                "load_state_dict into a model made as that one was"
             )
         raise WeightsError(f"{source}: no checkpoint of redimnet-mrl: it has no tensors of backbone.backbone")
     entry = find(CATALOGUE_NAME)
@@ -64,8 +75,8 @@ def network_of(tensors: Mapping[str, Tensor], source: str) -> Encoder:
     return encoder.eval()
 
 
-def mrl_card(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model card says of a checkpoint, from the configuration that it holds.
+def mrl_card(config: Mapping[str, Any], numbers: Mapping[str, int | float] | None = None) -> dict[str, Any]:
+    """Return what a model card says of a checkpoint, from the configuration and the numbers that it holds.
 
     Nobody can say under which licence somebody's checkpoint stands; that of the network beneath it is known.
     """
@@ -74,12 +85,15 @@ def mrl_card(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(section, Mapping):
         said = [section.get(key) for key in ("model_name", "pretrained_dataset", "train_type")]
         named = "redimnet-" + "-".join(map(str, said))
-        if (found := next((entry for entry in entries() if entry.name == named), None)) is not None:
-            base, entry = named, found
+        if (known := next((entry for entry in entries() if entry.name == named), None)) is not None:
+            base, entry = named, known
+    found = {name: value for name in _NUMBERS if (value := (numbers or {}).get(name)) is not None}
+    told = ", ".join(f"{name} {value:g}" for name, value in found.items())
     return {
+        **({"checkpoint": found} if found else {}),
         "base_model": base,
         "training_data": f"stages as in {base} ({entry.training_data}); the layer before the pooling and the pooling "
-        "were never trained, the last layers by redimnet-mrl",
+        f"were never trained, the last layers by redimnet-mrl{f' (its file says: {told})' if told else ''}",
         "licence": f"that of whoever trained it; of the network beneath, {base}: {entry.licence}",
     }
 
@@ -98,16 +112,31 @@ def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...], dic
     Raises:
         WeightsError: the file is of another network, damaged, or holds more than tensors and plain values.
     """
-    checkpoint = None
-    for key in _STATE_KEYS:
+    return mrl_network(read_state(path), str(path))
+
+
+def read_state(path: str | Path) -> Checkpoint:
+    """Read the tensors under ``model_state_dict`` or ``state_dict``, or at the top, and what stands beside them.
+
+    Raises:
+        WeightsError: damaged, or more than tensors and plain values.
+    """
+    for key in _STATE_KEYS[:-1]:
         try:
-            checkpoint = read_checkpoint(path, state_key=key, config_key="config")
-            break
+            return read_checkpoint(path, state_key=key, config_key="config")
         except WeightsError:
-            if key == _STATE_KEYS[-1] or not Path(path).is_file():
+            if not Path(path).is_file():
                 raise
-    assert checkpoint is not None
-    encoder = network_of(checkpoint.tensors, str(path))
+    return read_checkpoint(path, state_key=_STATE_KEYS[-1], config_key="config")
+
+
+def mrl_network(checkpoint: Checkpoint, path: str) -> tuple[Encoder, tuple[int, ...], dict[str, Any]]:
+    """Build what `read_mrl_checkpoint` returns, of the content of a file.
+
+    Raises:
+        WeightsError: it is of another network.
+    """
+    encoder = network_of(checkpoint.tensors, path)
     config = checkpoint.config or {}
     section = config.get("model")
     named = section.get("mrl_dims") if isinstance(section, dict) else None
@@ -115,4 +144,4 @@ def read_mrl_checkpoint(path: str | Path) -> tuple[Encoder, tuple[int, ...], dic
     if not isinstance(dims, list | tuple) or not all(type(d) is int and d > 0 for d in dims):
         raise WeightsError(f"{path}: its configuration has model.mrl_dims = {named!r}, which are no prefix lengths")
     kept = sorted({d for d in dims if d < encoder.embedding_dim} | {encoder.embedding_dim})
-    return encoder, tuple(kept), mrl_card(config)
+    return encoder, tuple(kept), mrl_card(config, checkpoint.numbers)

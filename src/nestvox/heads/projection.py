@@ -1,0 +1,67 @@
+"""The projection of redimnet-mrl, and the rule by which an embedding is cut to its prefixes.
+
+Notation: B vectors, P input size, D the largest dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from nestvox.errors import ModelError
+from nestvox.heads.rotation import check_dims
+
+__all__ = ["MatryoshkaProjection", "prefixes"]
+
+
+class MatryoshkaProjection(nn.Module):
+    """Batch norm and a linear layer, whose output has prefixes; it begins at random.
+
+    The head of `create_mrl_from_pretrained` is a `heads.linear.LinearHead`, which begins as the pretrained last layers.
+
+    Args:
+        input_dim: P, of the pooled vector.
+        max_embed_dim: D.
+        mrl_dims: prefix lengths; D is added if it is missing.
+
+    Raises:
+        ModelError: dims beyond D.
+    """
+
+    def __init__(self, input_dim: int, max_embed_dim: int, mrl_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.input_dim = input_dim
+        self.max_embed_dim = max_embed_dim
+        self.mrl_dims = check_dims(mrl_dims, max_embed_dim)
+        self.bn = nn.BatchNorm1d(input_dim)
+        self.linear = nn.Linear(input_dim, max_embed_dim)
+
+    def forward(
+        self, x: Tensor, return_all_dims: bool = False, target_dim: int | None = None
+    ) -> Tensor | dict[int, Tensor]:
+        """Map (B, P) to (B, target_dim), or to a dictionary of every length; see `ReDimNetMRL.forward`."""
+        return prefixes(self.linear(self.bn(x)), self.mrl_dims, return_all_dims, target_dim)
+
+
+def prefixes(
+    full: Tensor, dims: tuple[int, ...], return_all_dims: bool, target_dim: int | None
+) -> Tensor | dict[int, Tensor]:
+    """Cut (B, D) to one length or to all.
+
+    Args:
+        full: the whole embedding.
+        dims: prefix lengths, D last.
+        return_all_dims: give every length of `dims`.
+        target_dim: one length, 1 to D; None: D.
+
+    Raises:
+        ModelError: a length that the embedding does not have.
+    """
+    if return_all_dims:
+        return {d: full[:, :d] for d in dims}
+    if target_dim is None:
+        return full
+    if not 1 <= target_dim <= dims[-1]:
+        raise ModelError(f"target_dim must be between 1 and {dims[-1]}, got {target_dim}")
+    return full[:, :target_dim]
