@@ -11,6 +11,6 @@ model = model_of(options)
 get_model_info(model)  # prints
 
 audio = load_audio(recordings_of(options)[0])  # (1, samples) at 16 kHz
-for dim in (64, 128, 256):
+for dim in model.mrl_dims:
     embedding = model(audio, target_dim=dim)
     print(f"{dim:>4}: {tuple(embedding.shape)}")

@@ -19,8 +19,9 @@ waveforms[0] = waveforms[0][: len(waveforms[0]) * 2 // 3]  # a shorter one
 batch = pad_sequence(waveforms, batch_first=True)[:, None]  # (B, 1, samples), zeros behind the shorter ones
 lengths = torch.tensor([len(waveform) for waveform in waveforms])
 
+dim = min(128, model.embed_dim)
 with torch.inference_mode():
-    embeddings = model(batch, target_dim=128, lengths=lengths)
-    alone = model(waveforms[0][None], target_dim=128)
+    embeddings = model(batch, target_dim=dim, lengths=lengths)
+    alone = model(waveforms[0][None], target_dim=dim)
 print(tuple(embeddings.shape))
 assert torch.allclose(embeddings[:1], alone, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -54,3 +55,29 @@ def test_runs_as_a_user_starts_it(script: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     check(done.stdout)
+
+
+@without_torch
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if not s.stem.startswith("4_")], ids=lambda script: script.stem)
+def test_runs_on_a_rotated_model_of_another_size(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `make demo` writes has a rotation, and need not have 128 dimensions."""
+    import torch
+
+    from nestvox.encoders.redimnet import ReDimNet
+    from nestvox.heads.rotation import Rotation
+    from nestvox.model import SpeakerModel
+
+    torch.manual_seed(0)
+    small = {"F": 24, "C": 4, "stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]], "group_divisor": 4}
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0]
+    SpeakerModel(ReDimNet(**small, embed_dim=24).eval(), Rotation(turn, (8, 24), "pca")).save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(script), "--checkpoint", str(tmp_path / "model")])
+    monkeypatch.syspath_prepend(FOLDER)
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "untrained" not in shown
+    assert shown
