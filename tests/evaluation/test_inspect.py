@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from nestvox.encoders import registry
 from nestvox.encoders.contract import Encoder, Taps
 from nestvox.evaluation.inspect import Inspection, inspect_model
 from nestvox.evaluation.sample_clips import Clip, read_clips, tones
-from nestvox.heads.rotation import Rotation
+from nestvox.heads.rotation import Rotation, truncation
 from nestvox.model import SpeakerModel
 from nestvox.verdict import ScoreSpace, Threshold
 
@@ -257,6 +258,73 @@ def test_norms_and_energy_by_hand() -> None:
     assert [row.norm_mean for row in rows] == pytest.approx([10.0, 26.0, 26.0])  # 5 and 13 times 1 s and 3 s
     assert [row.norm_sd for row in rows] == pytest.approx([10 / 2**0.5, 26 / 2**0.5, 26 / 2**0.5], rel=1e-6)
     assert [row.energy_share for row in rows] == pytest.approx([25 / 169, 1.0, 1.0])
+
+
+def test_norms_and_cosines_of_each_clip_by_hand() -> None:
+    model = make()
+    found = look(model)
+    rotated = []
+    for clip in TONES:
+        frames = clip.samples[: len(clip.samples) // FRAME * FRAME].reshape(-1, FRAME)
+        spectrum = np.abs(np.fft.rfft(frames.astype(np.float64)))
+        weight, bias = (part.detach().numpy().astype(np.float64) for part in model.encoder.linear.parameters())
+        rotated.append((spectrum @ weight.T + bias).mean(axis=0) @ orthogonal())
+    assert [row.clip for row in found.clip_norms] == [clip.name for clip in TONES]
+    for row, clip, vector in zip(found.clip_norms, TONES, rotated, strict=True):
+        assert row.duration_s == len(clip.samples) / RATE
+        for dim in (2, 4, SIZE):
+            assert row.norms[dim] == pytest.approx(np.linalg.norm(vector[:dim]), rel=1e-4)
+    assert [matrix.dim for matrix in found.similarities] == [2, 4, SIZE]
+    for matrix in found.similarities:
+        for i, j in np.ndindex(3, 3):
+            a, b = rotated[i][: matrix.dim], rotated[j][: matrix.dim]
+            assert matrix.cosines[i][j] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-4)
+
+
+def test_what_has_no_direction_has_no_cosine() -> None:
+    for flaw in ("zero", "nan"):
+        found = look(make(flaw))
+        assert found.similarities[-1].cosines == ((None,) * 3,) * 3
+        json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_memory() -> None:
+    found = look(make())
+    assert found.memory is not None
+    # A layer in single precision, a counter of 64 bits, and a matrix in double precision.
+    assert found.memory.weights_bytes == 4 * (SIZE * 81 + SIZE) + 8 + 8 * SIZE * SIZE
+    if sys.platform == "linux":
+        peak = int(
+            next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1]
+        )
+        assert found.memory.peak_process_bytes == pytest.approx(1024 * peak, rel=0.1)
+    assert found.memory.peak_gpu_bytes is None
+
+
+def test_an_identity_is_not_learnt() -> None:
+    (_, head) = look(SpeakerModel(Stub(), truncation(SIZE, (2, 4)), "stub", backend="eager")).parts
+    assert (head.parameters, head.values) == (0, SIZE * SIZE)
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_tables_are_whole_at_every_width(
+    saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    names = []
+    for number in range(12):
+        names.append(tmp_path / f"a-recording-with-a-long-name[bold]-{number}.wav")
+        soundfile.write(names[-1], tones(RATE)[number % 4].samples[: 2 * RATE], RATE)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(saved), *map(str, names), "--runs", "1", "--json", str(tmp_path / "i.json")])
+    shown = capsys.readouterr().out
+    found = json.loads((tmp_path / "i.json").read_text())
+    flat = "".join(shown.split())
+    for row in found["clip_norms"]:
+        assert "".join(Path(row["clip"]).name.split()) in flat
+        assert all(f"{norm:.4g}" in flat for norm in row["norms"].values())
+    for cosine in found["similarities"][-1]["cosines"][3]:
+        assert f"{cosine:.3f}" in shown
 
 
 def test_sizes_by_hand(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_what_a_run_leaves(trained: Trained, encoder: SpeakerModel, world: World
     assert model.fingerprint == trained.model.fingerprint != encoder.fingerprint
     assert model.dims == (8, 24)
     assert {threshold.dim for threshold in model.thresholds} == {8, 24}
+    assert {threshold.fingerprint for threshold in model.thresholds} == {model.fingerprint}
     keys = {speaker_key(f"s{s:02}") for s in [*TRAIN, *DEV]} | {"encoder key"}
     assert set(model.training_speakers) == keys
     assert model.chosen_on == (trained.trials_sha256,)

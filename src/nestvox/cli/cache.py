@@ -21,7 +21,7 @@ def cache(
     out: Annotated[Path, typer.Option(help="Folder of the cache; a run that was stopped is resumed.")],
     model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
     variants: Annotated[
-        int, typer.Option(min=1, help="Rows of each utterance; the first is the recording itself.")
+        int, typer.Option(min=1, max=1000, help="Rows of each utterance; the first is the recording itself.")
     ] = 4,
     noise: Annotated[Path | None, typer.Option(help="Folder of noise and music to mix in.")] = None,
     rir: Annotated[Path | None, typer.Option(help="Folder of room impulse responses.")] = None,
@@ -36,15 +36,17 @@ def cache(
         float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
     ] = 300.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable audio instead of stopping.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; measured by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Rows at once; measured by default.")] = None,
     streams: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes side by side; measured by default.")
+        int | None, typer.Option(min=1, max=1024, help="Forward passes side by side; measured by default.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each forward pass on a CPU; measured by default.")
+        int | None, typer.Option(min=1, max=1024, help="Of each forward pass on a CPU; measured by default.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; measured by default.")] = None,
-    shard_utterances: Annotated[int | None, typer.Option(min=1, help="Utterances of a file of the cache.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Decoding threads; measured by default.")] = None,
+    shard_utterances: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Utterances of a file of the cache.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,11 @@ from nestvox.cli.backends import NetworkBackend, NetworkPrecision
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nestvox.evaluation.inspect import Inspection
+    from nestvox.evaluation.inspect import Inspection, MemoryUse
 
 __all__ = ["inspect"]
+
+_MOST_CLIPS = 12  # in a table
 
 _STYLES = {"pass": "green", "fail": "bold red", "note": "yellow"}
 
@@ -44,8 +45,6 @@ def inspect(
     Exit code 0: no check failed; 1: one did, or the model folder is damaged; 2: the call is wrong.
     """
     import json
-
-    from rich.console import Console
 
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
@@ -78,60 +77,90 @@ def inspect(
             )
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _print(found, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    _print(found)
     if not found.passed:
         raise typer.Exit(1)
 
 
-def _print(found: Inspection, console: Console) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def _print(found: Inspection) -> None:
+    from rich.text import Text
 
+    from nestvox.cli.console import console, say, table
     from nestvox.download import readable_size
 
-    console.print(f"[bold]{escape(found.model)}[/bold]  {found.fingerprint}  {escape(found.machine)}", soft_wrap=True)
+    screen = console()
+    screen.print(Text.assemble((found.model, "bold"), f"  {found.fingerprint}  {found.machine}"), soft_wrap=True)
     for part in found.parts:
-        console.print(
+        say(
             f"  {part.part:8} {part.kind}: {part.parameters:,} parameters, {part.values:,} numbers saved, "
-            f"{readable_size(part.bytes)}",
-            markup=False,
+            f"{readable_size(part.bytes)}"
         )
+    if found.memory is not None:
+        say(f"  memory   {_memory_in_words(found.memory)}")
     for name, size in found.files.items():
-        console.print(f"  {name:24} {size:>14,} bytes", markup=False)
+        say(f"  {name:24} {size:>14,} bytes")
     if "synthetic" in found.labels:
-        console.print(
-            f"[bold red]SYNTHETIC[/]: tried on {len(found.clips)} generated tones; name recordings to try it on speech",
-            soft_wrap=True,
-        )
+        tried = f": tried on {len(found.clips)} generated tones; name recordings to try it on speech"
+        screen.print(Text.assemble(("SYNTHETIC", "bold red"), tried), soft_wrap=True)
     elif found.clips:
-        console.print(f"tried on {len(found.clips)} recordings", soft_wrap=True)
+        say(f"tried on {len(found.clips)} recordings")
     for warning in found.warnings:
-        console.print(f"  [yellow]warning[/yellow]  {escape(warning)}", soft_wrap=True)
+        screen.print(Text.assemble(("  warning", "yellow"), f"  {warning}"), soft_wrap=True)
     if found.dims:
-        shown = Table(title="prefixes, before they are normalised", title_justify="left", box=box.SIMPLE_HEAD)
-        for column in ("dim", "shape", "norm, mean", "sd", "share of energy"):
-            shown.add_column(column, justify="right")
+        shown = table(
+            numbers=("dim", "shape", "norm, mean", "sd", "share of energy"),
+            title="prefixes, before they are normalised",
+        )
         for row in found.dims:
             cells = (row.norm_mean, row.norm_sd, row.energy_share)
             numbers = ["-" if cell is None else f"{cell:.4g}" for cell in cells[:2]]
             share = "-" if row.energy_share is None else f"{row.energy_share:.1%}"
             shown.add_row(str(row.dim), f"{row.shape[0]} x {row.shape[1]}", *numbers, share)
-        console.print(shown)
+        screen.print(shown)
+    _print_clips(found, screen)
     if found.latency:
-        shown = Table(title="latency of one clip alone", title_justify="left", box=box.SIMPLE_HEAD)
-        for column in ("clip, s", "median, ms", "x real time", "runs"):
-            shown.add_column(column, justify="right")
+        shown = table(numbers=("clip, s", "median, ms", "x real time", "runs"), title="latency of one clip alone")
         for latency in found.latency:
-            shown.add_row(
-                f"{latency.clip_s:g}",
-                f"{latency.median_ms:.1f}",
-                f"{latency.real_time_factor:.4f}",
-                str(latency.runs),
-            )
-        console.print(shown)
+            factor = f"{latency.real_time_factor:.4f}"
+            shown.add_row(f"{latency.clip_s:g}", f"{latency.median_ms:.1f}", factor, str(latency.runs))
+        screen.print(shown)
     for check in found.checks:
-        outcome = f"[{_STYLES[check.outcome]}]{check.outcome}[/]"
-        console.print(f"{outcome}  {escape(check.name):16} {escape(check.detail)}", soft_wrap=True)
+        words = f"  {check.name:16} {check.detail}"
+        screen.print(Text.assemble((check.outcome, _STYLES[check.outcome]), words), soft_wrap=True)
     failed = [check.name for check in found.checks if check.outcome == "fail"]
-    console.print(f"[bold red]FAIL[/]: {escape(', '.join(failed))}" if failed else "[bold green]PASS[/]")
+    verdict = Text.assemble(("FAIL", "bold red"), f": {', '.join(failed)}") if failed else Text("PASS", "bold green")
+    screen.print(verdict, soft_wrap=True)
+
+
+def _print_clips(found: Inspection, screen: Console) -> None:
+    """Norms of each clip, and the clips' cosines with each other at the full size."""
+    from nestvox.cli.console import say, table
+
+    if not found.clip_norms:
+        return
+    shown_norms, most = found.clip_norms[:_MOST_CLIPS], len(found.clip_norms)
+    dims = tuple(str(dim) for dim in shown_norms[0].norms)
+    shown = table("no.", "recording", numbers=("s", *dims), title="norm of each clip's prefixes")
+    for number, row in enumerate(shown_norms, 1):
+        norms = ["-" if norm is None else f"{norm:.4g}" for norm in row.norms.values()]
+        shown.add_row(str(number), row.clip, f"{row.duration_s:.1f}", *norms)
+    screen.print(shown)
+    whole = found.similarities[-1]
+    numbers = tuple(str(number) for number in range(1, len(shown_norms) + 1))
+    shown = table("no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels)
+    for number, cosines in zip(numbers, whole.cosines, strict=False):
+        shown.add_row(number, *("-" if value is None else f"{value:.3f}" for value in cosines[: len(numbers)]))
+    screen.print(shown)
+    if most > _MOST_CLIPS:
+        say(f"shown are the first {_MOST_CLIPS} of {most} recordings; --json has all, at every dimension")
+
+
+def _memory_in_words(memory: MemoryUse) -> str:
+    from nestvox.download import readable_size
+
+    words = [f"weights {readable_size(memory.weights_bytes)}"]
+    if memory.peak_process_bytes is not None:
+        words.append(f"this process at most {readable_size(memory.peak_process_bytes)}")
+    if memory.peak_gpu_bytes is not None:
+        words.append(f"GPU at most {readable_size(memory.peak_gpu_bytes)}")
+    return ", ".join(words)

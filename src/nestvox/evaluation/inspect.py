@@ -5,6 +5,7 @@ Notation: N clips, D embedding size.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
     from nestvox.model import SpeakerModel
 
 __all__ = [
+    "ClipNorms",
     "DimensionRow",
     "Inspection",
     "LatencyRow",
+    "MemoryUse",
     "PartSize",
+    "Similarities",
     "inspect_model",
     "limit_of",
     "machine_of",
@@ -88,6 +92,50 @@ class DimensionRow:
 
 
 @dataclass(frozen=True)
+class ClipNorms:
+    """The norms of one clip's prefixes before they are normalised.
+
+    Attributes:
+        clip: its name.
+        duration_s: of what was embedded.
+        norms: by dimension; None where the embedding is not finite.
+    """
+
+    clip: str
+    duration_s: float
+    norms: dict[int, float | None]
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """The cosines of all clips with each other at one dimension.
+
+    Attributes:
+        dim: prefix length.
+        cosines: N rows of N numbers, in the order of the clips; None where one has no direction.
+    """
+
+    dim: int
+    cosines: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What the model and the inspection took.
+
+    Attributes:
+        weights_bytes: of parameters and buffers as they run.
+        peak_process_bytes: most that this process has held, Python and torch included; None where the system does not
+            say.
+        peak_gpu_bytes: most that was allocated on the GPU; None on a CPU.
+    """
+
+    weights_bytes: int
+    peak_process_bytes: int | None
+    peak_gpu_bytes: int | None
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """How long one clip alone takes from samples to embedding.
 
@@ -117,6 +165,9 @@ class Inspection:
         parts: sizes of encoder and head.
         files: of the folder, name to bytes; none for a model that is not a folder.
         dims: a row a dimension.
+        clip_norms: a row a clip.
+        similarities: a matrix a dimension.
+        memory: what it took; None where the model could not be loaded.
         latency: a row a clip length.
         checks: in the order in which they were made.
         warnings: what is wrong with the recordings that it was tried on.
@@ -130,6 +181,9 @@ class Inspection:
     parts: tuple[PartSize, ...]
     files: dict[str, int]
     dims: tuple[DimensionRow, ...]
+    clip_norms: tuple[ClipNorms, ...]
+    similarities: tuple[Similarities, ...]
+    memory: MemoryUse | None
     latency: tuple[LatencyRow, ...]
     checks: tuple[Check, ...]
     warnings: tuple[str, ...] = ()
@@ -208,6 +262,9 @@ def inspect_model(
         parts=_sizes(model),
         files=_files_of(folder),
         dims=() if full is None else _dimension_rows(full, model.dims),
+        clip_norms=() if full is None else _clip_norms(full, clips, model),
+        similarities=() if full is None else tuple(Similarities(dim, _cosines(full[:, :dim])) for dim in model.dims),
+        memory=_memory(model),
         latency=tuple(latency),
         checks=tuple(checks),
     )
@@ -216,7 +273,21 @@ def inspect_model(
 def unloadable(folder: Path, error: Exception) -> Inspection:
     """The inspection of a model folder that is damaged: it fails, and says why."""
     checks = (Check("loads", "fail", str(error)),)
-    return Inspection(str(folder), "", "", (), (), (), _files_of(folder), (), (), checks)
+    return Inspection(
+        model=str(folder),
+        fingerprint="",
+        machine="",
+        clips=(),
+        labels=(),
+        parts=(),
+        files=_files_of(folder),
+        dims=(),
+        clip_norms=(),
+        similarities=(),
+        memory=None,
+        latency=(),
+        checks=checks,
+    )
 
 
 def limit_of(model: SpeakerModel) -> tuple[float, bool]:
@@ -251,7 +322,9 @@ def _sizes(model: SpeakerModel) -> tuple[PartSize, ...]:
     if model.head is not None:
         tensors = model.head.tensors().values()
         values = sum(tensor.size for tensor in tensors)
-        parts.append(PartSize("head", model.head.kind, values, values, sum(tensor.nbytes for tensor in tensors)))
+        # Cutting alone is kept as a matrix that nobody fitted.
+        learnt = 0 if model.head.config().get("method") == "truncation" else values
+        parts.append(PartSize("head", model.head.kind, learnt, values, sum(tensor.nbytes for tensor in tensors)))
     return tuple(parts)
 
 
@@ -274,6 +347,47 @@ def _dimension_rows(full: NDArray[Any], dims: Sequence[int]) -> tuple[DimensionR
         share = float((energy[:, dim - 1] / whole).mean())
         rows.append(DimensionRow(dim, (len(full), dim), float(norms.mean()), spread, share))
     return tuple(rows)
+
+
+def _clip_norms(full: NDArray[Any], clips: Sequence[Clip], model: SpeakerModel) -> tuple[ClipNorms, ...]:
+    norms = np.sqrt(np.cumsum(np.asarray(full, np.float64) ** 2, axis=1))  # (N, D)
+    return tuple(
+        ClipNorms(
+            clip.name, len(clip.samples) / model.sample_rate, {dim: _finite(float(row[dim - 1])) for dim in model.dims}
+        )
+        for clip, row in zip(clips, norms, strict=True)
+    )
+
+
+def _cosines(vectors: NDArray[Any]) -> tuple[tuple[float | None, ...], ...]:
+    unit = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(unit, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosines = np.clip((unit / norms) @ (unit / norms).T, -1.0, 1.0)
+    return tuple(tuple(_finite(float(cosine)) for cosine in row) for row in cosines)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _memory(model: SpeakerModel) -> MemoryUse:
+    tensors = {id(tensor): tensor for tensor in (*model.encoder.parameters(), *model.encoder.buffers())}
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if model.head is not None:
+        held += sum(array.nbytes for array in model.head.tensors().values())
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and _device(model).startswith("cuda")
+    return MemoryUse(held, _peak_bytes(), int(torch.cuda.max_memory_allocated()) if on_gpu and torch else None)
+
+
+def _peak_bytes() -> int | None:
+    try:
+        import resource  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _latency(model: SpeakerModel, clip_s: float, runs: int) -> LatencyRow:

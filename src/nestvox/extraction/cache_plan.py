@@ -15,6 +15,9 @@ from nestvox.extraction.store_metadata import StoreMetadata
 __all__ = ["CachePlan", "plan_in", "refuse_difference"]
 
 
+_MOST_VARIANTS = 1_000  # of an utterance: a slip of the pen would fill every disk
+
+
 @dataclass(frozen=True)
 class CachePlan:
     """The settings that a feature cache was made with; two caches with one key have the same rows for a table.
@@ -42,8 +45,8 @@ class CachePlan:
     table_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if self.variants < 1:
-            raise StoreError(f"a feature cache needs at least 1 variant, got {self.variants}")
+        if not 1 <= self.variants <= _MOST_VARIANTS:
+            raise StoreError(f"a feature cache has 1 to {_MOST_VARIANTS:,} variants, got {self.variants:,}")
         if self.crop_s is not None and not self.crop_s > 0:
             raise StoreError(f"crop_s must be a number of seconds above 0, got {self.crop_s}")
         if self.seed < 0:

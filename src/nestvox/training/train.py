@@ -222,7 +222,8 @@ def _finish(
     head, dev, progressed = finished.model.head, material.dev, finished.progressed
     assert head is not None
     done = described(recipe, model, material, SpeakerModel(finished.model.encoder, head))
-    done.thresholds = thresholds_on(head, finished.pairs, dev.trials, material.labels)
+    found = thresholds_on(head, finished.pairs, dev.trials, material.labels)
+    done.thresholds = tuple(replace(threshold, fingerprint=done.fingerprint) for threshold in found)
     done.save(folder / MODEL_FOLDER)
     trained = Trained(
         model=done,
