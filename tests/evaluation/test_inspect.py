@@ -311,6 +311,7 @@ def test_tables_are_whole_at_every_width(
     saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.chdir(tmp_path)
     names = []
     for number in range(12):
         names.append(tmp_path / f"a-recording-with-a-long-name[bold]-{number}.wav")

@@ -439,7 +439,8 @@ def test_a_broken_bank_stops_the_run_whatever_is_skipped(tmp_path: Path, table: 
 
 def test_calls_that_make_no_sense(tmp_path: Path, table: UtteranceTable) -> None:
     for changes, message in (
-        ({"variants": 0}, "at least 1 variant"),
+        ({"variants": 0}, "has 1 to 1,000 variants"),
+        ({"variants": 1_000_000_000}, "has 1 to 1,000 variants, got 1,000,000,000"),
         ({"crop_s": 0.1}, "crop_s must be at least twice"),
         ({"seed": -1}, "seed"),
         ({"dtype": "int8"}, "dtype must be"),

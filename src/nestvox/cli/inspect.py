@@ -148,8 +148,8 @@ def _print_clips(found: Inspection, screen: Console) -> None:
     whole = found.similarities[-1]
     numbers = tuple(str(number) for number in range(1, len(shown_norms) + 1))
     shown = table("no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels)
-    for number, cosines in zip(numbers, whole.cosines, strict=False):
-        shown.add_row(number, *("-" if value is None else f"{value:.3f}" for value in cosines[: len(numbers)]))
+    for name, cosines in zip(numbers, whole.cosines, strict=False):
+        shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cosines[: len(numbers)]))
     screen.print(shown)
     if most > _MOST_CLIPS:
         say(f"shown are the first {_MOST_CLIPS} of {most} recordings; --json has all, at every dimension")
