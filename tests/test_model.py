@@ -27,6 +27,7 @@ from nestvox.errors import AudioError, CatalogueError, ModelError, NestvoxError
 from nestvox.evaluation.bench import bench_model
 from nestvox.evaluation.inspect import inspect_model
 from nestvox.evaluation.sample_clips import Clip
+from nestvox.heads.contract import NotNestedWarning
 from nestvox.heads.rotation import Rotation
 from nestvox.model import SpeakerModel
 from nestvox.verdict import Threshold
@@ -108,7 +109,25 @@ def test_encoder_without_a_head(tmp_path: Path) -> None:
     assert loaded.dims == (256,)
     assert loaded.fingerprint == bare.fingerprint != make().fingerprint
     expected = loaded.forward([noise(1)], tap="embedding")[0, :32]
-    np.testing.assert_allclose(loaded.embed(noise(1)), expected / np.linalg.norm(expected), atol=1e-7)
+    with pytest.warns(NotNestedWarning, match="cut to 32 of 256 dimensions, but this model is not nested"):
+        found = loaded.embed(noise(1))
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-7)
+
+
+def test_a_model_that_is_not_nested_warns_when_it_is_cut(model: SpeakerModel) -> None:
+    bare = make(head=None, thresholds=())
+    for cut in (lambda: bare.embed(noise(1), dim=64), lambda: bare.encode([noise(1)], truncate_dim=64)):
+        with pytest.warns(NotNestedWarning, match="cut to 64 of 256") as told:
+            cut()
+        assert [warning.filename for warning in told] == [__file__], "it names the line of the caller"
+    answer = bare.verify(noise(1, 3), noise(2, 3), dim=64)
+    assert [warning for warning in answer.warnings if "cut to 64 of 256" in warning]
+    # All of it, or a model that is nested: nothing to say, and a warning is an error here.
+    assert not any("cut to" in warning for warning in bare.verify(noise(1, 3), noise(2, 3)).warnings)
+    for nested in (model, make(1)):
+        nested.embed(noise(1), dim=16)
+        assert not any("cut to" in warning for warning in nested.verify(noise(1, 3), noise(2, 3), dim=16).warnings)
+    bare.embed(noise(1))
 
 
 def test_fingerprint_follows_every_weight_and_nothing_else(model: SpeakerModel) -> None:

@@ -25,7 +25,7 @@ from nestvox.encoders.backends import Backend, Precision, check_way
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of, versions_of
-from nestvox.heads.contract import FloatArray, Head, truncate
+from nestvox.heads.contract import FloatArray, Head, cut_in_words, truncate, warn_of_cut
 from nestvox.model_calibration import (
     CALIBRATION_FILE,
     DURATION,
@@ -329,6 +329,7 @@ class SpeakerModel:
         bar: bool = False,
     ) -> NDArray[np.float32]:
         """Prefixes (N, dim) of recordings, batches of which run side by side, each in one thread on a CPU."""
+        warn_of_cut(dim, self.dims, stacklevel=3)
         full = np.zeros((len(items), self.embedding_dim), np.float32)
         with side_by_side(self._device()) as run:
             starts = range(0, len(items), batch_size)
@@ -351,15 +352,13 @@ class SpeakerModel:
     ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
 
-        `verdict.choose_threshold` says which: what the model's owner named, else the strictest; never one that was set
-        on synthetic or augmented speech, or on training speakers. One on log likelihood ratios is held against those.
+        `verdict.choose_threshold` says which: the owner's choice, else the strictest; none from speech of another kind.
 
         Args:
             a: one recording, as `embed` takes it.
             b: likewise.
             dim: prefix length; None: `truncate_dim`, else the full size.
-            operating_point: of the threshold, by its first word (``eer``, ``min_dcf``, ``far``) or in full; None: what
-                the model's owner named, else the strictest.
+            operating_point: of the threshold, by its first word (``eer``, ``far``) or in full; None: see above.
             domain: of the threshold; None: that of the owner's choice, else the only one.
             sample_rate: of arrays without a rate, in Hz; None: the model's, with a warning in the answer where the
                 signal contradicts it.
@@ -383,7 +382,8 @@ class SpeakerModel:
             for label, (_, doubts), found in zip(("first recording", "second recording"), both, conditions, strict=True)
             for warning in (*doubts, *found.warnings())
         )
-        vectors = self.embed(waveforms, dim=size, normalize=False, sample_rate=self.sample_rate)
+        told += tuple(filter(None, [cut_in_words(size, self.dims)]))
+        vectors = self._embedded(waveforms, self.embedding_dim, 1, False, self.sample_rate)[:, :size]
         first, second = truncate(vectors, size).astype(np.float64)
         score = float(np.clip(np.dot(first, second), -1.0, 1.0))
         llr, origin = self._llr_of(score, size, waveforms, vectors)

@@ -21,6 +21,7 @@ from nestvox.errors import (
     TrialsError,
 )
 from nestvox.evaluation import Settings, evaluate_model, evaluate_scores, evaluate_store
+from nestvox.evaluation.systems import system_of_store
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_dcf
 
 FEW = {"settings": Settings(n_bootstrap=60)}
@@ -401,3 +402,16 @@ def test_the_operating_point_reaches_every_row(world):
 def test_asking_for_a_row_that_is_not_there_names_those_that_are(world):
     with pytest.raises(TrialsError, match="all at 8"):
         evaluate_store(world.store(), world.trials, **FEW).rates(7)
+
+
+def test_a_store_that_is_not_nested_says_so_where_it_is_cut(world):
+    for changes in ({"tap": "embedding", "dims": ()}, {"dims": (32,)}):
+        plain = world.store(f"plain-{len(changes)}", **changes)
+        found = evaluate_store(plain, world.trials, table=world.table, dims=[8, 16, 32], **FEW)
+        assert any("tiny is not nested: 8, 16 of 32 dimensions are plain truncation" in note for note in found.notes)
+        system = system_of_store("plain", world.trials, plain, dims=[8, 32])
+        assert any("plain is not nested: 8 of 32 dimensions" in note for note in system.notes)
+        whole = evaluate_store(plain, world.trials, table=world.table, **FEW)
+        assert not any("not nested" in note for note in whole.notes)
+    nested = evaluate_store(world.store("nested"), world.trials, table=world.table, dims=[8], **FEW)
+    assert not any("not nested" in note for note in nested.notes)

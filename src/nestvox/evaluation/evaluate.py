@@ -34,6 +34,7 @@ from nestvox.evaluation.speakers import (
     speakers_of_sides,
     training_overlap,
 )
+from nestvox.evaluation.systems import cut_notes
 from nestvox.extraction.store import EmbeddingStore
 from nestvox.progress import Progress, silent
 
@@ -214,7 +215,7 @@ def evaluate_store(
         metadata.model,
         metadata.fingerprint,
         (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *marks_of(trials, table)),
-        notes + left_out,
+        notes + left_out + cut_notes(metadata.model, wanted, metadata.dims or (vectors.shape[1],)),
         path_of=path_in_table(table) if table is not None else path_in_stores(store, other),
     )
     return measure(
@@ -294,7 +295,7 @@ def evaluate_model(
         model.name,
         model.fingerprint,
         (*labels, *stored_labels, *more_labels, *chosen_labels, *marks_of(trials, table)),
-        notes + left_out + chosen_notes,
+        notes + left_out + chosen_notes + cut_notes(model.name, wanted, model.dims or (vectors.shape[1],)),
         path_of=path_in_table(table),
     )
     return measure(trials, targets, scores, speakers=known, sides=sides, origin=origin, settings=settings)

@@ -21,6 +21,7 @@ from nestvox.errors import FingerprintError, ScoresError
 from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.refusals import align_scores
 from nestvox.extraction.store import EmbeddingStore
+from nestvox.heads.contract import cut_in_words
 from nestvox.verdict import COSINE, ScoreSpace
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "System",
     "TrialVectors",
     "check_system",
+    "cut_notes",
     "system_of_model",
     "system_of_scores",
     "system_of_store",
@@ -226,6 +228,23 @@ def system_of_model(
     )
 
 
+def cut_notes(name: str, dims: Sequence[int], made_for: Sequence[int]) -> tuple[str, ...]:
+    """A sentence where embeddings are cut of a model that is not nested.
+
+    Args:
+        name: of the model.
+        dims: prefix lengths that are scored.
+        made_for: those that the model was made for, the last its full size.
+    """
+    cut = [dim for dim in sorted(dims) if cut_in_words(dim, made_for)]
+    if not cut:
+        return ()
+    shown = ", ".join(map(str, cut))
+    return (
+        f"{name} is not nested: {shown} of {made_for[-1]} dimensions are plain truncation, what a head has to beat.",
+    )
+
+
 def check_system(system: System, trials: Trials) -> None:
     """Refuse scores of other trials.
 
@@ -257,6 +276,7 @@ def _of_store(
     enrol, test = np.split(positions.astype(np.int64), 2)
     vectors = store.take(used)
     wanted = tuple(dims) if dims else store.metadata.dims or (vectors.shape[1],)
+    made_for = store.metadata.dims or (vectors.shape[1],)
     scores = prefix_cosines(vectors, enrol, test, wanted, names=[store.utt_ids[row] for row in used])
     squares = np.cumsum(np.square(vectors, dtype=np.float64), axis=1)
     named = [store.speakers[row] for row in used]
@@ -276,4 +296,5 @@ def _of_store(
         speakers=None if speakers is None else (speakers[0], speakers[1]),
         model=store.metadata.model,
         embedded=TrialVectors(vectors, enrol, test, store.metadata.tap),
+        notes=cut_notes(name, wanted, made_for),
     )
