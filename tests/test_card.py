@@ -55,6 +55,17 @@ def parts(card: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(front), body
 
 
+@pytest.mark.parametrize(("head", "dims"), [(None, (256,)), ({"kind": "linear"}, (256,))])
+def test_what_is_not_nested_is_not_called_so(head: Any, dims: tuple[int, ...]) -> None:
+    front, body = parts(render(head=head, dims=dims, name="plain", card={}, thresholds=()))
+    assert "matryoshka" not in front["tags"]
+    assert "A nested speaker embedding" not in body
+    assert "It is not nested" in body
+    front, body = parts(render())
+    assert "matryoshka" in front["tags"]
+    assert "A nested speaker embedding" in body
+
+
 def test_front_matter_is_what_the_hub_reads() -> None:
     front, _ = parts(render())
     assert front["library_name"] == "nestvox"

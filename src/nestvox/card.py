@@ -53,7 +53,7 @@ def render_card(
     front: dict[str, Any] = {
         "library_name": "nestvox",
         "pipeline_tag": "audio-classification",
-        "tags": ["speaker-verification", "speaker-embedding", "matryoshka"],
+        "tags": ["speaker-verification", "speaker-embedding", *(["matryoshka"] if _is_nested(head, dims) else [])],
         "license": _HUB_LICENCES.get(licence, "other"),
     }
     if front["license"] == "other":
@@ -70,7 +70,7 @@ def render_card(
         "",
         f"# {name}",
         "",
-        f"A nested speaker embedding: every prefix of {_listed(dims)} dimensions, normalised again, is an embedding.",
+        _kind_of(head, dims),
         f"Encoder `{encoder}`, input mono at {sample_rate} Hz, fingerprint `{fingerprint}`.",
         "",
         "```python",
@@ -128,6 +128,21 @@ def _threshold_lines(thresholds: Sequence[Threshold]) -> list[str]:
     lines = [_THRESHOLDS, "", "A threshold holds for its own dimension and for speech like its trials.", ""]
     lines += [f"- {t.dim} dimensions: {t.space} {t.value:.4f}, {t.describe()}." for t in thresholds]
     return [*lines, ""]
+
+
+def _is_nested(head: Mapping[str, Any] | None, dims: Sequence[int]) -> bool:
+    """Whether prefixes of the vector were made to be embeddings: by a head, and more than the whole one."""
+    return head is not None and len(dims) > 1
+
+
+def _kind_of(head: Mapping[str, Any] | None, dims: Sequence[int]) -> str:
+    if _is_nested(head, dims):
+        prefixes = _listed(dims)
+        return f"A nested speaker embedding: every prefix of {prefixes} dimensions, normalised again, is an embedding."
+    return (
+        f"A speaker embedding of {dims[-1]} dimensions. It is not nested: nobody made its prefixes to be embeddings, "
+        "so use all of it, or give it a head that is nested (`nestvox rotate`, `nestvox train`)."
+    )
 
 
 def _listed(dims: Sequence[int]) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.errors import DownloadError
+
+if TYPE_CHECKING:
+    from nestvox.encoders.catalogue import CatalogueEntry
 
 __all__ = ["app", "fetch", "import_mrl", "import_onnx", "import_weights", "list_models", "path", "show"]
 
@@ -17,10 +22,14 @@ app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_i
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
 
-_WIDE = 110  # columns of a terminal
+_FIRST = "ge2e"
+_NEVER_LOADED = (
+    "No released file of ReDimNet or ReDimNet2 has been loaded by the tests of nestvox, which cannot fetch them: "
+    "'confirmed' means that others read the configuration out of the file, or that its published counts are met."
+)
 _NO_HASH = "nobody published one; that of the first use will be recorded and must agree ever after"
 _CONFIG_STATUS = {
-    "confirmed": "confirmed to be that of the weights",
+    "confirmed": "confirmed to be that of the weights, as others read it or by its counts",
     "consistent": "agrees with all published counts; what the file itself says counts",
     "unconfirmed": "a guess, which may not be the released network; what the file itself says counts",
 }
@@ -28,33 +37,84 @@ _CONFIG_STATUS = {
 
 @app.command("list")
 def list_models(json_file: _Json = None) -> None:
-    """List the catalogue: size, licence, and whether the weights are here."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
+    """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
     from nestvox.atomic import write_text
-    from nestvox.download import readable_size
+    from nestvox.cli.console import console, say, table
     from nestvox.encoders.cache import cached_weights
     from nestvox.encoders.catalogue import entries
 
-    console = Console()
-    # A name must stand there whole, to be typed; on a narrow screen the descriptions make room for it.
-    described = console.width >= _WIDE
-    longest = max(len(entry.name) for entry in entries())
-    name, licence = Column("name", no_wrap=True, min_width=longest), Column("licence", no_wrap=True)
-    columns: list[Column | str] = [name, "dim", licence, "download"]
-    table = Table(*columns, "here", *(["description"] if described else []), box=None)
-    for entry in entries():
-        here = "yes" if cached_weights(entry).is_file() else "no"
-        size = "?" if entry.download_bytes is None else readable_size(entry.download_bytes)
-        cells = [entry.name, str(entry.embedding_dim), entry.licence, size, here]
-        table.add_row(*cells, *([entry.description] if described else []))
-    console.print(table)
-    if guessed := [entry.name for entry in entries() if entry.config_status == "unconfirmed"]:
-        console.print(f"configuration {_CONFIG_STATUS['unconfirmed']}: {', '.join(guessed)}")
+    screen = console()
+    listed = entries()
+    longest = max(len(entry.name) for entry in listed)
+    for heading, group in _groups(listed):
+        say(heading, style="bold")
+        rows = table("name", numbers=("EER % O", "download", "here"))
+        rows.columns[0].no_wrap, rows.columns[0].min_width = True, longest  # a name is there to be typed
+        for entry in group:
+            here = "yes" if cached_weights(entry).is_file() else ""
+            rows.add_row(entry.name, _published_eer(entry), _size(entry), here)
+        screen.print(rows)
+    for line in _advice(listed):
+        screen.print(line)
     if json_file is not None:
-        listed = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in entries()]
-        write_text(json_file, json.dumps(listed, indent=2) + "\n")
+        described = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
+        write_text(json_file, json.dumps(described, indent=2) + "\n")
+
+
+def _groups(listed: Sequence[CatalogueEntry]) -> list[tuple[str, list[CatalogueEntry]]]:
+    """The entries by what their licence allows; those for any use first."""
+    found: dict[tuple[bool, str], list[CatalogueEntry]] = {}
+    for entry in listed:
+        found.setdefault((bool(entry.restriction), entry.licence), []).append(entry)
+    return [
+        (f"{licence}{', NOT FOR COMMERCIAL USE' if restricted else ''}", sorted(group, key=_rank))
+        for (restricted, licence), group in sorted(found.items())
+    ]
+
+
+def _rank(entry: CatalogueEntry) -> tuple[str, str]:
+    return entry.architecture, entry.name
+
+
+def _published_eer(entry: CatalogueEntry) -> str:
+    """Error rate on VoxCeleb1-O as its makers published it; empty: they did not."""
+    match = re.search(r"VoxCeleb1-O (\d+\.\d+)", entry.published)
+    return f"{float(match[1]):.2f}" if match else ""
+
+
+def _size(entry: CatalogueEntry) -> str:
+    """What has to be downloaded; where nobody says, about what the parameters of the network need."""
+    from nestvox.download import readable_size
+    from nestvox.encoders.variants import variant
+
+    if entry.download_bytes is not None:
+        return readable_size(entry.download_bytes)
+    return f"about {readable_size(4 * variant(entry.variant).parameters)}" if entry.variant else ""
+
+
+def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
+    free = [entry for entry in listed if not entry.restriction and _published_eer(entry)]
+    best = min(free, key=lambda entry: float(_published_eer(entry)))
+    # Below one per cent, and surely the network of its configuration.
+    sized = [e for e in free if float(_published_eer(e)) < 1.0 and e.config_status != "unconfirmed"]
+    small = min(sized, key=lambda entry: entry.download_bytes or _parameters(entry))
+    yield (
+        "EER % O: on VoxCeleb1-O, cosine, as the makers published it; where there is none, they did not. Sizes with "
+        "'about' are computed from the parameters."
+    )
+    yield f"To begin: {_FIRST}, which comes with pip."
+    yield f"For accuracy, any use: {best.name} ({_published_eer(best)} %)."
+    yield f"Small, any use: {small.name} ({_published_eer(small)} %)."
+    yield "To train a head or to tune further: the -ptn of the same size, before large-margin tuning."
+    yield _NEVER_LOADED
+    if guessed := [entry.name for entry in listed if entry.config_status == "unconfirmed"]:
+        yield f"configuration {_CONFIG_STATUS['unconfirmed']}: {', '.join(guessed)}"
+
+
+def _parameters(entry: CatalogueEntry) -> int:
+    from nestvox.encoders.variants import variant
+
+    return 4 * variant(entry.variant).parameters if entry.variant else 1 << 60
 
 
 @app.command()
@@ -82,6 +142,7 @@ def show(name: _Name, json_file: _Json = None) -> None:
         "weights": f"{entry.origin}, download {readable_size(entry.download_bytes)}",
         "sha256": entry.sha256 or hash_of_first_use,
         "configuration": _CONFIG_STATUS[entry.config_status],
+        "tried": _NEVER_LOADED if entry.architecture.startswith("redimnet") else "",
         "made by": entry.project,
         "paper": entry.paper,
         "trained on": entry.training_data,
