@@ -10,7 +10,7 @@ import soundfile
 
 from nestvox.audio import read
 from nestvox.audio.downmix import ChannelStatistics
-from nestvox.audio.errors import ChannelError
+from nestvox.audio.errors import ChannelError, SilentAudioError
 from nestvox.audio.read import read_recording
 
 RATE = 8_000
@@ -67,3 +67,14 @@ def test_nothing_is_said_of_one_channel(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "two.wav", two_sides(), RATE)
     assert read_recording(tmp_path / "mono.wav").averaged is None
     assert read_recording(tmp_path / "two.wav", channel=1).averaged is None
+
+
+def test_channels_that_cancel_altogether_are_not_called_silent(tmp_path: Path) -> None:
+    side = two_sides()[:, :1]
+    soundfile.write(tmp_path / "a.wav", np.hstack([side, -side]), RATE, subtype="FLOAT")
+    with pytest.raises(SilentAudioError, match="its channels cancel: .*choose one"):
+        read(tmp_path / "a.wav")
+    assert read(tmp_path / "a.wav", channel=1)[0].any()
+    soundfile.write(tmp_path / "b.wav", np.zeros((RATE, 2)), RATE)
+    with pytest.raises(SilentAudioError, match="samples are zero"):
+        read(tmp_path / "b.wav")

@@ -194,9 +194,12 @@ def _through_sndfile(samples: Waveform, channel: Channel) -> Waveform:
         coding["bitrate_mode"] = "CONSTANT"  # other modes write a header that makes decoders take the delay off
     # What a codec delays pushes the end of the signal out of the file: room for it.
     sent = np.pad(samples, (0, 2 * channel.delay))
-    soundfile.write(file, sent, channel.sample_rate, format=channel.container, subtype=channel.subtype, **coding)
-    file.seek(0)
-    received, _ = soundfile.read(file, dtype="float32")
+    try:
+        soundfile.write(file, sent, channel.sample_rate, format=channel.container, subtype=channel.subtype, **coding)
+        file.seek(0)
+        received, _ = soundfile.read(file, dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise AugmentationError(f"libsndfile cannot code {channel.subtype} in {channel.container}: {error}") from error
     return np.asarray(received, np.float32)
 
 

@@ -259,14 +259,13 @@ def clipped_fraction(samples: NDArray[np.floating[Any]]) -> float:
     if not len(samples):
         return 0.0
     count = 0
-    for sign in (1, -1):
-        peak = float((sign * samples).max())
-        if peak >= _CLIP_LEVEL:
-            lengths = _runs(sign * samples >= _CLIP_LEVEL)[1]
-            count += int(lengths[lengths >= _CLIP_RUN].sum())
-        elif peak >= _LIMIT_LEAST:
-            lengths = _runs(sign * samples == peak)[1]
-            count += int(lengths[lengths >= _LIMIT_RUN].sum())
+    for peak in (max(0.0, float(samples.max())), min(0.0, float(samples.min()))):
+        if abs(peak) < _LIMIT_LEAST:
+            continue
+        full = abs(peak) >= _CLIP_LEVEL
+        limit = math.copysign(_CLIP_LEVEL, peak) if full else peak
+        lengths = _runs(samples >= limit if peak > 0 else samples <= limit)[1]
+        count += int(lengths[lengths >= (_CLIP_RUN if full else _LIMIT_RUN)].sum())
     return count / len(samples)
 
 
@@ -297,7 +296,11 @@ def _level(samples: NDArray[np.floating[Any]]) -> float:
 
 def _runs(flags: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the stretches of true begin, and how long they are."""
-    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
+    if len(flags) and flags[0]:
+        edges = np.concatenate(([0], edges))
+    if len(flags) and flags[-1]:
+        edges = np.concatenate((edges, [len(flags)]))
     return edges[::2], edges[1::2] - edges[::2]
 
 
