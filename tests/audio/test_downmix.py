@@ -72,7 +72,7 @@ def test_nothing_is_said_of_one_channel(tmp_path: Path) -> None:
 def test_channels_that_cancel_altogether_are_not_called_silent(tmp_path: Path) -> None:
     side = two_sides()[:, :1]
     soundfile.write(tmp_path / "a.wav", np.hstack([side, -side]), RATE, subtype="FLOAT")
-    with pytest.raises(SilentAudioError, match="its channels cancel: .*choose one"):
+    with pytest.raises(SilentAudioError, match=r"its channels cancel: .*choose one"):
         read(tmp_path / "a.wav")
     assert read(tmp_path / "a.wav", channel=1)[0].any()
     soundfile.write(tmp_path / "b.wav", np.zeros((RATE, 2)), RATE)

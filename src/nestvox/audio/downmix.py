@@ -48,6 +48,11 @@ class ChannelStatistics:
         return np.maximum(np.diagonal(self.covariance), 0.0)
 
     @property
+    def audible(self) -> bool:
+        """Whether any of the channels has sound."""
+        return bool(np.diagonal(self.products).max() > 0)
+
+    @property
     def kept(self) -> float:
         """Power of the mean of the channels over the mean of their powers.
 

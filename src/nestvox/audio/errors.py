@@ -44,8 +44,14 @@ class SilentAudioError(AudioError):
     """Every sample is zero."""
 
     @classmethod
-    def of(cls, path: object, samples: int) -> Self:
-        """Return the error for so many samples."""
+    def of(cls, path: object, samples: int, *, cancelled: bool = False) -> Self:
+        """Return the error for so many samples, which may be the mean of channels that are not silent."""
+        if cancelled:
+            return cls(
+                path,
+                f"its channels cancel: their mean is zero in all {samples} samples; choose one (--channel; column "
+                "channel of a table)",
+            )
         return cls(path, f"all {samples} samples are zero")
 
 

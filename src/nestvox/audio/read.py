@@ -334,7 +334,9 @@ def _read(
     samples = resample(raw, from_hz, to_hz)
     skipped = origin * up
     samples = samples[first - skipped : None if last is None else last - skipped]
-    _check_result(path, samples, to_hz, start_s, min_duration_s, allow_silent=allow_silent)
+    _check_result(path, samples, to_hz, start_s, min_duration_s)
+    if not allow_silent and not samples.any():
+        raise SilentAudioError.of(path, len(samples), cancelled=averaged is not None and averaged.audible)
     return np.ascontiguousarray(samples), to_hz, raw, from_hz, averaged
 
 
@@ -373,13 +375,9 @@ def _check_samples(path: Place, samples: NDArray[np.float32]) -> None:
         )
 
 
-def _check_result(
-    path: Place, samples: NDArray[np.float32], rate: int, start_s: float, min_duration_s: float, *, allow_silent: bool
-) -> None:
+def _check_result(path: Place, samples: NDArray[np.float32], rate: int, start_s: float, min_duration_s: float) -> None:
     if not len(samples):
         where = f"no samples from {start_s:.3f} s on" if start_s else "holds no samples"
         raise EmptyAudioError(path, where)
     if len(samples) < min_duration_s * rate:
         raise TooShortAudioError(path, f"{len(samples) / rate:.3f} s of audio, at least {min_duration_s:.3f} s needed")
-    if not allow_silent and not samples.any():
-        raise SilentAudioError.of(path, len(samples))

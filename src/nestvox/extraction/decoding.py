@@ -131,7 +131,10 @@ class Decoder:
             expected_s = piece.expected_s * piece.n_parts
             return AudioError(segment.path, f"longer than the {expected_s:.1f} s that its table says; correct it"), None
         found = heard.condition(expected_s=piece.expected_s)
-        return SilentAudioError.of(segment.path, len(samples)) if found.peak == 0 else samples, found
+        if found.peak == 0:
+            cancelled = heard.averaged is not None and heard.averaged.audible
+            return SilentAudioError.of(segment.path, len(samples), cancelled=cancelled), found
+        return samples, found
 
     def batches(self, planned: Iterable[tuple[Piece, ...]]) -> Iterator[DecodedBatch]:
         """Yield the batches in order, decoded; at most `ahead_s` of audio waits."""
