@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nestvox.corpora import (
@@ -342,3 +344,29 @@ def test_the_check_names_speakers_of_other_utterances_that_are_trained_on(tmp_pa
     tested = read_utterances(table(tmp_path, [f"c|c.wav|{NFC}", "d|d.wav|cat"], "test.tsv"))
     report = check_corpus([tested], [listed([("c", "d", False)])], training=[trained], audio=False)
     assert [one.examples for one in report.findings if one.kind == "speaker-trained-and-tested"] == [(NFC,)]
+
+
+def test_damaged_parquet_says_so_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.parquet"
+    frame = pl.DataFrame({"utt_id": ["a", "b"], "path": ["x", "y"], "speaker": ["s", "t"]})
+    arrow = frame.to_arrow()
+    pq.write_table(arrow.replace_schema_metadata({b"\xff": b"\xfe"}), file)  # notes of other programs are not read
+    assert read_utterances(file).frame.rows() == frame.rows()
+    raw = file.read_bytes()
+    refused = 0
+    for place in range(4, len(raw) - 8, 7):
+        file.write_bytes(raw[:place] + bytes([raw[place] ^ 0xFF]) + raw[place + 1 :])
+        try:
+            read_utterances(file)
+        except TableError as error:
+            refused += "\n" not in str(error)
+    assert refused > 20
+    assert capfd.readouterr() == ("", "")  # no panic of a library either
+
+
+def test_rows_that_are_only_promised(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"utt_id": pa.nulls(3_000_000, pa.string())}), file, compression="zstd")
+    assert file.stat().st_size < 30_000
+    with pytest.raises(TableError, match=r"promises 3,000,000 rows in [0-9,]+ bytes"):
+        read_utterances(file)

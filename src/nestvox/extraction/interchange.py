@@ -401,7 +401,8 @@ def _iter_parquet(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
         columns = [vector_column] if id_column is None else [id_column, vector_column]
         start, dim = 0, None
         try:
-            for batch in file.iter_batches(batch_rows, columns=columns):
+            # In this thread: an error in one of Arrow's own ends the process.
+            for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
                 batch.validate(full=True)
                 vectors = _list_rows(batch.column(vector_column), dim, path, vector_column, start)
                 dim = vectors.shape[1]

@@ -7,6 +7,7 @@ import lzma
 import os
 import shutil
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ class _Array:
             header = self._header(handle)
             version = npy.read_magic(header)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            self.shape, fortran, self.dtype = read_header(header)
+            with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+                self.shape, fortran, self.dtype = read_header(header)
         except Exception as error:  # a header is an expression of Python, which fails in every way there is
             raise StoreError(f"{where}: no NumPy array ({_first_line(error)})") from error
         _refuse_kind(self, fortran=fortran, kinds=kinds, ndim=ndim)
@@ -224,7 +226,7 @@ def iter_npz(path: Path, batch_rows: int) -> Iterator[NamedBlock]:
                 yield from _iter_array(vectors, None, batch_rows)
                 return
             with _open_member(archive, path, ids_name) as ids_handle:
-                ids = _member(archive, ids_handle, path, ids_name, kinds="U", ndim=1)
+                ids = _member(archive, ids_handle, path, ids_name, kinds="Uiu", ndim=1)
                 if ids.shape[0] != vectors.shape[0]:
                     raise StoreError(f"{path}: {vectors.shape[0]} vectors and {ids.shape[0]} ids")
                 yield from _iter_array(vectors, ids, batch_rows)
