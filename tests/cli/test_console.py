@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from nestvox.cli.console import complain, console, lines, say, table
+from nestvox.cli.console import complain, console, lines, say, whole_table
 
 HOSTILE = "net[v2] [/x] [bold]:smile: \x1b[31m\x07\u202e\ud800"
 SHOWN = "net[v2] [/x] [bold]:smile: \\x1b[31m\\x07\\u202e\\ud800"
@@ -14,7 +14,7 @@ SHOWN = "net[v2] [/x] [bold]:smile: \\x1b[31m\\x07\\u202e\\ud800"
 def test_data_is_only_text(capsys: pytest.CaptureFixture[str]) -> None:
     say(HOSTILE)
     console().print(HOSTILE, style="bold")
-    grid = table("name")
+    grid = whole_table("name")
     grid.add_row(HOSTILE)
     console().print(grid)
     assert capsys.readouterr().out.count(SHOWN) == 3
@@ -32,7 +32,7 @@ def test_no_cell_is_cut_at_any_width(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    grid = table("system", numbers=["EER %\n[interval]", "size", "trials"], title="all", labels=["synthetic"])
+    grid = whole_table("system", numbers=["EER %\n[interval]", "size", "trials"], title="all", labels=["synthetic"])
     grid.add_row("x" * 90, "12.34 [11.22, 13.44]", "1.2 GB", lines(["one", "two\nthree"]))
     grid.add_row("[bold]b", "-", "-", "4")
     console().print(grid)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.cli.backends import NetworkBackend, NetworkPrecision
+from nestvox.cli.console import console, number, say, whole_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nestvox.evaluation.bench import Bench
 
 __all__ = ["bench"]
@@ -41,8 +39,6 @@ def bench(
     """Measure extraction once, and scoring, search and storage at every dimension."""
     import json
 
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
@@ -69,23 +65,18 @@ def bench(
         )
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _print(found, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    _print(found)
 
 
-def _print(found: Bench, console: Console) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def _print(found: Bench) -> None:
 
-    console.print(f"[bold]{escape(found.model)}[/bold]  {found.fingerprint}  {escape(found.machine)}", soft_wrap=True)
+    say((found.model, "bold"), f"  {found.fingerprint}  {found.machine}")
     cost = found.extraction
-    console.print(
+    say(
         f"extraction, the same at every dimension: {cost.clips_per_s:,.1f} clips/s, {cost.real_time_factor:.4f} x real "
         f"time (clips of {cost.clip_s:g} s, {cost.batch_size} at once, median of {cost.calls} calls, decoding not "
-        "counted)",
-        soft_wrap=True,
+        "counted)"
     )
-    shown = Table(box=box.SIMPLE_HEAD)
     columns = (
         "dim",
         "pairs scored/s",
@@ -93,8 +84,7 @@ def _print(found: Bench, console: Console) -> None:
         "GB a million, float32",
         "float16",
     )
-    for column in columns:
-        shown.add_column(column, justify="right")
+    shown = whole_table(*map(number, columns))
     for row in found.dims:
         shown.add_row(
             str(row.dim),
@@ -103,10 +93,9 @@ def _print(found: Bench, console: Console) -> None:
             f"{row.bytes_float32 / 1e9:.3f}",
             f"{row.bytes_float16 / 1e9:.3f}",
         )
-    console.print(shown)
-    console.print(
+    console().print(shown)
+    say(
         f"scoring: cosines of stored pairs; search: exact, {found.queries} queries at once, numpy; vectors alone count "
-        "as storage",
-        soft_wrap=True,
+        "as storage"
     )
-    console.print(found.saying, soft_wrap=True)
+    say(found.saying)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from nestvox.cli.console import say
+
 __all__ = ["cache"]
 
 
@@ -114,15 +116,13 @@ def cache(
             "failed": [asdict(failure) for failure in failed],
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
-    typer.echo(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
-    typer.echo(
-        f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype.value}, {size:,} bytes"
-    )
+    say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
+    say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype.value}, {size:,} bytes")
     if variants > 1:
-        typer.echo(f"augmented    {summary(found.plan.augmentation)}")
+        say(f"augmented    {summary(found.plan.augmentation)}")
     if failed:
-        typer.echo(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
+        say(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in failed[:5]:
-            typer.echo(f"             {failure.utt_id}: {failure.reason}")
-    typer.echo(f"key          {found.key}")
-    typer.echo(f"cache        {out}")
+            say(f"             {failure.utt_id}: {failure.reason}")
+    say(f"key          {found.key}")
+    say(f"cache        {out}")

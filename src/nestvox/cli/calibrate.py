@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from rich.console import Console
 
     from nestvox.evaluation.llr_fit import LlrCost, LlrFit
 
@@ -59,8 +57,6 @@ def calibrate(
     It is stored in the model folder, or with --out in a file of its own, and used by `nestvox evaluate --calibration`
     and `nestvox verify`. It refuses the trials and the speakers that it was fitted on.
     """
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
@@ -105,14 +101,13 @@ def calibrate(
             allow_overlap=allow_overlap,
             progress=progress,
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    _print(found, console)
+    _print(found)
     if folder is not None:
         store_in_model(folder, llr=found.llr)
-        console.print(f"Stored in {folder}, calibration {found.llr.key}", soft_wrap=True, markup=False)
+        say(f"Stored in {folder}, calibration {found.llr.key}")
     if out is not None:
         add_to_file(out, found.llr.fingerprint, llr=found.llr)
-        console.print(f"Written to {out}, calibration {found.llr.key}", soft_wrap=True, markup=False)
+        say(f"Written to {out}, calibration {found.llr.key}")
     if json_out is not None:
         content = {
             "calibration": found.llr.to_dict(),
@@ -122,7 +117,7 @@ def calibrate(
             "notes": list(found.notes),
         }
         write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+        say(f"JSON: {json_out}")
 
 
 def keeping_folder(model: str | None, out: Path | None) -> Path | None:
@@ -138,52 +133,35 @@ def keeping_folder(model: str | None, out: Path | None) -> Path | None:
 
 
 def print_costs(
-    columns: Mapping[str, Sequence[LlrCost]], console: Console, *, title: str, p_target: float, labels: Sequence[str]
+    columns: Mapping[str, Sequence[LlrCost]], *, title: str, p_target: float, labels: Sequence[str]
 ) -> None:
     """Print Cllr and actDCF of several versions of the same scores, one row a dimension."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from nestvox.cli.source import show_dim
 
-    shown_labels = f" [bold red]{escape(', '.join(labels).upper())}[/]" if labels else ""
-    shown = Table(title=escape(title) + shown_labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("dim", justify="right")
-    for name in columns:
-        shown.add_column(f"Cllr {name}", justify="right", no_wrap=True)
-    shown.add_column("minCllr", justify="right")
-    for name in columns:
-        shown.add_column(f"actDCF {name}", justify="right", no_wrap=True)
-    shown.add_column("minDCF", justify="right")
+    names = ["dim", *(f"Cllr {name}" for name in columns), "minCllr", *(f"actDCF {name}" for name in columns), "minDCF"]
+    shown = whole_table(*map(number, names), title=title, labels=labels)
     for rows in zip(*columns.values(), strict=True):
         figures = [cost.cllr for cost in rows] + [rows[-1].min_cllr]
         figures += [cost.act_dcf for cost in rows] + [rows[-1].min_dcf]
         shown.add_row(show_dim(rows[0].dim), *(f"{figure:.3f}" for figure in figures))
-    console.print(shown)
-    console.print(
+    console().print(shown)
+    say(
         f"Cllr in bits, 1 is what knowing nothing costs; detection cost at p_target {p_target:g}; minima of the scores "
-        f"{list(columns)[-1]}",
-        soft_wrap=True,
+        f"{list(columns)[-1]}"
     )
 
 
-def _print(found: LlrFit, console: Console) -> None:
-    from rich.markup import escape
+def _print(found: LlrFit) -> None:
 
     columns = {"before": found.before, "fitted": found.after}
     if found.held_out:
         columns["held out"] = found.held_out
-    print_costs(columns, console, title="calibration", p_target=found.p_target, labels=found.labels)
-    console.print(f"The map: {escape(found.llr.describe())}", soft_wrap=True)
+    print_costs(columns, title="calibration", p_target=found.p_target, labels=found.labels)
+    say(f"The map: {found.llr.describe()}")
     for dim, calibration in found.llr.maps.items():
         terms = "".join(f" {weight:+.4g} * ({name})" for name, weight in calibration.quality)
         at = "" if dim is None else f"{dim:>5} dimensions: "
-        console.print(
-            f"{at}LLR = {calibration.offset:+.4g} {calibration.scale:+.4g} * score{escape(terms)}", soft_wrap=True
-        )
-    console.print(
-        "Costs `fitted` are on the trials of the fit, and too good; `held out` by maps of other speakers only."
-    )
+        say(f"{at}LLR = {calibration.offset:+.4g} {calibration.scale:+.4g} * score{terms}")
+    say("Costs `fitted` are on the trials of the fit, and too good; `held out` by maps of other speakers only.")
     for note in found.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        say(("note:", "yellow"), f" {note}")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
@@ -76,8 +74,6 @@ def compare(
     Each system is compared with the first, at every dimension that both have, with paired intervals over speakers, a
     permutation by speaker, McNemar's test at the thresholds, and a correction for the number of comparisons.
     """
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.evaluate import check_figure_format
@@ -118,31 +114,23 @@ def compare(
             selection=selection,
             progress=progress,
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    print_comparison(found, console)
+    print_comparison(found)
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
-        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+        say(f"JSON: {json_out}")
     if report is not None or csv is not None or figures is not None:
         alone = _each_alone(listed, made, utterances, settings=settings, allow_overlap=allow_overlap)
-        _write(found, alone, console, report=report, csv=csv, figures=(figures, figure_format))
+        _write(found, alone, report=report, csv=csv, figures=(figures, figure_format))
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print the systems, their differences and the verdicts; rates in per cent."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from nestvox.cli.source import show_score
     from nestvox.download import readable_size
 
-    labels = f" [bold red]{escape(', '.join(comparison.labels).upper())}[/]" if comparison.labels else ""
-    shown = Table(title="systems" + labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("system")
     cost = f"minDCF({comparison.p_target:g})"
-    for name in ("dim", "EER %", "at threshold", "accuracy %", cost, "mean norm", "size"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    names = ("dim", "EER %", "at threshold", "accuracy %", cost, "mean norm", "size")
+    shown = whole_table("system", *map(number, names), title="systems", labels=comparison.labels)
     for row in comparison.systems:
         values = (
             row.name,
@@ -154,57 +142,52 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             "-" if row.mean_norm is None else f"{row.mean_norm:.3f}",
             "-" if row.size_bytes is None else readable_size(row.size_bytes),
         )
-        shown.add_row(*map(escape, values))
-    console.print(shown)
-    shown = Table(title="differences" + labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("system")
-    for name in ("dim", "EER points \\[interval]", "p", "minDCF \\[interval]", "p", "only A : B right", "McNemar p"):
-        shown.add_column(name, justify="right", no_wrap=True)
+        shown.add_row(*values)
+    console().print(shown)
+    differences = ("dim", "EER points [interval]", "p", "minDCF [interval]", "p", "only A : B right", "McNemar p")
+    shown = whole_table("system", *map(number, differences), title="differences", labels=comparison.labels)
     for pair in comparison.rows:
         dim = _dims(pair.dim_a, pair.dim_b)
         if pair.paired is None:
-            shown.add_row(escape(pair.b), dim, "identical order")
+            shown.add_row(pair.b, dim, "identical order")
             continue
         equal, costs, changed = pair.paired.eer, pair.paired.min_dcf, pair.paired.at_eer
         shown.add_row(
-            escape(pair.b),
+            pair.b,
             dim,
-            escape(f"{100 * equal.difference:+.2f} [{100 * equal.low:.2f}, {100 * equal.high:.2f}]"),
+            f"{100 * equal.difference:+.2f} [{100 * equal.low:.2f}, {100 * equal.high:.2f}]",
             f"{pair.p_eer:.4f}",
-            escape(f"{costs.difference:+.4f} [{costs.low:.4f}, {costs.high:.4f}]"),
+            f"{costs.difference:+.4f} [{costs.low:.4f}, {costs.high:.4f}]",
             f"{pair.p_min_dcf:.4f}",
             f"{changed.only_a} : {changed.only_b}",
             f"{changed.p_mid:.2g}",
         )
-    console.print(shown)
-    shown = Table(title="changes" + labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("system")
-    for name in ("dim", "accuracy points", "EER threshold", "mean norm", "size"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    console().print(shown)
+    changes = ("dim", "accuracy points", "EER threshold", "mean norm", "size")
+    shown = whole_table("system", *map(number, changes), title="changes", labels=comparison.labels)
     for pair in comparison.rows:
         size = pair.size_change_bytes
         shown.add_row(
-            escape(pair.b),
+            pair.b,
             _dims(pair.dim_a, pair.dim_b),
             f"{100 * pair.accuracy_change:+.2f}",
             f"{'+' if pair.threshold_change >= 0 else ''}{show_score(pair.threshold_change)}",
             "-" if pair.norm_change is None else f"{pair.norm_change:+.3f}",
             "-" if size is None else f"{'-' if size < 0 else '+'}{readable_size(abs(size))}",
         )
-    console.print(shown)
+    console().print(shown)
     for pair in comparison.rows:
         at = "" if pair.dim_b is None else f" at {pair.dim_b} dimensions"
-        console.print(f"EER{at}: {escape(pair.verdict)}.", soft_wrap=True)
-        console.print(f"minDCF{at}: {escape(pair.verdict_min_dcf)}.", soft_wrap=True)
-    console.print(
+        say(f"EER{at}: {pair.verdict}.")
+        say(f"minDCF{at}: {pair.verdict_min_dcf}.")
+    say(
         f"{comparison.n_target} target and {comparison.n_nontarget} non-target trials of "
-        f"{escape(comparison.trials_source)}, sha256 {comparison.trials_sha256}",
-        soft_wrap=True,
+        f"{comparison.trials_source}, sha256 {comparison.trials_sha256}"
     )
-    console.print(f"Method: {escape(comparison.method)}", soft_wrap=True)
-    console.print("McNemar's test takes trials as independent, which trials that share speakers are not.")
+    say(f"Method: {comparison.method}")
+    say("McNemar's test takes trials as independent, which trials that share speakers are not.")
     for note in comparison.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        say(("note:", "yellow"), f" {note}")
 
 
 def _each_alone(
@@ -239,7 +222,6 @@ def _each_alone(
 def _write(
     comparison: Comparison,
     alone: dict[str, Evaluation],
-    console: Console,
     *,
     report: Path | None,
     csv: Path | None,
@@ -260,7 +242,7 @@ def _write(
         write_comparison(comparison, alone, report)
         said["Report"] = str(report)
     for title, where in said.items():
-        console.print(f"{title}: {where}", soft_wrap=True, markup=False)
+        say(f"{title}: {where}")
 
 
 def _dims(dim_a: int | None, dim_b: int | None) -> str:

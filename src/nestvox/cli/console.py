@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,12 +12,12 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod,
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import StyleType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from nestvox.shown import shown
 
-__all__ = ["NestvoxConsole", "complain", "console", "lines", "say", "table"]
+__all__ = ["NestvoxConsole", "complain", "console", "lines", "number", "say", "tell", "text", "whole_table"]
 
 # Of what is not a terminal: wide enough for a log, and for a person who reads it.
 _LOG_WIDTH = 120
@@ -61,9 +61,23 @@ def console(*, stderr: bool = False) -> NestvoxConsole:
     return NestvoxConsole(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
-def say(text: object = "", *, style: str | None = None) -> None:
-    """Write one line to standard output, never wrapped."""
-    console().print(str(text), style=style, soft_wrap=True)
+def say(*parts: str | tuple[str, str], style: str = "") -> None:
+    """Write one line to standard output, never wrapped.
+
+    Args:
+        parts: texts, or a text and its style, one after the other: ``say(("note:", "yellow"), " few trials")``.
+        style: of the whole line.
+    """
+    whole = Text(style=style)
+    for part in parts:
+        text, own = part if isinstance(part, tuple) else (part, "")
+        whole.append(shown(text), own)
+    console().print(whole, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """Write one line to standard error: what goes on, beside the results."""
+    console(stderr=True).print(text, soft_wrap=True)
 
 
 def complain(text: object, *, kind: str = "error") -> None:
@@ -109,20 +123,31 @@ class _WholeTable(Table):
         return needed
 
 
-def table(*columns: str, numbers: Sequence[str] = (), title: str = "", labels: Iterable[str] = ()) -> Table:
+def text(header: str) -> Column:
+    """Return a column of texts for `whole_table` that are never broken, e.g. names that are to be typed."""
+    return Column(Text(header), no_wrap=True, overflow="fold")
+
+
+def number(header: str) -> Column:
+    """Return a column of numbers for `whole_table`: on the right, and never broken."""
+    return Column(Text(header), justify="right", no_wrap=True, overflow="fold")
+
+
+def whole_table(
+    *columns: str | Column, numbers: Iterable[str] = (), title: str = "", labels: Iterable[str] = ()
+) -> Table:
     """Return an empty table that is whole at every width.
 
     Args:
-        columns: headers of texts, which are wrapped.
-        numbers: headers of the columns that follow, on the right, which are not.
+        columns: headers of texts, which are wrapped, and numbers, made by `number`.
+        numbers: headers of numbers that follow.
         title: above it.
         labels: what is to be known of every number, loud behind the title.
     """
     loud = ", ".join(labels).upper()
-    heading = Text.assemble(title, (f" {shown(loud)}" if title else shown(loud), "bold red")) if loud else Text(title)
+    heading = Text.assemble(shown(title), (f" {shown(loud)}" if title else shown(loud), "bold red"))
     made = _WholeTable(box=SIMPLE_HEAD, title=heading if heading else None, title_justify="left")
-    for name in columns:
-        made.add_column(Text(name), overflow="fold")
-    for name in numbers:
-        made.add_column(Text(name), justify="right", no_wrap=True, overflow="fold")
+    for column in (*columns, *map(number, numbers)):
+        made.columns.append(Column(Text(column), overflow="fold") if isinstance(column, str) else column)
+        made.columns[-1]._index = len(made.columns) - 1
     return made

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli.console import console, lines, number, say, whole_table
 from nestvox.cli.prepare import app as prepare
 from nestvox.cli.prepare import print_rows, writable_table, write_json
 from nestvox.errors import DownloadError, TrialsError
@@ -52,9 +53,6 @@ def check(
 
     Exits 1 when there is an error; warnings alone exit 0.
     """
-    from rich.console import Console
-    from rich.table import Column, Table
-
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.check import check_corpus
     from nestvox.corpora.trials import read_trials
@@ -80,18 +78,16 @@ def check(
         }
     )
     if report.findings:
-        shown = Table("", Column("finding", overflow="fold"), "count", "what", Column("examples", overflow="fold"))
+        shown = whole_table("", "finding", number("count"), "what", "examples")
         for finding in report.findings:
             shown.add_row(
-                finding.severity, finding.kind, f"{finding.count:,}", finding.message, "\n".join(finding.examples[:3])
+                finding.severity, finding.kind, f"{finding.count:,}", finding.message, lines(finding.examples[:3])
             )
-        Console().print(shown)
+        console().print(shown)
     write_json(json_file, report.as_dict())
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
-    typer.echo(
-        f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}"
-    )
+    say(f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -210,7 +206,7 @@ def fetch(
         else:
             known = [*(f"librispeech-{subset}" for subset in ARCHIVES), *TRIAL_LISTS, "voxceleb1", "voxceleb2"]
             raise DownloadError(f"no download {name!r}; there are {', '.join(known)}")
-    typer.echo(str(path))
+    say(str(path))
 
 
 @app.command()
@@ -310,25 +306,14 @@ def describe(
     json_file: _Json = None,
 ) -> None:
     """Count the trials of lists in any format, and show the hash that names their content."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     from nestvox.corpora.trials import read_trials
 
     described = {str(path): _trial_counts(read_trials(path, fmt.value if fmt else None)) for path in paths}
-    shown = Table(
-        Column("list", overflow="fold"),
-        "trials",
-        "targets",
-        "non-targets",
-        "unknown",
-        "names",
-        Column("sha256", no_wrap=True),
-    )
+    shown = whole_table("list", numbers=("trials", "targets", "non-targets", "unknown", "names", "sha256"))
     for path, counts in described.items():
         numbers = [f"{counts[name]:,}" for name in ("n_trials", "n_target", "n_nontarget", "n_unknown", "n_names")]
         shown.add_row(path, *numbers, counts["trials_sha256"][:16])
-    Console().print(shown)
+    console().print(shown)
     write_json(json_file, described)
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import DownloadError, ModelError, NestvoxError, TrialsError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -49,8 +48,6 @@ def demo(
     Without --data it takes LibriSpeech dev-clean (downloaded, 338 MB) and, where that cannot be had, speech synthesised
     by espeak-ng, with every number labelled synthetic. Run again, it reuses what is there.
     """
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.report import write_html, write_json
@@ -58,32 +55,30 @@ def demo(
     from nestvox.loading import load
     from nestvox.training.rotation import nest_encoder
 
-    console = Console(soft_wrap=True, highlight=False)
-    console.width = max(console.width, 110)  # intervals stay on their line also in a log file
     began = time.perf_counter()
-    out = _place(out, data, model, console)
-    table, trials = _speech(data, out, console, seed=seed, offline=offline)
+    out = _place(out, data, model)
+    table, trials = _speech(data, out, seed=seed, offline=offline)
     parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
     for split, part in parts.items():
-        console.print(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
+        say(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
     encoder = load(model, offline=offline)
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
-    console.print(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
+    say(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
 
-    with _stage(console, "embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
+    with _stage("embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
         store, run = run_embedding(encoder, table, out / "store", tap="embedding", progress=bar)
     if run.rows:
-        console.print(f"  {run.rows} utterances, {run.utterances_per_s:.1f}/s, {run.real_time_factor:.4f} x real time")
+        say(f"  {run.rows} utterances, {run.utterances_per_s:.1f}/s, {run.real_time_factor:.4f} x real time")
     else:
-        console.print(f"  reused {len(store)} embeddings from {out / 'store'}")
-    with _stage(console, "fit on train, choose on dev"), progress_bar("fit", "candidates") as bar:
+        say(f"  reused {len(store)} embeddings from {out / 'store'}")
+    with _stage("fit on train, choose on dev"), progress_bar("fit", "candidates") as bar:
         fit = nest_encoder(encoder, store, parts["train"], parts["dev"], trials["dev"], seed=seed, progress=bar)
-    _show_dev(fit, console)
-    with _stage(console, "evaluate on test"), progress_bar("evaluate", "rows") as bar:
+    _show_dev(fit)
+    with _stage("evaluate on test"), progress_bar("evaluate", "rows") as bar:
         found = _evaluate(fit, store, trials["test"], table, out, bootstrap=bootstrap, seed=seed, progress=bar)
     nested = found["nested"]
-    _show_test(found, console)
+    _show_test(found)
     for name, evaluation in found.items():
         write_json(evaluation, out / "results" / f"{name}.json")
     baselines = {name: evaluation for name, evaluation in found.items() if name != "nested"}
@@ -91,22 +86,22 @@ def demo(
     fit.model.card["results"] = [_card_row(row, nested) for row in nested.overall]
     fit.model.save(out / "model")
     write_text(out / "results" / "table.md", _markdown(found))
-    _verify_two(fit.model, table, trials["test"], out, console)
-    console.print(
-        f"\nmodel    {out / 'model'}\nreport   {out / 'report.html'}\nresults  {out / 'results'}\n"
-        f"store    {out / 'store'}\ndone in {time.perf_counter() - began:.0f} s"
-    )
+    _verify_two(fit.model, table, trials["test"], out)
+    say()
+    for name, place in {"model": "model", "report": "report.html", "results": "results", "store": "store"}.items():
+        say(f"{name:8} {out / place}")
+    say(f"done in {time.perf_counter() - began:.0f} s")
 
 
 @contextmanager
-def _stage(console: Console, title: str) -> Iterator[None]:
-    console.print(f"[bold]{title}[/bold]")
+def _stage(title: str) -> Iterator[None]:
+    say(title, style="bold")
     began = time.perf_counter()
     yield
-    console.print(f"  {time.perf_counter() - began:.1f} s")
+    say(f"  {time.perf_counter() - began:.1f} s")
 
 
-def _place(out: Path | None, data: Path | None, model: str, console: Console) -> Path:
+def _place(out: Path | None, data: Path | None, model: str) -> Path:
     """The folder of this demo: one that is new, or was made of the same data with the same encoder."""
     from nestvox.atomic import write_text
     from nestvox.gate import read_text
@@ -124,14 +119,14 @@ def _place(out: Path | None, data: Path | None, model: str, console: Console) ->
         held = read_text(made_of, lambda problem, source: NestvoxError(f"{source}: {problem}"), most_bytes=1 << 16)
         if held == what:
             if folder not in (usual, out):
-                console.print(f"{usual} is of other data or another encoder; this demo goes to {folder}")
+                say(f"{usual} is of other data or another encoder; this demo goes to {folder}")
             return folder
     raise NestvoxError(
         f"{out or usual} holds a demo of other data or another encoder; choose another folder with --out"
     )
 
 
-def _own_speech(data: Path, out: Path, console: Console, *, seed: int) -> UtteranceTable:
+def _own_speech(data: Path, out: Path, *, seed: int) -> UtteranceTable:
     """The user's table, or one made of speaker folders; split by speaker where nobody did."""
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.folder import prepare_folder, told
@@ -144,19 +139,17 @@ def _own_speech(data: Path, out: Path, console: Console, *, seed: int) -> Uttera
         with progress_bar("opening", "files") as bar:
             prepared = prepare_folder(data, progress=bar)
         if prepared.skipped:
-            console.print(told(prepared.skipped))
+            say(told(prepared.skipped))
         table = prepared.table
     if "split" in table.frame.columns:
         return table
     table = split_by_speaker(table, seed=seed)
     write_utterances(table, out / "utterances.tsv")
-    console.print(f"split by speaker (seed {seed}): {out / 'utterances.tsv'}")
+    say(f"split by speaker (seed {seed}): {out / 'utterances.tsv'}")
     return read_utterances(out / "utterances.tsv")
 
 
-def _speech(
-    data: Path | None, out: Path, console: Console, *, seed: int, offline: bool
-) -> tuple[UtteranceTable, dict[str, Trials]]:
+def _speech(data: Path | None, out: Path, *, seed: int, offline: bool) -> tuple[UtteranceTable, dict[str, Trials]]:
     """The corpus of the demo and its trials: the user's, LibriSpeech dev-clean, or synthesised speech."""
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.generate import generate_trials, usual_counts
@@ -165,7 +158,7 @@ def _speech(
     from nestvox.corpora.trials import read_trials
 
     if data is not None:
-        table = _own_speech(data, out, console, seed=seed)
+        table = _own_speech(data, out, seed=seed)
         folder = data
     else:
         folder = out / "librispeech-dev-clean"
@@ -176,13 +169,13 @@ def _speech(
             with progress_bar("LibriSpeech dev-clean", "bytes") as bar:
                 table = prepare_librispeech_dev_clean(folder, offline=offline, progress=bar)
         except DownloadError as error:
-            console.print(f"[yellow]LibriSpeech dev-clean cannot be had:[/yellow] {error}")
-            console.print("[bold yellow]Speaking with espeak-ng instead: every number below is SYNTHETIC[/bold yellow]")
+            say(("LibriSpeech dev-clean cannot be had:", "yellow"), f" {error}")
+            say("Speaking with espeak-ng instead: every number below is SYNTHETIC", style="bold yellow")
             folder = spoken
             with progress_bar("espeak-ng", "speakers") as bar:
                 table = prepare_synthetic(folder, progress=bar)
-    label = f" [bold red]{', '.join(table.labels).upper()}[/bold red]" if table.labels else ""
-    console.print(f"[bold]speech[/bold] {table.source}{label}")
+    loud = f" {', '.join(table.labels).upper()}" if table.labels else ""
+    say(("speech", "bold"), f" {table.source}", (loud, "bold red"))
     trials = {}
     for split in ("dev", "test"):
         path = folder / f"trials_{split}.txt"
@@ -245,44 +238,37 @@ def _evaluate(
     return found
 
 
-def _show_dev(fit: NestedFit, console: Console) -> None:
-    from rich.table import Table
+def _show_dev(fit: NestedFit) -> None:
 
     dims = fit.model.dims
-    shown = Table(title="EER % on the development trials (chosen on them: optimistic)", title_justify="left")
-    shown.add_column("head")
-    for dim in dims:
-        shown.add_column(str(dim), justify="right")
+    title = "EER % on the development trials (chosen on them: optimistic)"
+    shown = whole_table("head", *(number(str(dim)) for dim in dims), title=title)
     for name, candidate in fit.candidates.items():
         if name != "best":
             shown.add_row(name, *(f"{100 * candidate.eers[dim]:.2f}" for dim in dims))
-    console.print(shown)
+    console().print(shown)
     kept = fit.candidates["best"].rotation
     counts = (f"{kept.details[key]} {name}" for key, name in _COUNTED.items() if key in kept.details)
-    console.print(f"kept: {kept.method}, fitted on {' of '.join(counts)}")
+    say(f"kept: {kept.method}, fitted on {' of '.join(counts)}")
 
 
-def _show_test(found: dict[str, Evaluation], console: Console) -> None:
-    from rich.table import Table
+def _show_test(found: dict[str, Evaluation]) -> None:
 
     from nestvox.evaluation.report import percent_interval
 
     nested = found["nested"]
-    labels = f" [bold red]{', '.join(nested.labels).upper()}[/bold red]" if nested.labels else ""
-    shown = Table(title=f"EER % on the test trials, reported once{labels}", title_justify="left")
-    shown.add_column("dim", justify="right")
-    for name in found:
-        shown.add_column(name, justify="right")
+    title = "EER % on the test trials, reported once"
+    shown = whole_table(number("dim"), *map(number, found), title=title, labels=nested.labels)
     for row in nested.overall:
         rates = [evaluation.rates(row.dim) for evaluation in found.values()]
         shown.add_row(str(row.dim), *(percent_interval(rate) for rate in rates))
-    console.print(shown)
+    console().print(shown)
     head = nested.headline
     if "truncation" in found:
         pairs = [(row.dim, row.eer, found["truncation"].rates(row.dim).eer) for row in nested.overall[:-1]]
         if worse := [str(dim) for dim, rate, plain in pairs if rate >= plain > 0]:
-            console.print(f"The rotation does not help at {', '.join(worse)} dimensions: plain truncation is as good.")
-    console.print(
+            say(f"The rotation does not help at {', '.join(worse)} dimensions: plain truncation is as good.")
+    say(
         f"{head.n_target} target and {head.n_nontarget} non-target trials, sha256 {nested.trials_sha256[:16]}; "
         f"in brackets: {head.interval}"
     )
@@ -317,10 +303,10 @@ def _card_row(row: Any, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out: Path, console: Console) -> None:
+def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out: Path) -> None:
     """Two files of one speaker and two of different ones, at a quarter of the size, with the commands for it."""
     dim = next(d for d in model.dims if 4 * d >= model.embedding_dim)
-    console.print(f"[bold]verify two files by name, {dim} of {model.embedding_dim} dimensions[/bold]")
+    say(f"verify two files by name, {dim} of {model.embedding_dim} dimensions", style="bold")
     paths = table.audio_paths
     for target in (True, False):
         pair = trials.frame.filter(trials.frame["target"] == target).row(0, named=True)
@@ -331,8 +317,8 @@ def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out:
             rate = answer.threshold.p_miss if target else answer.threshold.p_fa
             verdict += f", which is wrong, as about {rate:.0%} of such verdicts are"
         marks = "".join(f" --mark {mark}" for mark in table.labels)
-        console.print(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}{marks}")
-        console.print(
+        say(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}{marks}")
+        say(
             f"    {verdict} (truth: {'same' if target else 'different'}): score {answer.score:+.4f}, "
             + (f"threshold {answer.threshold.value:+.4f}" if answer.threshold else "")
         )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nestvox.cli.backends import NetworkBackend, NetworkPrecision
+from nestvox.cli.console import say
 
 __all__ = ["embed", "export"]
 
@@ -132,27 +133,27 @@ def embed(
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
-    typer.echo(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
+    say(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
     if run.rows:
-        typer.echo(
+        say(
             f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to set up the"
             f" network and choose; batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, "
             f"{run.workers} for decoding"
         )
         if run.engine == "ray":
-            typer.echo(f"engine       ray, room for {run.tasks} such tasks side by side")
-        typer.echo(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
+            say(f"engine       ray, room for {run.tasks} such tasks side by side")
+        say(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
     if metadata.failed:
-        typer.echo(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
+        say(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in metadata.failed[:5]:
-            typer.echo(f"             {failure.utt_id}: {failure.reason}")
+            say(f"             {failure.utt_id}: {failure.reason}")
     if conditions:
         doubtful = sum(1 for codes in store.conditions if codes)
         counted = ", ".join(f"{count} {code}" for code, count in conditions.items())
-        typer.echo(f"conditions   {doubtful} of {len(store)} recordings are doubtful: {counted} (column condition)")
+        say(f"conditions   {doubtful} of {len(store)} recordings are doubtful: {counted} (column condition)")
     if metadata.labels:
-        typer.echo(f"labels       {', '.join(metadata.labels)}")
-    typer.echo(f"store        {out}")
+        say(f"labels       {', '.join(metadata.labels)}")
+    say(f"store        {out}")
 
 
 def export(
@@ -166,4 +167,4 @@ def export(
 
     with progress_bar("exporting", "rows") as progress:
         rows = export_store(store, out, dim=dim, progress=progress)
-    typer.echo(f"{rows} rows written to {out}")
+    say(f"{rows} rows written to {out}")

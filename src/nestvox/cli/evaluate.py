@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -92,8 +90,6 @@ def evaluate(
     The scores come from exactly one of --scores, --store and --model. Rates are per cent on the screen and fractions in
     the JSON and CSV files. With --report and a table that has duration_s, the trials are split by duration too.
     """
-    from rich.console import Console
-
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.rescored import evaluate_rescored, print_rescored
@@ -178,17 +174,15 @@ def evaluate(
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    print_evaluation(found, console)
+    print_evaluation(found)
     if rescored is not None:
-        print_rescored(rescored, console)
+        print_rescored(rescored)
     for title, other in others.items():
-        print_evaluation(other, console, title=title)
+        print_evaluation(other, title=title)
     _write(
         found,
         others,
         name,
-        console,
         json_out=json_out,
         report=report,
         csv=csv,
@@ -197,51 +191,43 @@ def evaluate(
     )
 
 
-def print_evaluation(evaluation: Evaluation, console: Console, *, title: str | None = None) -> None:
+def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from nestvox.evaluation.report import further_in_words, percent, percent_interval
 
     headline = evaluation.headline
-    labels = f" [bold red]{escape(', '.join(evaluation.labels).upper())}[/]" if evaluation.labels else ""
-    shown = Table(
-        title=escape(title or evaluation.model or "scores") + labels, title_justify="left", box=box.SIMPLE_HEAD
-    )
     # Over all trials only, the counts stand below the table once.
     conditions = len(evaluation.results) > len(evaluation.overall) or bool(evaluation.not_computable)
-    shown.add_column("dim", justify="right")
-    for name in ("condition", "target", "non-target") if conditions else ():
-        shown.add_column(name, justify="left" if name == "condition" else "right")
-    for name in ("EER % \\[interval]", "hull EER %", "minDCF \\[interval]"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    by = ("condition", number("target"), number("non-target")) if conditions else ()
+    rates = map(number, ("EER % [interval]", "hull EER %", "minDCF [interval]"))
+    heading = title or evaluation.model or "scores"
+    shown = whole_table(number("dim"), *by, *rates, title=heading, labels=evaluation.labels)
     for row in evaluation.results:
         cost = f"{row.min_dcf:.4f} [{row.min_dcf_low:.4f}, {row.min_dcf_high:.4f}]"
         place = [row.condition, str(row.n_target), str(row.n_nontarget)] if conditions else []
         values = ["-" if row.dim is None else str(row.dim), *place, percent_interval(row), percent(row.eer_rocch), cost]
-        shown.add_row(*map(escape, values), style="bold" if row is headline else "")
+        shown.add_row(*values, style="bold" if row is headline else "")
     for empty in evaluation.not_computable:
         place = ["-" if empty.dim is None else str(empty.dim), empty.condition]
         counts = [str(empty.n_target), str(empty.n_nontarget)]
-        shown.add_row(*map(escape, [*place, *counts, "not computable", "", empty.reason]), style="dim")
-    console.print(shown)
-    console.print(
+        shown.add_row(*place, *counts, "not computable", "", "", style="dim")
+    console().print(shown)
+    for reason in dict.fromkeys(empty.reason for empty in evaluation.not_computable):
+        places = dict.fromkeys(empty.condition for empty in evaluation.not_computable if empty.reason == reason)
+        say(f"not computable: {', '.join(places)}: {reason}", style="dim")
+    say(
         f"Headline: EER {percent(headline.eer, 3)} %, minDCF({headline.p_target:g}) {headline.min_dcf:.4f}; "
-        "the EER by linear interpolation, ties merged, largest dimension, all trials.",
-        soft_wrap=True,
+        "the EER by linear interpolation, ties merged, largest dimension, all trials."
     )
-    console.print(
+    say(
         f"{headline.n_target} target and {headline.n_nontarget} non-target trials of "
-        f"{escape(evaluation.trials_source)}, sha256 {evaluation.trials_sha256}",
-        soft_wrap=True,
+        f"{evaluation.trials_source}, sha256 {evaluation.trials_sha256}"
     )
-    console.print(f"Interval: {escape(headline.interval)}", soft_wrap=True)
+    say(f"Interval: {headline.interval}")
     further = ", ".join(map(further_in_words, [row for row in evaluation.further if row.dim == headline.dim]))
-    console.print(f"Also, with intervals: {escape(further)}", soft_wrap=True)
+    say(f"Also, with intervals: {further}")
     for note in evaluation.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        say(("note:", "yellow"), f" {note}")
 
 
 def check_figure_format(figure_format: str) -> None:
@@ -307,7 +293,6 @@ def _write(
     found: Evaluation,
     others: dict[str, Evaluation],
     name: str,
-    console: Console,
     *,
     json_out: Path | None,
     report: Path | None,
@@ -333,4 +318,4 @@ def _write(
         write_html(found, report, baselines=others, name=name)
         said["Report"] = str(report)
     for title, where in said.items():
-        console.print(f"{title}: {where}", soft_wrap=True, markup=False)
+        say(f"{title}: {where}")

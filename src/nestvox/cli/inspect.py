@@ -85,7 +85,7 @@ def inspect(
 def _print(found: Inspection) -> None:
     from rich.text import Text
 
-    from nestvox.cli.console import console, say, table
+    from nestvox.cli.console import console, say, whole_table
     from nestvox.download import readable_size
 
     screen = console()
@@ -107,7 +107,7 @@ def _print(found: Inspection) -> None:
     for warning in found.warnings:
         screen.print(Text.assemble(("  warning", "yellow"), f"  {warning}"), soft_wrap=True)
     if found.dims:
-        shown = table(
+        shown = whole_table(
             numbers=("dim", "shape", "norm, mean", "sd", "share of energy"),
             title="prefixes, before they are normalised",
         )
@@ -119,7 +119,7 @@ def _print(found: Inspection) -> None:
         screen.print(shown)
     _print_clips(found, screen)
     if found.latency:
-        shown = table(numbers=("clip, s", "median, ms", "x real time", "runs"), title="latency of one clip alone")
+        shown = whole_table(numbers=("clip, s", "median, ms", "x real time", "runs"), title="latency of one clip alone")
         for latency in found.latency:
             factor = f"{latency.real_time_factor:.4f}"
             shown.add_row(f"{latency.clip_s:g}", f"{latency.median_ms:.1f}", factor, str(latency.runs))
@@ -134,20 +134,20 @@ def _print(found: Inspection) -> None:
 
 def _print_clips(found: Inspection, screen: Console) -> None:
     """Norms of each clip, and the clips' cosines with each other at the full size."""
-    from nestvox.cli.console import say, table
+    from nestvox.cli.console import say, whole_table
 
     if not found.clip_norms:
         return
     shown_norms, most = found.clip_norms[:_MOST_CLIPS], len(found.clip_norms)
     dims = tuple(str(dim) for dim in shown_norms[0].norms)
-    shown = table("no.", "recording", numbers=("s", *dims), title="norm of each clip's prefixes")
+    shown = whole_table("no.", "recording", numbers=("s", *dims), title="norm of each clip's prefixes")
     for number, row in enumerate(shown_norms, 1):
         norms = ["-" if norm is None else f"{norm:.4g}" for norm in row.norms.values()]
         shown.add_row(str(number), row.clip, f"{row.duration_s:.1f}", *norms)
     screen.print(shown)
     whole = found.similarities[-1]
     numbers = tuple(str(number) for number in range(1, len(shown_norms) + 1))
-    shown = table("no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels)
+    shown = whole_table("no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels)
     for name, cosines in zip(numbers, whole.cosines, strict=False):
         shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cosines[: len(numbers)]))
     screen.print(shown)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import console, number, say, tell, text, whole_table
 from nestvox.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ _CONFIG_STATUS = {
 def list_models(json_file: _Json = None) -> None:
     """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
     from nestvox.atomic import write_text
-    from nestvox.cli.console import console, say, table
     from nestvox.encoders.cache import cached_weights
     from nestvox.encoders.catalogue import entries
 
@@ -48,8 +48,8 @@ def list_models(json_file: _Json = None) -> None:
     longest = max(len(entry.name) for entry in listed)
     for heading, group in _groups(listed):
         say(heading, style="bold")
-        rows = table("name", numbers=("EER % O", "download", "here"))
-        rows.columns[0].no_wrap, rows.columns[0].min_width = True, longest  # a name is there to be typed
+        rows = whole_table(text("name"), numbers=("EER % O", "download", "here"))
+        rows.columns[0].min_width = longest  # one below the other in every group
         for entry in group:
             here = "yes" if cached_weights(entry).is_file() else ""
             rows.add_row(entry.name, _published_eer(entry), _size(entry), here)
@@ -120,9 +120,6 @@ def _parameters(entry: CatalogueEntry) -> int:
 @app.command()
 def show(name: _Name, json_file: _Json = None) -> None:
     """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
-    from rich.console import Console
-    from rich.table import Table
-
     from nestvox.atomic import write_text
     from nestvox.download import readable_size
     from nestvox.encoders.cache import cached_weights, expected_sha256, first_use_record
@@ -150,11 +147,12 @@ def show(name: _Name, json_file: _Json = None) -> None:
         "notes": entry.notes,
         "here": str(target) if cached else f"not yet; 'nestvox models fetch {entry.name}' puts it at {target}",
     }
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    shown = whole_table("", "")
+    shown.show_header = False
     for key, value in rows.items():
         if value:
-            table.add_row(key, value)
-    Console().print(table, soft_wrap=False)
+            shown.add_row(key, value)
+    console().print(shown)
     if json_file is not None:
         write_text(json_file, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")
 
@@ -178,7 +176,7 @@ def fetch(
 
     with progress_bar(f"fetching {name}", "B") as progress:
         where = room.fetch(name, offline=offline, weights=weights, announce=_announce, progress=progress)
-    typer.echo(str(where))
+    say(str(where))
 
 
 @app.command()
@@ -190,7 +188,7 @@ def path(name: _Name) -> None:
     where = cached_weights(find(name))
     if not where.is_file():
         raise DownloadError(f"{name}: its weights are not at {where}; 'nestvox models fetch {name}' puts them there")
-    typer.echo(str(where))
+    say(str(where))
 
 
 @app.command("import-mrl")
@@ -210,7 +208,7 @@ def import_mrl(
     saved.save(out)
     info = get_model_info(model, show=False)
     dims = ", ".join(map(str, model.mrl_dims))
-    typer.echo(
+    say(
         f"{out}: {info['parameters']:,} parameters, {info['trainable']:,} of them trained by redimnet-mrl; "
         f"dimensions {dims}; fingerprint {saved.fingerprint}"
     )
@@ -226,7 +224,6 @@ def import_weights(
     ] = None,
 ) -> None:
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
-    from nestvox.cli.console import say
     from nestvox.loading import load
 
     model = load(name, weights=file, announce=_announce)
@@ -253,8 +250,8 @@ def import_onnx(
     model = load(file, front_end=front_end, output=output)
     model.name = name or model.name
     model.save(out)
-    typer.echo(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
+    say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
 
 
 def _announce(message: str) -> None:
-    typer.echo(message, err=True)
+    tell(message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import say
 from nestvox.cli.plan_enrol import enrol
 from nestvox.errors import NestvoxError
 
@@ -96,7 +97,7 @@ def plan(
         confidence=confidence,
     )
     for line in _lines(made, origin):
-        typer.echo(line)
+        say(line)
     if json_out is not None:
         plain = {**asdict(made), "clusters": made.clusters._asdict()}
         plain = {
@@ -104,7 +105,7 @@ def plan(
             for key, value in plain.items()
         }
         write_text(json_out, json.dumps(plain, indent=2, allow_nan=False) + "\n")
-        typer.echo(f"JSON: {json_out}")
+        say(f"JSON: {json_out}")
 
 
 app.command("enrol")(enrol)

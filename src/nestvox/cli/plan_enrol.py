@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.console import Console
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation.enrolment import EnrolmentPlan
@@ -57,7 +56,6 @@ def enrol(
 ) -> None:
     """Measure the equal error rate against the number and the length of enrolment clips, and advise."""
     import numpy as np
-    from rich.console import Console
 
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
@@ -111,11 +109,10 @@ def enrol(
             labels=labels,
             progress=progress,
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    _print(found, console)
+    _print(found)
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+        say(f"JSON: {json_out}")
 
 
 def _whole_clips(
@@ -174,17 +171,11 @@ def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> NDArray[Any
         return store.take(store.index_of(table.frame["utt_id"].to_list()))
 
 
-def _print(found: EnrolmentPlan, console: Console) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def _print(found: EnrolmentPlan) -> None:
 
-    labels = f" [bold red]{escape(', '.join(found.labels).upper())}[/]" if found.labels else ""
-    shown = Table(title=f"enrolment at {found.dim} dimensions{labels}", title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("clips of")
-    for name in ("clips", "speakers", "target : non-target", "EER % \\[interval]", "change in points \\[interval]"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("against")
+    names = ("clips", "speakers", "target : non-target", "EER % [interval]", "change in points [interval]")
+    title = f"enrolment at {found.dim} dimensions"
+    shown = whole_table("clips of", *map(number, names), "against", title=title, labels=found.labels)
     for row in found.rows:
         place = [row.length, str(row.n_clips), str(row.n_speakers)]
         if row.eer is None or row.low is None or row.high is None:
@@ -194,14 +185,14 @@ def _print(found: EnrolmentPlan, console: Console) -> None:
             change = f"{100 * row.change:+.2f} [{100 * row.change_low:+.2f}, {100 * row.change_high:+.2f}]"
         rate = f"{100 * row.eer:.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]"
         cells = [*place, f"{row.n_target} : {row.n_nontarget}", rate, change, row.against]
-        shown.add_row(*map(escape, cells))
-    console.print(shown)
+        shown.add_row(*cells)
+    console().print(shown)
     for length in dict.fromkeys(row.length for row in found.rows if row.reason):
         first, *more = [row for row in found.rows if row.reason and row.length == length]
         counts = ", ".join(str(row.n_clips) for row in (first, *more))
-        console.print(f"not computable: {length}, {counts} clips: {escape(first.reason)}", style="dim", soft_wrap=True)
+        say(f"not computable: {length}, {counts} clips: {first.reason}", style="dim")
     for sentence in found.advice:
-        console.print(escape(sentence), soft_wrap=True)
-    console.print(f"Interval: {escape(found.interval)}", soft_wrap=True)
+        say(sentence)
+    say(f"Interval: {found.interval}")
     for note in found.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        say(("note:", "yellow"), f" {note}")

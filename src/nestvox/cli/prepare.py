@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import TableError
 
 if TYPE_CHECKING:
@@ -322,13 +323,13 @@ def _finish(
     known = {name: count for name, count in counts.items() if count is not None}  # no hours without durations
     print_rows({**known, "skipped": len(prepared.skipped), "table": str(out)})
     for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
-        typer.echo(f"skipped {skipped.path}: {skipped.reason}")
+        say(f"skipped {skipped.path}: {skipped.reason}")
     if len(prepared.skipped) > _SHOWN_SKIPPED:
-        typer.echo(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
+        say(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
     content = {**counts, "skipped": [asdict(skipped) for skipped in prepared.skipped], "table": str(out)}
     if isinstance(prepared, CorpusPrepared):
         for line in (*(part.sentence() for part in prepared.coverage), *prepared.notes):
-            typer.echo(line)
+            say(line)
         coverage = [asdict(part) for part in prepared.coverage]
         content |= {"complete": prepared.complete, "coverage": coverage, "notes": list(prepared.notes)}
     write_json(json_file, content)
@@ -348,14 +349,11 @@ def _table_counts(table: UtteranceTable) -> dict[str, Any]:
 
 def print_rows(rows: dict[str, Any]) -> None:
     """Print names and values as a table of two columns."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("", "", show_header=False)
-    shown.columns[1].overflow = "fold"
+    shown = whole_table(number(""), "")
+    shown.show_header = False
     for name, value in rows.items():
         shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(shown)
+    console().print(shown)
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

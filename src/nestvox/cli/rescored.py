@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nestvox.cli.console import say
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -151,10 +150,8 @@ def evaluate_rescored(
     )
 
 
-def print_rescored(rescored: RescoredEvaluation, console: Console) -> None:
+def print_rescored(rescored: RescoredEvaluation) -> None:
     """Print costs before and after the calibration, and what stored thresholds do here."""
-    from rich.markup import escape
-
     from nestvox.cli.calibrate import print_costs
     from nestvox.cli.source import show_dim
     from nestvox.cli.threshold import print_uses
@@ -162,19 +159,16 @@ def print_rescored(rescored: RescoredEvaluation, console: Console) -> None:
     if rescored.origin:
         print_costs(
             {"before": rescored.before, "after": rescored.after},
-            console,
             title=f"calibrated by {rescored.origin}",
             p_target=rescored.p_target,
             labels=rescored.evaluation.labels,
         )
         for row in rescored.evaluation.overall:
-            console.print(
-                f"{show_dim(row.dim, unit='dimensions')}: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim"
-            )
+            say(f"{show_dim(row.dim, unit='dimensions')}: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim")
     if rescored.uses:
-        print_uses(rescored.uses, console)
+        print_uses(rescored.uses)
     if rescored.scores_file is not None:
-        console.print(f"Scores ({escape(rescored.space)}): {escape(str(rescored.scores_file))}", soft_wrap=True)
+        say(f"Scores ({rescored.space}): {rescored.scores_file!s}")
 
 
 def _stored(path: Path) -> tuple[Threshold, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -85,34 +86,27 @@ def rotate(
     if json_out is not None:
         write_text(json_out, json.dumps(report.to_json(), indent=2) + "\n")
     _show(report)
-    print(f"rotation  {out}")
+    say(f"rotation  {out}")
     if rotated is not None:
-        print(f"vectors   {rotated}")
+        say(f"vectors   {rotated}")
 
 
 def _show(report: RotationReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
     labelled = bool(report.speakers)
-    table = Table(title=f"{report.rotation.method} rotation of {report.rows:,} vectors", title_justify="left")
-    table.add_column("dim", justify="right")
-    if labelled:
-        table.add_column("EER % before", justify="right")
-        table.add_column("EER % after", justify="right")
-    table.add_column("score agreement before", justify="right")
-    table.add_column("score agreement after", justify="right")
+    rates = ["EER % before", "EER % after"] if labelled else []
+    names = ("dim", *rates, "score agreement\nbefore", "score agreement\nafter")
+    shown = whole_table(*map(number, names), title=f"{report.rotation.method} rotation of {report.rows:,} vectors")
     for row in report.prefixes:
         rates = []
         if row.eer_before is not None and row.eer_after is not None:
             rates = [f"{100 * row.eer_before:.2f}", f"{100 * row.eer_after:.2f}"]
-        table.add_row(str(row.dim), *rates, f"{row.kept_before:.4f}", f"{row.kept_after:.4f}")
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+        shown.add_row(str(row.dim), *rates, f"{row.kept_before:.4f}", f"{row.kept_after:.4f}")
+    console().print(shown)
     if labelled:
         parts = ", ".join(f"{part} {n['speakers']} speakers / {n['rows']} rows" for part, n in report.speakers.items())
-        console.print(f"{parts}; the table is of the report speakers, all pairs, no interval")
-    console.print("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
-    console.print(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
+        say(f"{parts}; the table is of the report speakers, all pairs, no interval")
+    say("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
+    say(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
     for note in report.notes:
-        console.print(f"note: {note}")
+        say(("note:", "yellow"), f" {note}")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from nestvox.evaluation.set_threshold import ThresholdsSet, ThresholdUse
     from nestvox.metrics.thresholds import DecisionRule
@@ -76,8 +74,6 @@ def threshold(
 
     Exactly one operating point: --far, --frr, --eer, or costs. It is refused where the trials are too few to say it.
     """
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.cli.calibrate import keeping_folder
     from nestvox.cli.dims import parse_dims
@@ -121,66 +117,51 @@ def threshold(
             confidence=confidence,
             progress=progress,
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    _print(found, console)
+    _print(found)
     if folder is not None:
         store_in_model(folder, thresholds=found.thresholds)
-        console.print(f"Stored in {folder}", soft_wrap=True, markup=False)
+        say(f"Stored in {folder}")
     if out is not None:
         add_to_file(out, system.fingerprint or "", thresholds=found.thresholds)
-        console.print(f"Written to {out}", soft_wrap=True, markup=False)
+        say(f"Written to {out}")
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        console.print(f"JSON: {json_out}", soft_wrap=True, markup=False)
+        say(f"JSON: {json_out}")
 
 
-def print_uses(uses: Sequence[ThresholdUse], console: Console) -> None:
+def print_uses(uses: Sequence[ThresholdUse]) -> None:
     """Print what stored thresholds promise and what they do here; rates in per cent."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from nestvox.cli.source import show_dim, show_score
 
     labels = sorted({label for use in uses for label in use.labels})
-    shown_labels = f" [bold red]{escape(', '.join(labels).upper())}[/]" if labels else ""
-    shown = Table(title="stored thresholds on these trials" + shown_labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("dim", justify="right")
-    shown.add_column("set at")
-    for name in ("threshold", "FAR %\nthere", "FAR %\nhere", "FRR %\nthere", "FRR %\nhere", "trials\nhere"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    names = ("threshold", "FAR %\nthere", "FAR %\nhere", "FRR %\nthere", "FRR %\nhere", "trials\nhere")
+    title = "stored thresholds on these trials"
+    shown = whole_table(number("dim"), "set at", *map(number, names), title=title, labels=labels)
     for use in uses:
         stored = use.threshold
         shown.add_row(
             show_dim(stored.dim),
-            escape(_place(stored)),
+            _place(stored),
             show_score(stored.value),
             f"{100 * stored.p_fa:.2f}",
-            escape(_percent(use.p_fa, use.p_fa_interval)),
+            _percent(use.p_fa, use.p_fa_interval),
             f"{100 * stored.p_miss:.2f}",
-            escape(_percent(use.p_miss, use.p_miss_interval)),
+            _percent(use.p_miss, use.p_miss_interval),
             f"{use.n_target} : {use.n_nontarget}",
         )
-    console.print(shown)
+    console().print(shown)
     if uses:
-        console.print(f"Interval: {escape(uses[0].interval)}", soft_wrap=True)
+        say(f"Interval: {uses[0].interval}")
 
 
-def _print(found: ThresholdsSet, console: Console) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def _print(found: ThresholdsSet) -> None:
 
     from nestvox.cli.source import show_dim, show_score
 
-    labels = f" [bold red]{escape(', '.join(found.labels).upper())}[/]" if found.labels else ""
     first = found.thresholds[0]
     title = f"{first.operating_point}{f' for {first.domain}' if first.domain else ''}, {first.space}"
-    shown = Table(title=escape(title) + labels, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("dim", justify="right")
-    shown.add_column("recordings")
-    for name in ("threshold \\[interval]", "FAR % \\[interval]", "FRR % \\[interval]", "target : non-target"):
-        shown.add_column(name, justify="right")
+    names = ("threshold [interval]", "FAR % [interval]", "FRR % [interval]", "target : non-target")
+    shown = whole_table(number("dim"), "recordings", *map(number, names), title=title, labels=found.labels)
     for made in found.thresholds:
         interval = "no upper end" if made.value_interval is None else ", ".join(map(show_score, made.value_interval))
         cells = (
@@ -191,25 +172,19 @@ def _print(found: ThresholdsSet, console: Console) -> None:
             _percent(made.p_miss, made.p_miss_interval),
             f"{made.n_target} : {made.n_nontarget}",
         )
-        shown.add_row(*map(escape, cells))
-    console.print(shown)
-    console.print(f"Trials {escape(first.trials_source)}, sha256 {first.trials_sha256}", soft_wrap=True)
-    console.print(f"Interval: {escape(first.interval)}", soft_wrap=True)
+        shown.add_row(*cells)
+    console().print(shown)
+    say(f"Trials {first.trials_source}, sha256 {first.trials_sha256}")
+    say(f"Interval: {first.interval}")
     for missing in found.not_set:
         place = f"{show_dim(missing.dim, unit='dimensions')}, recordings of {missing.duration_class}"
-        console.print(
-            f"[yellow]not set:[/yellow] {place}: {escape(missing.reason)}",
-            soft_wrap=True,
-        )
+        say(("not set:", "yellow"), f" {place}: {missing.reason}")
     for made, sentences in zip(found.thresholds, found.warnings, strict=True):
         for sentence in sentences:
             place = "" if made.duration_class is None else f", recordings of {made.duration_class}"
-            console.print(
-                f"[yellow]unsure:[/yellow] {show_dim(made.dim, unit='dimensions')}{place}: {escape(sentence)}",
-                soft_wrap=True,
-            )
+            say(("unsure:", "yellow"), f" {show_dim(made.dim, unit='dimensions')}{place}: {sentence}")
     for note in found.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        say(("note:", "yellow"), f" {note}")
 
 
 def _place(stored: Threshold) -> str:

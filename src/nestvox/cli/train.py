@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli.console import complain, console, say, tell, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -41,11 +42,10 @@ def train(
 
     if list_:
         for name, about in shipped_recipes().items():
-            print(f"{name:<14} {about}")
+            say(f"{name:<14} {about}")
         return
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
-    from nestvox.cli.console import console
     from nestvox.cli.progress import progress_bar
     from nestvox.extras import require
     from nestvox.training.redimnet_mrl import (
@@ -57,9 +57,6 @@ def train(
         refuse_other_data,
     )
 
-    def tell(note: str) -> None:
-        console(stderr=True).print(note, soft_wrap=True)
-
     plan = read_configuration(recipe)
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
     made = data_folder(Path("run") if out is None else out)
@@ -70,7 +67,8 @@ def train(
             tell(note)
         resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [], adapt=True)
     if show:
-        print(resolved.to_yaml(), end="")
+        for line in resolved.to_yaml().splitlines():
+            say(line)
         return
     if out is None:
         raise NestvoxError("--out is missing: the folder of the run")
@@ -94,7 +92,6 @@ def _watch(out: Path, name: str) -> Watch:
     """Return what tells of a run on standard error, and keeps its page up to date."""
     import time
 
-    from nestvox.cli.console import complain, console
     from nestvox.evaluation.run_page import write_run_page
     from nestvox.training.watch import EpochReport, Watch
 
@@ -105,7 +102,7 @@ def _watch(out: Path, name: str) -> Watch:
         written_at = float("-inf")
 
         def epoch(self, report: EpochReport) -> None:
-            console(stderr=True).print(report.words, soft_wrap=True)
+            tell(report.words)
             if time.monotonic() - self.written_at > _PAGE_EVERY_S:  # a page holds the whole log
                 write_run_page(out, name=name, left_s=report.left_s)
                 self.written_at = time.monotonic()
@@ -114,10 +111,9 @@ def _watch(out: Path, name: str) -> Watch:
 
 
 def _show(trained: Trained) -> None:
-    from nestvox.cli.console import console, say, table
     from nestvox.evaluation.run_page import write_run_page
 
-    shown = table(
+    shown = whole_table(
         numbers=("dim", "EER % cut", "EER % at start", "EER % kept [interval]"),
         title=trained.model.name,
         labels=trained.labels,

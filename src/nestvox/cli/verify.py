@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli.channels import pair_of_channels
+from nestvox.cli.console import say
 from nestvox.errors import ModelError
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def verify(
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from nestvox.atomic import write_text
     from nestvox.audio.segment import Segment
     from nestvox.model_calibration import read_calibration
@@ -82,24 +81,23 @@ def verify(
     if json_out is not None:
         written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
         write_text(json_out, json.dumps(written, indent=2) + "\n")
-    console = Console(soft_wrap=True, highlight=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
-    console.print(f"[bold]{verdict}[/bold]")
-    console.print(f"  score      {answer.score:+.4f} {answer.score_name} ({answer.direction}; not a probability)")
+    say(verdict, style="bold")
+    say(f"  score      {answer.score:+.4f} {answer.score_name} ({answer.direction}; not a probability)")
     if answer.llr is not None:
-        console.print(f"  LLR        {answer.llr:+.3f} nats, {answer.llr_origin}", markup=False)
+        say(f"  LLR        {answer.llr:+.3f} nats, {answer.llr_origin}")
     elif loaded.llr is not None:
-        console.print(f"  LLR        none: {answer.llr_origin}", markup=False)
+        say(f"  LLR        none: {answer.llr_origin}")
     if answer.threshold is None:
-        console.print(f"  threshold  {answer.reason}; set one on pairs of your own domain")
+        say(f"  threshold  {answer.reason}; set one on pairs of your own domain")
     else:
         unit = " nats" if answer.threshold.space.kind == "llr" else ""
-        console.print(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}", markup=False)
-    console.print(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
+        say(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}")
+    say(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     if chosen is not None:
-        console.print(f"  route      {chosen.name} of {model}", markup=False)
+        say(f"  route      {chosen.name} of {model}")
     for warning in answer.warnings:
-        console.print(f"  [yellow]warning[/yellow]    {warning}")
+        say(("  warning", "yellow"), f"    {warning}")
     if answer.same is not True:
         raise typer.Exit(_DIFFERENT if answer.same is False else _NO_VERDICT)
 
