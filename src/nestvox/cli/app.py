@@ -29,6 +29,7 @@ from nestvox.cli import (
     train,
     verify,
 )
+from nestvox.cli.console import say
 from nestvox.cli.outputs import checked
 
 __all__ = ["app", "commands", "parser"]
@@ -61,7 +62,7 @@ app.command()(demo.demo)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"nestvox {__version__}")
+        say(f"nestvox {__version__}")
         raise typer.Exit
 
 

@@ -147,7 +147,9 @@ def _print_clips(found: Inspection, screen: Console) -> None:
     screen.print(shown)
     whole = found.similarities[-1]
     numbers = tuple(str(number) for number in range(1, len(shown_norms) + 1))
-    shown = whole_table("no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels)
+    shown = whole_table(
+        "no.", numbers=numbers, title=f"cosines of the clips at {whole.dim} dimensions", labels=found.labels
+    )
     for name, cosines in zip(numbers, whole.cosines, strict=False):
         shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cosines[: len(numbers)]))
     screen.print(shown)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nestvox.cli.console import console, tell
 from nestvox.progress import Progress as Callback
 
 __all__ = ["progress_bar"]
@@ -42,19 +42,19 @@ def progress_bar(description: str, unit: str) -> Iterator[Callback]:
 
     On a terminal it is a bar; in a log file it is a line every ten seconds, so that a batch job can be followed.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _log_lines(description, unit)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(unit),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
+        TextColumn("ETA", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task(description, total=None)
 
         def report(done: int, total: int | None, /) -> None:
@@ -78,6 +78,6 @@ def _log_lines(description: str, unit: str) -> Callback:
         rate = (done - first) / (now - start)
         eta = f", ETA {(total - done) / rate:.0f} s" if total is not None and rate > 0 else ""
         whole = f"/{total}" if total is not None else ""
-        print(f"{description}: {done}{whole} {unit}, {rate:,.1f} {unit}/s{eta}", file=sys.stderr, flush=True)
+        tell(f"{description}: {done}{whole} {unit}, {rate:,.1f} {unit}/s{eta}")
 
     return report
