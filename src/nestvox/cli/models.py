@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestvox.cli.console import console, number, say, tell, text, whole_table
+from nestvox.cli.console import console, say, tell, text, whole_table
 from nestvox.errors import DownloadError
 
 if TYPE_CHECKING:
