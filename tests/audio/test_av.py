@@ -299,3 +299,18 @@ def test_flac_in_ogg(tmp_path: Path) -> None:
     (tmp_path / "both.oga").write_bytes(one + two)
     np.testing.assert_array_equal(read(tmp_path / "both.oga")[0], np.concatenate([first, second]))
     assert probe(tmp_path / "both.oga").format == "OGG"
+
+
+@pytest.mark.parametrize("kind", ["matroska", "mp4"])
+def test_several_tracks_are_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w", format=kind) as file:
+        tracks = [file.add_stream("flac", rate=16_000, layout="mono") for _ in range(2)]
+        for number, track in enumerate(tracks):
+            samples = np.round((1 - 0.5 * number) * chirp(0.064, 16_000) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            file.mux(track.encode(frame))
+            file.mux(track.encode(None))
+    with pytest.raises(UnreadableAudioError, match="holds 2 audio tracks; take out the one that is meant"):
+        read(path)

@@ -198,6 +198,19 @@ def test_bad_audio_stops_by_name_or_is_recorded(tmp_path: Path, table: Utterance
     assert run.failed == 3
 
 
+def test_what_cannot_be_read_whole_is_in_the_list_of_the_store(tmp_path: Path, table: UtteranceTable) -> None:
+    """A wav whose header counts a part of what it holds: the part is no utterance."""
+    path = table.root / "3.wav"
+    content = path.read_bytes()
+    at = content.index(b"data") + 4
+    length = int.from_bytes(content[at : at + 4], "little")
+    path.write_bytes(content[:at] + (length // 2).to_bytes(4, "little") + content[at + 4 :])
+    store = embed_table(MomentModel(), table, tmp_path / "s", shard_rows=2, skip_bad=True)
+    ((name, reason),) = [(failure.utt_id, failure.reason) for failure in store.metadata.failed]
+    assert name == "u3"
+    assert reason.startswith(f"{length - length // 2:,} bytes stand behind the end of the sound")
+
+
 def test_a_shard_of_bad_audio_alone(tmp_path: Path, table: UtteranceTable) -> None:
     for number in (0, 1, 28, 29):
         (table.root / f"{number}.wav").write_bytes(b"no audio")

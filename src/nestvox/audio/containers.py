@@ -46,7 +46,7 @@ def container_of(head: bytes) -> str | None:
 
 
 class ContainerStream:
-    """The first audio track of a file, read front to back; the members are those of soundfile's `SoundFile`.
+    """The audio track of a file, read front to back; the members are those of soundfile's `SoundFile`.
 
     Attributes:
         format: ``MP4``, ``MATROSKA`` or ``ADTS``.
@@ -57,7 +57,7 @@ class ContainerStream:
         n_bytes: of the file, for whoever opens it.
 
     Raises:
-        BrokenStreamError: nothing can be decoded, or the extra [av] is not installed.
+        BrokenStreamError: nothing can be decoded, there are several audio tracks, or the extra [av] is not installed.
     """
 
     def __init__(self, source: Path | BinaryIO, container: str) -> None:
@@ -73,6 +73,11 @@ class ContainerStream:
             self._container = self._av.open(where, format=_DEMUXERS[container])
             if not self._container.streams.audio:
                 raise BrokenStreamError("holds no audio track")
+            tracks = len(self._container.streams.audio)
+            if tracks > 1:  # two people, or two languages: whose voice would it be?
+                raise BrokenStreamError(
+                    f"holds {tracks} audio tracks; take out the one that is meant (ffmpeg -i FILE -map 0:a:0 OUT)"
+                )
             self._track = self._container.streams.audio[0]
             self._decoded = self._frames()
             first = next(self._decoded, None)

@@ -257,7 +257,7 @@ def read(
 
     Args:
         path: wav (8 to 32 bit, float, A-law, u-law, ADPCM), flac, ogg (Vorbis, Opus), mp3, aiff, au, caf, w64
-            or sph; with the extra [av] also m4a, mp4, webm, mka and aac, of which the first audio track is read. A
+            or sph; with the extra [av] also m4a, mp4, webm, mka and aac with one audio track. A
             member of a tar archive is ``archive.tar::member`` (see `audio.archives`); it is held in memory whole.
         sample_rate: of the result, in Hz; None keeps the file's own.
         start_s: seconds to leave out at the beginning.

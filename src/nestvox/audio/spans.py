@@ -34,7 +34,7 @@ _MARKS = (
     (b"caff\0", "CAF"),
     (b".snd", "AU"),
     (b"dns.", "AU"),
-    (b"NIST_1A\n", "NIST"),
+    (b"NIST_1A", "NIST"),
     (b"riff\x2e\x91\xcf\x11", "W64"),
     (_EBML, "MATROSKA"),
 )
