@@ -59,6 +59,7 @@ from nestvox.model_calibration import ModelCalibration
 from nestvox.model_folder import CONFIG_FILE, read_head
 from nestvox.progress import Progress, silent
 from nestvox.schema import Size, StrictModel, Word, validated
+from nestvox.shown import shown
 
 __all__ = [
     "AAMSoftmax",
@@ -566,8 +567,10 @@ def _released(model_name: str, train_type: str, dataset: str) -> str:
     name = f"redimnet-{model_name}-{dataset}-{train_type}"
     known = [entry.name for entry in entries() if entry.name.startswith(f"redimnet-{model_name}-")]
     if name not in known:
-        there = ", ".join(known) or "'nestvox models list' shows what was released"
-        raise CatalogueError(f"no released {name}; there is {there}")
+        released = [entry.name.split("-")[1] for entry in entries() if entry.name.startswith("redimnet-")]
+        sizes = ", ".join(sorted(set(released) - {"mrl"}))
+        there = f"there is {', '.join(known)}" if known else f"sizes that were released: {sizes}"
+        raise CatalogueError(f"no released {shown(name)}; {there}")
     return name
 
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nestvox.encoders.checkpoint import read_checkpoint, read_tensors  # noqa: E402
+from nestvox.encoders.weights import load_strict  # noqa: E402
 from nestvox.errors import WeightsError  # noqa: E402
 
 
@@ -361,3 +362,15 @@ def test_safetensors_whose_header_is_longer_than_the_file(tmp_path: Path, stated
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + header + b"\0" * 16)
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         read_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8])
+def test_numbers_of_another_kind_are_not_put_into_a_network(kind: Any) -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    before = layer.weight.clone()
+    with pytest.raises(WeightsError, match=r"x\.pt: weight is of the type .*float32 there"):
+        load_strict(layer, {"weight": torch.ones(2, 2).to(kind)}, "x.pt")
+    assert torch.equal(layer.weight, before)
+    for precision in (torch.float16, torch.bfloat16, torch.float64):
+        load_strict(layer, {"weight": torch.ones(2, 2).to(precision)}, "x.pt")
+        assert layer.weight.tolist() == [[1.0, 1.0], [1.0, 1.0]]

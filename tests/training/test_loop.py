@@ -140,9 +140,23 @@ def test_average_of_the_weights(
             assert torch.allclose(tensor, expected, atol=1e-6), name
 
 
-def test_bfloat16_on_a_cpu(
-    encoder: SpeakerModel, world: World, tmp_path: Path, start: Checkpoint, stepped: Checkpoint
+def test_bfloat16_on_a_cpu_without_it_is_told(
+    encoder: SpeakerModel, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nestvox.training.loop.cpu_computes", lambda precision: False)
+    with pytest.warns(UserWarning, match=r"bfloat16: this processor does not compute in it.*float32"):
+        run(encoder, world, tmp_path / "run", **{"training.precision": "bfloat16"})
+
+
+def test_bfloat16_on_a_cpu(
+    encoder: SpeakerModel,
+    world: World,
+    tmp_path: Path,
+    start: Checkpoint,
+    stepped: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nestvox.training.loop.cpu_computes", lambda precision: True)
     half, _ = run(encoder, world, tmp_path / "run", **{"training.precision": "bfloat16"})
     whole, rounded = gradient(start, stepped), gradient(start, half)
     assert all(tensor.dtype == torch.float32 for name, tensor in half.tensors.items() if name.startswith("network.lin"))

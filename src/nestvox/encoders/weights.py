@@ -132,10 +132,25 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]],
     )
     if not report.complete:
         raise WeightsError(f"weights do not fit the network. {report}")
+    for key in common:
+        found = translation.tensors[key]
+        if _kind(wanted[key]) != _kind(found):
+            raise WeightsError(
+                f"{source}: {key} is of the type {str(found.dtype).removeprefix('torch.')}, and the network has "
+                f"{str(wanted[key].dtype).removeprefix('torch.')} there"
+            )
     if spoilt := [key for key in common if given[key].is_floating_point() and not given[key].isfinite().all()]:
         raise WeightsError(f"{source}: values that are not finite in {', '.join(spoilt)}")
     module.load_state_dict({key: _flushed(value) for key, value in given.items()}, strict=True)
     return report
+
+
+def _kind(tensor: Tensor) -> str:
+    """What its numbers are: real ones of any precision, whole ones of any width, or what no network here has."""
+    if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return "real"
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+    return "whole" if whole and tensor.dtype != torch.bool else str(tensor.dtype)
 
 
 def _as_precise_as(wanted: Tensor | None, given: Tensor) -> Tensor:

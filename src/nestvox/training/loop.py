@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn, optim
 
+from nestvox.encoders.backends import cpu_computes
 from nestvox.errors import TrainingError
 from nestvox.losses.nested import NestedTerms
 from nestvox.progress import Progress, silent
@@ -41,6 +42,11 @@ from nestvox.training.schedule import Schedule
 from nestvox.training.watch import EpochReport, Watch
 
 __all__ = ["CHECKPOINT_FILE", "Batch", "MicroBatch", "ParameterGroup", "Source", "Task", "TrainingLoop"]
+
+_SLOW_BFLOAT16 = (
+    "training.precision bfloat16: this processor does not compute in it and converts every number, which takes several "
+    "times as long as float32; set training.precision: float32"
+)
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -196,6 +202,9 @@ class TrainingLoop:
         precision = recipe.training.precision
         if precision == "float16" and processes.device.type != "cuda":
             raise TrainingError("training.precision float16 is for a GPU; on a CPU take bfloat16 or float32")
+        slow = precision == "bfloat16" and processes.device.type == "cpu" and not cpu_computes("bfloat16")
+        if slow and processes.first:
+            self.watch.warn(_SLOW_BFLOAT16)
         self._dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
         state = task.network.state_dict(keep_vars=True)
