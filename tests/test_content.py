@@ -36,7 +36,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 17
         (b"Entry not found", "Entry not found"),
         (b"404: Not Found", "404: Not Found"),
         (b"Access to model x/y is restricted", ""),
-        (gzip.compress(b"x"), "gunzip"),
+        (gzip.compress(b"x", mtime=0), "gunzip"),
         (b"BZh91AY&SY", "bunzip2"),
         (b"\x28\xb5\x2f\xfd\x00", "unzstd"),
         (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", "macOS"),
