@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from nestvox.errors import ModelError
 
@@ -45,8 +46,8 @@ class KaldiFbank:
     Source: D. Povey et al., "The Kaldi speech recognition toolkit", ASRU 2011; mel = 1127 ln(1 + f / 700).
     """
 
-    sample_rate: int = 16_000
-    n_mels: int = 80
+    sample_rate: Annotated[int, Field(ge=1000, le=384_000)] = 16_000
+    n_mels: Annotated[int, Field(ge=1, le=4096)] = 80
     window: Literal["povey", "hamming"] = "povey"
     scale: float = 1.0
     subtract_mean: bool = True

@@ -16,6 +16,7 @@ from nestvox.errors import NestvoxError
 from nestvox.evaluation.drawing import Drawing, Plot
 from nestvox.evaluation.figures import even_ticks
 from nestvox.evaluation.report import render_page
+from nestvox.evaluation.run_records import check_record, check_result
 from nestvox.gate import naming, parse_json, read_json, read_text
 
 __all__ = ["RUN_PAGE", "loss_figure", "rates_figure", "write_run_page"]
@@ -58,6 +59,8 @@ def write_run_page(folder: str | Path, *, name: str = "", left_s: float | None =
     folder = Path(folder)
     result_file = folder / "result.json"
     result = read_json(result_file, _error) if result_file.is_file() else None
+    if result is not None:
+        check_result(result, str(result_file), _error)
     log = _log(folder / "metrics.jsonl", needed=result is None)
     development = (result or {}).get("development") or log.about.get("development")
     dims = sorted({int(dim) for record in log.epochs for dim in record.get("dev_eer", {})})
@@ -143,8 +146,7 @@ def _log(path: Path, *, needed: bool) -> _Log:
         read_text(path, _error, missing="no log: is this the folder of a run?").splitlines(), 1
     ):
         record = parse_json(line, f"{path} line {number}", _error)
-        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int | float):
-            raise _error(f"line {number} is none of a run's log", str(path))
+        check_record(record, f"{path} line {number}", _error)
         if "loss" in record:
             losses.append((float(record["epoch"]), float(record["loss"])))
             continue
