@@ -6,6 +6,7 @@ the network was trained on does not stand in every file; the wrong window or sca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of
 from nestvox.gate import naming, read_bytes, read_json
+from nestvox.schema import validated_dataclass
 from nestvox.shown import shown
 
 __all__ = ["FRONT_ENDS", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
@@ -95,7 +97,7 @@ class OnnxNetwork:
         self.source = source
         check_onnx(content, source, n_mels=front_end.n_mels)
         self._session = _session(content, source, threads)
-        self.metadata = _metadata(self._session)
+        self.metadata = _metadata(self._session, source)
         self._input, self._type, self._bands_first = self._only_input()
         self._output, self.output = self._chosen(output)
         # A run on a second of noise tells the size, and at once whether the network takes such features at all.
@@ -110,7 +112,7 @@ class OnnxNetwork:
                 "for 3 s, which is no embedding"
             )
         promised = self.metadata.get("output_dim", "")
-        if promised.isdecimal() and int(promised) != self.embedding_dim:
+        if re.fullmatch("[0-9]{1,9}", promised) and int(promised) != self.embedding_dim:
             raise ModelError(f"{source}: says that embeddings have {promised} numbers and gives {self.embedding_dim}")
 
     def __call__(self, waveform: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -271,7 +273,7 @@ def read_onnx(
     require("onnxruntime", extra="onnx", purpose="running an ONNX file")
     content = read_bytes(path, naming(ModelError), most_bytes=MOST_ONNX_BYTES, missing="cannot be read: not there")
     check_onnx(content, str(path), n_mels=_USUAL_BANDS)
-    metadata = _metadata(_session(content, str(path), 1))
+    metadata = _metadata(_session(content, str(path), 1), str(path))
     beside = path.with_name(path.stem + _DESCRIPTION_SUFFIX)
     card: dict[str, Any] = {}
     asked: Any = front_end
@@ -319,8 +321,11 @@ def _session(content: bytes, source: str, threads: int) -> Any:
         raise ModelError(f"{source}: not an ONNX network that runs here: {_first_line(error)}") from error
 
 
-def _metadata(session: Any) -> dict[str, str]:
-    return dict(session.get_modelmeta().custom_metadata_map)
+def _metadata(session: Any, source: str) -> dict[str, str]:
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{source}: damaged: what it says of itself is no text ({error})") from error
 
 
 def _described(path: Path) -> tuple[str | KaldiFbank | None, dict[str, Any]]:
@@ -336,9 +341,9 @@ def _described(path: Path) -> tuple[str | KaldiFbank | None, dict[str, Any]]:
         if strange_names := sorted(front_end.keys() - set(names)):
             raise ModelError(f"{path}: front_end has {', '.join(strange_names)}; known: {', '.join(names)}")
         try:
-            front_end = KaldiFbank(**front_end)
-        except (ModelError, TypeError) as error:
-            raise ModelError(f"{path}: front_end: {error}") from error
+            front_end = validated_dataclass(KaldiFbank, front_end, "front_end", naming(ModelError))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
     elif front_end is not None and not isinstance(front_end, str):
         raise ModelError(f"{path}: front_end is a toolkit's name or an object, got {front_end!r}")
     for key, value in content.items():
@@ -358,7 +363,7 @@ def _front_end(asked: str | None, metadata: Mapping[str, str], path: Path) -> Ka
             f'or write {{"front_end": "wespeaker"}} into {path.stem}{_DESCRIPTION_SUFFIX} beside it'
         )
     found = FRONT_ENDS[known]
-    if metadata.get("sample_rate", "").isdecimal():
+    if re.fullmatch("[0-9]{1,6}", metadata.get("sample_rate", "")):
         found = replace(found, sample_rate=int(metadata["sample_rate"]))
     if asked is not None:
         return found
