@@ -77,6 +77,7 @@ def sphere(width: int, bits: int, order: str, data: bytes) -> bytes:
     return f"NIST_1A\n   1024\n{fields}end_head\n".encode().ljust(1024) + data
 
 
+FULL = (VALUES << 8) + 77
 LOW, HIGH = packed(VALUES, 4), packed(VALUES << 8, 4)
 CLEARED = packed(VALUES & 0xFF_FFFF, 4)  # without the sign in the byte that is not used
 V12, V20 = VALUES >> 12, VALUES >> 4
@@ -98,6 +99,8 @@ CASES = {
     "extensible 24 of 32, low": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24)), LOW), VALUES, 24),
     "extensible 24 in 4, low": (wav(fmt(0xFFFE, 24, 4, 1, extensible(24)), LOW), VALUES, 24),
     "extensible 20 of 24, high": (wav(fmt(0xFFFE, 24, 3, 1, extensible(20)), packed(V20 << 4, 3)), V20, 20),
+    "wav 20 in 3, all 24 used": (wav(fmt(1, 20, 3), packed(VALUES, 3)), VALUES, 24),
+    "extensible 24 of 32, all 32 used": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24)), packed(FULL, 4)), FULL, 32),
     "rf64 24 in 4, low": (rf64(fmt(1, 24, 4), LOW), VALUES, 24),
     "w64 24 in 4, low": (w64(fmt(1, 24, 4), LOW), VALUES, 24),
     "w64 24 in 3": (w64(fmt(1, 24, 3), packed(VALUES, 3)), VALUES, 24),

@@ -85,6 +85,7 @@ def sphere_span(file: BinaryIO, start: int, size: int) -> Span:
         bits if 0 < bits <= 8 * width else 8 * width,
         "ulaw" if coding == "mu-law" else coding,
         orders.get(order, False),
+        container_bits=8 * width,
         known=width <= 2,  # of wider ones libsndfile knows some orders only
     )
     return sound_span(file, start, size, sound)

@@ -67,6 +67,7 @@ class Sound:
         again: how another stream like this one begins: searched for where the length is open.
         again_at: where in such a beginning that stands.
         inner: format of the stream that stands in place of samples.
+        container_bits: bits of a sample with those that do not count; 0: the header does not say.
     """
 
     format: str
@@ -87,6 +88,7 @@ class Sound:
     again: bytes = b""
     again_at: int = 0
     inner: str | None = None
+    container_bits: int = 0
 
 
 def chunk_at(file: BinaryIO, at: int, style: ChunkStyle) -> tuple[bytes, int, int] | None:
@@ -180,6 +182,7 @@ def sound_span(  # noqa: PLR0911  one for each way in which header and file go t
         bits=sound.bits,
         big_endian=sound.big_endian,
         unsigned=sound.unsigned,
+        container_bits=sound.container_bits,
     )
     if isinstance(layout, str):
         return Span(sound.format, start, stop, lack, f"{layout}; convert it with the program that made it")

@@ -48,6 +48,7 @@ def pcm_layout(
     bits: int,
     big_endian: bool,
     unsigned: bool = False,
+    container_bits: int = 0,
 ) -> PcmLayout | str:
     """Find out how samples lie; a sentence where they cannot be read right.
 
@@ -61,6 +62,8 @@ def pcm_layout(
         bits: that count, of every sample.
         big_endian: whether the first byte of a sample is its highest.
         unsigned: of one byte: 128 is zero.
+        container_bits: of every sample with those that do not count, where the header states them; then samples that
+            use all of them stand at the high end.
     """
     if channels < 1 or block < channels or block % channels:
         return f"its blocks have {block} bytes, which {channels} channels cannot share"
@@ -71,7 +74,7 @@ def pcm_layout(
     shift = 0
     if coding == "pcm" and width > 1 and bits < 8 * width:
         low = _stand_low(file, pieces, width, bits, big_endian=big_endian)
-        if low is None:
+        if low is None and 8 * width - max(bits, container_bits) >= 8:
             return (
                 f"samples of {bits} bits in {width} bytes (blocks of {block} bytes, {channels} channels) stand neither "
                 "at the high end of their bytes nor at the low one"

@@ -79,6 +79,7 @@ def _sound(
     known: bool,
 ) -> Span:
     tag, channels, rate, _, block, bits = struct.unpack(f"{sign}HHIIHH", described[:16])
+    container_bits = bits
     if tag == _EXTENSIBLE and len(described) >= 40:
         valid, sub = struct.unpack(f"{sign}18xH4xH", described[:26])
         tag = sub if described[26:40] == _GUID_TAIL else 0
@@ -110,6 +111,7 @@ def _sound(
         again=b"WAVEfmt " if wraps else b"",
         again_at=8,
         inner=inner,
+        container_bits=container_bits,
     )
 
     def tail(place: int) -> int:
