@@ -64,25 +64,37 @@ def calibrate(
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.llr_fit import fit_llr
-    from nestvox.evaluation.quality import trial_quality
+    from nestvox.evaluation.llr_fit import check_fit, fit_llr
+    from nestvox.evaluation.quality import check_measures, trial_quality
     from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.rescore import normalised
+    from nestvox.metrics.dcf import check_operating_point
     from nestvox.model_calibration import add_to_file, store_in_model
 
     folder = keeping_folder(model, out)
     listed = read_trials(trials)
-    check_trials(listed)
+    check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
+    check_operating_point(p_target, c_miss, c_fa)
     utterances = None if table is None else read_utterances(table)
+    measures = tuple(quality or ())
+    check_measures(measures, utterances)
     norm = read_score_norm(score_norm, cohort, top_k)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     system = read_system(
-        listed, utterances, scores=scores, store=store, model=model, dims=wanted, weights=weights, offline=offline
+        listed,
+        utterances,
+        scores=scores,
+        store=store,
+        model=model,
+        dims=wanted,
+        weights=weights,
+        offline=offline,
+        allow_overlap=allow_overlap,
+        norm=norm,
     )
     speakers = trial_speakers(listed, [system], table=utterances)
     if norm is not None:
         system = normalised(system, norm, speakers)
-    measures = tuple(quality or ())
     with progress_bar("measuring quality", "files") as progress:
         measured = trial_quality(measures, system, listed, utterances, progress=progress)
     with progress_bar("fitting", "dimensions") as progress:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nestvox.evaluation.compare import Comparison
     from nestvox.evaluation.settings import Settings
     from nestvox.evaluation.systems import System
+    from nestvox.model import SpeakerModel
 
 __all__ = ["compare", "print_comparison"]
 
@@ -93,13 +94,34 @@ def compare(
     check_trials(listed)
     choice = None if select_on is None else read_trials(select_on)
     if choice is not None:
-        refuse_shared_trials(choice, listed)  # before anything is embedded
+        check_trials(choice)
+        refuse_shared_trials(choice, listed)
+    if permutations < 1:
+        raise NestvoxError(f"a p value takes one permutation or more, got {permutations}")
     utterances = None if table is None else read_utterances(table)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     named = list(zip(_names(systems), systems, strict=True))
 
+    if len(named) < 2 or len({name for name, _ in named}) < len(named):
+        raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(systems)}")
+    lists = [listed] if choice is None else [choice, listed]
+    # Files and stores first, then every model is loaded and looked at: all is refused that can be before one embeds.
+    ready = {
+        (name, on.sha256): _scored_already(name, text, on, utterances, dims=wanted, allow_overlap=allow_overlap)
+        for on in lists
+        for name, text in named
+    }
+    models = {
+        name: _model(text, lists, utterances, dims=wanted, offline=offline, allow_overlap=allow_overlap)
+        for name, text in named
+        if ready[name, listed.sha256] is None
+    }
+
     def scored(on: Trials) -> list[System]:
-        return [_system(name, text, on, utterances, dims=wanted, offline=offline) for name, text in named]
+        return [
+            ready[name, on.sha256] or _embedded(name, text, models[name], on, utterances, dims=wanted)
+            for name, text in named
+        ]
 
     selection = None if choice is None else select_system(choice, scored(choice), reported=listed)
     made = scored(listed)
@@ -256,23 +278,28 @@ def _names(given: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(given)
 
 
-def _system(
+def _scored_already(
     name: str,
     text: str,
     trials: Trials,
     table: UtteranceTable | None,
     *,
     dims: tuple[int, ...] | None,
-    offline: bool,
-) -> System:
-    from nestvox.cli.source import embedded_system
+    allow_overlap: bool,
+) -> System | None:
+    """The system of a score file or a store; None: it is a model, which has to embed."""
     from nestvox.corpora.scores import read_scores
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.speakers import training_overlap
     from nestvox.evaluation.systems import system_of_scores, system_of_store
     from nestvox.extraction.store import EmbeddingStore, is_store
 
     path = Path(text)
     if is_store(path):
-        return system_of_store(name, trials, EmbeddingStore(path), dims=dims)
+        system = system_of_store(name, trials, EmbeddingStore(path), dims=dims)
+        speakers = trial_speakers(trials, [system], table=table)
+        training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+        return system
     if path.is_file() and path.suffix.lower() != ".onnx":
         if dims:
             raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
@@ -282,4 +309,34 @@ def _system(
             f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where the "
             "audio of the trials is"
         )
-    return embedded_system(name, text, trials, table, dims=dims, offline=offline)
+    return None
+
+
+def _model(
+    text: str,
+    lists: Sequence[Trials],
+    table: UtteranceTable | None,
+    *,
+    dims: tuple[int, ...] | None,
+    offline: bool,
+    allow_overlap: bool,
+) -> SpeakerModel:
+    from nestvox.cli.source import load_for_trials
+
+    assert table is not None  # or it was refused
+    return load_for_trials(text, lists, table, dims=dims, offline=offline, allow_overlap=allow_overlap)
+
+
+def _embedded(
+    name: str,
+    text: str,
+    loaded: SpeakerModel,
+    trials: Trials,
+    table: UtteranceTable | None,
+    *,
+    dims: tuple[int, ...] | None,
+) -> System:
+    from nestvox.cli.source import embedded_system
+
+    assert table is not None
+    return embedded_system(name, text, loaded, trials, table, dims=dims)

@@ -13,6 +13,7 @@ from nestvox.errors import NestvoxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
     from nestvox.extraction.store import EmbeddingStore
@@ -95,7 +96,7 @@ def evaluate(
     from nestvox.cli.rescored import evaluate_rescored, print_rescored
     from nestvox.corpora import read_scores, read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
+    from nestvox.evaluation.evaluate import evaluate_scores, evaluate_store
     from nestvox.evaluation.refusals import refuse_copies
     from nestvox.evaluation.settings import Settings
     from nestvox.extraction.store import EmbeddingStore
@@ -131,6 +132,12 @@ def evaluate(
         "thresholds": thresholds,
         "scores_out": scores_out,
     }
+    # Stores before a model that embeds: what is wrong with one is known at once.
+    plain = {**common, "conditions": (), "skip_missing": skip_missing}
+    others = {
+        name: evaluate_store(EmbeddingStore(folder), listed, dims=wanted, **plain)
+        for name, folder in _baselines(baseline)
+    }
     rescored = None
     if any(value is not None for value in special.values()):
         if skip_missing:
@@ -156,21 +163,7 @@ def evaluate(
         with progress_bar("measuring", "rows") as progress:
             found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
     else:
-        from nestvox.extraction.embed import embed_table
-        from nestvox.loading import load
-
-        loaded = load(str(model), weights=weights, offline=offline)
-        with progress_bar("embedding", "utterances") as progress:
-
-            def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
-                return embed_table(loaded, part, folder, progress=report)
-
-            chosen_on = loaded.chosen_on
-            found = evaluate_model(loaded, listed, embed=embed, dims=wanted, chosen_on=chosen_on, **common)
-    others = {
-        name: evaluate_store(EmbeddingStore(folder), listed, dims=wanted, **{**common, "conditions": ()})
-        for name, folder in _baselines(baseline)
-    }
+        found = _of_model(str(model), listed, wanted, common, weights=weights, offline=offline)
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
@@ -189,6 +182,31 @@ def evaluate(
         figures=(figures, figure_format),
         more={} if rescored is None else rescored.to_json(),
     )
+
+
+def _of_model(
+    model: str,
+    trials: Trials,
+    dims: tuple[int, ...] | None,
+    common: dict[str, Any],
+    *,
+    weights: Path | None,
+    offline: bool,
+) -> Evaluation:
+    from nestvox.cli.progress import progress_bar
+    from nestvox.evaluation.evaluate import evaluate_model
+    from nestvox.extraction.embed import embed_table
+    from nestvox.loading import load
+
+    loaded = load(model, weights=weights, offline=offline)
+    for dim in dims or ():
+        loaded.check_dim(dim)
+    with progress_bar("embedding", "utterances") as progress:
+
+        def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
+            return embed_table(loaded, part, folder, progress=report)
+
+        return evaluate_model(loaded, trials, embed=embed, dims=dims, chosen_on=loaded.chosen_on, **common)
 
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:

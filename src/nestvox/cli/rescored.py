@@ -91,7 +91,7 @@ def evaluate_rescored(
         NestvoxError: options that do not go together, and whatever the steps raise.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_score_norm, read_system, rescored_system
+    from nestvox.cli.source import read_llr, read_score_norm, read_system, rescored_system
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.evaluate_system import evaluate_system
     from nestvox.evaluation.llr_fit import llr_costs
@@ -103,13 +103,23 @@ def evaluate_rescored(
     targets = check_trials(trials)
     norm = read_score_norm(score_norm, cohort, top_k)
     stored = None if thresholds is None else _stored(thresholds)
+    maps = read_llr(calibration)
     raw = read_system(
-        trials, table, scores=scores, store=store, model=model, dims=dims, weights=weights, offline=offline
+        trials,
+        table,
+        scores=scores,
+        store=store,
+        model=model,
+        dims=dims,
+        weights=weights,
+        offline=offline,
+        allow_overlap=allow_overlap,
+        norm=norm,
+        llr=maps,
+        thresholds=stored or (),
     )
     speakers = trial_speakers(trials, [raw], table=table)
-    before, system = rescored_system(
-        raw, trials, speakers, table, norm=norm, calibration=calibration, allow_overlap=allow_overlap
-    )
+    before, system = rescored_system(raw, trials, speakers, table, norm=norm, llr=maps, allow_overlap=allow_overlap)
     uses: tuple[ThresholdUse, ...] = ()
     if stored is not None:
         uses = use_thresholds(

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from nestvox.evaluation.speakers import TrialSpeakers
     from nestvox.evaluation.systems import System
     from nestvox.extraction.store import EmbeddingStore
+    from nestvox.model import SpeakerModel
+    from nestvox.model_calibration import LlrCalibration
     from nestvox.progress import Progress
+    from nestvox.verdict import Threshold
 
 __all__ = [
     "check_model_folder",
     "embedded_system",
+    "load_for_trials",
+    "read_llr",
     "read_score_norm",
     "read_system",
     "rescored_system",
@@ -38,8 +43,14 @@ def read_system(
     dims: Sequence[int] | None,
     weights: Path | None = None,
     offline: bool = False,
+    allow_overlap: bool = False,
+    norm: ScoreNorm | None = None,
+    llr: LlrCalibration | None = None,
+    thresholds: Sequence[Threshold] = (),
 ) -> System:
     """The scores of the trials: of the file, of the store, else of the model.
+
+    Whatever can be refused is refused before a model embeds anything.
 
     Args:
         trials: labelled, none twice.
@@ -50,6 +61,10 @@ def read_system(
         dims: prefix lengths of embeddings.
         weights: local weights file for a catalogue name.
         offline: never fetch.
+        allow_overlap: take a model's own training speakers.
+        norm: what the scores will be normalised by.
+        llr: what they will be mapped by.
+        thresholds: what they will be held against.
 
     Raises:
         NestvoxError: none of the three is given, or they do not go together.
@@ -74,26 +89,90 @@ def read_system(
         raise NestvoxError("give --scores, --store, or --model with --table")
     if table is None:
         raise NestvoxError("--model needs --table, which says where the audio of the trials is, or --store")
-    return embedded_system(model, model, trials, table, dims=dims, weights=weights, offline=offline)
+    loaded = load_for_trials(
+        model,
+        [trials],
+        table,
+        dims=dims,
+        weights=weights,
+        offline=offline,
+        allow_overlap=allow_overlap,
+        norm=norm,
+        llr=llr,
+        thresholds=thresholds,
+    )
+    return embedded_system(model, model, loaded, trials, table, dims=dims)
 
 
-def embedded_system(
-    name: str,
+def load_for_trials(
     model: str,
-    trials: Trials,
+    lists: Sequence[Trials],
     table: UtteranceTable,
     *,
     dims: Sequence[int] | None,
     weights: Path | None = None,
     offline: bool = False,
+    allow_overlap: bool = False,
+    norm: ScoreNorm | None = None,
+    llr: LlrCalibration | None = None,
+    thresholds: Sequence[Threshold] = (),
+) -> SpeakerModel:
+    """Load a model, and refuse before anything is embedded what its scores could not be used for.
+
+    Args:
+        model: folder or catalogue name.
+        lists: trials that it will score.
+        table: utterances that they name.
+        dims: prefix lengths.
+        weights: local weights file for a catalogue name.
+        offline: never fetch.
+        allow_overlap: take its own training speakers.
+        norm: what the scores will be normalised by.
+        llr: what they will be mapped by.
+        thresholds: what they will be held against.
+
+    Raises:
+        TableError: the table lacks utterances of the trials.
+        ModelError: a dimension that the model does not have.
+        OverlapError: its training speakers, the cohort's or the calibration's stand in the trials; they are named.
+        FingerprintError: cohort, calibration or thresholds are of another model.
+        TrialsError: the calibration was fitted on these trials.
+    """
+    from nestvox.evaluation.compare import trial_speakers
+    from nestvox.evaluation.rescore import check_calibration, check_cohort
+    from nestvox.evaluation.speakers import training_overlap
+    from nestvox.loading import load
+
+    speakers = [trial_speakers(trials, [], table=table) for trials in lists]
+    loaded = load(model, weights=weights, offline=offline)
+    for dim in dims or ():
+        loaded.check_dim(dim)
+    for trials, known in zip(lists, speakers, strict=True):
+        training_overlap(known, loaded.training_speakers, allow=allow_overlap)
+        if norm is not None:
+            check_cohort(norm, known, fingerprint=loaded.fingerprint, tap="nested")
+        if llr is not None:
+            check_calibration(llr, model, loaded.fingerprint)
+            llr.refuse_seen(trials.sha256, known.names, allow=allow_overlap)
+    for threshold in thresholds:
+        threshold.refuse_elsewhere(fingerprint=loaded.fingerprint, dim=threshold.dim, space=threshold.space)
+    return loaded
+
+
+def embedded_system(
+    name: str,
+    model: str,
+    loaded: SpeakerModel,
+    trials: Trials,
+    table: UtteranceTable,
+    *,
+    dims: Sequence[int] | None,
 ) -> System:
-    """Load a model and embed the utterances that the trials name, each once, with a progress bar."""
+    """Embed the utterances that the trials name, each once, with a progress bar."""
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.systems import system_of_model
     from nestvox.extraction.embed import embed_table
-    from nestvox.loading import load
 
-    loaded = load(model, weights=weights, offline=offline)
     path = Path(model)
     files = [path] if path.is_file() else path.iterdir() if path.is_dir() else None
     size = None if files is None else sum(file.stat().st_size for file in files if file.is_file())
@@ -128,6 +207,22 @@ def read_score_norm(method: str | None, cohort: Path | None, top_k: int | None) 
     return ScoreNorm(known[method], EmbeddingStore(cohort), top_k)
 
 
+def read_llr(calibration: Path | None) -> LlrCalibration | None:
+    """The maps of a model folder or calibration file, or None where none is given.
+
+    Raises:
+        NestvoxError: it holds none.
+    """
+    from nestvox.model_calibration import read_calibration
+
+    if calibration is None:
+        return None
+    llr = read_calibration(calibration).llr
+    if llr is None:
+        raise NestvoxError(f"{calibration} holds no calibration; make one with `nestvox calibrate`")
+    return llr
+
+
 def rescored_system(
     system: System,
     trials: Trials,
@@ -135,7 +230,7 @@ def rescored_system(
     table: UtteranceTable | None,
     *,
     norm: ScoreNorm | None,
-    calibration: Path | None,
+    llr: LlrCalibration | None,
     allow_overlap: bool,
 ) -> tuple[System, System]:
     """Normalise and calibrate what was asked for.
@@ -144,22 +239,17 @@ def rescored_system(
         The scores before the calibration, and after; the same where there is none.
 
     Raises:
-        NestvoxError: the file holds no calibration.
         FingerprintError, ScoresError, TrialsError, OverlapError: as `rescore.normalised` and `rescore.calibrated`.
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.quality import trial_quality
     from nestvox.evaluation.rescore import calibrated, normalised
-    from nestvox.model_calibration import read_calibration
 
     if norm is not None:
         with progress_bar("scoring against the cohort", "dimensions") as progress:
             system = normalised(system, norm, speakers, progress=progress)
-    if calibration is None:
-        return system, system
-    llr = read_calibration(calibration).llr
     if llr is None:
-        raise NestvoxError(f"{calibration} holds no calibration; make one with `nestvox calibrate`")
+        return system, system
     with progress_bar("measuring quality", "files") as progress:
         quality = trial_quality(llr.measures, system, trials, table, progress=progress)
     return system, calibrated(system, llr, trials, speakers.names, quality, allow_overlap=allow_overlap)

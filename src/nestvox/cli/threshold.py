@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.errors import NestvoxError
+from nestvox.errors import NestvoxError, TrialsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,29 +78,45 @@ def threshold(
     from nestvox.cli.calibrate import keeping_folder
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_score_norm, read_system, rescored_system
+    from nestvox.cli.source import read_llr, read_score_norm, read_system, rescored_system
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.set_threshold import set_thresholds
+    from nestvox.metrics.bootstrap import check_replicates, seeded
     from nestvox.model_calibration import add_to_file, store_in_model
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
     folder = keeping_folder(model, out)
     listed = read_trials(trials)
-    check_trials(listed)
+    targets = check_trials(listed)
+    check_replicates(bootstrap, confidence)
+    seeded(seed)
+    if reason := rule.too_few(int(targets.sum()), int((~targets).sum())):
+        raise TrialsError(reason, source=listed.source)
+    if classes and table is None:
+        raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
+    llr = read_llr(calibration)
     utterances = None if table is None else read_utterances(table)
     norm = read_score_norm(score_norm, cohort, top_k)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     raw = read_system(
-        listed, utterances, scores=scores, store=store, model=model, dims=wanted, weights=weights, offline=offline
+        listed,
+        utterances,
+        scores=scores,
+        store=store,
+        model=model,
+        dims=wanted,
+        weights=weights,
+        offline=offline,
+        allow_overlap=allow_overlap,
+        norm=norm,
+        llr=llr,
     )
     speakers = trial_speakers(listed, [raw], table=utterances)
-    _, system = rescored_system(
-        raw, listed, speakers, utterances, norm=norm, calibration=calibration, allow_overlap=allow_overlap
-    )
+    _, system = rescored_system(raw, listed, speakers, utterances, norm=norm, llr=llr, allow_overlap=allow_overlap)
     with progress_bar("setting", "thresholds") as progress:
         found = set_thresholds(
             system,

@@ -27,11 +27,12 @@ from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
 from nestvox.evaluation.systems import System
 from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
+from nestvox.metrics.calibration import check_prior
 from nestvox.metrics.plan import independent_trials
 from nestvox.model_calibration import LlrCalibration, quality_columns, quality_names
 from nestvox.progress import Progress, silent
 
-__all__ = ["LlrCost", "LlrFit", "fit_llr", "llr_costs"]
+__all__ = ["LlrCost", "LlrFit", "check_fit", "fit_llr", "llr_costs"]
 
 _PARTS = 5
 _FEWEST_TRIALS = 10  # of each class, for the one weight of the score
@@ -138,12 +139,7 @@ def fit_llr(
         raise NestvoxError(f"{system.name} is calibrated already; fit on the scores as they came")
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
     labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
-    if min(int(targets.sum()), int((~targets).sum())) < _FEWEST_TRIALS:
-        raise TrialsError(
-            f"{int(targets.sum())} target and {int((~targets).sum())} non-target trials cannot carry a calibration: it "
-            f"takes {_FEWEST_TRIALS} of each, and many more for large ratios",
-            source=trials.source,
-        )
+    check_fit(targets, prior=prior, ridge=ridge, source=trials.source)
     independent = _worth(targets, speakers, np.ones(len(targets), dtype=np.bool_))
     of_dim = quality or {}
     maps, held_out = {}, {}
@@ -223,6 +219,29 @@ def _limits(scores: Mapping[int | None, Scores], targets: NDArray[np.bool_], llr
             "order and its bounds mean something: fit on harder trials."
         )
     return tuple(found)
+
+
+def check_fit(targets: NDArray[np.bool_], *, prior: float, ridge: float, source: str | None = None) -> None:
+    """Refuse what no scores could be fitted with.
+
+    Args:
+        targets: (N,) labels.
+        prior: of a target trial.
+        ridge: strength of the penalty.
+        source: of the trials, for messages.
+
+    Raises:
+        TrialsError: fewer than ten trials of a class.
+        NestvoxError: a prior or ridge out of range.
+    """
+    n_target, n_nontarget = int(targets.sum()), int((~targets).sum())
+    if min(n_target, n_nontarget) < _FEWEST_TRIALS:
+        raise TrialsError(
+            f"{n_target} target and {n_nontarget} non-target trials cannot carry a calibration: it takes "
+            f"{_FEWEST_TRIALS} of each, and many more for large ratios",
+            source=source,
+        )
+    check_prior(prior, ridge)
 
 
 def llr_costs(

@@ -19,7 +19,7 @@ from nestvox.evaluation.systems import System
 from nestvox.model_calibration import DURATION, NORM, SNR
 from nestvox.progress import Progress, silent
 
-__all__ = ["durations_s", "trial_durations_s", "trial_quality"]
+__all__ = ["check_measures", "durations_s", "trial_durations_s", "trial_quality"]
 
 Floats = NDArray[np.float64]
 Sides = tuple[Floats, Floats]
@@ -51,16 +51,12 @@ def trial_quality(
         TableError: there is no table, or a column is missing, empty or not numeric; or audio too short for ``snr``.
         AudioError: audio that cannot be read.
     """
-    if len(set(measures)) < len(measures):
-        raise NestvoxError(f"each quality measure once, got {', '.join(measures)}")
+    check_measures(measures, table)
     common: dict[str, Sides] = {}
     for measure in measures:
         if measure == NORM:
             continue
-        if table is None:
-            raise TableError(
-                f"the quality measure {measure!r} needs the utterance table that the trials name (--table)"
-            )
+        assert table is not None  # or it was refused
         rows = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
         used, positions = np.unique(np.concatenate(rows), return_inverse=True)
         values = _of_rows(measure, table, used, progress)[positions]
@@ -75,6 +71,30 @@ def trial_quality(
                 )
             found[dim][NORM] = system.embedded.norms(dim)
     return found
+
+
+def check_measures(measures: Sequence[str], table: UtteranceTable | None) -> None:
+    """Refuse measures that cannot be taken, before anything is embedded for them.
+
+    Raises:
+        NestvoxError: a measure is asked twice.
+        TableError: there is no table, or it has no such column.
+    """
+    if len(set(measures)) < len(measures):
+        raise NestvoxError(f"each quality measure once, got {', '.join(measures)}")
+    for measure in measures:
+        if measure == NORM:
+            continue
+        if table is None:
+            raise TableError(
+                f"the quality measure {measure!r} needs the utterance table that the trials name (--table)"
+            )
+        if measure not in (DURATION, SNR) and measure not in table.frame.columns:
+            raise TableError(
+                f"no column {measure!r} for a quality measure; nestvox itself takes {DURATION}, {NORM} and {SNR}, the "
+                f"table has {', '.join(table.frame.columns)}",
+                source=table.source,
+            )
 
 
 def trial_durations_s(trials: Trials, table: UtteranceTable) -> Floats:
@@ -104,13 +124,6 @@ def _of_rows(measure: str, table: UtteranceTable, rows: NDArray[np.int64], progr
         return durations_s(table, rows)
     if measure == SNR:
         return _snr_of_rows(table, rows, progress)
-    if measure not in table.frame.columns:
-        raise TableError(
-            f"no column {measure!r} for a quality measure; nestvox itself takes {DURATION}, {NORM} and {SNR}, the "
-            "table has "
-            f"{', '.join(table.frame.columns)}",
-            source=table.source,
-        )
     column = table.frame[measure][rows]
     values = column.cast(pl.Float64, strict=False)
     wrong = (values.is_null() | ~values.is_finite().fill_null(value=False)).arg_true()

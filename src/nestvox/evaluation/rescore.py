@@ -27,7 +27,16 @@ from nestvox.model_calibration import LlrCalibration
 from nestvox.progress import Progress, silent
 from nestvox.verdict import COSINE, ScoreSpace
 
-__all__ = ["NORM_METHODS", "NormMethod", "ScoreNorm", "calibrated", "normalised", "refuse_cohort_speakers"]
+__all__ = [
+    "NORM_METHODS",
+    "NormMethod",
+    "ScoreNorm",
+    "calibrated",
+    "check_calibration",
+    "check_cohort",
+    "normalised",
+    "refuse_cohort_speakers",
+]
 
 NormMethod = Literal["z", "t", "s", "as"]
 NORM_METHODS: tuple[NormMethod, ...] = get_args(NormMethod)
@@ -110,17 +119,7 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
         raise NestvoxError(
             f"{system.name} has no cosines of embeddings to normalise: score normalisation needs a store or a model"
         )
-    if norm.cohort.metadata.fingerprint != system.fingerprint:
-        raise FingerprintError(
-            f"the cohort {norm.cohort.path} is of the model {norm.cohort.metadata.fingerprint}, the trials of "
-            f"{system.fingerprint}; embed the cohort with the same model"
-        )
-    if norm.cohort.metadata.tap != system.embedded.tap:
-        raise StoreError(
-            f"the cohort {norm.cohort.path} holds the tap {norm.cohort.metadata.tap}, the trials are scored on "
-            f"{system.embedded.tap}: a head may lie between them; embed the cohort with --tap {system.embedded.tap}"
-        )
-    notes = (*norm.notes, *refuse_cohort_speakers(norm.cohort, speakers))
+    notes = (*norm.notes, *check_cohort(norm, speakers, fingerprint=system.fingerprint, tap=system.embedded.tap))
     vectors, enrol, test = system.embedded.vectors, system.embedded.enrol, system.embedded.test
     cohort = norm.cohort.vectors()
     found: dict[int | None, NDArray[np.float64]] = {}
@@ -135,6 +134,56 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
         progress(done, len(system.scores))
     labels = tuple(sorted({*system.labels, *norm.cohort.metadata.labels}))
     return replace(system, scores=found, space=norm.space, labels=labels, notes=(*system.notes, *notes))
+
+
+def check_cohort(norm: ScoreNorm, speakers: TrialSpeakers, *, fingerprint: str | None, tap: str) -> tuple[str, ...]:
+    """Refuse a cohort that these trials cannot be normalised by.
+
+    Args:
+        norm: method and cohort.
+        speakers: of the trials.
+        fingerprint: of the model that scores them.
+        tap: which output of it.
+
+    Returns:
+        Sentences on what could not be checked.
+
+    Raises:
+        FingerprintError: the cohort is of another model.
+        StoreError: it is of another tap.
+        OverlapError: speakers of the trials stand in it; they are named.
+        NestvoxError: it has fewer vectors than count.
+    """
+    metadata = norm.cohort.metadata
+    if metadata.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"the cohort {norm.cohort.path} is of the model {metadata.fingerprint}, the trials of {fingerprint}; embed "
+            "the cohort with the same model"
+        )
+    if metadata.tap != tap:
+        raise StoreError(
+            f"the cohort {norm.cohort.path} holds the tap {metadata.tap}, the trials are scored on {tap}: a head may "
+            f"lie between them; embed the cohort with --tap {tap}"
+        )
+    if norm.used is not None and norm.used > len(norm.cohort):
+        raise NestvoxError(
+            f"top_k is {norm.used}, and the cohort has {len(norm.cohort)} vectors: take a larger cohort, or a "
+            "smaller top_k"
+        )
+    return refuse_cohort_speakers(norm.cohort, speakers)
+
+
+def check_calibration(llr: LlrCalibration, name: str, fingerprint: str | None) -> None:
+    """Refuse a calibration of another model.
+
+    Raises:
+        FingerprintError: with both.
+    """
+    if llr.fingerprint != (fingerprint or ""):
+        raise FingerprintError(
+            f"the calibration was fitted on scores of the model {llr.fingerprint or '(unknown)'}, {name} is of "
+            f"{fingerprint or '(unknown)'}; calibrate this model"
+        )
 
 
 def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> tuple[str, ...]:
@@ -187,11 +236,7 @@ def calibrated(
         ScoresError: it was fitted on scores of another kind, or for other dimensions.
         TrialsError, OverlapError: as `LlrCalibration.refuse_seen`.
     """
-    if llr.fingerprint != (system.fingerprint or ""):
-        raise FingerprintError(
-            f"the calibration was fitted on scores of the model {llr.fingerprint or '(unknown)'}, {system.name} is of "
-            f"{system.fingerprint or '(unknown)'}; calibrate this model"
-        )
+    check_calibration(llr, system.name, system.fingerprint)
     if system.space != llr.space:
         raise ScoresError(
             f"the calibration was fitted on the {llr.space}, the scores of {system.name} are the {system.space}; "

@@ -47,6 +47,7 @@ __all__ = [
     "Calibration",
     "calibrations_from_dict",
     "calibrations_to_dict",
+    "check_prior",
     "fit_calibration",
     "symmetric_quality",
 ]
@@ -166,6 +167,18 @@ class Calibration:
         return found
 
 
+def check_prior(p_target: float, ridge: float) -> None:
+    """Refuse a prior or a penalty that no map can be fitted with.
+
+    Raises:
+        NestvoxError: with the value.
+    """
+    if not 0 < p_target < 1:
+        raise NestvoxError(f"p_target must lie strictly between 0 and 1, got {p_target}")
+    if not (ridge > 0 and math.isfinite(ridge)):
+        raise NestvoxError(f"ridge must be positive and finite, got {ridge}")
+
+
 def fit_calibration(
     scores: ArrayLike,
     targets: ArrayLike,
@@ -197,10 +210,7 @@ def fit_calibration(
         NestvoxError: a prior or ridge out of range.
     """
     values, labels = check_scores(scores, targets)
-    if not 0 < p_target < 1:
-        raise NestvoxError(f"p_target must lie strictly between 0 and 1, got {p_target}")
-    if not (ridge > 0 and math.isfinite(ridge)):
-        raise NestvoxError(f"ridge must be positive and finite, got {ridge}")
+    check_prior(p_target, ridge)
     columns = np.column_stack([values, _columns(quality, len(values), list(quality_names))])
     varies = columns.min(axis=0) < columns.max(axis=0)
     if not varies[0]:
