@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from nestvox.audio.read import Recording
 from nestvox.audio.segment import Segment
 from nestvox.audio.snr import estimate_snr_db
+from nestvox.encoders.backends import Backend
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.gate import naming, read_yaml
 from nestvox.loading import load
@@ -255,7 +256,7 @@ _MOST_ROUTES = 256
 _RULES: Mapping[str, Callable[[float], Rule]] = {"snr_below_db": noisier_than, "shorter_than_s": shorter_than}
 
 
-def load_router(path: str | Path, *, device: str = "auto", offline: bool = False) -> Router:
+def load_router(path: str | Path, *, device: str = "auto", backend: Backend = "auto", offline: bool = False) -> Router:
     """Load the routes that a YAML file lists.
 
     Under ``routes`` each has ``name`` and ``model`` (a folder, relative to the file, or a catalogue name) and may have
@@ -279,7 +280,7 @@ def load_router(path: str | Path, *, device: str = "auto", offline: bool = False
         if checked.model not in models:
             folder = path.parent / checked.model
             models[checked.model] = load(
-                folder if _is_folder(folder) else checked.model, device=device, offline=offline
+                folder if _is_folder(folder) else checked.model, device=device, backend=backend, offline=offline
             )
         routes.append(Route(checked.name, models[checked.model], checked.up_to_dim, _rule(checked.when)))
     return Router(routes)

@@ -201,7 +201,7 @@ def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(file
     whole = EmbeddingStore(files / "store")
     asked = []
 
-    def load(name, *, weights, offline):
+    def load(name, *, weights, offline, **_):
         asked.append((name, weights, offline))
         return Model()
 

@@ -80,6 +80,8 @@ def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     whole: Any = get_command(app) if group is None else group
     for name, command in whole.commands.items():
         if hasattr(command, "commands"):
+            if command.params:  # a group that works by itself
+                yield f"{prefix}{name}", command
             yield from commands(command, f"{prefix}{name} ")
         else:
             yield f"{prefix}{name}", command

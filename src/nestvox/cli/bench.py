@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestvox.cli.backends import NetworkBackend, NetworkPrecision
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import (
+    Backend,
+    Device,
+    NetworkBackend,
+    NetworkPrecision,
+    Offline,
+    Precision,
+    Running,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from nestvox.evaluation.bench import Bench
@@ -29,11 +38,11 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Spent on each measurement.")] = 1.0,
     memory_gb: Annotated[float, typer.Option(help="That the gallery may take.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of the generated audio and vectors.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    backend: Annotated[NetworkBackend, typer.Option(help="How the network runs.")] = NetworkBackend.auto,
-    precision: Annotated[NetworkPrecision, typer.Option(help="Of the network.")] = NetworkPrecision.float32,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    precision: Precision = NetworkPrecision.float32,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it as JSON.")] = None,
 ) -> None:
     """Measure extraction once, and scoring, search and storage at every dimension."""
@@ -43,12 +52,9 @@ def bench(
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.bench import bench_model
-    from nestvox.loading import load
 
     asked = parse_dims(dims)
-    loaded = load(
-        model, weights=weights, offline=offline, device=device, backend=backend.value, precision=precision.value
-    )
+    loaded = Running(device, backend, weights, offline, precision).load(model)
     with progress_bar("measuring", "measurements") as bar:
         found = bench_model(
             loaded,

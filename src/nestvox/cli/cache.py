@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nestvox.cli.console import say
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 
 __all__ = ["cache"]
 
@@ -49,9 +50,10 @@ def cache(
     shard_utterances: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Utterances of a file of the cache.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write what the cache is as JSON.")] = None,
 ) -> None:
     """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."""
@@ -66,12 +68,11 @@ def cache(
     from nestvox.corpora.augmented import voices_of
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.feature_cache import build_cache
-    from nestvox.loading import load
 
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
-    speaker_model = load(model, weights=weights, offline=offline, device=device)
+    speaker_model = Running(device, backend, weights, offline).load(model)
     rate = speaker_model.sample_rate
     banks = Banks(
         None if noise is None else NoiseBank.from_folder(noise, sample_rate=rate),

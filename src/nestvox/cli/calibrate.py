@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def calibrate(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Fit on speakers the model was trained on; labelled leaky.")
     ] = False,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the calibration here.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
 ) -> None:
@@ -72,6 +75,7 @@ def calibrate(
     from nestvox.model_calibration import add_to_file, store_in_model
 
     folder = keeping_folder(model, out)
+    running = Running(device, backend, weights, offline)
     listed = read_trials(trials)
     check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
     check_operating_point(p_target, c_miss, c_fa)
@@ -87,8 +91,7 @@ def calibrate(
         store=store,
         model=model,
         dims=wanted,
-        weights=weights,
-        offline=offline,
+        running=running,
         allow_overlap=allow_overlap,
         norm=norm,
     )

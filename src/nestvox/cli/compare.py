@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -57,7 +59,10 @@ def compare(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Compare on training speakers; every number is labelled leaky.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report here, one self-contained HTML page.")
@@ -90,6 +95,8 @@ def compare(
     settings = Settings(
         p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, confidence=confidence
     )
+    running = Running(device, backend, weights, offline)
+    _check_weights(weights, systems)
     listed = read_trials(trials)
     check_trials(listed)
     choice = None if select_on is None else read_trials(select_on)
@@ -112,7 +119,7 @@ def compare(
         for name, text in named
     }
     models = {
-        name: _model(text, lists, utterances, dims=wanted, offline=offline, allow_overlap=allow_overlap)
+        name: _model(text, lists, utterances, dims=wanted, running=running, allow_overlap=allow_overlap)
         for name, text in named
         if ready[name, listed.sha256] is None
     }
@@ -278,6 +285,20 @@ def _names(given: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(given)
 
 
+def _check_weights(weights: Path | None, systems: Sequence[str]) -> None:
+    """A file of weights belongs to one name of the catalogue.
+
+    Raises:
+        NestvoxError: none of the systems is one, or several are.
+    """
+    names = [system for system in systems if not Path(system).exists()]
+    if weights is not None and len(names) != 1:
+        raise NestvoxError(
+            f"--weights is of one catalogue name, and here are {len(names)}; 'nestvox embed --weights' makes a store "
+            "of each"
+        )
+
+
 def _scored_already(
     name: str,
     text: str,
@@ -318,13 +339,15 @@ def _model(
     table: UtteranceTable | None,
     *,
     dims: tuple[int, ...] | None,
-    offline: bool,
+    running: Running,
     allow_overlap: bool,
 ) -> SpeakerModel:
     from nestvox.cli.source import load_for_trials
 
     assert table is not None  # or it was refused
-    return load_for_trials(text, lists, table, dims=dims, offline=offline, allow_overlap=allow_overlap)
+    if Path(text).exists():
+        running = replace(running, weights=None)  # it has its own
+    return load_for_trials(text, lists, table, dims=dims, running=running, allow_overlap=allow_overlap)
 
 
 def _embedded(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import DownloadError, ModelError, NestvoxError, TrialsError
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def demo(
     ] = None,
     bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the refinement and the replicates.")] = 0,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
 ) -> None:
     """Turn a pretrained encoder into a nested one and show what every dimension is worth.
 
@@ -52,7 +56,6 @@ def demo(
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.report import write_html, write_json
     from nestvox.extraction.embed import run_embedding
-    from nestvox.loading import load
     from nestvox.training.rotation import nest_encoder
 
     began = time.perf_counter()
@@ -61,7 +64,7 @@ def demo(
     parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
     for split, part in parts.items():
         say(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
-    encoder = load(model, offline=offline)
+    encoder = Running(device, backend, weights, offline).load(model)
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
     say(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")

@@ -8,8 +8,17 @@ from typing import Annotated
 
 import typer
 
-from nestvox.cli.backends import NetworkBackend, NetworkPrecision
 from nestvox.cli.console import say
+from nestvox.cli.running import (
+    Backend,
+    Device,
+    NetworkBackend,
+    NetworkPrecision,
+    Offline,
+    Precision,
+    Running,
+    Weights,
+)
 
 __all__ = ["embed", "export"]
 
@@ -66,16 +75,11 @@ def embed(
         str | None,
         typer.Option(help="HOST:PORT of the cluster, or auto; RAY_ADDRESS by default, else one of this machine's own."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    backend: Annotated[
-        NetworkBackend,
-        typer.Option(help="How the network runs; auto: ONNX Runtime where installed, else arranged for torch."),
-    ] = NetworkBackend.auto,
-    precision: Annotated[
-        NetworkPrecision, typer.Option(help="Of the network; auto: bfloat16 where the device has it and scores stay.")
-    ] = NetworkPrecision.float32,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    precision: Precision = NetworkPrecision.float32,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,
 ) -> None:
     """Embed every utterance of a table; every dimension comes out of one forward pass."""
@@ -87,16 +91,13 @@ def embed(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.embed import run_embedding
-    from nestvox.loading import load
 
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
     if channel is not None:
         utterances = utterances.with_channel(channel)
-    speaker_model = load(
-        model, weights=weights, offline=offline, device=device, backend=backend.value, precision=precision.value
-    )
+    speaker_model = Running(device, backend, weights, offline, precision).load(model)
     with progress_bar("embedding", "utterances") as progress:
         store, run = run_embedding(
             speaker_model,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ def evaluate(
     scores_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
     report: Annotated[
         Path | None,
@@ -147,8 +150,7 @@ def evaluate(
             "scores": scores,
             "store": store,
             "model": model,
-            "weights": weights,
-            "offline": offline,
+            "running": Running(device, backend, weights, offline),
         }
         rescored = evaluate_rescored(listed, dims=wanted, **special, **common)
     common |= {"skip_missing": skip_missing} if scores is None else {}
@@ -163,7 +165,7 @@ def evaluate(
         with progress_bar("measuring", "rows") as progress:
             found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
     else:
-        found = _of_model(str(model), listed, wanted, common, weights=weights, offline=offline)
+        found = _of_model(str(model), listed, wanted, common, running=Running(device, backend, weights, offline))
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
@@ -190,15 +192,13 @@ def _of_model(
     dims: tuple[int, ...] | None,
     common: dict[str, Any],
     *,
-    weights: Path | None,
-    offline: bool,
+    running: Running,
 ) -> Evaluation:
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.evaluate import evaluate_model
     from nestvox.extraction.embed import embed_table
-    from nestvox.loading import load
 
-    loaded = load(model, weights=weights, offline=offline)
+    loaded = running.load(model)
     for dim in dims or ():
         loaded.check_dim(dim)
     with progress_bar("embedding", "utterances") as progress:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestvox.cli.backends import NetworkBackend, NetworkPrecision
+from nestvox.cli.running import (
+    Backend,
+    Device,
+    NetworkBackend,
+    NetworkPrecision,
+    Offline,
+    Precision,
+    Running,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,14 +39,14 @@ def inspect(
     require_thresholds: Annotated[
         bool, typer.Option("--require-thresholds", help="A dimension without a threshold fails.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:n].")] = "auto",
-    backend: Annotated[NetworkBackend, typer.Option(help="How the network runs.")] = NetworkBackend.auto,
-    precision: Annotated[NetworkPrecision, typer.Option(help="Of the network.")] = NetworkPrecision.float32,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    precision: Precision = NetworkPrecision.float32,
     channel: Annotated[
         int | None, typer.Option(min=0, help="Channel of the recordings, 0 is the first; default: the mean of all.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it all as JSON.")] = None,
 ) -> None:
     """Measure a model's size, vectors and latency, and check it on recordings.
@@ -51,14 +60,11 @@ def inspect(
     from nestvox.errors import FingerprintError, ModelError, WeightsError
     from nestvox.evaluation.inspect import inspect_model, unloadable
     from nestvox.evaluation.sample_clips import read_clips, tones
-    from nestvox.loading import load
     from nestvox.model_folder import CONFIG_FILE, WEIGHTS_FILE
 
     folder = Path(model) if Path(model).is_dir() and weights is None else None
     try:
-        loaded = load(
-            model, weights=weights, offline=offline, device=device, backend=backend.value, precision=precision.value
-        )
+        loaded = Running(device, backend, weights, offline, precision).load(model)
     except (ModelError, WeightsError, FingerprintError) as error:
         # A folder that a model was saved in, and which no longer is one, is a finding; anything else a wrong call.
         if folder is None or not any((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ def enrol(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Plan on speakers the model was trained on; labelled leaky.")
     ] = False,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
 ) -> None:
     """Measure the equal error rate against the number and the length of enrolment clips, and advise."""
@@ -77,9 +80,7 @@ def enrol(
     durations = durations_s(utterances, rows)
     loaded = None
     if model is not None and (store is None or seconds):
-        from nestvox.loading import load
-
-        loaded = load(model, weights=weights, offline=offline)
+        loaded = Running(device, backend, weights, offline).load(model)
     vectors, labels, keys = _whole_clips(loaded, store, utterances)
     labels += (*refuse_overlap(set(keys), utterances.frame["speaker"], allow=allow_overlap), *utterances.labels)
     crops = {}

@@ -11,6 +11,7 @@ from nestvox.cli.console import say
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
+    from nestvox.cli.running import Running
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -72,8 +73,7 @@ def evaluate_rescored(
     store: Path | None,
     model: str | None,
     dims: Sequence[int] | None,
-    weights: Path | None,
-    offline: bool,
+    running: Running,
     score_norm: str | None,
     cohort: Path | None,
     top_k: int | None,
@@ -111,8 +111,7 @@ def evaluate_rescored(
         store=store,
         model=model,
         dims=dims,
-        weights=weights,
-        offline=offline,
+        running=running,
         allow_overlap=allow_overlap,
         norm=norm,
         llr=maps,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
+    from nestvox.cli.running import Running
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation.rescore import ScoreNorm
@@ -41,8 +42,7 @@ def read_system(
     store: Path | None,
     model: str | None,
     dims: Sequence[int] | None,
-    weights: Path | None = None,
-    offline: bool = False,
+    running: Running,
     allow_overlap: bool = False,
     norm: ScoreNorm | None = None,
     llr: LlrCalibration | None = None,
@@ -59,8 +59,7 @@ def read_system(
         store: embeddings; with `model` too, they must be of that model.
         model: folder or catalogue name.
         dims: prefix lengths of embeddings.
-        weights: local weights file for a catalogue name.
-        offline: never fetch.
+        running: how a model is loaded and run.
         allow_overlap: take a model's own training speakers.
         norm: what the scores will be normalised by.
         llr: what they will be mapped by.
@@ -94,8 +93,7 @@ def read_system(
         [trials],
         table,
         dims=dims,
-        weights=weights,
-        offline=offline,
+        running=running,
         allow_overlap=allow_overlap,
         norm=norm,
         llr=llr,
@@ -110,8 +108,7 @@ def load_for_trials(
     table: UtteranceTable,
     *,
     dims: Sequence[int] | None,
-    weights: Path | None = None,
-    offline: bool = False,
+    running: Running,
     allow_overlap: bool = False,
     norm: ScoreNorm | None = None,
     llr: LlrCalibration | None = None,
@@ -124,8 +121,7 @@ def load_for_trials(
         lists: trials that it will score.
         table: utterances that they name.
         dims: prefix lengths.
-        weights: local weights file for a catalogue name.
-        offline: never fetch.
+        running: how a model is loaded and run.
         allow_overlap: take its own training speakers.
         norm: what the scores will be normalised by.
         llr: what they will be mapped by.
@@ -141,10 +137,9 @@ def load_for_trials(
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.rescore import check_calibration, check_cohort
     from nestvox.evaluation.speakers import training_overlap
-    from nestvox.loading import load
 
     speakers = [trial_speakers(trials, [], table=table) for trials in lists]
-    loaded = load(model, weights=weights, offline=offline)
+    loaded = running.load(model)
     for dim in dims or ():
         loaded.check_dim(dim)
     for trials, known in zip(lists, speakers, strict=True):

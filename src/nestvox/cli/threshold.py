@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError, TrialsError
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def threshold(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Set it on speakers the model was trained on; labelled leaky.")
     ] = False,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it here, beside what a calibration file there holds.")
     ] = None,
@@ -90,6 +93,7 @@ def threshold(
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
     folder = keeping_folder(model, out)
+    running = Running(device, backend, weights, offline)
     listed = read_trials(trials)
     targets = check_trials(listed)
     check_replicates(bootstrap, confidence)
@@ -109,8 +113,7 @@ def threshold(
         store=store,
         model=model,
         dims=wanted,
-        weights=weights,
-        offline=offline,
+        running=running,
         allow_overlap=allow_overlap,
         norm=norm,
         llr=llr,

@@ -9,6 +9,7 @@ import typer
 
 from nestvox.cli.channels import pair_of_channels
 from nestvox.cli.console import say
+from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import ModelError
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def verify(
         str | None,
         typer.Option(help="Channel of the recordings, 0 is the first; 0,1: of either; default: the mean of all."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Local weights file for a catalogue name.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything.")] = False,
+    device: Device = "auto",
+    backend: Backend = NetworkBackend.auto,
+    weights: Weights = None,
+    offline: Offline = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
 ) -> None:
     """Score two recordings and compare the score with the model's threshold.
@@ -70,7 +73,9 @@ def verify(
     from nestvox.model_calibration import read_calibration
 
     first, second = map(Segment, (a, b), (None, None), (None, None), pair_of_channels(channel))
-    loaded, chosen = _model_for(first, second, model, route=route, dim=dim, weights=weights, offline=offline)
+    loaded, chosen = _model_for(
+        first, second, model, route=route, dim=dim, running=Running(device, backend, weights, offline)
+    )
     if chosen is not None:
         dim = chosen.length(dim)
     if calibration is not None:
@@ -103,18 +108,17 @@ def verify(
 
 
 def _model_for(
-    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, weights: Path | None, offline: bool
+    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, running: Running
 ) -> tuple[SpeakerModel, Route | None]:
     """The model that answers, and its route where a file of routes was given."""
     if Path(model).suffix.lower() not in (".yaml", ".yml"):
         if route is not None:
             raise ModelError(f"--route {route} names one of several routes: give a .yaml file of routes with --model")
-        from nestvox.loading import load
-
-        return load(model, weights=weights, offline=offline), None
-    if weights is not None:
+        return running.load(model), None
+    if running.weights is not None:
         raise ModelError(f"{model} names models that have their own weights; leave out --weights")
     from nestvox.routing import load_router
 
-    chosen = load_router(model, offline=offline).choose_pair(a, b, dim=dim, route=route)
+    router = load_router(model, device=running.device, backend=running.backend.value, offline=running.offline)
+    chosen = router.choose_pair(a, b, dim=dim, route=route)
     return chosen.model, chosen

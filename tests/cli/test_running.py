@@ -1,0 +1,92 @@
+"""`--device`, `--backend`, `--weights` and `--offline` are the same on every command that runs a model, and arrive."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestvox.cli.app import commands
+from nestvox.cli.main import main
+from nestvox.errors import ModelError
+
+COMMANDS = dict(commands())
+# A recipe says where training runs and what it begins with.
+RUN_A_MODEL = sorted(
+    name for name, command in COMMANDS.items() if {param.name for param in command.params} & {"model", "systems"}
+)
+SHARED = ("device", "backend", "weights", "offline")
+
+
+def test_who_runs_a_model() -> None:
+    expected = ["bench", "cache", "calibrate", "compare", "demo", "embed", "evaluate", "inspect", "plan enrol"]
+    assert [*expected, "threshold", "verify"] == RUN_A_MODEL
+
+
+@pytest.mark.parametrize("option", SHARED)
+def test_they_are_declared_once(option: str) -> None:
+    """The same spelling, help, type and default everywhere."""
+    seen = set()
+    for name in RUN_A_MODEL:
+        found = [param for param in COMMANDS[name].params if param.name == option]
+        assert found, f"{name} lacks --{option}: take it from nestvox.cli.running"
+        seen.add((tuple(found[0].opts), found[0].help, str(found[0].type_descriptor.annotation), str(found[0].default)))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["bench", "ge2e"],
+        ["cache", "t.tsv", "--out", "c", "--model", "ge2e"],
+        ["calibrate", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv", "--out", "o.json"],
+        ["compare", "s.csv", "ge2e", "--trials", "t.txt", "--table", "t.tsv"],
+        ["embed", "t.tsv", "--out", "s"],
+        ["evaluate", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv"],
+        ["inspect", "ge2e"],
+        ["plan", "enrol", "--table", "t.tsv", "--model", "ge2e"],
+        ["threshold", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv", "--eer", "--out", "o.json"],
+        ["verify", "a.wav", "b.wav"],
+        ["demo", "--data", "corpus", "--out", "d"],
+    ],
+    ids=lambda call: call[0],
+)
+def test_what_is_typed_arrives(
+    call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{speaker}{number}" for speaker in "abcdefghijkl" for number in range(2)]
+    splits = {"a": "dev", "b": "dev", "c": "test", "d": "test"}
+    rows = [f"{name}\t{name}.wav\t{name[0]}\t4.0\t{splits.get(name[0], 'train')}" for name in names]
+    table = "utt_id\tpath\tspeaker\tduration_s\tsplit\n" + "\n".join(rows) + "\n"
+    pairs = [(a, b) for a, b in itertools.combinations(names, 2)]
+    Path("corpus").mkdir()
+    for name, content in {
+        "t.tsv": table,
+        "t.txt": "".join(f"{int(a[0] == b[0])} {a} {b}\n" for a, b in pairs),
+        "s.csv": "enrol,test,score\n" + "".join(f"{a},{b},{number % 7}\n" for number, (a, b) in enumerate(pairs)),
+        "w.pt": "",
+        "corpus/utterances.tsv": table,
+        "corpus/trials_dev.txt": "1 a0 a1\n1 b0 b1\n0 a0 b0\n0 a1 b1\n",
+        "corpus/trials_test.txt": "1 c0 c1\n1 d0 d1\n0 c0 d0\n0 c1 d1\n",
+    }.items():
+        Path(name).write_text(content)
+    got: dict[str, Any] = {}
+
+    def load(name: str, **given: Any) -> None:
+        got.update(given, name=name)
+        raise ModelError("stopped here")
+
+    monkeypatch.setattr("nestvox.loading.load", load)
+    with pytest.raises(SystemExit) as end:
+        main([*call, "--device", "cpu", "--backend", "eager", "--weights", "w.pt", "--offline"])
+    assert (end.value.code, capsys.readouterr().err.splitlines()[-1:]) == (2, ["error: stopped here"])
+    assert got["name"] == "ge2e"
+    assert {name: got[name] for name in SHARED} == {
+        "device": "cpu",
+        "backend": "eager",
+        "weights": Path("w.pt"),
+        "offline": True,
+    }
