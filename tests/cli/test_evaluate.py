@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from nestvox.cli.evaluate import evaluate
+from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
 from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
@@ -280,3 +281,32 @@ def test_llrs_are_judged(files):
     twice = run(*arguments, "--llr", "--calibration", files / "out.csv")
     assert "calibrated already" in str(twice.exception)
     assert f"Cllr {found['cllr']:.4f} bits" in " ".join((files / "a.html").read_text().split())
+
+
+def test_one_trial_of_each_kind_has_no_interval_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.txt").write_text("1 id10001/a/1.wav id10001/b/2.wav\n0 id10001/a/1.wav id10002/b/2.wav\n")
+    (tmp_path / "s.txt").write_text("0.9 id10001/a/1.wav id10001/b/2.wav\n0.1 id10001/a/1.wav id10002/b/2.wav\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--trials", str(tmp_path / "t.txt"), "--scores", str(tmp_path / "s.txt")])
+    text = capsys.readouterr().out
+    assert not stopped.value.code
+    assert "0.00 [none]" in text
+    assert "[0.00, 0.00]" not in text
+    assert "an interval cannot be had" in text
+
+
+def test_every_row_shows_its_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "id1000{}/a/{}.wav".format
+    pairs = [(1, name(i % 5, i), name(i % 5, i + 50)) for i in range(20)]
+    pairs += [(0, name(i % 5, i), name((i + 1) % 5, i + 90)) for i in range(20)]
+    (tmp_path / "t.txt").write_text("".join(f"{label} {a} {b}\n" for label, a, b in pairs))
+    # Half a unit between the classes: the threshold lies at 0.25 + 0.5 = 0.75 of this scale.
+    (tmp_path / "s.txt").write_text("".join(f"{0.5 + 0.5 * label} {a} {b}\n" for label, a, b in pairs))
+    call = ["--trials", tmp_path / "t.txt", "--scores", tmp_path / "s.txt", "--json", tmp_path / "r.json"]
+    with pytest.raises(SystemExit):
+        main(["evaluate", *map(str, call)])
+    text = capsys.readouterr().out
+    threshold = json.loads((tmp_path / "r.json").read_text())["results"][0]["eer_threshold"]
+    assert 0.5 < threshold <= 1.0
+    assert "at threshold" in text
+    assert f"{threshold:.4f}" in text

@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nestvox.cli.main import main
 from nestvox.cli.plan import plan
 from nestvox.errors import NestvoxError
 from nestvox.metrics import eer, error_curve
@@ -152,3 +153,24 @@ def test_a_pilot_without_speakers_is_refused(pilot):
     result = run(*GOAL, "--speakers", 40, "--pilot-trials", pilot / "trials.txt", "--pilot-scores", pilot / "one.txt")
     assert isinstance(result.exception, NestvoxError)
     assert "--pilot-table" in str(result.exception)
+
+
+def test_without_speakers_it_says_how_many_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As README shows it: `nestvox plan --eer E --difference D`."""
+    call = ["plan", "--eer", "0.1", "--difference", "-0.02", "--json", str(tmp_path / "p.json")]
+    with pytest.raises(SystemExit) as stopped:
+        main(call)
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    alone = json.loads((tmp_path / "p.json").read_text())
+    with pytest.raises(SystemExit):
+        main([*call, "--speakers", "50"])
+    capsys.readouterr()
+    given = json.loads((tmp_path / "p.json").read_text())
+    assert alone["speakers"] == alone["speakers_needed"] == given["speakers_needed"], "it depends on nothing they have"
+    assert alone["pairs"] is not None, "with so many speakers some number of pairs is enough"
+    assert f"{alone['speakers']:,} speakers" in text
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "--eer", "0.1"])
+    assert stopped.value.code == 2
+    assert "--difference" in capsys.readouterr().err

@@ -134,8 +134,18 @@ def test_what_changes_between_two_checkpoints(world):
             rel=1e-6,
         )
         assert row.size_change_bytes == b.size_bytes - a.size_bytes
+        assert row.relative_change == pytest.approx(b.eer / a.eer - 1)
+    (mean,) = found.means
+    eers = {name: [of[name, dim].eer for dim in (8, 16, 32)] for name in ("one", "two")}
+    assert (mean.a, mean.b, mean.dims) == ("one", "two", (8, 16, 32))
+    assert (mean.eer_a, mean.eer_b) == pytest.approx((sum(eers["one"]) / 3, sum(eers["two"]) / 3))
+    assert mean.relative_change == pytest.approx(sum(eers["two"]) / sum(eers["one"]) - 1)
     scores = [scored(world, f"s{seed}", noisy(world, seed)) for seed in range(2)]
-    (row,) = compare_systems(world.trials, scores, table=world.table, **FEW).rows
+    scores = [replace(system, size_bytes=size) for system, size in zip(scores, (1000, 779), strict=True)]
+    of_files = compare_systems(world.trials, scores, table=world.table, **FEW)
+    (row,) = of_files.rows
+    assert of_files.means == (), "scores of a file have no dimensions to take a mean over"
+    assert {system.size_bytes for system in of_files.systems} == {None}, "how long a list is says nothing of a system"
     assert (row.norm_change, row.size_change_bytes) == (None, None)
 
 

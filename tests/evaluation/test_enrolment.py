@@ -71,6 +71,9 @@ def test_enrolment_and_test_are_of_different_sessions_where_there_are_two():
     unknown = plan_enrolment(vectors, speakers, counts=(1,))
     assert unknown.rows[0].eer < known.rows[0].eer - 0.05
     assert "Sessions are not known" in unknown.notes[0]
+    for blank in ("", "  ", None):
+        empty = plan_enrolment(vectors, speakers, counts=(1,), sessions=[blank] * 320)
+        assert empty == unknown, "a column that is there and empty says nothing"
     one = plan_enrolment(vectors, speakers, counts=(1,), sessions=["a"] * 320)
     assert "40 speakers have one session only" in one.notes[0]
 

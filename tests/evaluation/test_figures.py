@@ -7,18 +7,22 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from scipy.special import ndtr, ndtri
 
 from nestvox.errors import NestvoxError
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot
 from nestvox.evaluation.figures import (
     BayesLine,
+    DetLine,
     Difference,
     bayes_error_figure,
     calibration_figure,
+    det_figure,
     difference_figure,
 )
 from nestvox.evaluation.report import evaluation_figures, systems_dim, write_figures
+from nestvox.evaluation.results import DetCurve
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -178,3 +182,22 @@ def test_words_and_lines_can_be_told_from_the_paper(scheme):
     series = [palette[f"s{number}"] for number in range(8)]
     assert all(contrast(colour, palette["paper"]) >= 3 for colour in (*series, palette["target"], palette["nontarget"]))
     assert len(set(series)) == 8
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("names", [["16", "64"], [f"a system with a long name {i}" for i in range(8)]])
+def test_the_key_of_a_det_figure_covers_as_little_as_it_can(distance: float, names: list[str]) -> None:
+    """Whether the systems are at chance or nearly perfect, the key stands where curves do not run."""
+    far = np.linspace(0.001, 0.95, 80)
+    lines = []
+    for series, name in enumerate(names):
+        miss = ndtr(-distance - 0.1 * series - ndtri(far))
+        curve = DetCurve(None, tuple(far), tuple(miss), tuple(miss), tuple(miss))
+        lines.append(DetLine(name, curve, series % 8, banded=False))
+    drawing = det_figure(lines)
+    (key,) = [shape for shape in drawing._parts if getattr(shape, "style", "") == "backing"]
+    xs, ys = zip(*key.points, strict=True)
+    curves = [shape for shape in drawing._parts if getattr(shape, "style", "") == "line" and len(shape.points) > 10]
+    covered = [sum(min(xs) <= x <= max(xs) and min(ys) <= y <= max(ys) for x, y in shape.points) for shape in curves]
+    assert len(curves) == len(names)
+    assert sum(covered) <= 0.1 * sum(len(shape.points) for shape in curves)

@@ -192,19 +192,26 @@ def print_comparison(comparison: Comparison) -> None:
             f"{changed.p_mid:.2g}",
         )
     console().print(shown)
-    changes = ("dim", "accuracy points", "EER threshold", "mean norm", "size")
+    changes = ("dim", "EER relative", "accuracy points", "EER threshold", "mean norm", "size")
     shown = whole_table("system", *map(number, changes), title="changes", labels=comparison.labels)
     for pair in comparison.rows:
         size = pair.size_change_bytes
         shown.add_row(
             pair.b,
             _dims(pair.dim_a, pair.dim_b),
+            _relative(pair.relative_change),
             f"{100 * pair.accuracy_change:+.2f}",
             f"{'+' if pair.threshold_change >= 0 else ''}{show_score(pair.threshold_change)}",
             "-" if pair.norm_change is None else f"{pair.norm_change:+.3f}",
             "-" if size is None else f"{'-' if size < 0 else '+'}{readable_size(abs(size))}",
         )
     console().print(shown)
+    for mean in comparison.means:
+        say(
+            f"mean over {', '.join(map(str, mean.dims))} dimensions: EER {100 * mean.eer_a:.2f} % ({mean.a}), "
+            f"{100 * mean.eer_b:.2f} % ({mean.b}): {100 * (mean.eer_b - mean.eer_a):+.2f} points, "
+            f"{_relative(mean.relative_change)}; minDCF {mean.min_dcf_a:.4f}, {mean.min_dcf_b:.4f}"
+        )
     for pair in comparison.rows:
         at = "" if pair.dim_b is None else f" at {pair.dim_b} dimensions"
         say(f"EER{at}: {pair.verdict}.")
@@ -272,6 +279,10 @@ def _write(
         said["Report"] = str(report)
     for title, where in said.items():
         say(f"{title}: {where}")
+
+
+def _relative(change: float | None) -> str:
+    return "-" if change is None else f"{100 * change:+.1f} %"
 
 
 def _dims(dim_a: int | None, dim_b: int | None) -> str:

@@ -211,24 +211,26 @@ def _of_model(
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
-    from nestvox.evaluation.report import further_in_words, percent, percent_interval
+    from nestvox.cli.source import show_score
+    from nestvox.evaluation.report import further_in_words, interval_in_words, percent, percent_interval
 
     headline = evaluation.headline
     # Over all trials only, the counts stand below the table once.
     conditions = len(evaluation.results) > len(evaluation.overall) or bool(evaluation.not_computable)
     by = ("condition", number("target"), number("non-target")) if conditions else ()
-    rates = map(number, ("EER % [interval]", "hull EER %", "minDCF [interval]"))
+    rates = map(number, ("EER % [interval]", "at threshold", "hull EER %", "minDCF [interval]"))
     heading = title or evaluation.model or "scores"
     shown = whole_table(number("dim"), *by, *rates, title=heading, labels=evaluation.labels)
     for row in evaluation.results:
-        cost = f"{row.min_dcf:.4f} [{row.min_dcf_low:.4f}, {row.min_dcf_high:.4f}]"
+        cost = f"{row.min_dcf:.4f} {interval_in_words(row.min_dcf_low, row.min_dcf_high, 4)}"
         place = [row.condition, str(row.n_target), str(row.n_nontarget)] if conditions else []
-        values = ["-" if row.dim is None else str(row.dim), *place, percent_interval(row), percent(row.eer_rocch), cost]
+        equal = [percent_interval(row), show_score(row.eer_threshold), percent(row.eer_rocch)]
+        values = ["-" if row.dim is None else str(row.dim), *place, *equal, cost]
         shown.add_row(*values, style="bold" if row is headline else "")
     for empty in evaluation.not_computable:
         place = ["-" if empty.dim is None else str(empty.dim), empty.condition]
         counts = [str(empty.n_target), str(empty.n_nontarget)]
-        shown.add_row(*place, *counts, "not computable", "", "", style="dim")
+        shown.add_row(*place, *counts, "not computable", "", "", "", style="dim")
     console().print(shown)
     for reason in dict.fromkeys(empty.reason for empty in evaluation.not_computable):
         places = dict.fromkeys(empty.condition for empty in evaluation.not_computable if empty.reason == reason)

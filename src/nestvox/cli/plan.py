@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan
 
 __all__ = ["app", "plan"]
+
+_ANY = 1000  # speakers: how many a study needs does not depend on how many it has
 
 app = typer.Typer(
     help="How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
@@ -36,7 +38,9 @@ def plan(
         float | None,
         typer.Option(help="Difference to be found, a fraction; below 0: the second is better.  [required]"),
     ] = None,
-    speakers: Annotated[int | None, typer.Option(help="Speakers that the study can have.  [required]")] = None,
+    speakers: Annotated[
+        int | None, typer.Option(help="Speakers that the study can have; default: as many as it needs.")
+    ] = None,
     pairs: Annotated[
         int | None, typer.Option(help="Trials that it can have, half of them targets; default: by --per-speaker.")
     ] = None,
@@ -73,8 +77,8 @@ def plan(
 
     if context.invoked_subcommand is not None:
         return
-    if eer is None or difference is None or speakers is None:
-        missing = [n for n, v in (("eer", eer), ("difference", difference), ("speakers", speakers)) if v is None]
+    if eer is None or difference is None:
+        missing = [name for name, value in (("eer", eer), ("difference", difference)) if value is None]
         raise typer.BadParameter(f"missing: {', '.join(f'--{name}' for name in missing)}", context)
     found_clusters, found_correlation, origin = USUAL, 0.5, "usual values; a pilot study would say better"
     if pilot_trials is not None or pilot_scores:
@@ -85,17 +89,19 @@ def plan(
         origin = f"measured on {pilot_trials}"
     if clusters is not None:
         found_clusters, origin = _clusters(clusters), "as given"
-    made = plan_study(
-        eer,
-        difference,
-        speakers,
-        pairs=pairs,
-        per_speaker=per_speaker,
-        correlation=found_correlation if correlation is None else correlation,
-        clusters=found_clusters,
-        power=power,
-        confidence=confidence,
-    )
+    asked: dict[str, Any] = {
+        "per_speaker": per_speaker,
+        "correlation": found_correlation if correlation is None else correlation,
+        "clusters": found_clusters,
+        "power": power,
+        "confidence": confidence,
+    }
+    if speakers is None:
+        needed = plan_study(eer, difference, _ANY, **asked)
+        enough = needed.speakers_needed if pairs is None else max(needed.least_speakers, 3)
+        made = plan_study(eer, difference, max(3, enough), pairs=pairs, **asked)
+    else:
+        made = plan_study(eer, difference, speakers, pairs=pairs, **asked)
     for line in _lines(made, origin):
         say(line)
     if json_out is not None:

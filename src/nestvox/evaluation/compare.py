@@ -6,7 +6,7 @@ The first system is the one that the others are held against.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from nestvox.metrics.compare import PairedComparison, compare_scores, rank_ident
 from nestvox.metrics.wording import difference_in_words
 from nestvox.progress import Progress, silent
 
-__all__ = ["Comparison", "ComparisonRow", "SystemRow", "compare_systems", "trial_speakers"]
+__all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems", "trial_speakers"]
 
 IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
 
@@ -57,7 +57,7 @@ class SystemRow:
         min_dcf: normalised minimum cost.
         min_dcf_threshold: score at which it is reached; infinity if accepting nothing is cheapest.
         mean_norm: mean length of the embeddings' prefixes as stored, if there are embeddings.
-        size_bytes: of the score file, store or model folder, if known.
+        size_bytes: of the store or model folder, if known; None for a score file.
         fingerprint: of the model, if known.
     """
 
@@ -87,6 +87,7 @@ class ComparisonRow:
         p_min_dcf: of the minDCF, likewise.
         verdict: on the EER, in words.
         verdict_min_dcf: on the minDCF.
+        relative_change: of the EER, the difference divided by the first's; None where the first makes no errors.
         accuracy_change: of the share of right decisions at each system's EER threshold, the other's less the first's.
         threshold_change: of the EER threshold, in the units of the scores.
         norm_change: of the mean length of the embeddings as stored; None where one has none.
@@ -102,10 +103,36 @@ class ComparisonRow:
     p_min_dcf: float
     verdict: str
     verdict_min_dcf: str
+    relative_change: float | None
     accuracy_change: float
     threshold_change: float
     norm_change: float | None
     size_change_bytes: int | None
+
+
+@dataclass(frozen=True)
+class MeanOverDims:
+    """A system against the first, over all dimensions that were compared; figures only, no test.
+
+    Attributes:
+        a: name of the first system.
+        b: name of the other.
+        dims: that enter, each once.
+        eer_a: mean equal error rate of the first.
+        eer_b: of the other.
+        relative_change: of that mean; None where the first makes no errors.
+        min_dcf_a: mean minimum cost of the first.
+        min_dcf_b: of the other.
+    """
+
+    a: str
+    b: str
+    dims: tuple[int, ...]
+    eer_a: float
+    eer_b: float
+    relative_change: float | None
+    min_dcf_a: float
+    min_dcf_b: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +142,7 @@ class Comparison:
     Attributes:
         systems: one row a system and dimension.
         rows: each other system against the first, dimensions ascending.
+        means: each other system against the first over the dimensions, where there are several.
         disputed: trials that only one of two systems decides rightly, at the largest dimension at which they differ.
         selection: how the first system was chosen, if it was.
         n_target: target trials.
@@ -133,6 +161,7 @@ class Comparison:
 
     systems: tuple[SystemRow, ...]
     rows: tuple[ComparisonRow, ...]
+    means: tuple[MeanOverDims, ...]
     disputed: tuple[DisputedTrial, ...]
     selection: Selection | None
     n_target: int
@@ -274,6 +303,7 @@ def compare_systems(
     return Comparison(
         systems=tuple(figures.values()),
         rows=tuple(rows),
+        means=tuple(_means(first, other, figures) for other in others if len(_dims_of(first, other)) > 1),
         disputed=tuple(
             trial
             for other in others
@@ -391,9 +421,18 @@ def _system_row(system: System, dim: int | None, targets: Any, point: tuple[floa
         min_dcf=cost.value,
         min_dcf_threshold=cost.threshold,
         mean_norm=None if dim is None else system.norms.get(dim),
-        size_bytes=system.size_bytes,
+        size_bytes=None if dim is None else system.size_bytes,  # that of a list of scores says nothing of a system
         fingerprint=system.fingerprint,
     )
+
+
+def _means(first: System, other: System, figures: Mapping[tuple[str, int | None], SystemRow]) -> MeanOverDims:
+    pairs = [(figures[first.name, a], figures[other.name, b]) for a, b in _dims_of(first, other)]
+    eer_a, eer_b = (float(np.mean([row.eer for row in side])) for side in zip(*pairs, strict=True))
+    cost_a, cost_b = (float(np.mean([row.min_dcf for row in side])) for side in zip(*pairs, strict=True))
+    dims = tuple(row.dim for row, _ in pairs if row.dim is not None)
+    relative = (eer_b - eer_a) / eer_a if eer_a > 0 else None
+    return MeanOverDims(first.name, other.name, dims, eer_a, eer_b, relative, cost_a, cost_b)
 
 
 def _changes(first: SystemRow, other: SystemRow) -> dict[str, Any]:
@@ -401,6 +440,7 @@ def _changes(first: SystemRow, other: SystemRow) -> dict[str, Any]:
         return None if a is None or b is None else b - a
 
     return {
+        "relative_change": (other.eer - first.eer) / first.eer if first.eer > 0 else None,
         "accuracy_change": other.accuracy - first.accuracy,
         "threshold_change": other.eer_threshold - first.eer_threshold,
         "norm_change": less(first.mean_norm, other.mean_norm),

@@ -97,6 +97,8 @@ _STYLES: Mapping[str, _Style] = {
     "whisker": _Style("series", 1.3),
 }
 _TEXTS: Mapping[str, tuple[str, float]] = {"tick": ("soft", 11.5), "axis": ("ink", 12.5), "key": ("ink", 12.0)}
+_CORNERS = ("bottom left", "top right", "bottom right", "top left")  # as they are tried
+_KEY_STEP, _KEY_SAMPLE, _KEY_GAP = 17, 20, 7  # pixels a line, of a sample, between it and its text
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans","DejaVu Sans",sans-serif'
 
 
@@ -352,6 +354,27 @@ class Plot:
         if y_name:
             sheet.text((15, (self.top + bottom) / 2), y_name, "axis", upright=True)
 
+    def emptiest(self, entries: Sequence[tuple[str, str, int | None]], drawn: Sequence[tuple[float, float]]) -> str:
+        """The corner where a key hides the fewest of the points (pixels) that were drawn; see `key`."""
+
+        def hidden(corner: str) -> int:
+            left, top, right, bottom = self._key_box(entries, corner)
+            return sum(left <= x <= right and top <= y <= bottom for x, y in drawn)
+
+        return min(_CORNERS, key=hidden)
+
+    def _key_box(
+        self, entries: Sequence[tuple[str, str, int | None]], corner: str
+    ) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a key, in pixels."""
+        sheet = self.drawing
+        height = _KEY_STEP * len(entries)
+        top = self.top + 10 if corner.startswith("top") else sheet.height - self.bottom - height - 6
+        longest = max(len(_shortened(text)) for _, text, _ in entries)
+        width = 12 + _KEY_SAMPLE + _KEY_GAP + 6.6 * longest  # of the words as near as one can tell here
+        left = sheet.width - self.right - 6 - width if corner.endswith("right") else self.left + 6
+        return left, top - 5, left + width, top + height
+
     def key(self, entries: Sequence[tuple[str, str, int | None]], *, corner: str = "top right") -> None:
         """Draw a key inside the frame.
 
@@ -361,13 +384,10 @@ class Plot:
         """
         sheet = self.drawing
         texts = [_shortened(text) for _, text, _ in entries]
-        step, sample, gap = 17, 20, 7
-        height = step * len(entries)
-        top = self.top + 10 if corner.startswith("top") else sheet.height - self.bottom - height - 6
-        width = 12 + sample + gap + 6.6 * max(map(len, texts))  # of the words as near as one can tell here
-        left = sheet.width - self.right - 6 - width if corner.endswith("right") else self.left + 6
-        box = [(left, top - 5), (left + width, top - 5), (left + width, top + height), (left, top + height)]
-        sheet.area(box, "backing")
+        step, sample, gap = _KEY_STEP, _KEY_SAMPLE, _KEY_GAP
+        left, above, right, below = self._key_box(entries, corner)
+        top = above + 5
+        sheet.area([(left, above), (right, above), (right, below), (left, below)], "backing")
         for number, ((style, _, series), text) in enumerate(zip(entries, texts, strict=True)):
             y = top + step * number + 8
             if corner.endswith("right"):

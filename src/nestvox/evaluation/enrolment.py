@@ -432,7 +432,9 @@ def _session_codes(sessions: Sequence[str | None] | None, length: int) -> Intege
     if len(sessions) != length:
         raise NestvoxError(f"{length} clips need {length} sessions, got {len(sessions)}")
     # A clip of an unknown session is a session by itself of which nothing is known: all of them count as one.
-    named = np.array(["" if session is None else session for session in sessions], dtype=np.str_)
+    named = np.array(["" if session is None else str(session).strip() for session in sessions], dtype=np.str_)
+    if not (named != "").any():  # a column that is there and empty says nothing
+        return None
     return np.unique(named, return_inverse=True)[1].astype(np.int64)
 
 

@@ -106,8 +106,13 @@ def det_figure(lines: Sequence[DetLine], *, name: str = "det") -> Drawing:
         ys = [_probit(p) for p in line.curve.p_miss]
         drawing.line(plot.points(x, ys), "line", series=line.series, clipped=True)
     if len(lines) > 1:
-        # Curves run from the upper left to the lower right, and none lies below the best.
-        plot.key([("line", line.name, line.series) for line in lines], corner="bottom left")
+        entries: list[tuple[str, str, int | None]] = [("line", line.name, line.series) for line in lines]
+        inside = [
+            point
+            for line, x in zip(lines, xs, strict=True)
+            for point in plot.points(x, [_probit(p) for p in line.curve.p_miss])
+        ]
+        plot.key(entries, corner=plot.emptiest(entries, inside))
     return drawing
 
 

@@ -166,10 +166,15 @@ def measure(
 def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
     """What a reader could mistake figures for."""
     found = []
+    if any(row.eer_low >= row.eer_high for row in rates):
+        found.append(
+            "Where it says [none] an interval cannot be had: no draw of these speakers changes the figure, because "
+            "they make no error, or are too few."
+        )
     if perfect := [min(row.n_target, row.n_nontarget) for row in rates if row.eer == 0]:
         fewest = min(perfect)
         found.append(
-            "Where no error occurred the interval is 0 to 0: resampling cannot say how rare errors are. Even of "
+            "Where no error occurred, resampling cannot say how rare errors are. Even of "
             f"independent trials {fewest} of a class without an error only say that the rate is below "
             f"{100 * min(1.0, 3 / fewest):.3g} %."
         )

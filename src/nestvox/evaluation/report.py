@@ -36,6 +36,7 @@ __all__ = [
     "banded_dims",
     "evaluation_figures",
     "further_in_words",
+    "interval_in_words",
     "percent",
     "percent_interval",
     "render_html",
@@ -57,8 +58,13 @@ def percent(rate: float, digits: int = 2) -> str:
 
 
 def percent_interval(row: ErrorRates) -> str:
-    """Equal error rate and its interval in per cent: ``5.18 [4.28, 6.06]``."""
-    return f"{percent(row.eer)} [{percent(row.eer_low)}, {percent(row.eer_high)}]"
+    """Equal error rate and its interval in per cent: ``5.18 [4.28, 6.06]``, or ``0.00 [none]``."""
+    return f"{percent(row.eer)} {interval_in_words(100 * row.eer_low, 100 * row.eer_high, 2)}"
+
+
+def interval_in_words(low: float, high: float, digits: int) -> str:
+    """Both ends in brackets; ``[none]`` where they are one: then no draw of the speakers changes the figure at all."""
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if low < high else "[none]"
 
 
 def further_in_words(figure: FurtherFigure) -> str:
