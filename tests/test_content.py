@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from nestvox.content import content_instead, content_instead_of
+from nestvox.errors import ModelError
+from nestvox.model_folder import read_tensors
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 17090379\n"
 
@@ -81,3 +83,9 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     assert (
         content_instead_of(tmp_path) == content_instead_of(tmp_path / "gone") == content_instead_of("/dev/zero") == ""
     )
+
+
+def test_a_model_folder_with_pointers_in_place_of_its_weights_says_so(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(LFS)
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a safetensors file: it is a Git LFS pointer"):
+        read_tensors(tmp_path)

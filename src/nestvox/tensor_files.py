@@ -15,6 +15,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from nestvox.content import HEAD_BYTES, content_instead
 from nestvox.gate import ErrorMaker, decode, open_regular, parse_json
 from nestvox.schema import StrictModel, Word, validated
 
@@ -89,6 +90,9 @@ def read_header(path: str | Path, error: ErrorMaker, *, missing: str = "not ther
     source = str(path)
     with open_regular(path, error, missing=missing) as file:
         size = os.fstat(file.fileno()).st_size
+        if instead := content_instead(file.read(HEAD_BYTES)):
+            raise error(f"not a safetensors file: it is {instead}", source)
+        file.seek(0)
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
             raise error("not a safetensors file, or cut short: its header reaches beyond the file", source)
