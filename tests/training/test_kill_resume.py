@@ -138,6 +138,14 @@ def test_what_a_killed_run_was_writing_is_cleared(encoder: SpeakerModel, world: 
     assert not left.exists()
 
 
+def test_vectors_of_a_killed_validation_are_cleared(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
+    left = tmp_path / "run" / ".dev-abc" / "store" / "shard-000000.arrow"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    train(recipe_of(world), tmp_path / "run", model=encoder)
+    assert not (tmp_path / "run" / ".dev-abc").exists()
+
+
 def test_a_damaged_checkpoint_is_named(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
     train(recipe_of(world), tmp_path / "run", model=encoder)
     path = tmp_path / "run" / "checkpoint.safetensors"
