@@ -161,7 +161,9 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
         "optimizer.0.step": torch.tensor(3.0),
         "best.half": torch.randn(4).bfloat16(),
     }
-    progressed = Progressed("r", "n", epoch=2, step=1, eers={"0": {"8": 0.25}}, best_criterion=0.25)
+    start = [{"setting": "model", "identity": "n", "words": "somebody's"}]
+    sums = {"told": [40.0, 1.5], "window": [8.0, 0.25]}
+    progressed = Progressed("r", start, epoch=2, step=1, eers={"0": {"8": 0.25}}, best_criterion=0.25, **sums)
     Checkpoint(progressed, tensors).write(tmp_path / "c.safetensors")
     again = read_checkpoint(tmp_path / "c.safetensors")
     assert again.progressed == progressed
