@@ -178,22 +178,6 @@ def test_names_and_speakers_in_two_spellings(tmp_path: Path) -> None:
     assert [names[code] for code in codes] == [composed, composed, "ben"]
     with pytest.raises(StoreError, match="lacks 1 of 1 utterances"):
         store.index_of(["B"])
-    with pytest.raises(StoreError, match="rows 0 to 3"):
-        store.take([4])
-
-
-def test_names_and_speakers_in_two_spellings(tmp_path: Path) -> None:
-    composed, apart = "Jos\u00e9", "Jose\u0301"
-    writer = StoreWriter(tmp_path / "s", replace(METADATA, planned_rows=3, shard_rows=3))
-    speakers = [apart, composed, "ben "]  # as stores hold them that were made before names had one form
-    writer.write_shard(0, ShardRows([apart, "b", "c"], VECTORS[:3], ["x.wav", f"{composed}.wav", "z.wav"], speakers))
-    store = writer.finish()
-    assert store.index_of([composed, apart, f"{apart}.wav", "\ufeffc", "b "]).tolist() == [0, 0, 1, 2, 1]
-    assert store.speakers == [composed, composed, "ben"]
-    names, codes = store.speaker_codes()
-    assert [names[code] for code in codes] == [composed, composed, "ben"]
-    with pytest.raises(StoreError, match="lacks 1 of 1 utterances"):
-        store.index_of(["B"])
 
 
 @pytest.mark.parametrize(
