@@ -164,6 +164,8 @@ def test_index_by_id_then_path(tmp_path: Path) -> None:
     assert store.index_of(["b.wav", "a", "b", "d"]).tolist() == [1, 0, 1, 3]
     with pytest.raises(StoreError, match=r"several utterances have the path both\.wav"):
         store.index_of(["both.wav"])
+    with pytest.raises(StoreError, match="rows 0 to 3"):
+        store.take([4])
 
 
 def test_names_and_speakers_in_two_spellings(tmp_path: Path) -> None:
