@@ -196,3 +196,17 @@ def test_all_is_well_with_real_speech(speech_dir: Path) -> None:
     table = read_utterances(speech_dir / "utterances.tsv").where(split="dev")
     found = [segment.read().condition().codes() for segment in table.segments()[:: len(table) // 60]]
     assert {code for codes in found for code in codes} <= {"short"}
+
+
+@pytest.mark.parametrize(("subtype", "suffix"), [("PCM_16", "wav"), ("VORBIS", "ogg")])
+def test_a_file_that_was_cut_is_told_by_the_recording(tmp_path: Path, subtype: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(4 * 16_000), 16_000, subtype)
+    assert "cut-off" not in read_recording(path).condition().codes()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 5 // 8])
+    whole = read_recording(path).condition()
+    assert "cut-off" in whole.codes()
+    assert any("ends before its own header says" in sentence for sentence in whole.warnings())
+    # A part that lies before the cut is none the worse for it; one that reaches it is.
+    assert "cut-off" not in read_recording(path, start_s=0.5, duration_s=0.5).condition().codes()
+    assert "cut-off" in read_recording(path, start_s=1.0, duration_s=2.9).condition().codes()

@@ -26,7 +26,7 @@ import soundfile
 
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.encoders.adapters import CallableModel, from_callable
-from nestvox.errors import AudioError, MissingExtraError, StoreError
+from nestvox.errors import AudioError, MissingExtraError, NestvoxError, StoreError
 from nestvox.extraction import ray_engine
 from nestvox.extraction.embed import embed_table, run_embedding
 from nestvox.extraction.ray_engine import EngineError
@@ -238,9 +238,13 @@ def test_errors_are_those_of_the_task(tmp_path: Path, table: UtteranceTable, ray
     def clumsy(audio: np.ndarray) -> np.ndarray:
         raise ZeroDivisionError("no frames")
 
-    message = r"a worker failed at shard \d \(utterances u\d+ to u\d+\): ZeroDivisionError: no frames"
+    # What a network does with one recording is that recording's failure, what happens around it the worker's.
+    with pytest.raises(NestvoxError, match=r"0\.wav: the network moments fails on it: ZeroDivisionError: no frames"):
+        embed_table(moments_model(clumsy), table, tmp_path / "t", engine="ray")
+    ray.on_the_way = lambda model, part, plan, *rest: (model, part, None, *rest)
+    message = r"a worker failed at shard \d \(utterances u\d+ to u\d+\): AttributeError: "
     with pytest.raises(EngineError, match=message):
-        embed_table(moments_model(clumsy), table, tmp_path / "s", engine="ray", skip_bad=True)
+        embed_table(moments_model(), table, tmp_path / "u", engine="ray")
 
 
 def test_a_node_without_the_audio_is_no_reason_to_skip(tmp_path: Path, table: UtteranceTable, ray: StandIn) -> None:

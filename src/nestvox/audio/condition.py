@@ -22,6 +22,7 @@ __all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "co
 CODES = {
     "short": "the audio is shorter than 2 s: scores scatter widely",
     "partial": "less audio is there than the segment or the stated duration says",
+    "cut-off": "the file ends before its own header says",
     "silent": "there is no sound",
     "quiet": "the level is below -50 dBFS",
     "mostly-silent": "more than 60 % of the audio is below -60 dBFS",
@@ -85,6 +86,7 @@ class Condition:
         dropouts: gaps of 4 ms to 1 s without any sound, with sound up to both their edges.
         expected_s: seconds that there should be; None: nobody said.
         averaged: of the channels whose mean this is; None: there is one, or one was chosen.
+        cut_off: what the file lacks at its end; None: nothing is known to be missing.
     """
 
     duration_s: float
@@ -97,6 +99,7 @@ class Condition:
     dropouts: int = 0
     expected_s: float | None = None
     averaged: ChannelStatistics | None = None
+    cut_off: str | None = None
 
     def __add__(self, other: Condition) -> Condition:
         whole_s = self.duration_s + other.duration_s
@@ -121,6 +124,7 @@ class Condition:
             dropouts=self.dropouts + other.dropouts,
             expected_s=stated,
             averaged=sum(measured[1:], start=measured[0]) if measured else None,
+            cut_off=self.cut_off or other.cut_off,
         )
 
     @property
@@ -146,6 +150,8 @@ class Condition:
             found["short"] = f"The audio is short: {self.duration_s:.2f} s; below {SHORT_S:g} s scores scatter widely."
         if self.expected_s is not None and self.duration_s < self.expected_s - _MISSING_S:
             found["partial"] = f"Only a part of the audio is there: {self.duration_s:.2f} s of {self.expected_s:.2f} s."
+        if self.cut_off is not None:
+            found["cut-off"] = f"The file ends before its own header says: {self.cut_off}."
         sound_dbfs = _decibels(self._sound)
         if self.peak == 0:
             found["silent"] = "The audio is silent: every sample is zero."
@@ -217,6 +223,7 @@ def condition(
     averaged: ChannelStatistics | None = None,
     clipped: float | None = None,
     gaps: int | None = None,
+    cut_off: str | None = None,
 ) -> Condition:
     """Measure a waveform.
 
@@ -227,6 +234,7 @@ def condition(
         averaged: of the channels whose mean the samples are.
         clipped: `clipped_fraction` before the recording was resampled, which bends flat tops; None: of `samples`.
         gaps: `dropouts` likewise.
+        cut_off: what the file lacks at its end.
 
     Raises:
         ValueError: not one-dimensional, empty, or a rate that is not positive.
@@ -245,6 +253,7 @@ def condition(
         dropouts=dropouts(samples, sample_rate) if gaps is None else gaps,
         expected_s=expected_s,
         averaged=averaged,
+        cut_off=cut_off,
     )
 
 

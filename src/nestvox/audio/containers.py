@@ -55,6 +55,7 @@ class ContainerStream:
         channels: of the first decoded frame.
         frames: samples per channel by the header; -1 where it says nothing that is exact.
         n_bytes: of the file, for whoever opens it.
+        lack: what the file lacks at its end, likewise.
 
     Raises:
         BrokenStreamError: nothing can be decoded, there are several audio tracks, or the extra [av] is not installed.
@@ -96,6 +97,7 @@ class ContainerStream:
         self._rest = np.zeros((0, self.channels), np.float32)
         self._position = 0
         self.n_bytes = 0
+        self.lack: str | None = None
         duration, time_base = self._track.duration, self._track.time_base
         exact = container == "MP4" and duration is not None and time_base is not None and duration > 0
         self.frames = round(duration * time_base * self.samplerate) if exact else -1

@@ -59,6 +59,7 @@ class FileStream(soundfile.SoundFile):  # type: ignore[misc]
     """
 
     n_bytes: int = 0
+    lack: str | None = None
     shift: int = 0
     container: str | None = None
 
@@ -95,6 +96,7 @@ class ChainedStream:
         self.format, self.subtype = self._stream.format, self._stream.subtype
         self.samplerate, self.channels = int(self._stream.samplerate), int(self._stream.channels)
         self.n_bytes = 0
+        self.lack: str | None = None
 
     def __enter__(self) -> ChainedStream:
         return self
@@ -172,6 +174,7 @@ def opened(path: Place) -> Iterator[SoundStream]:
             size = file.seek(0, os.SEEK_END)  # before a decoder reads from it
             stream = _stream(file, name, spans, size)
             stream.n_bytes = size
+            stream.lack = next((span.lack for span in spans if span.lack), None)
         except _RefusedError as error:
             raise UnreadableAudioError(path, str(error)) from error
         except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:

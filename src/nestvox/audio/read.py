@@ -94,6 +94,7 @@ class Recording:
         clipped: share of samples in flat tops, at the file's own rate.
         gaps: dropouts, at the file's own rate.
         expected_s: seconds that there should be, as a table says; None: nobody said.
+        cut_off: what the file lacks at its end by its own header, where this is read up to there.
     """
 
     samples: NDArray[np.float32]
@@ -102,6 +103,7 @@ class Recording:
     clipped: float | None = None
     gaps: int | None = None
     expected_s: float | None = None
+    cut_off: str | None = None
 
     def condition(self, *, expected_s: float | None = None, sample_rate: int | None = None) -> Condition:
         """Measure what makes a score about it doubtful.
@@ -118,6 +120,7 @@ class Recording:
             averaged=self.averaged,
             clipped=self.clipped,
             gaps=self.gaps,
+            cut_off=self.cut_off,
         )
 
 
@@ -297,10 +300,12 @@ def read_recording(
     allow_silent: bool = False,
 ) -> Recording:
     """Decode as `read` does, and keep what its `condition` needs to know of the file; arguments and errors as there."""
-    samples, rate, raw, own_rate, averaged = _read(
+    samples, rate, raw, own_rate, averaged, lack = _read(
         path, sample_rate, start_s, duration_s, channel, min_duration_s, allow_silent=allow_silent
     )
-    return Recording(samples, rate, averaged, clipped_fraction(raw), dropouts(raw, own_rate))
+    whole = duration_s is None or len(samples) < round(duration_s * rate)  # what lies before a cut is none the worse
+    cut_off = lack if whole else None
+    return Recording(samples, rate, averaged, clipped_fraction(raw), dropouts(raw, own_rate), cut_off=cut_off)
 
 
 def _read(
@@ -312,8 +317,8 @@ def _read(
     min_duration_s: float,
     *,
     allow_silent: bool,
-) -> tuple[NDArray[np.float32], int, NDArray[np.float32], int, ChannelStatistics | None]:
-    """Samples and their rate, the samples at the file's own rate with that, and statistics of averaged channels."""
+) -> tuple[NDArray[np.float32], int, NDArray[np.float32], int, ChannelStatistics | None, str | None]:
+    """Samples and their rate, those at the file's own rate with that, channel statistics, and what the file lacks."""
     path = Path(path) if isinstance(path, str) else path
     _check_part(path, sample_rate, start_s, duration_s)
     with opened(path) as stream:
@@ -330,6 +335,7 @@ def _read(
         origin = max(0, first - margin) // up
         stop = None if last is None else math.ceil((last + margin) * from_hz / to_hz)
         raw, averaged = _decode(path, stream, origin * down, stop, channel)
+        lack = stream.lack
     _check_samples(path, raw)
     samples = resample(raw, from_hz, to_hz)
     skipped = origin * up
@@ -337,7 +343,7 @@ def _read(
     _check_result(path, samples, to_hz, start_s, min_duration_s)
     if not allow_silent and not samples.any():
         raise SilentAudioError.of(path, len(samples), cancelled=averaged is not None and averaged.audible)
-    return np.ascontiguousarray(samples), to_hz, raw, from_hz, averaged
+    return np.ascontiguousarray(samples), to_hz, raw, from_hz, averaged, lack
 
 
 def check_channel(path: str | Place, channel: int | None, channels: int) -> None:

@@ -347,8 +347,9 @@ def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> pl.DataFram
             return _Measured(problem=error.problem)
         content = hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest()
         # Measured at the rate at which most models hear it, as it is when it is embedded.
-        found = heard.condition(sample_rate=SAMPLE_RATE)
-        return _Measured(len(samples) / rate, content, cut_off=cut_off, condition=" ".join(found.codes()))
+        codes = heard.condition(sample_rate=SAMPLE_RATE).codes()
+        found = " ".join(code for code in codes if code != "cut-off")  # told of the file, above
+        return _Measured(len(samples) / rate, content, cut_off=cut_off, condition=found)
 
     # A file that is cut at its end is one, however many parts of it are utterances.
     first = pl.col("file").is_first_distinct()
