@@ -85,7 +85,7 @@ def test_every_option(tmp_path: Path, table: Path, model: Path) -> None:
     options = ["--tap", "pooled", "--batch-size", 2, "--workers", 1, "--threads", 1, "--shard-rows", 2]
     options += ["--dtype", "float16", "--max-duration-s", 60, "--device", "cpu", "--skip-bad"]
     output = run("embed", table, "--model", model, "--out", tmp_path / "s", *options)
-    assert "batches of 2, 1 streams of 1 threads, 1 for decoding" in output
+    assert "batches of 2, 1 stream of 1 thread, 1 for decoding" in output
     metadata = EmbeddingStore(tmp_path / "s").metadata
     assert (metadata.tap, metadata.dtype, metadata.shard_rows) == ("pooled", "float16", 2)
     assert metadata.plan == {"max_duration_s": 60.0}

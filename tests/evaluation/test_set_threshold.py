@@ -118,7 +118,7 @@ def test_used_elsewhere_it_is_refused(made):
         use_thresholds(stored, replace(system, fingerprint="f" * 16), trials, speakers, **FEW)
     with pytest.raises(ModelError, match="splits a cosine, the scores are a LLR"):
         use_thresholds(stored, replace(system, space=ScoreSpace("llr", "x")), trials, speakers, **FEW)
-    with pytest.raises(TrialsError, match="there are thresholds for 16, 32, 8"):
+    with pytest.raises(TrialsError, match="there are thresholds for 8, 16, 32"):
         use_thresholds(stored, replace(system, scores={4: system.scores[8]}), trials, speakers, **FEW)
     by_class = set_thresholds(system, trials, speakers, FAR, classes=duration_classes((2,)), table=table, **FEW)
     with pytest.raises(NestvoxError, match="need the utterance table"):

@@ -30,11 +30,11 @@ def bench(
     dims: Annotated[
         str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the model.")
     ] = None,
-    gallery: Annotated[int, typer.Option(min=1, help="Generated vectors that are searched.")] = 100_000,
-    queries: Annotated[int, typer.Option(min=1, help="Searched at once.")] = 64,
-    top: Annotated[int, typer.Option(min=1, help="Neighbours of each query.")] = 10,
+    gallery: Annotated[int, typer.Option(min=1, max=10_000_000, help="Generated vectors that are searched.")] = 100_000,
+    queries: Annotated[int, typer.Option(min=1, max=1_000_000, help="Searched at once.")] = 64,
+    top: Annotated[int, typer.Option(min=1, max=1_000_000, help="Neighbours of each query.")] = 10,
     clip_s: Annotated[float, typer.Option(help="Length of the clips that are embedded, in seconds.")] = 3.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips embedded at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Clips embedded at once.")] = 8,
     seconds: Annotated[float, typer.Option(help="Spent on each measurement.")] = 1.0,
     memory_gb: Annotated[float, typer.Option(help="That the gallery may take.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of the generated audio and vectors.")] = 0,

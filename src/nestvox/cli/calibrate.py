@@ -41,7 +41,9 @@ def calibrate(
     ridge: Annotated[float, typer.Option(help="Penalty that keeps the map finite.")] = 1e-4,
     score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
     cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
+    ] = None,
     p_target: Annotated[float, typer.Option(help="Prior of the detection costs that are shown.")] = 0.05,
     c_miss: Annotated[float, typer.Option(help="Their cost of rejecting a target.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Their cost of accepting a non-target.")] = 1.0,

@@ -52,8 +52,8 @@ def compare(
     p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
     c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
-    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, by speaker.")] = 1000,
-    permutations: Annotated[int, typer.Option(help="Rounds of the permutation, by speaker.")] = 2000,
+    bootstrap: Annotated[int, typer.Option(max=1_000_000, help="Replicates of the intervals, by speaker.")] = 1000,
+    permutations: Annotated[int, typer.Option(max=1_000_000, help="Rounds of the permutation, by speaker.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
     confidence: Annotated[float, typer.Option(help="Of the intervals; p values are held against 1 minus it.")] = 0.95,
     allow_overlap: Annotated[

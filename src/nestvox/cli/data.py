@@ -46,7 +46,7 @@ def check(
     audio: Annotated[bool, typer.Option(help="Decode everything: duplicates, durations, damage.")] = True,
     min_duration_s: Annotated[float, typer.Option(help="Shorter utterances are a warning.")] = 2.0,
     duration_tolerance_s: Annotated[float, typer.Option(help="Between stated and decoded duration.")] = 0.1,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=1_024, help="Threads that decode.")] = 4,
     json_file: _Json = None,
 ) -> None:
     """Check a corpus: speakers across splits or trained and tested, duplicates, labels, durations, missing files.
@@ -100,10 +100,18 @@ def trials(
     preset: Annotated[str | None, typer.Option(help="pairs-250-seed42 or pairs-250-seed43.")] = None,
     n_target: Annotated[
         int | None,
-        typer.Option("--targets", min=0, help="Number of target trials; by default up to 30 a speaker, 10,000 in all."),
+        typer.Option(
+            "--targets",
+            min=0,
+            max=100_000_000,
+            help="Number of target trials; by default up to 30 a speaker, 10,000 in all.",
+        ),
     ] = None,
     n_nontarget: Annotated[
-        int | None, typer.Option("--nontargets", min=0, help="Number of non-target trials; by default three a target.")
+        int | None,
+        typer.Option(
+            "--nontargets", min=0, max=100_000_000, help="Number of non-target trials; by default three a target."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw; 0 by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
@@ -214,7 +222,7 @@ def shards(
     table: Annotated[Path, typer.Argument(help="Utterance table.")],
     out: Annotated[Path, typer.Option(help="Folder of the tar files and their table; a stopped call goes on.")],
     *,
-    shard_mib: Annotated[int, typer.Option(min=1, help="MiB after which the next file begins.")] = 1024,
+    shard_mib: Annotated[int, typer.Option(min=1, max=1_048_576, help="MiB after which the next file begins.")] = 1024,
     json_file: _Json = None,
 ) -> None:
     """Copy the audio of a table into a few large tar files, from which every command reads it.
@@ -257,7 +265,7 @@ def augment(
     trials_file: Annotated[
         Path | None, typer.Option("--trials", help="Also write this list with the names of the new table.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=1_024, help="Threads.")] = 2,
     json_file: _Json = None,
 ) -> None:
     """Write the audio of a table as it sounds in noise, rooms or telephones: the same trials, heard under conditions.

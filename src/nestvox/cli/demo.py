@@ -40,7 +40,9 @@ def demo(
         Path | None,
         typer.Option(help="Where model, stores and report go; demo-output, or beside it if that is of other data."),
     ] = None,
-    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Of the refinement and the replicates.")] = 0,
     device: Device = "auto",
     backend: Backend = NetworkBackend.auto,

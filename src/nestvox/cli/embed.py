@@ -51,18 +51,26 @@ def embed(
     channel: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Channel of rows whose column `channel` says none, 0 is the first; default: the mean."
+            min=0,
+            max=1_023,
+            help="Channel of rows whose column `channel` says none, 0 is the first; default: the mean.",
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances at once; measured by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=65_536, help="Utterances at once; measured by default.")
+    ] = None,
     streams: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes side by side; measured by default.")
+        int | None, typer.Option(min=1, max=1_024, help="Forward passes side by side; measured by default.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each forward pass on a CPU; measured by default.")
+        int | None, typer.Option(min=1, max=1_024, help="Of each forward pass on a CPU; measured by default.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; measured by default.")] = None,
-    shard_rows: Annotated[int | None, typer.Option(min=1, help="Utterances of a file of the store.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1_024, help="Decoding threads; measured by default.")
+    ] = None,
+    shard_rows: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Utterances of a file of the store.")
+    ] = None,
     dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float32,
     max_duration_s: Annotated[
         float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
@@ -138,7 +146,7 @@ def embed(
     if run.rows:
         say(
             f"time         {run.wall_s:.1f} s for {run.audio_s:.0f} s of audio, of it {run.trial_s:.1f} s to set up the"
-            f" network and choose; batches of {run.batch_size}, {run.streams} streams of {run.threads} threads, "
+            f" network and choose; batches of {run.batch_size}, {_streams(run.streams, run.threads)}, "
             f"{run.workers} for decoding"
         )
         if run.engine == "ray":
@@ -157,10 +165,16 @@ def embed(
     say(f"store        {out}")
 
 
+def _streams(streams: int, threads: int) -> str:
+    """Passes side by side; the threads of each where they were chosen, else those of the library."""
+    side = f"{streams} stream{'' if streams == 1 else 's'}"
+    return f"{side} of {threads} thread{'' if threads == 1 else 's'}" if threads else side
+
+
 def export(
     store: Annotated[Path, typer.Argument(help="Folder of a complete store.")],
     out: Annotated[Path, typer.Option(help="File; .npy, .npz, .parquet, .ark or .scp names the format.")],
-    dim: Annotated[int | None, typer.Option(min=1, help="Keep this prefix, at unit length.")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Keep this prefix, at unit length.")] = None,
 ) -> None:
     """Write the vectors of a store to a file that others read."""
     from nestvox.cli.progress import progress_bar

@@ -52,7 +52,9 @@ def evaluate(
     interval: Annotated[
         str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")
     ] = "studentised",
-    bootstrap: Annotated[int, typer.Option(help="Replicates of the bootstrap, clustered by speaker.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(max=1_000_000, help="Replicates of the bootstrap, clustered by speaker.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
@@ -62,7 +64,9 @@ def evaluate(
     ] = False,
     score_norm: Annotated[str | None, typer.Option(help="Normalise the scores: z, t, s or as.")] = None,
     cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Measure log likelihood ratios by this model folder or calibration file.")
     ] = None,

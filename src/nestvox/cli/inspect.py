@@ -35,7 +35,7 @@ def inspect(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Recordings to check it on; without any: generated tones.")
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed calls for each clip length.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Timed calls for each clip length.")] = 5,
     require_thresholds: Annotated[
         bool, typer.Option("--require-thresholds", help="A dimension without a threshold fails.")
     ] = False,
@@ -43,7 +43,8 @@ def inspect(
     backend: Backend = NetworkBackend.auto,
     precision: Precision = NetworkPrecision.float32,
     channel: Annotated[
-        int | None, typer.Option(min=0, help="Channel of the recordings, 0 is the first; default: the mean of all.")
+        int | None,
+        typer.Option(min=0, max=1_023, help="Channel of the recordings, 0 is the first; default: the mean of all."),
     ] = None,
     weights: Weights = None,
     offline: Offline = False,

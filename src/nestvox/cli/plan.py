@@ -39,12 +39,18 @@ def plan(
         typer.Option(help="Difference to be found, a fraction; below 0: the second is better.  [required]"),
     ] = None,
     speakers: Annotated[
-        int | None, typer.Option(help="Speakers that the study can have; default: as many as it needs.")
+        int | None,
+        typer.Option(max=1_000_000_000, help="Speakers that the study can have; default: as many as it needs."),
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(help="Trials that it can have, half of them targets; default: by --per-speaker.")
+        int | None,
+        typer.Option(
+            max=1_000_000_000_000, help="Trials that it can have, half of them targets; default: by --per-speaker."
+        ),
     ] = None,
-    per_speaker: Annotated[int, typer.Option(help="Target trials a speaker, and as many non-target trials.")] = 20,
+    per_speaker: Annotated[
+        int, typer.Option(max=1_000_000, help="Target trials a speaker, and as many non-target trials.")
+    ] = 20,
     correlation: Annotated[
         float | None, typer.Option(help="Of the two systems' errors; default: of the pilot, else 0.5.")
     ] = None,

@@ -35,7 +35,7 @@ def enrol(
         str | None, typer.Option(help="Model folder or catalogue name; embeds the clips, and crops for --lengths.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Prefix length; default: the full size.")] = None,
+    dim: Annotated[int | None, typer.Option(max=1_000_000, help="Prefix length; default: the full size.")] = None,
     clips: Annotated[str, typer.Option(metavar="1,2,...", help="Numbers of enrolment clips.")] = "1,2,3,5,10",
     lengths: Annotated[
         str | None,
@@ -44,8 +44,12 @@ def enrol(
             help="Seconds that clips are cut to and embedded again; without: clips by their duration.",
         ),
     ] = None,
-    divisions: Annotated[int, typer.Option(min=1, help="How often each speaker's clips are divided.")] = 10,
-    impostors: Annotated[int, typer.Option(min=1, help="Clips of others that each division meets.")] = 50,
+    divisions: Annotated[
+        int, typer.Option(min=1, max=100_000, help="How often each speaker's clips are divided.")
+    ] = 10,
+    impostors: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Clips of others that each division meets.")
+    ] = 50,
     seed: Annotated[int, typer.Option(help="Of the divisions.")] = 0,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     allow_overlap: Annotated[

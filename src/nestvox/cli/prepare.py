@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.errors import TableError
+from nestvox.errors import TableError, first_of
 
 if TYPE_CHECKING:
-    from nestvox.corpora.prepare.folder import Prepared
+    from collections.abc import Sequence
+
+    from nestvox.corpora.prepare.folder import Prepared, Skipped
     from nestvox.corpora.utterances import UtteranceTable
 
 __all__ = [
@@ -48,7 +50,7 @@ def writable_table(out: Path) -> Path:
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
 _Out = Annotated[Path, typer.Option(callback=writable_table, help="Table to write: .tsv, .csv or .parquet.")]
 _Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
-_Workers = Annotated[int, typer.Option(min=1, help="Threads that open files.")]
+_Workers = Annotated[int, typer.Option(min=1, max=1024, help="Threads that open files.")]
 _Durations = Annotated[
     bool, typer.Option("--durations", help="Open every file for its duration; broken ones are skipped and listed.")
 ]
@@ -125,7 +127,7 @@ def voxceleb1(
     *,
     durations: _Durations = False,
     mini: _Mini = False,
-    n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 50,
+    n_speakers: Annotated[int, typer.Option("--speakers", min=1, max=1_000_000, help="Of the mini corpus.")] = 50,
     seed: _Seed = 42,
     workers: _Workers = 8,
     synthetic: _Synthetic = False,
@@ -152,7 +154,7 @@ def voxceleb2(
     *,
     durations: _Durations = False,
     mini: _Mini = False,
-    n_speakers: Annotated[int, typer.Option("--speakers", min=1, help="Of the mini corpus.")] = 140,
+    n_speakers: Annotated[int, typer.Option("--speakers", min=1, max=1_000_000, help="Of the mini corpus.")] = 140,
     seed: _Seed = 42,
     workers: _Workers = 8,
     synthetic: _Synthetic = False,
@@ -322,10 +324,8 @@ def _finish(
     counts = _table_counts(written.table)
     known = {name: count for name, count in counts.items() if count is not None}  # no hours without durations
     print_rows({**known, "skipped": len(prepared.skipped), "table": str(out)})
-    for skipped in prepared.skipped[:_SHOWN_SKIPPED]:
-        say(f"skipped {skipped.path}: {skipped.reason}")
-    if len(prepared.skipped) > _SHOWN_SKIPPED:
-        say(f"and {len(prepared.skipped) - _SHOWN_SKIPPED} more; --json lists all")
+    for line in skipped_in_words(prepared.skipped):
+        say(line)
     content = {**counts, "skipped": [asdict(skipped) for skipped in prepared.skipped], "table": str(out)}
     if isinstance(prepared, CorpusPrepared):
         for line in (*(part.sentence() for part in prepared.coverage), *prepared.notes):
@@ -335,6 +335,22 @@ def _finish(
     write_json(json_file, content)
     if journal is not None:
         discard_journal(journal)
+
+
+def skipped_in_words(skipped: Sequence[Skipped]) -> list[str]:
+    """One line for each reason, with a count; a reason that names its file counts with those of other files."""
+    reasons: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        reasons.setdefault(one.reason.replace(one.path, "it"), []).append(one)
+    found = []
+    for reason, alike in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        if len(alike) == 1:
+            found.append(f"skipped {alike[0].path}: {alike[0].reason}")
+        else:
+            found.append(f"skipped {len(alike):,} files: {reason}; e.g. {first_of([one.path for one in alike], 3)}")
+    if len(found) > _SHOWN_SKIPPED:
+        found[_SHOWN_SKIPPED:] = [f"and for {len(found) - _SHOWN_SKIPPED} more reasons; --json lists all"]
+    return found
 
 
 def _table_counts(table: UtteranceTable) -> dict[str, Any]:

@@ -54,11 +54,15 @@ def threshold(
     ] = None,
     score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
     cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Cohort scores that count for as-norm; default 300.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Set it on log likelihood ratios, by this model folder or calibration file.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option(help="Replicates of the intervals, clustered by speaker.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     allow_overlap: Annotated[

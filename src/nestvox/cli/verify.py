@@ -33,7 +33,7 @@ def verify(
         str | None, typer.Option(help="Which route of the .yaml file answers; default: the first that serves.")
     ] = None,
     dim: Annotated[
-        int | None, typer.Option(help="Prefix length; by default all, or all that the route is for.")
+        int | None, typer.Option(max=1_000_000, help="Prefix length; by default all, or all that the route is for.")
     ] = None,
     operating_point: Annotated[
         str | None,

@@ -231,7 +231,8 @@ def use_thresholds(
     labels = tuple(sorted({*system.labels, *labels, *marks_of(trials, table)}))
     here = [threshold for threshold in thresholds if threshold.dim in system.scores]
     if not here:
-        there = ", ".join(sorted({str(threshold.dim) for threshold in thresholds})) or "none"
+        dims = sorted({-1 if threshold.dim is None else threshold.dim for threshold in thresholds})
+        there = ", ".join("scores" if dim < 0 else str(dim) for dim in dims) or "none"
         raise TrialsError(f"there is no threshold for any of the dimensions measured; there are thresholds for {there}")
     by_duration = any(threshold.duration_class is not None for threshold in here)
     if by_duration and table is None:

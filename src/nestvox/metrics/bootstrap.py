@@ -90,6 +90,9 @@ class BootstrapIntervals:
     min_dcf_studentised: Interval
 
 
+_MOST_REPLICATES = 1_000_000
+
+
 def check_replicates(n_replicates: int, confidence: float) -> None:
     """Refuse an interval that is none, or that so few replicates cannot bound.
 
@@ -98,6 +101,10 @@ def check_replicates(n_replicates: int, confidence: float) -> None:
     """
     if not 0 < confidence < 1:
         raise NestvoxError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    if n_replicates > _MOST_REPLICATES:
+        raise NestvoxError(
+            f"{n_replicates:,} replicates would take the machine and say nothing more: {_MOST_REPLICATES:,} at the most"
+        )
     if n_replicates * (1 - confidence) / 2 < 1 - 1e-9:
         needed = int(np.ceil(2 / (1 - confidence) - 1e-9))
         raise NestvoxError(
