@@ -27,6 +27,7 @@ __all__ = [
     "librispeech",
     "nemo",
     "print_rows",
+    "skipped_in_words",
     "voxceleb1",
     "voxceleb2",
     "webdataset",
