@@ -348,6 +348,22 @@ def test_clips_are_read_from_a_few_shards_at_a_time(speech: Path, tmp_path: Path
         source(speech, **{"data.open_shards": "1"})
 
 
+@pytest.mark.parametrize("kind", ["lora", "unfreeze"])
+def test_models_of_epochs_with_an_encoder_that_learns(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path, kind: str
+) -> None:
+    """The last epoch's model is the best one, where it is the best; low-rank additions are merged in both."""
+    changes = {**(UNFREEZE if kind == "unfreeze" else {}), "run.save_interval": "1"}
+    found = run(speech, tmp_path / "run", kind, encoder, **changes)
+    models = {epoch: nestvox.load(tmp_path / "run" / "checkpoints" / f"epoch_{epoch}") for epoch in (1, 2)}
+    assert models[1].fingerprint != models[2].fingerprint
+    assert models[2].encoder.config() == found.model.encoder.config()
+    if found.best_epoch:
+        assert models[found.best_epoch].fingerprint == found.model.fingerprint
+    else:
+        pytest.skip("the starting point is the best here")
+
+
 def test_clips_that_are_shorter_than_the_crop_are_counted(speech: Path, encoder: SpeakerModel, tmp_path: Path) -> None:
     """All files have less than 1.5 s; and a crop that all of them have repeats none."""
     for crop_s, repeated in (("1.5", 24), ("0.5", None)):

@@ -245,9 +245,7 @@ def run_audio(
             about=about_run(recipe, material, notes),
             progress=progress,
             watch=watch,
-            keep_epoch=epoch_models(
-                recipe, model, material, folder, lambda: _copy_of(network, merged=lora is not None)
-            ),
+            keep_epoch=epoch_models(recipe, model, material, folder, lambda: _copy_of(network)),
         )
         progressed = loop.run()
     pairs = task.pairs()
@@ -261,13 +259,20 @@ def run_audio(
     return Finished(finished, pairs, plain_rates(material, network.head), progressed, notes)
 
 
-def _copy_of(network: NestedNetwork, *, merged: bool) -> SpeakerModel:
-    """Copy encoder and head as they are, on the CPU; low-rank additions become part of the matrices."""
+def _copy_of(network: NestedNetwork) -> SpeakerModel:
+    """Copy encoder and head as they are, on the CPU; low-rank additions are part of the matrices there."""
     head = type(network.head).from_saved(network.head.config(), network.head.tensors())
-    encoder = copy.deepcopy(network.encoder).cpu().eval()
-    if merged:
-        merge_low_rank(encoder)
-    return SpeakerModel(encoder, head)
+    encoder = network.encoder
+    with torch.random.fork_rng(devices=[]):  # whose first weights are drawn
+        fresh = build({"architecture": encoder.architecture, **encoder.config()})
+
+    def now(name: str) -> Tensor:
+        place, _, leaf = name.rpartition(".")
+        tensor: Tensor = getattr(encoder.get_submodule(place), leaf)  # where there is an addition, with it
+        return tensor.detach().cpu()
+
+    fresh.load_state_dict({name: now(name) for name in fresh.state_dict()})
+    return SpeakerModel(fresh.eval(), head)
 
 
 def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:
