@@ -310,3 +310,26 @@ def test_every_row_shows_its_threshold(tmp_path: Path, capsys: pytest.CaptureFix
     assert 0.5 < threshold <= 1.0
     assert "at threshold" in text
     assert f"{threshold:.4f}" in text
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-300, 4.9e-17, 1e298])
+def test_scores_at_the_ends_of_the_numbers_are_measured_like_others(
+    scale: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Denormals, scores that differ in their last digits only (around 1), and huge ones: the same rates."""
+    name = "id1000{}/a/{}.wav".format
+    pairs = [(1, name(i % 5, i), name(i % 5, i + 50)) for i in range(20)]
+    pairs += [(0, name(i % 5, i), name((i + 1) % 5, i + 90)) for i in range(20)]
+    values = [(7 * i) % 11 + 4 * label for i, (label, _, _) in enumerate(pairs)]
+    (tmp_path / "t.txt").write_text("".join(f"{label} {a} {b}\n" for label, a, b in pairs))
+    rates = []
+    for unit, start in ((1.0, 0.0), (scale, 0.0) if scale != 4.9e-17 else (2.0**-52, 1.0)):
+        lines = [f"{start + unit * value!r} {a} {b}\n" for value, (_, a, b) in zip(values, pairs, strict=True)]
+        (tmp_path / "s.txt").write_text("".join(lines))
+        call = ["--trials", tmp_path / "t.txt", "--scores", tmp_path / "s.txt", "--json", tmp_path / "r.json"]
+        with pytest.raises(SystemExit) as stopped:
+            main(["evaluate", *map(str, call), "--report", str(tmp_path / "r.html"), "--bootstrap", "40"])
+        printed = capsys.readouterr()
+        assert not stopped.value.code, printed
+        rates.append(json.loads((tmp_path / "r.json").read_text())["eer"])
+    assert rates[0] == pytest.approx(rates[1])

@@ -170,7 +170,7 @@ def test_the_rule_of_three_is_a_strict_border():
     assert DecisionRule("far", 0.01).too_few(10, 300)
     assert not DecisionRule("far", 0.01).too_few(10, 301)
     assert DecisionRule("frr", 0.01).too_few(300, 10)
-    assert not DecisionRule("min_dcf").too_few(1, 1)
+    assert not DecisionRule("min_dcf").too_few(10, 10)
 
 
 def test_few_errors_are_named():
@@ -245,3 +245,13 @@ def test_the_intervals_hold_the_truth_where_independent_trials_would_not():
     assert misses >= 0.85
     assert thresholds >= 0.92
     assert independent <= 0.8
+
+
+@pytest.mark.parametrize("rule", [DecisionRule("eer"), DecisionRule("min_dcf")])
+def test_a_handful_of_trials_sets_no_threshold(rule):
+    for n in (1, 2, 9):
+        scores, targets = np.r_[np.linspace(0, 0.4, n), np.linspace(0.6, 1, n)], np.arange(2 * n) >= n
+        sides = np.arange(2 * n) % 2, np.where(targets, np.arange(2 * n) % 2, 1 - np.arange(2 * n) % 2)
+        with pytest.raises(TrialsError, match=rf"cannot be said from {n} target and {n} non-target trials"):
+            fit_threshold(scores, targets, *sides, rule)
+    assert rule.too_few(10, 10) == ""

@@ -298,6 +298,7 @@ def _probit_grid(n_nontarget: int) -> Scores:
 def _histogram(dim: int | None, values: Scores, targets: NDArray[np.bool_]) -> ScoreHistogram:
     low, high = float(values.min()), float(values.max())
     edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, _BINS + 1)
+    edges = np.unique(edges)  # scores that differ in their last digits only leave room for fewer bins
     counts = [np.histogram(values[part], bins=edges)[0] for part in (targets, ~targets)]
     return ScoreHistogram(dim, tuple(map(float, edges)), *(tuple(map(int, part)) for part in counts))
 

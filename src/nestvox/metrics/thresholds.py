@@ -49,6 +49,7 @@ Integers = NDArray[np.int64]
 
 _RULE_OF_THREE = 3.0
 _RULE_OF_THIRTY = 30
+_FEWEST = 10  # trials of a class: the rule of three says nothing below 30 % of fewer
 _BLOCK = 64  # replicates drawn at once
 _ENDLESS = 100  # draws per wanted replicate before giving up
 
@@ -89,7 +90,14 @@ class DecisionRule:
     def too_few(self, n_target: float, n_nontarget: float) -> str:
         """Why so many trials cannot say what is asked; empty where they can."""
         if self.rate is None:
-            return ""
+            fewest = min(n_target, n_nontarget)
+            if fewest >= _FEWEST:
+                return ""
+            return (
+                f"{self.name} cannot be said from {n_target:,.0f} target and {n_nontarget:,.0f} non-target trials: it "
+                f"takes {_FEWEST} of each, because no error at all in {fewest:,.0f} trials only says that the rate is "
+                f"below {min(1.0, _RULE_OF_THREE / fewest):.2g}"
+            )
         needed = _RULE_OF_THREE / self.rate
         n, kind = (n_nontarget, "non-target") if self.kind == "far" else (n_target, "target")
         if n > needed:
