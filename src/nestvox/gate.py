@@ -28,6 +28,8 @@ __all__ = [
     "MOST_YAML_BYTES",
     "ErrorMaker",
     "decode",
+    "is_file",
+    "is_folder",
     "naming",
     "open_regular",
     "parse_json",
@@ -96,6 +98,22 @@ def open_regular(path: str | Path, error: ErrorMaker, *, missing: str = "not the
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file is there; a name that no file can have (too long, with a NUL) names none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there; a name that no folder can have names none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def read_bytes(path: str | Path, error: ErrorMaker, *, most_bytes: int, missing: str = "not there") -> bytes:

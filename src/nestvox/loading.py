@@ -12,6 +12,7 @@ from nestvox.encoders.kaldi_fbank import KaldiFbank
 from nestvox.encoders.onnx_model import read_onnx
 from nestvox.errors import ModelError
 from nestvox.extras import require
+from nestvox.gate import is_file, is_folder
 from nestvox.model import SpeakerModel
 
 __all__ = ["load"]
@@ -64,11 +65,11 @@ def load(
     for what, given in (("front end", front_end), ("output", output)):
         if given is not None:
             raise ModelError(f"only an ONNX file is told its {what}, and {path} is none; leave it out")
-    if path.is_dir():
+    if is_folder(path):
         if weights is not None:
             raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
         model = SpeakerModel.from_folder(path)
-    elif path.suffix and path.is_file():
+    elif path.suffix and is_file(path):
         raise ModelError(_no_model_by_itself(path))
     else:
         from nestvox.encoders.weights import load_encoder, of_the_catalogue  # noqa: PLC0415  imports torch

@@ -20,7 +20,7 @@ from nestvox.audio.segment import Segment
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.encoders.backends import Backend
 from nestvox.errors import FingerprintError, ModelError
-from nestvox.gate import naming, read_yaml
+from nestvox.gate import is_folder, naming, read_yaml
 from nestvox.loading import load
 from nestvox.model import SpeakerModel
 from nestvox.schema import Size, StrictModel, Word, validated
@@ -280,7 +280,7 @@ def load_router(path: str | Path, *, device: str = "auto", backend: Backend = "a
         if checked.model not in models:
             folder = path.parent / checked.model
             models[checked.model] = load(
-                folder if _is_folder(folder) else checked.model, device=device, backend=backend, offline=offline
+                folder if is_folder(folder) else checked.model, device=device, backend=backend, offline=offline
             )
         routes.append(Route(checked.name, models[checked.model], checked.up_to_dim, _rule(checked.when)))
     return Router(routes)
@@ -313,10 +313,3 @@ def _rule(when: _When | None) -> Rule | None:
         return None
     (name,) = when.model_fields_set
     return _RULES[name](getattr(when, name))
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long for any folder
-        return False

@@ -22,7 +22,7 @@ from nestvox.audio.errors import AugmentationError, SilentAudioError
 from nestvox.audio.mixing import fit_length, sum_of_voices
 from nestvox.audio.read import EXTENSIONS, SAMPLE_RATE, probe, read
 from nestvox.errors import AudioError
-from nestvox.gate import naming, read_text
+from nestvox.gate import is_file, naming, read_text
 from nestvox.names import split_lines
 
 __all__ = ["BankFile", "NoiseBank", "NoiseKind", "RoomBank", "SpeechBank", "Voice"]
@@ -304,18 +304,11 @@ def _listed(table: Path, split: str) -> list[BankFile]:
         for row in rows
         if row.get("split") in (None, split)
     ]
-    missing = [file.path for file in files if not _is_file(file.path)]
+    missing = [file.path for file in files if not is_file(file.path)]
     if missing:
         first = str(missing[0])[:300]
         raise AugmentationError(f"{table} names {len(missing)} files that are not there, the first is {first}")
     return files
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any file
-        return False
 
 
 def _fingerprint(files: Sequence[BankFile], root: Path | None) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nestvox.errors import StoreError
 from nestvox.extraction.numpy_files import read_npy_vector
-from nestvox.gate import naming, open_regular
+from nestvox.gate import is_file, naming, open_regular
 from nestvox.names import BYTE_ORDER_MARK, split_first
 
 __all__ = ["ArkSink", "iter_ark", "iter_scp"]
@@ -237,7 +237,6 @@ def _parse_scp_line(line: str, where: str) -> tuple[str, str, int | None]:
 def _find_archive(scp: Path, archive: str, number: int) -> Path:
     # An archive that was moved together with its .scp is found beside it, whatever folder its name says.
     for candidate in (scp.parent / archive, Path(archive), scp.parent / Path(archive).name):
-        with suppress(OSError):  # a name that is too long for any file
-            if candidate.is_file():
-                return candidate
+        if is_file(candidate):
+            return candidate
     raise StoreError(f"{scp}:{number}: no file {archive[:200]}, also not beside the .scp")

@@ -28,6 +28,7 @@ _BLOCK = 8192
 _MOST_DIM = 1 << 20
 _MOST_HEADER_BYTES = 1 << 16
 _MOST_BLOCK_BYTES = 64 << 20
+_LAST_LETTER, _HALVES = 0x10FFFF, (0xD800, 0xDFFF)
 _MOST_RATIO = 200  # of an archive unpacked to itself: texts of four bytes a letter compress far, numbers hardly
 _ERROR = naming(StoreError)
 # What unpacking a file raises that is none: zipfile says some of it with RuntimeError and NotImplementedError.
@@ -243,13 +244,12 @@ def _iter_array(vectors: _Array, ids: _Array | None, batch_rows: int) -> Iterato
 
 
 def _texts(ids: _Array, start: int, count: int) -> list[str]:
-    try:
-        names = [str(name) for name in ids.rows(start, count)]
-        for name in names:
-            name.encode()
-    except ValueError as error:  # numbers that are no characters, or half of one
-        raise StoreError(f"{ids.where}: a name after row {start} is no text ({_first_line(error)})") from error
-    return names
+    rows = ids.rows(start, count)
+    # Looked at as numbers: NumPy makes a text of those as well that are no characters, or half of one.
+    letters = rows.view(np.uint32 if rows.dtype.isnative else np.dtype(np.uint32).newbyteorder())
+    if (letters > _LAST_LETTER).any() or ((letters >= _HALVES[0]) & (letters <= _HALVES[1])).any():
+        raise StoreError(f"{ids.where}: a name after row {start} is no text")
+    return [str(name) for name in rows]
 
 
 @contextmanager

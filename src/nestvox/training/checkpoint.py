@@ -138,9 +138,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise TrainingError(f"{path}: format {str(found)[:80]!r}, expected {_FORMAT!r}")
     if found != _FORMAT or set(state) != {item.name for item in fields(Progressed)}:
         raise TrainingError(f"{path}: written by another version of nestvox; go on with that one, or train anew")
-    if state["best_criterion"] is None:
-        state["best_criterion"] = _NONE_YET
-    return Checkpoint(validated_dataclass(Progressed, state, str(path), _refusal), tensors)
+    measured = state["best_criterion"] is not None
+    progressed = validated_dataclass(
+        Progressed, state if measured else {**state, "best_criterion": 0.0}, str(path), _refusal
+    )
+    if not measured:
+        progressed.best_criterion = _NONE_YET
+    return Checkpoint(progressed, tensors)
 
 
 def _refusal(problem: str, source: str) -> TrainingError:
