@@ -110,6 +110,15 @@ def test_again_only_with_resume(corpus: Path, tmp_path: Path, capsys: pytest.Cap
     assert "holds a run; --resume goes on with it" in err
     assert run(capsys, *call, "--resume")[0] == 0
     assert weights.read_bytes() == before
+    # The features of the development utterances are in the run's folder too; it is the trials that are others.
+    trials = (corpus / "trials.txt").read_text()
+    try:
+        (corpus / "trials.txt").write_text("\n".join(trials.splitlines()[:40]) + "\n")
+        code, _, err = run(capsys, *call, "--resume")
+    finally:
+        (corpus / "trials.txt").write_text(trials)
+    assert code == 2
+    assert re.search(r"another data\.dev_trials: there .*\(153 trials, \w+\), now .*\(40 trials, \w+\)", err)
 
 
 def test_two_epochs_of_one_run_are_compared(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from nestvox.extraction.cache_plan import refuse_difference
 from nestvox.extraction.feature_cache import FeatureCache, build_cache, open_cache
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
-from nestvox.training.checkpoint import Origin
+from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
 from nestvox.training.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe import Recipe
@@ -75,24 +75,8 @@ class Material:
             model: that it begins with; None: random weights.
             fingerprint: of the encoder and its head.
         """
-        trials = self.dev.trials
-        found = [
-            Origin("model", fingerprint, f"{'random weights' if model is None else model.name} ({fingerprint})"),
-            Origin("data.dev_trials", trials.sha256, f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"),
-        ]
-        if self.train is not None:
-            digest = hashlib.sha256()
-            for row in self.train.frame.select("utt_id", "path", "speaker").iter_rows():
-                digest.update("\t".join(row).encode() + b"\n")
-            utterances, speakers = self.whole
-            found.append(
-                Origin(
-                    "data.table",
-                    digest.hexdigest(),
-                    f"{utterances:,} training utterances of {speakers:,} speakers in {self.train.source} "
-                    f"({digest.hexdigest()[:12]})",
-                )
-            )
+        named = "random weights" if model is None else model.name
+        found = [Origin("model", fingerprint, f"{named} ({fingerprint})"), *_given(self.dev, self.train)]
         if self.train_cache is not None:
             cache = self.train_cache
             words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
@@ -108,6 +92,7 @@ class Material:
         processes: Processes,
         *,
         bars: Bars = no_bars,
+        before: Progressed | None = None,
     ) -> Material:
         """Read tables and trials, keep speakers apart, and open or make the caches that the recipe needs.
 
@@ -117,6 +102,7 @@ class Material:
             folder: of the run, where missing caches are made.
             processes: the first one makes what is missing.
             bars: for the display.
+            before: how far the run is that is resumed; None: it begins.
 
         Raises:
             AugmentationError: settings of the augmentation that make no sense, or that there is nothing for.
@@ -124,6 +110,7 @@ class Material:
             RecipeError: something that the recipe has to name is missing.
             StoreError: a cache that is not complete, of another encoder, lacks utterances, has other speakers, or
                 was made otherwise than the recipe says.
+            TrainingError: the run that is resumed began with other trials or utterances.
         """
         data = recipe.data
         if data.dev_trials is None:
@@ -164,6 +151,8 @@ class Material:
             augmentation_of(
                 recipe, banks_of(recipe, train, SAMPLE_RATE)
             )  # wrong settings are told before hours of work
+        # Said of these, and not of the caches that are made of them.
+        _refuse_other_given(folder, before, dev, train)
         if model is not None and given is None:
             assert train is not None
             given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
@@ -174,6 +163,29 @@ class Material:
         notes = [*_rows_in_no_part(recipe, whole, dev_whole), *_unusable(train, given), *dev.notes]
         speakers = tuple(sorted({*train_speakers, *dev_speakers}))
         return cls(train, given, dev, given_dev, tuple(sorted(labels)), speakers, tuple(notes))
+
+
+def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
+    """Trials and training utterances, as origins of a run."""
+    trials = dev.trials
+    words = f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"
+    found = [Origin("data.dev_trials", trials.sha256, words)]
+    if train is not None:
+        digest = hashlib.sha256()
+        for row in train.frame.select("utt_id", "path", "speaker").iter_rows():
+            digest.update("\t".join(row).encode() + b"\n")
+        speakers = train.frame["speaker"].n_unique()
+        words = f"{len(train):,} training utterances of {speakers:,} speakers in {train.source}"
+        found.append(Origin("data.table", digest.hexdigest(), f"{words} ({digest.hexdigest()[:12]})"))
+    return found
+
+
+def _refuse_other_given(
+    folder: Path, before: Progressed | None, dev: Development, train: UtteranceTable | None
+) -> None:
+    if before is not None:
+        now = [asdict(origin) for origin in _given(dev, train)]
+        refuse_other_start(folder, before, replace(before, start=now))
 
 
 def _joined(paths: Sequence[Path]) -> UtteranceTable | None:

@@ -24,9 +24,10 @@ from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.model import SpeakerModel
 from nestvox.progress import Bars, no_bars
-from nestvox.training.checkpoint import Progressed
+from nestvox.training.checkpoint import Progressed, read_checkpoint
 from nestvox.training.development import Development
 from nestvox.training.from_audio import DEV_FOLDER, run_audio
+from nestvox.training.loop import CHECKPOINT_FILE
 from nestvox.training.material import Material
 from nestvox.training.parallel import Processes, processes
 from nestvox.training.recipe import Recipe, load_recipe
@@ -145,7 +146,9 @@ def train(
             stack.enter_context(held(folder))
             _open_folder(folder, recipe, resume=resume)
         every.wait()
-        material = Material.of(recipe, model, folder, every, bars=bars)
+        checkpoint = folder / CHECKPOINT_FILE
+        before = read_checkpoint(checkpoint).progressed if checkpoint.is_file() else None
+        material = Material.of(recipe, model, folder, every, bars=bars, before=before)
         finished = _run(recipe, model, material, folder, every, bars, Watch() if watch is None else watch)
         if not every.first:
             return None
