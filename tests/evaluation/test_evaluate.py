@@ -361,7 +361,8 @@ def test_scores_no_better_than_chance_are_said_to_be_distances():
     trials, _ = voxceleb(contradiction=False)
     distances = 1 - trials.frame["target"].cast(float).to_numpy()
     for scores, percent in ((distances, "100.0"), (np.zeros(len(trials)), "50.0")):
-        (note,) = evaluate_scores(trials, scores, **FEW).notes
+        none, note = evaluate_scores(trials, scores, **FEW).notes
+        assert "an interval cannot be had" in none, "every draw of the speakers gives the same rate"
         assert note.startswith(f"An EER of {percent} % is no better than chance: are the scores distances")
 
 
@@ -415,3 +416,17 @@ def test_a_store_that_is_not_nested_says_so_where_it_is_cut(world):
         assert not any("not nested" in note for note in whole.notes)
     nested = evaluate_store(world.store("nested"), world.trials, table=world.table, dims=[8], **FEW)
     assert not any("not nested" in note for note in nested.notes)
+
+
+def test_speakers_and_worst_trials_of_the_dimension_that_is_asked_for(world):
+    store, targets = world.store(), world.trials.frame["target"].to_numpy()
+    few = replace(FEW["settings"], detail_dim=8)
+    found = evaluate_store(store, world.trials, table=world.table, **{**FEW, "settings": few})
+    whole = evaluate_store(store, world.trials, table=world.table, **FEW)
+    assert (found.detail_dim, whole.detail_dim) == (8, 32)
+    assert found.results == whole.results, "the rates are of every dimension as ever"
+    assert found.highest_nontargets[0].score == pytest.approx(world.cosines(8)[~targets].max())
+    at_8 = evaluate_store(store, world.trials, table=world.table, dims=[8], **FEW)
+    assert (found.speakers, found.zoo, found.lowest_targets) == (at_8.speakers, at_8.zoo, at_8.lowest_targets)
+    with pytest.raises(NestvoxError, match="at 9 dimensions: measured are 8, 16, 32"):
+        evaluate_store(store, world.trials, table=world.table, settings=replace(few, detail_dim=9))

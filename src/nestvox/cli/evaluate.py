@@ -56,6 +56,9 @@ def evaluate(
         int, typer.Option(max=1_000_000, help="Replicates of the bootstrap, clustered by speaker.")
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
+    detail_dim: Annotated[
+        int | None, typer.Option(help="Prefix length whose speakers and worst trials are analysed; default: largest.")
+    ] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
     ] = False,
@@ -128,7 +131,13 @@ def evaluate(
         "conditions": _conditions(condition or (), utterances, with_durations=report is not None),
         "allow_overlap": allow_overlap,
         "settings": Settings(
-            p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, interval=interval
+            p_target=p_target,
+            c_miss=c_miss,
+            c_fa=c_fa,
+            n_bootstrap=bootstrap,
+            seed=seed,
+            interval=interval,
+            detail_dim=detail_dim,
         ),
     }
     special: dict[str, Any] = {
@@ -205,6 +214,7 @@ def _of_model(
     loaded = running.load(model)
     for dim in dims or ():
         loaded.check_dim(dim)
+    common["settings"].detailed(dims or loaded.dims)
     with progress_bar("embedding", "utterances") as progress:
 
         def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:

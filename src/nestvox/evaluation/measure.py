@@ -84,6 +84,7 @@ def measure(
     Raises:
         TrialsError: the whole list has one class or one speaker only.
     """
+    settings.detailed(scores)  # before anything is measured
     labels = tuple(sorted(set(origin.labels)))
     masks = {ALL: np.ones(len(targets), dtype=np.bool_), **condition_masks(sides, len(targets))}
     hashes = {
@@ -116,15 +117,17 @@ def measure(
                     sides_of = speakers.restricted(mask)[:2]
                     further += further_figures(dim, values, targets, sides_of, settings, row.misses, llr=origin.llr)
             progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
-    headline = list(scores.values())[-1]
+    by_dim: dict[int | None, Scores] = dict(scores.items())
+    detail_dim = settings.detailed(by_dim)
+    detail = by_dim[detail_dim]
     zoo: tuple[ZooTest, ...] = ()
     of_speakers: tuple[SpeakerRow, ...] = ()
     if speakers.known:
         named_sides = (speakers.enrol, speakers.test, speakers.names)
         recordings = numbered(trials.frame["enrol"], trials.frame["test"])[:2]
-        zoo = zoo_tests(headline, targets, *named_sides, recordings)
-        threshold = next(row.eer_threshold for row in reversed(rates) if row.condition == ALL)
-        of_speakers = speaker_rows(headline, targets, *named_sides, threshold, zoo)
+        zoo = zoo_tests(detail, targets, *named_sides, recordings)
+        threshold = next(row.eer_threshold for row in rates if row.condition == ALL and row.dim == detail_dim)
+        of_speakers = speaker_rows(detail, targets, *named_sides, threshold, zoo)
     notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
     notes += _warnings(rates)
     return Evaluation(
@@ -133,8 +136,8 @@ def measure(
         det=tuple(curves),
         further=tuple(further),
         histograms=tuple(_histogram(dim, values, targets) for dim, values in scores.items()),
-        highest_nontargets=_worst(trials, headline, np.flatnonzero(~targets), origin.path_of, highest=True),
-        lowest_targets=_worst(trials, headline, np.flatnonzero(targets), origin.path_of, highest=False),
+        highest_nontargets=_worst(trials, detail, np.flatnonzero(~targets), origin.path_of, highest=True),
+        lowest_targets=_worst(trials, detail, np.flatnonzero(targets), origin.path_of, highest=False),
         calibration=tuple(
             calibration_curve(
                 dim,
@@ -149,6 +152,7 @@ def measure(
         ),
         speakers=of_speakers,
         zoo=zoo,
+        detail_dim=detail_dim,
         trials_source=trials.source,
         trials_sha256=hashes[ALL],
         model=origin.model,
@@ -166,15 +170,12 @@ def measure(
 def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
     """What a reader could mistake figures for."""
     found = []
-    if any(row.eer_low >= row.eer_high for row in rates):
-        found.append(
-            "Where it says [none] an interval cannot be had: no draw of these speakers changes the figure, because "
-            "they make no error, or are too few."
-        )
+    if any(row.eer_low >= row.eer_high and row.eer > 0 for row in rates):
+        found.append("Where it says [none] an interval cannot be had: no draw of these speakers changes the figure.")
     if perfect := [min(row.n_target, row.n_nontarget) for row in rates if row.eer == 0]:
         fewest = min(perfect)
         found.append(
-            "Where no error occurred, resampling cannot say how rare errors are. Even of "
+            "Where no error occurred an interval cannot be had: resampling cannot say how rare errors are. Even of "
             f"independent trials {fewest} of a class without an error only say that the rate is below "
             f"{100 * min(1.0, 3 / fewest):.3g} %."
         )

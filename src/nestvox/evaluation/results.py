@@ -175,11 +175,12 @@ class Evaluation:
         det: one curve a dimension.
         further: other figures over all trials, each with its interval, dimensions ascending.
         histograms: one a dimension.
-        highest_nontargets: the worst false alarms of the largest dimension, worst first.
-        lowest_targets: the worst misses of the largest dimension, worst first.
+        highest_nontargets: the worst false alarms at `detail_dim`, worst first.
+        lowest_targets: the worst misses at `detail_dim`, worst first.
         calibration: one a dimension.
-        speakers: one row a speaker at the largest dimension, most errors first; empty where they are not known.
+        speakers: one row a speaker at `detail_dim`, most errors first; empty where they are not known.
         zoo: tests of the differences between them.
+        detail_dim: dimension of the worst trials and of these two; the largest unless another was asked for.
         trials_source: where the trials are from.
         trials_sha256: of the whole list.
         model: name of the model, if known.
@@ -203,6 +204,7 @@ class Evaluation:
     calibration: tuple[CalibrationCurve, ...]
     speakers: tuple[SpeakerRow, ...]
     zoo: tuple[ZooTest, ...]
+    detail_dim: int | None
     trials_source: str
     trials_sha256: str
     model: str | None
@@ -260,6 +262,7 @@ class Evaluation:
             "n_ignored_scores": self.n_ignored_scores,
             "confidence": self.confidence,
             "n_bootstrap": self.n_bootstrap,
+            "detail_dim": self.detail_dim,
             "seed": self.seed,
             "interval_asked": self.interval,
             "results": rows,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nestvox.errors import NestvoxError
 from nestvox.evaluation.intervals import STUDENTISED, check_interval
 from nestvox.metrics.bootstrap import check_replicates, seeded
 from nestvox.metrics.dcf import check_operating_point
@@ -24,6 +26,7 @@ class Settings:
         confidence: of the intervals.
         interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve and differences of
             systems are always shown with the second.
+        detail_dim: prefix length whose speakers and worst trials are analysed; None: the largest.
 
     Raises:
         NestvoxError: an impossible operating point, interval or seed, or too few replicates for the confidence.
@@ -36,12 +39,27 @@ class Settings:
     seed: int = 0
     confidence: float = 0.95
     interval: str = STUDENTISED
+    detail_dim: int | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
         check_replicates(self.n_bootstrap, self.confidence)
         seeded(self.seed)
         check_operating_point(*self.point)
+
+    def detailed(self, dims: Iterable[int | None]) -> int | None:
+        """The one of these dimensions that is looked at in detail.
+
+        Raises:
+            NestvoxError: what was asked for is not among them.
+        """
+        there = list(dims)
+        if self.detail_dim is None:
+            return there[-1]
+        if self.detail_dim not in there:
+            shown = ", ".join("scores without a dimension" if dim is None else str(dim) for dim in there)
+            raise NestvoxError(f"speakers and worst trials at {self.detail_dim} dimensions: measured are {shown}")
+        return self.detail_dim
 
     @property
     def point(self) -> tuple[float, float, float]:
