@@ -170,12 +170,12 @@ def test_numbers_that_make_no_sense(n_target: int, n_nontarget: int) -> None:
 
 def test_presets_on_real_speech(speech_dir: Path) -> None:
     table = read_utterances(speech_dir / "utterances.tsv").where(split="dev")
-    assert [(p.n_target, p.n_nontarget, p.seed) for _, p in sorted(PRESETS.items())] == [(250, 250, 42), (250, 250, 43)]
+    assert [(p.n_target, p.n_nontarget, p.seed) for _, p in sorted(PRESETS.items())] == [(125, 125, 42), (125, 125, 43)]
     hashes = set()
     for preset in PRESETS.values():
         trials = generate_trials(table, n_target=preset.n_target, n_nontarget=preset.n_nontarget, seed=preset.seed)
         hashes.add(trials.sha256)
-        assert (trials.n_target, trials.n_nontarget) == (250, 250)
+        assert (trials.n_target, trials.n_nontarget) == (125, 125)
         speaker = table.frame["speaker"].to_numpy()
         enrol, test = (table.resolve(trials.frame[side]) for side in ("enrol", "test"))
         assert ((speaker[enrol] == speaker[test]) == trials.frame["target"].to_numpy()).all()

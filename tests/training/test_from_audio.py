@@ -312,7 +312,7 @@ def test_a_clean_clip_is_a_stretch_of_its_file(speech: Path) -> None:
     clips = source(speech, **{"data.variants": "1"})
     for row, utterance in enumerate(clips.utterances[:6]):
         clip, speaker = clips.clip(row, 0)
-        whole, _ = read(utterance.path)
+        whole, _ = read(utterance.segment.path)
         assert speaker == utterance.speaker
         assert clip.shape == (RATE // 2,)
         if len(whole) >= len(clip):
