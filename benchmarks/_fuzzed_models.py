@@ -302,24 +302,8 @@ _LOG = lines(
     [
         {"step": 1, "time": 2.0, "epoch": 0.5, "loss": 3.5, "lr": 1e-4},
         {"step": 2, "time": 3.0, "epoch": 1, "loss": 3.0, "lr": 1e-4},
-        {
-            "step": 2,
-            "time": 3.5,
-            "epoch": 1,
-            "dev_eer": {"4": 0.1, "8": 0.05},
-            "seen": _SEEN,
-            "epoch_s": 9.5,
-            "best_epoch": 1,
-        },
-        {
-            "step": 4,
-            "time": 4.5,
-            "epoch": 2,
-            "dev_eer": {"4": 0.2, "8": 0.04},
-            "seen": _SEEN,
-            "epoch_s": 9.5,
-            "best_epoch": 1,
-        },
+        {"step": 2, "time": 3.5, "epoch": 1, "dev_eer": {"4": 0.1, "8": 0.05}, "best_epoch": 1, **_SEEN},
+        {"step": 4, "time": 4.5, "epoch": 2, "dev_eer": {"4": 0.2, "8": 0.04}, "best_epoch": 1, **_SEEN},
     ]
 )
 

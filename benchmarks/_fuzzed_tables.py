@@ -130,7 +130,12 @@ def _read_store(folder: Path) -> object:
     if store.metadata.tap == "frames":
         return _all(store.iter_frames())
     found = store.vectors(), store.utt_ids, store.speakers, store.paths, store.variants, store.speaker_codes()
-    return found, _all(store.iter_batches(3)), store.mapped().take([0]), [store.read_shard(0)]
+    return (
+        found,
+        _all(store.iter_batches(3)),
+        store.mapped().take(range(len(store))),
+        [store.read_shard(shard) for shard in range(len(store.metadata.shards))],
+    )
 
 
 def _resize(folder: Path) -> None:

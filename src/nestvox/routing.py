@@ -19,7 +19,7 @@ from nestvox.audio.read import Recording
 from nestvox.audio.segment import Segment
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.encoders.backends import Backend
-from nestvox.errors import FingerprintError, ModelError
+from nestvox.errors import CatalogueError, FingerprintError, ModelError
 from nestvox.gate import is_folder, naming, read_yaml
 from nestvox.loading import load
 from nestvox.model import SpeakerModel
@@ -279,11 +279,16 @@ def load_router(path: str | Path, *, device: str = "auto", backend: Backend = "a
         checked = validated(_Entry, entry, where, error, what="needs name and model, may have up_to_dim and when")
         if checked.model not in models:
             folder = path.parent / checked.model
-            models[checked.model] = load(
-                folder if is_folder(folder) else checked.model, device=device, backend=backend, offline=offline
-            )
+            named = folder if is_folder(folder) else checked.model
+            try:
+                models[checked.model] = load(named, device=device, backend=backend, offline=offline)
+            except (CatalogueError, ModelError) as problem:
+                raise ModelError(f"{where}: {problem}") from problem
         routes.append(Route(checked.name, models[checked.model], checked.up_to_dim, _rule(checked.when)))
-    return Router(routes)
+    try:
+        return Router(routes)
+    except ModelError as problem:
+        raise ModelError(f"{path}: {problem}") from problem
 
 
 class _When(StrictModel):

@@ -236,6 +236,12 @@ class EmbeddingStore:
                 record = ShardRecord(file.name, table.num_rows, file.stat().st_size, "")  # noqa: PLW2901
             records.append(record)
         self.metadata = replace(metadata, failed=tuple(failed), shards=tuple(records))
+        settled = self.metadata.rows + len(failed) * metadata.variants
+        if metadata.complete and settled != metadata.planned_rows:
+            raise StoreError(
+                f"{self.path}: {STORE_FILE} promises {metadata.planned_rows} rows, its shards hold "
+                f"or skip {settled}; embed again into a new folder"
+            )
         self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
 
     def __len__(self) -> int:

@@ -160,7 +160,12 @@ def read_metadata(path: str | Path) -> StoreMetadata:
     needed = {"dims", "labels", "training_speakers", "failed", "shards", "complete"}
     if missing := sorted(needed - content.keys()):
         raise _refusal(f"malformed: it lacks {', '.join(missing)}", str(file))
-    return validated_dataclass(StoreMetadata, content, str(file), _refusal)
+    try:
+        return validated_dataclass(StoreMetadata, content, str(file), _refusal)
+    except StoreError as error:
+        if str(file) in str(error):
+            raise
+        raise _refusal(f"malformed: {error}", str(file)) from error
 
 
 def _refusal(problem: str, source: str) -> StoreError:

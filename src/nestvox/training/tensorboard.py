@@ -8,6 +8,7 @@ tensorflow/core/framework/summary.proto and tensorflow/core/lib/io/record_writer
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Self
 __all__ = ["EventFile", "crc32c"]
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected
+
+
+_LARGEST = 3.4028234663852886e38  # of IEEE's single precision
 
 
 def _table() -> tuple[int, ...]:
@@ -56,6 +60,11 @@ def _bytes_field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
+def _single(value: float) -> float:
+    """What is too large for a float of four bytes is infinite in one."""
+    return value if not math.isfinite(value) or abs(value) <= _LARGEST else math.copysign(math.inf, value)
+
+
 class EventFile:
     """One event file, begun anew; every call of `add` reaches the disk.
 
@@ -71,7 +80,7 @@ class EventFile:
     def add(self, scalars: Mapping[str, float], step: int, wall_time: float) -> None:
         """Write some scalars of one step."""
         values = b"".join(
-            _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 2 << 3 | 5, value))
+            _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 2 << 3 | 5, _single(value)))
             for tag, value in scalars.items()
         )
         head = struct.pack("<Bd", 1 << 3 | 1, wall_time) + _varint(2 << 3) + _varint(step)
