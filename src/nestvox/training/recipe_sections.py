@@ -292,7 +292,7 @@ class TrainingSection(Section):
     micro_batch: Samples | None = None
     balanced: Balanced | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: PositiveFactor = 1e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=1e38)] = 1e-3
     min_learning_rate: Factor = 0.0
     weight_decay: Factor = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
