@@ -263,3 +263,10 @@ def test_same_seed_same_result(world):
     )
     assert one.rows == two.rows
     assert one.rows[0].paired.eer.low != other.rows[0].paired.eer.low
+
+
+def test_a_notebook_shows_a_short_line_and_a_table(world):
+    found = compare_systems(world.trials, [scored(world, "a", noisy(world, 1)), scored(world, "<b>", noisy(world, 2))])
+    assert repr(found).startswith(f"Comparison(a and <b>: {found.rows[0].verdict}; ")
+    assert found._repr_html_().count("<tr>") == 2
+    assert "a and &lt;b&gt;" in found._repr_html_()

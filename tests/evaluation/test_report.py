@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from nestvox.errors import ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
-from nestvox.evaluation.report import percent, percent_interval, render_html, write_html, write_json
+from nestvox.evaluation.rates_in_words import percent, percent_interval
+from nestvox.evaluation.report import render_html, write_html, write_json
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -200,3 +202,16 @@ def test_per_cent(world):
     row = evaluate_store(world.store(), world.trials, **FEW).headline
     assert percent(0.05177) == "5.18"
     assert percent_interval(row) == f"{100 * row.eer:.2f} [{100 * row.eer_low:.2f}, {100 * row.eer_high:.2f}]"
+
+
+def test_a_notebook_shows_a_short_line_and_a_table(world):
+    found = evaluate_store(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
+    (row,) = found.overall[-1:]
+    assert repr(found).startswith("Evaluation(EER % ")
+    assert f"{row.n_target} target + {row.n_nontarget} nontarget, sha256 {found.trials_sha256[:16]}" in repr(found)
+    assert len(repr(found)) < 400
+    page = replace(found, trials_source="<script>", labels=("synthetic",))._repr_html_()
+    assert "SYNTHETIC" in page
+    assert "<script>" not in page
+    assert f"<td>{percent_interval(row)}</td>" in page
+    assert page.count("<tr>") == 1 + len(found.results)

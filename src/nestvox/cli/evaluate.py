@@ -226,7 +226,8 @@ def _of_model(
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
     from nestvox.cli.source import show_score
-    from nestvox.evaluation.report import further_in_words, interval_in_words, percent, percent_interval
+    from nestvox.evaluation.rates_in_words import interval_in_words, percent, percent_interval
+    from nestvox.evaluation.report import further_in_words
 
     headline = evaluation.headline
     # Over all trials only, the counts stand below the table once.

@@ -20,6 +20,7 @@ from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.conditions import marks_of, values_of_sides
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
 from nestvox.evaluation.paths import path_in_table
+from nestvox.evaluation.rates_in_words import html_table
 from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import plain_values
 from nestvox.evaluation.selection import Selection
@@ -135,7 +136,7 @@ class MeanOverDims:
     min_dcf_b: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Systems on one trial list.
 
@@ -176,6 +177,23 @@ class Comparison:
     method: str
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        found = "; ".join(f"{self._pair(row)}: {row.verdict}" for row in self.rows)
+        labels = f", {', '.join(self.labels)}" if self.labels else ""
+        counts = f"{self.n_target} target + {self.n_nontarget} nontarget"
+        return f"Comparison({found}; {counts}, sha256 {self.trials_sha256[:16]}{labels})"
+
+    def _repr_html_(self) -> str:
+        rows = [(self._pair(row), row.verdict, f"{row.p_eer:.3f}", row.verdict_min_dcf) for row in self.rows]
+        about = f"{self.trials_source}, sha256 {self.trials_sha256}; {self.method}"
+        labels = [", ".join(self.labels).upper()] if self.labels else []
+        return html_table(("systems", "EER", "p", "minDCF"), rows, [*labels, about, *self.notes])
+
+    @staticmethod
+    def _pair(row: ComparisonRow) -> str:
+        sides = ((row.a, row.dim_a), (row.b, row.dim_b))
+        return " and ".join(name if dim is None else f"{name} at {dim}" for name, dim in sides)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; rates are fractions, an infinite threshold is null."""

@@ -28,6 +28,7 @@ from nestvox.evaluation.figures import (
     histogram_figure,
 )
 from nestvox.evaluation.further import FurtherFigure
+from nestvox.evaluation.rates_in_words import percent
 from nestvox.evaluation.refusals import refuse_copies
 from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
 from nestvox.metrics import bayes_threshold
@@ -36,9 +37,6 @@ __all__ = [
     "banded_dims",
     "evaluation_figures",
     "further_in_words",
-    "interval_in_words",
-    "percent",
-    "percent_interval",
     "render_html",
     "render_page",
     "systems_dim",
@@ -50,21 +48,6 @@ __all__ = [
 _MOST_HISTOGRAMS = 8
 _MOST_SPEAKERS = 20
 _SAME_RATE = 1e-4
-
-
-def percent(rate: float, digits: int = 2) -> str:
-    """A fraction in per cent: 0.05177 is ``5.18``."""
-    return f"{100 * rate:.{digits}f}"
-
-
-def percent_interval(row: ErrorRates) -> str:
-    """Equal error rate and its interval in per cent: ``5.18 [4.28, 6.06]``, or ``0.00 [none]``."""
-    return f"{percent(row.eer)} {interval_in_words(100 * row.eer_low, 100 * row.eer_high, 2)}"
-
-
-def interval_in_words(low: float, high: float, digits: int) -> str:
-    """Both ends in brackets; ``[none]`` where they are one: then no draw of the speakers changes the figure at all."""
-    return f"[{low:.{digits}f}, {high:.{digits}f}]" if low < high else "[none]"
 
 
 def further_in_words(figure: FurtherFigure) -> str:

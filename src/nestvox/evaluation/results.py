@@ -12,6 +12,7 @@ from typing import Any
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve
 from nestvox.evaluation.further import FurtherFigure
+from nestvox.evaluation.rates_in_words import html_table, interval_in_words, percent_interval
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest
 
 __all__ = [
@@ -165,7 +166,7 @@ class ScoredTrial:
     test_path: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Everything that was measured on one trial list.
 
@@ -216,6 +217,32 @@ class Evaluation:
     n_bootstrap: int
     seed: int
     interval: str
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{_named(row.dim)}{percent_interval(row)}" for row in self.overall)
+        labels = f", {', '.join(self.labels)}" if self.labels else ""
+        return (
+            f"Evaluation(EER % {found}; {self.headline.n_target} target + {self.headline.n_nontarget} nontarget, "
+            f"sha256 {self.trials_sha256[:16]}{labels})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                "-" if row.dim is None else str(row.dim),
+                row.condition,
+                percent_interval(row),
+                f"{row.min_dcf:.4f} {interval_in_words(row.min_dcf_low, row.min_dcf_high, 4)}",
+                f"{row.n_target} + {row.n_nontarget}",
+            )
+            for row in self.results
+        ]
+        head = self.headline
+        costs = f"minDCF({head.p_target:g}), c_miss {head.c_miss:g}, c_fa {head.c_fa:g}"
+        about = f"{self.trials_source}, sha256 {self.trials_sha256}; in brackets: {head.interval}"
+        labels = [", ".join(self.labels).upper()] if self.labels else []
+        header = ("dim", "condition", "EER %", costs, "target + nontarget trials")
+        return html_table(header, rows, [*labels, about, *self.notes])
 
     @property
     def headline(self) -> ErrorRates:
@@ -277,6 +304,10 @@ class Evaluation:
         }
         plain: dict[str, Any] = plain_values(found)
         return plain
+
+
+def _named(dim: int | None) -> str:
+    return "" if dim is None else f"{dim}: "
 
 
 def plain_values(value: Any) -> Any:
