@@ -32,12 +32,12 @@ _NETWORK: dict[str, Any] = {
 def _model() -> Any:
     import torch
 
-    from nestvox.encoders.redimnet import ReDimNet
+    from nestvox.encoders.redimnet.redimnet import ReDimNet
     from nestvox.heads.linear import LinearHead
     from nestvox.metrics.calibration import Calibration
-    from nestvox.model import SpeakerModel
-    from nestvox.model_calibration import LlrCalibration
-    from nestvox.verdict import COSINE, DurationClass, Threshold
+    from nestvox.model.calibration import LlrCalibration
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.model.threshold import COSINE, DurationClass, Threshold
 
     torch.manual_seed(1)
     torch.set_num_threads(1)
@@ -66,28 +66,28 @@ def _make_model(folder: Path) -> None:
 
 
 def _read_model(folder: Path) -> object:
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     model = SpeakerModel.from_folder(folder / "model")
     return model.model_card(), repr(model), model.chosen_on, [threshold.describe() for threshold in model.thresholds]
 
 
 def _make_calibration(folder: Path) -> None:
-    from nestvox.model_calibration import ModelCalibration, write_calibration
+    from nestvox.model.calibration import ModelCalibration, write_calibration
 
     model = _model()
     write_calibration(ModelCalibration(model.fingerprint, model.thresholds, model.llr), folder / "calibration.json")
 
 
 def _read_calibration(folder: Path) -> object:
-    from nestvox.model_calibration import read_calibration
+    from nestvox.model.calibration import read_calibration
 
     found = read_calibration(folder / "calibration.json")
     return [threshold.describe() for threshold in found.thresholds], found.llr and found.llr.describe(), found.to_json()
 
 
 def _read_routing(folder: Path) -> object:
-    from nestvox.routing import load_router
+    from nestvox.model.router import load_router
 
     return load_router(folder / "routes.yaml", device="cpu", offline=True)
 
@@ -133,14 +133,14 @@ def _read_checkpoint(folder: Path) -> object:
 
 
 def _adapter_encoder() -> Any:
-    from nestvox.encoders.redimnet import ReDimNet
+    from nestvox.encoders.redimnet.redimnet import ReDimNet
 
     return ReDimNet(**_NETWORK).eval()
 
 
 def _make_adapter(folder: Path) -> None:
     from nestvox.training.lora import add_low_rank, save_adapter
-    from nestvox.training.recipe_sections import Lora
+    from nestvox.training.recipe.sections import Lora
 
     encoder, section = _adapter_encoder(), Lora(rank=2, alpha=4.0)
     add_low_rank(encoder, section)
@@ -165,7 +165,7 @@ def _make_weights(folder: Path) -> None:
 
 def _read_weights(file: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from nestvox.encoders.weights import load_encoder
+        from nestvox.zoo.weights import load_encoder
 
         return load_encoder(_ENTRY, weights=folder / file, offline=True, announce=lambda _: None)
 
@@ -240,8 +240,8 @@ def _make_onnx(folder: Path) -> None:
 def _read_onnx(folder: Path) -> object:
     import torch
 
-    from nestvox.encoders.onnx_encoder import OnnxEncoder
-    from nestvox.encoders.onnx_model import read_onnx
+    from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder
+    from nestvox.encoders.foreign.onnx_model import read_onnx
 
     file = read_onnx(folder / "net.onnx")
     encoder = OnnxEncoder.from_file(file)
@@ -257,15 +257,15 @@ def _make_wheel(folder: Path) -> None:
 
 
 def _read_wheel(folder: Path) -> object:
-    from nestvox.encoders.catalogue import find
-    from nestvox.encoders.wheel import member_of_wheel
+    from nestvox.zoo.catalogue import find
+    from nestvox.zoo.wheel import member_of_wheel
 
     entry = replace(find("ge2e"), member="p/weights.pt", size_bytes=2048)
     return len(member_of_wheel(entry, folder / "p.whl"))
 
 
 def _read_recipe(folder: Path) -> object:
-    from nestvox.training.recipe import load_recipe
+    from nestvox.training.recipe.recipe import load_recipe
 
     return load_recipe(str(folder / "r.yaml")).hash
 
@@ -291,7 +291,7 @@ advanced: {use_pretrained: true, model_name: b2, train_type: ptn, pretrained_dat
 
 
 def _read_mrl_config(folder: Path) -> object:
-    from nestvox.training.redimnet_mrl import read_configuration, recipe_of
+    from nestvox.compat.redimnet_mrl.config import read_configuration, recipe_of
 
     plan = read_configuration(str(folder / "config.yaml"))
     return plan and recipe_of(plan, folder)
@@ -309,7 +309,7 @@ _LOG = lines(
 
 
 def _read_run_page(folder: Path) -> object:
-    from nestvox.evaluation.run_page import write_run_page
+    from nestvox.report.run_page import write_run_page
 
     return write_run_page(folder)
 
@@ -322,8 +322,8 @@ def _read_run_log(folder: Path) -> object:
 
 
 def _read_first_use(folder: Path) -> object:
-    from nestvox.encoders.cache import expected_sha256
-    from nestvox.encoders.catalogue import find
+    from nestvox.zoo.cache import expected_sha256
+    from nestvox.zoo.catalogue import find
 
     os.environ["NESTVOX_CACHE"] = str(folder)
     return expected_sha256(replace(find("ge2e"), sha256=""))

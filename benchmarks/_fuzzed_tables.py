@@ -57,7 +57,7 @@ def _all(items: Iterator[Any]) -> int:
 
 def _read_vectors(file: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from nestvox.extraction.interchange import iter_vectors, vector_shape
+        from nestvox.extraction.formats.interchange import iter_vectors, vector_shape
 
         vector_shape(folder / file)
         return _all(iter_vectors(folder / file))
@@ -80,7 +80,7 @@ def _json(file: str, value: Any) -> Callable[[Path], None]:
 
 
 def _make_store(folder: Path, tap: str = "nested") -> None:
-    from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+    from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 
     frames, cache = tap == "frames", tap == "pooled"
     metadata = StoreMetadata(
@@ -113,7 +113,7 @@ def _make_store(folder: Path, tap: str = "nested") -> None:
 
 
 def _plan() -> dict[str, Any]:
-    from nestvox.extraction.cache_plan import CachePlan
+    from nestvox.extraction.cache.plan import CachePlan
 
     return CachePlan("f" * 16, {"architecture": "ge2e"}, variants=2).stored()
 
@@ -124,7 +124,7 @@ def _store(tap: str) -> Callable[[Path], None]:
 
 def _read_store(folder: Path) -> object:
     _resize(folder)
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
 
     store = EmbeddingStore(folder / "store")
     if store.metadata.tap == "frames":
@@ -154,7 +154,7 @@ def _resize(folder: Path) -> None:
 
 def _read_cache(folder: Path) -> object:
     _resize(folder)
-    from nestvox.extraction.feature_cache import open_cache
+    from nestvox.extraction.cache.feature_cache import open_cache
 
     cache = open_cache(folder / "store", {"seed": 0})
     return cache.gather([0], 1), cache.gather([0], tap="embedding"), cache.classes, cache.key, repr(cache)
@@ -217,7 +217,7 @@ def _pair_columns(*, scored: bool) -> dict[str, Any]:
 
 
 def _read_labels(folder: Path) -> object:
-    from nestvox.extraction.labels import read_labels
+    from nestvox.extraction.formats.labels import read_labels
 
     return read_labels(folder / "labels.tsv", folder / "v.npz")
 
@@ -381,8 +381,8 @@ def _make_npz(folder: Path) -> None:
 
 
 def _make_ark(folder: Path) -> None:
-    from nestvox.extraction.interchange import VectorWriter
-    from nestvox.extraction.store import VectorBatch
+    from nestvox.extraction.formats.interchange import VectorWriter
+    from nestvox.extraction.store.store import VectorBatch
 
     with VectorWriter(folder / "v.ark") as writer:
         writer.write(VectorBatch(_NAMES, _vectors()))

@@ -20,15 +20,15 @@ from nestvox.encoders.contract import Taps
 from nestvox.encoders.ge2e import GE2E
 from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
-from nestvox.encoders.variants import variant
 from nestvox.heads.trained import TrainedHead
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.criterion import Criterion
-from nestvox.training.from_cache import split_decay
 from nestvox.training.head_start import begin_head
 from nestvox.training.loop import ParameterGroup, Source, TrainingLoop
 from nestvox.training.parallel import processes
-from nestvox.training.recipe import Recipe, parse_recipe
+from nestvox.training.recipe.recipe import Recipe, parse_recipe
+from nestvox.training.tasks.from_cache import split_decay
+from nestvox.zoo.variants import variant
 
 DIMS = (16, 32, 64, 128, 192)
 _STATUS = Path("/proc/self/status")

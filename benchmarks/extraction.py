@@ -39,11 +39,11 @@ import soundfile
 import soxr
 
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.encoders.backends import Backend, onnx_is_installed
-from nestvox.encoders.variants import variant, variants
+from nestvox.encoders.runtime.backends import Backend, onnx_is_installed
 from nestvox.extraction.embed import run_embedding
-from nestvox.loading import load
-from nestvox.model import SpeakerModel
+from nestvox.model.load import load
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.zoo.variants import variant, variants
 
 MODELS = ("ge2e", "redimnet-b0", "redimnet-b2", "redimnet-b6", "redimnet2-b0", "redimnet2-b3")
 PARTS_OF = "redimnet-b2"

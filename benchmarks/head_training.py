@@ -40,12 +40,12 @@ from _training_runs import (
 )
 from nestvox.audio.augment import Banks
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.extraction.feature_cache import CachePlan, FeatureCache, build_cache, cache_metadata, open_cache
-from nestvox.extraction.store import ShardRows, StoreWriter
+from nestvox.extraction.cache.feature_cache import CachePlan, FeatureCache, build_cache, cache_metadata, open_cache
+from nestvox.extraction.store.store import ShardRows, StoreWriter
 from nestvox.heads.linear import LinearHead
-from nestvox.training.clips import AudioSource
-from nestvox.training.from_cache import CachedSource, CachedUtterances
+from nestvox.training.data.clips import AudioSource
 from nestvox.training.parallel import processes
+from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
 
 # Dev part of VoxCeleb2; mean length: J. S. Chung et al., "VoxCeleb2: deep speaker recognition", Interspeech 2018.
 UTTERANCES, SPEAKERS, MEAN_S = 1_092_009, 5_994, 7.8

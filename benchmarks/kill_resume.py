@@ -94,7 +94,7 @@ def _work(options: argparse.Namespace) -> None:
     if options.model is None:
         model: Any = SpectrumModel(options.seconds_each)
     else:
-        from nestvox.loading import load
+        from nestvox.model.load import load
 
         model = load(options.model, offline=True)
     embed_table(

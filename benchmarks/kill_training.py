@@ -32,11 +32,11 @@ import torch
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.feature_cache import CachePlan, cache_metadata
-from nestvox.extraction.store import ShardRows, StoreWriter
-from nestvox.model import SpeakerModel
+from nestvox.extraction.cache.feature_cache import CachePlan, cache_metadata
+from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
-from nestvox.training.recipe import parse_recipe
+from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.train import train
 
 _LONGEST_S = 120

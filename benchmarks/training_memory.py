@@ -33,9 +33,9 @@ from _training_runs import (
     sampled_memory,
 )
 from nestvox.heads.linear import LinearHead
-from nestvox.training.from_audio import NestedNetwork
+from nestvox.training.data.sampling import Seen
 from nestvox.training.loop import Batch, MicroBatch
-from nestvox.training.sampling import Seen
+from nestvox.training.tasks.from_audio import NestedNetwork
 
 CROP_S = 3.0
 WAYS = {"cached": "linear head from the cache", "audio": "whole network from audio"}

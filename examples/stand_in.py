@@ -14,8 +14,8 @@ import soundfile
 import torch
 
 from nestvox.encoders.registry import build
-from nestvox.encoders.variants import variant
 from nestvox.mrl import ReDimNetMRL, load_trained_mrl
+from nestvox.zoo.variants import variant
 
 
 def arguments(about: str | None) -> argparse.Namespace:

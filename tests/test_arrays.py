@@ -12,7 +12,6 @@ import pytest
 from nestvox import metrics
 from nestvox.arrays import as_clusters, as_count, as_rows, as_vectors, fit_to_square
 from nestvox.errors import NestvoxError
-from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.search import nearest
 from nestvox.heads.contract import normalise, truncate
 from nestvox.heads.moments import Moments
@@ -24,6 +23,7 @@ from nestvox.metrics.curves import check_scores
 from nestvox.metrics.influence import auc_influence, by_speaker, cllr_influence, eer_influence, standard_error
 from nestvox.metrics.replicates import SpeakerBootstrap
 from nestvox.metrics.thresholds import DecisionRule, fit_threshold
+from nestvox.scoring.cosine import prefix_cosines
 
 GENERATOR = np.random.default_rng(3)
 N, S = 240, 16

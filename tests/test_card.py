@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nestvox.card import render_card
-from nestvox.verdict import Threshold
+from nestvox.model.card import render_card
+from nestvox.model.threshold import Threshold
 
 ROWS = [
     {

@@ -11,7 +11,7 @@ import pytest
 
 from nestvox.content import content_instead, content_instead_of
 from nestvox.errors import ModelError
-from nestvox.model_folder import read_tensors
+from nestvox.model.folder import read_tensors
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 17090379\n"
 

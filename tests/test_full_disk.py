@@ -18,9 +18,9 @@ from nestvox.corpora import Trials, UtteranceTable, read_utterances, write_trial
 from nestvox.corpora.augmented import write_augmented
 from nestvox.corpora.shards import write_shards
 from nestvox.errors import AudioError, NestvoxError
-from nestvox.evaluation.drawing import Drawing
-from nestvox.extraction.interchange import export_store
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.formats.interchange import export_store
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.report.drawing import Drawing
 
 resource = pytest.importorskip("resource", reason="limits the size of files, on Unix only")
 

@@ -16,21 +16,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nestvox.encoders.cache import expected_sha256
-from nestvox.encoders.catalogue import find
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.redimnet import ReDimNet
+from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import DownloadError, ModelError, NestvoxError, TrainingError, WeightsError
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.rotation import Rotation
 from nestvox.metrics.calibration import Calibration
-from nestvox.model import SpeakerModel
-from nestvox.model_calibration import LlrCalibration, read_calibration
-from nestvox.routing import load_router
+from nestvox.model.calibration import LlrCalibration, read_calibration
+from nestvox.model.router import load_router
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import COSINE, Threshold
 from nestvox.training.checkpoint import Checkpoint, Progressed, read_checkpoint
 from nestvox.training.lora import apply_adapter
 from nestvox.training.run_log import METRICS_FILE, RunLog
-from nestvox.verdict import COSINE, Threshold
+from nestvox.zoo.cache import expected_sha256
+from nestvox.zoo.catalogue import find
 
 Change = Callable[[dict[str, Any]], Any]
 NETWORK: dict[str, Any] = {

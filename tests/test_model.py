@@ -24,13 +24,13 @@ import nestvox
 from nestvox.audio.errors import AudioWarning
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import AudioError, CatalogueError, ModelError, NestvoxError
-from nestvox.evaluation.bench import bench_model
-from nestvox.evaluation.inspect import inspect_model
-from nestvox.evaluation.sample_clips import Clip
 from nestvox.heads.contract import NotNestedWarning
 from nestvox.heads.rotation import Rotation
-from nestvox.model import SpeakerModel
-from nestvox.verdict import Threshold
+from nestvox.inspection.bench import bench_model
+from nestvox.inspection.inspect import inspect_model
+from nestvox.inspection.sample_clips import Clip
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
 
 RATE = 16_000
 FILES = ["README.md", "calibration.json", "config.json", "model.safetensors"]
@@ -265,7 +265,7 @@ def test_a_replacement_is_whole_or_not_at_all(copy: Path, monkeypatch: pytest.Mo
         path.write_text(text)
 
     with monkeypatch.context() as patched:
-        patched.setattr("nestvox.model.write_text", write_text)
+        patched.setattr("nestvox.model.speaker_model.write_text", write_text)
         with pytest.raises(KeyboardInterrupt):
             other.save(copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nestvox import model_calibration
-from nestvox.card import render_card
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import FingerprintError, ModelError, OverlapError, ScoresError, TrialsError
 from nestvox.metrics.calibration import Calibration
-from nestvox.model_calibration import (
+from nestvox.model import calibration as model_calibration
+from nestvox.model.calibration import (
     LlrCalibration,
     ModelCalibration,
     add_to_file,
@@ -26,7 +25,8 @@ from nestvox.model_calibration import (
     store_in_model,
     write_calibration,
 )
-from nestvox.verdict import COSINE, DurationClass, ScoreSpace, Threshold
+from nestvox.model.card import render_card
+from nestvox.model.threshold import COSINE, DurationClass, ScoreSpace, Threshold
 
 PRINT = "f" * 16
 

@@ -20,17 +20,17 @@ from nestvox.cli.app import app
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.ge2e import GE2E
 from nestvox.encoders.keyed_weights import keyed_weights
-from nestvox.encoders.redimnet import ReDimNet
+from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import ModelError
-from nestvox.extraction.interchange import iter_vectors
+from nestvox.extraction.formats.interchange import iter_vectors
 from nestvox.heads.contract import normalise
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.mlp import MlpHead
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import Rotation
 from nestvox.heads.trained import TrainedHead
-from nestvox.model import SpeakerModel
-from nestvox.verdict import Threshold
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
 
 RATE = 16_000
 HEADS: dict[str, type[TrainedHead]] = {"linear": LinearHead, "mlp": MlpHead}

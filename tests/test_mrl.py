@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
-from nestvox.encoders.redimnet import ReDimNet
+from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import AudioError, CatalogueError, ModelError, OverlapError, TrialsError, WeightsError
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.mlp import MlpHead
@@ -30,7 +30,8 @@ from nestvox.heads.rotation import Rotation, truncation
 from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
 from nestvox.mrl import (
     AAMSoftmax,
     MatryoshkaLoss,
@@ -47,7 +48,6 @@ from nestvox.mrl import (
     load_trained_mrl,
     unfreeze_backbone,
 )
-from nestvox.verdict import Threshold
 
 CONFIG = {
     "stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]],

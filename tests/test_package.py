@@ -92,7 +92,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_a_cache_without_augmentation_does_not_wait_for_filters() -> None:
-    assert "scipy" not in loaded_by("import nestvox.extraction.feature_cache")
+    assert "scipy" not in loaded_by("import nestvox.extraction.cache.feature_cache")
 
 
 def test_version_is_the_same_everywhere() -> None:

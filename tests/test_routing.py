@@ -15,8 +15,8 @@ import yaml
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.heads.rotation import truncation
-from nestvox.model import SpeakerModel
-from nestvox.routing import Route, Router, load_router, noisier_than, shorter_than
+from nestvox.model.router import Route, Router, load_router, noisier_than, shorter_than
+from nestvox.model.speaker_model import SpeakerModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:cut to")  # encoders without a head stand for nested models
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nestvox.errors import FingerprintError, ModelError, NestvoxError
-from nestvox.verdict import (
+from nestvox.model.threshold import (
     COSINE,
     DurationClass,
     ScoreSpace,

@@ -22,7 +22,12 @@ MODULES = [
     for room in ("audio", "corpora", "evaluation", "metrics")
     for path in sorted((ROOT / "src" / "nestvox" / room).rglob("[!_]*.py"))
 ]
-MODULES += ["nestvox.download", "nestvox.extraction.interchange", "nestvox.extraction.store", "nestvox.heads.rotation"]
+MODULES += [
+    "nestvox.download",
+    "nestvox.extraction.formats.interchange",
+    "nestvox.extraction.store.store",
+    "nestvox.heads.rotation",
+]
 
 HIDE_TORCH = """
 import sys

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from nestvox.errors import NestvoxError
     from nestvox.heads.estimator import NestedRotation
-    from nestvox.loading import load
-    from nestvox.model import SpeakerModel
-    from nestvox.verdict import Threshold, Verification
+    from nestvox.model.load import load
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.model.threshold import Threshold, Verification
 
 __version__ = "0.1.0"
 
@@ -24,10 +24,10 @@ __all__ = ["NestedRotation", "NestvoxError", "SpeakerModel", "Threshold", "Verif
 _HOME = {
     "NestedRotation": "nestvox.heads.estimator",
     "NestvoxError": "nestvox.errors",
-    "SpeakerModel": "nestvox.model",
-    "Threshold": "nestvox.verdict",
-    "Verification": "nestvox.verdict",
-    "load": "nestvox.loading",
+    "SpeakerModel": "nestvox.model.speaker_model",
+    "Threshold": "nestvox.model.threshold",
+    "Verification": "nestvox.model.threshold",
+    "load": "nestvox.model.load",
 }
 
 

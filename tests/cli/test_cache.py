@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nestvox.audio.read import read
 from nestvox.errors import NestvoxError
-from nestvox.extraction.feature_cache import open_cache
+from nestvox.extraction.cache.feature_cache import open_cache
 
 RATE = 16_000
 
@@ -22,7 +22,7 @@ RATE = 16_000
 def model(tmp_path: Path) -> Path:
     torch = pytest.importorskip("torch")
     from nestvox.encoders.ge2e import GE2E
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     SpeakerModel(GE2E(), name="untrained").save(tmp_path / "model")
@@ -69,7 +69,7 @@ def test_a_table_becomes_a_cache(tmp_path: Path, model: Path, table: Path) -> No
     report = json.loads((tmp_path / "c.json").read_text())
     assert (report["utterances"], report["variants"], report["key"]) == (9, 3, cache.key)
     assert report["plan"]["augmentation"] == cache.plan.augmentation
-    from nestvox.loading import load
+    from nestvox.model.load import load
 
     clean = load(model).forward([read(tmp_path / "4.wav")[0]], tap="pooled")
     np.testing.assert_allclose(cache.gather([4]), clean, atol=1e-3)

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from nestvox.cli.main import main
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 from nestvox.metrics import cllr, eer, error_curve
-from nestvox.model_calibration import read_calibration
+from nestvox.model.calibration import read_calibration
 
 N_SPEAKERS, TAKES, DIM = 24, 6, 16
 FEW = ["--bootstrap", "60"]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from nestvox.cli.compare import compare
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(compare)
@@ -126,7 +126,7 @@ def test_from_the_command_line_without_torch(files):
 
 def test_models_are_embedded_from_the_table(files, monkeypatch):
     pytest.importorskip("torch")
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
 
     rows = [f"u{row}\t{name}\t{name[:7]}\n" for row, name in enumerate(NAMES)]
     (files / "table.tsv").write_text("utt_id\tpath\tspeaker\n" + "".join(rows))
@@ -147,7 +147,7 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
         writer.write_shard(0, ShardRows(ids, whole.take(whole.index_of(ids))))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.loading.load", lambda name, **_: models[name])
+    monkeypatch.setattr("nestvox.model.load.load", lambda name, **_: models[name])
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
     by_model = run("good", "bad", *common, "--json", files / "a.json")

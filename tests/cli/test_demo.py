@@ -20,8 +20,8 @@ from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.store import EmbeddingStore
-from nestvox.model import SpeakerModel
+from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.model.speaker_model import SpeakerModel
 
 RATE, TAKES = 16_000, 4
 SPEAKERS = {"train": range(8), "dev": range(8, 13), "test": range(13, 18)}

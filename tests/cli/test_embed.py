@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nestvox.cli.embed import embed, export
 from nestvox.errors import FingerprintError, StoreError
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
 
 app = typer.Typer()
 app.command()(embed)
@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Path:
     """GE2E with random weights, saved: what the command does with it needs no download."""
     torch = pytest.importorskip("torch")
     from nestvox.encoders.ge2e import GE2E
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     SpeakerModel(GE2E(), name="random").save(tmp_path / "model")

@@ -17,7 +17,7 @@ from nestvox.cli.evaluate import evaluate
 from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -194,7 +194,7 @@ def test_no_torch_is_imported(files):
 
 def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(files, monkeypatch):
     pytest.importorskip("torch")
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
 
     class Model:
         name, fingerprint, dims, training_speakers, chosen_on = "tiny", "ab" * 8, (4, 16), (), ("0" * 64,)
@@ -217,7 +217,7 @@ def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(file
         progress(len(ids), len(ids))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.loading.load", load)
+    monkeypatch.setattr("nestvox.model.load.load", load)
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
     by_model = run(*common, "--model", "tiny", "--offline", "--json", files / "a.json")

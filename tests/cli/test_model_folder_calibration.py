@@ -16,11 +16,11 @@ import torch
 import nestvox
 from nestvox.cli.main import main
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 from nestvox.heads.rotation import Rotation
-from nestvox.model import SpeakerModel
-from nestvox.model_calibration import read_calibration
-from nestvox.verdict import DurationClass
+from nestvox.model.calibration import read_calibration
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import DurationClass
 
 RATE = 16_000
 FEW = ["--bootstrap", "60"]

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from nestvox.cli.models import app
-from nestvox.encoders.cache import cached_weights
-from nestvox.encoders.catalogue import CatalogueEntry, entries, find
 from nestvox.errors import CatalogueError, DownloadError, WeightsError
+from nestvox.zoo.cache import cached_weights
+from nestvox.zoo.catalogue import CatalogueEntry, entries, find
 
 run = CliRunner()
 

@@ -17,7 +17,7 @@ from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.encoders.ge2e import GE2E
 from nestvox.heads.rotation import truncation
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 
 SPEAKERS, TAKES, RATE = 6, 4, 16_000
 

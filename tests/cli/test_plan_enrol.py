@@ -11,7 +11,7 @@ import soundfile
 
 from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -59,7 +59,7 @@ def test_table_and_advice(files: Path, capsys) -> None:
 
 def test_crops_are_embedded_again(files: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
 
     asked = []
 
@@ -78,7 +78,7 @@ def test_crops_are_embedded_again(files: Path, capsys, monkeypatch: pytest.Monke
         writer.write_shard(0, ShardRows(ids, vectors, ids, table.frame["speaker"].to_list()))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.loading.load", lambda *_, **__: Model())
+    monkeypatch.setattr("nestvox.model.load.load", lambda *_, **__: Model())
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     call = ["plan", "enrol", "--table", "table.tsv", "--store", "store", "--model", "tiny", "--clips", "1"]
     code, text, error = run(capsys, *call, "--lengths", "2")
@@ -140,7 +140,7 @@ def test_the_plan_of_a_study_is_as_it_was(files: Path, capsys) -> None:
     assert text.startswith("EER 2 % against 2.5 %")
     code, _, error = run(capsys, "plan", "--eer", 0.02)
     assert code == 2
-    assert "--difference, --speakers" in error
+    assert "--difference" in error
     code, text, _ = run(capsys, "plan", "--help")
     assert code == 0
     assert "enrol" in text

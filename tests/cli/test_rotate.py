@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from nestvox.cli.main import main
-from nestvox.extraction.interchange import VectorWriter
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
+from nestvox.extraction.formats.interchange import VectorWriter
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
 from nestvox.heads.rotation import Rotation
 
 SIZE, SPEAKERS, TAKES = 32, 30, 5

@@ -18,8 +18,8 @@ import nestvox
 from nestvox.cli.main import main
 from nestvox.encoders.ge2e import GE2E
 from nestvox.heads.rotation import Rotation
-from nestvox.model import SpeakerModel
-from nestvox.verdict import Threshold
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
 
 RATE = 16_000
 

@@ -96,7 +96,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
     from nestvox.corpora.overlap import speaker_key
     from nestvox.encoders.ge2e import GE2E
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")

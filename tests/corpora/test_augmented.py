@@ -21,7 +21,7 @@ from nestvox.corpora.augmented import write_augmented
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.errors import AudioError, TableError
-from nestvox.evaluation.conditions import marks_of
+from nestvox.scoring.conditions import marks_of
 
 RATE = 16_000
 QUIET = {"p_reverb": 0, "p_noise": 0, "p_gain": 0, "p_clip": 0, "p_channel": 0}

@@ -16,9 +16,9 @@ from nestvox.audio.augment import Augmentation, Banks
 from nestvox.corpora import Trials, UtteranceTable, check_corpus, read_utterances, write_utterances
 from nestvox.corpora.augmented import voices_of, write_augmented
 from nestvox.corpora.shards import prepare_shards, write_shards
-from nestvox.encoders.adapters import from_callable
-from nestvox.evaluation.quality import trial_quality
+from nestvox.encoders.foreign.adapters import from_callable
 from nestvox.extraction.embed import embed_table
+from nestvox.scoring.quality import trial_quality
 
 RATE = 16_000
 CALLS = 6

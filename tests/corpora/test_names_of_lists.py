@@ -25,10 +25,10 @@ from nestvox.corpora import (
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import unique_ids
 from nestvox.errors import OverlapError, TableError, TrialsError
-from nestvox.evaluation.missing import without_missing
-from nestvox.evaluation.refusals import align_scores, check_trials, refuse_shared_trials
-from nestvox.evaluation.speakers import given_speakers, guess_speakers
-from nestvox.training.development import keep_apart
+from nestvox.scoring.missing import without_missing
+from nestvox.scoring.refusals import align_scores, check_trials, refuse_shared_trials
+from nestvox.scoring.speakers import given_speakers, guess_speakers
+from nestvox.training.data.development import keep_apart
 
 NFC, NFD = "Jos\u00e9", "Jose\u0301"  # as most systems write it, and as macOS does
 NEVER_BLANK = "\u00a0\u3000\u0085\u2028\x1c\x0b"

@@ -7,7 +7,7 @@ import pytest
 
 from nestvox.corpora import Trials, read_scores
 from nestvox.errors import ScoresError
-from nestvox.evaluation.refusals import align_scores
+from nestvox.scoring.refusals import align_scores
 
 WANTED = [("a", "b", 0.61234, True), ("c", "d", -0.01, False)]
 

@@ -8,8 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from nestvox.encoders import Encoder, load_encoder
+from nestvox.encoders import Encoder
 from nestvox.errors import DownloadError
+from nestvox.zoo import load_encoder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,7 +29,7 @@ from torch import Tensor
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
-from nestvox.encoders.weights import load_strict
+from nestvox.zoo.weights import load_strict
 
 __all__ = [
     "Difference",

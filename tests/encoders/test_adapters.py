@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.corpora.utterances import read_utterances
-from nestvox.encoders.adapters import from_callable
-from nestvox.encoders.kaldi_fbank import KaldiFbank
-from nestvox.encoders.onnx_model import FRONT_ENDS, OnnxModel
+from nestvox.encoders.foreign.adapters import from_callable
+from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.errors import FingerprintError, MissingExtraError, ModelError
 from nestvox.extraction.embed import embed_table
 

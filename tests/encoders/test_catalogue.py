@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nestvox.encoders.cache import cache_dir, cached_weights
-from nestvox.encoders.catalogue import entries, find, parse
 from nestvox.errors import CatalogueError
+from nestvox.zoo.cache import cache_dir, cached_weights
+from nestvox.zoo.catalogue import entries, find, parse
 
 GOOD = {
     "architecture": '"ge2e"',
@@ -108,16 +108,14 @@ def test_cached_weights_carry_the_hash_of_their_origin(monkeypatch: pytest.Monke
 
 
 def test_package_and_catalogue_import_no_torch() -> None:
-    code = "import sys, nestvox.encoders, nestvox.encoders.catalogue, nestvox.encoders.cache, nestvox.encoders.wheel\n"
+    code = "import sys, nestvox.encoders, nestvox.zoo.catalogue, nestvox.zoo.cache, nestvox.zoo.wheel\n"
     code += "print(sorted({'torch', 'numpy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_without_torch_the_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\nimport nestvox.encoders as room\nprint(room.find('ge2e').licence)\n"
-    )
+    code = "import sys; sys.modules['torch'] = None\nimport nestvox.zoo as room\nprint(room.find('ge2e').licence)\n"
     code += "try:\n    room.load_encoder\nexcept Exception as error:\n    print(type(error).__name__, error)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "Apache-2.0"
@@ -126,7 +124,7 @@ def test_without_torch_the_extra_is_named() -> None:
 
 
 def test_public_names_of_the_package() -> None:
-    import nestvox.encoders as room
+    import nestvox.zoo as room
 
     assert room.__all__ == sorted(room.__all__)
     assert all(getattr(room, name) is not None for name in room.__all__)

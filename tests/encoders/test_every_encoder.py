@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from nestvox.encoders import CatalogueEntry, Encoder, architectures, build, entries
-from nestvox.encoders.cache import cached_weights
+from nestvox.encoders import Encoder, architectures, build
 from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.errors import DownloadError, ModelError
+from nestvox.zoo import CatalogueEntry, entries
+from nestvox.zoo.cache import cached_weights
 
 Pretrained = Callable[[str], Encoder | DownloadError]
 

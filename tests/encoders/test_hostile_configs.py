@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 
-from nestvox.encoders.kaldi_fbank import KaldiFbank  # noqa: E402
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
 from nestvox.encoders.registry import build  # noqa: E402
-from nestvox.encoders.variants import variants  # noqa: E402
 from nestvox.errors import ModelError  # noqa: E402
+from nestvox.zoo.variants import variants  # noqa: E402
 
 FIRST = {"architecture": "redimnet", "F": 12, "C": 4, "stages_setup": [[1, 1, 1, [[3, 3]], None]], "group_divisor": 1}
 SECOND = {

@@ -18,11 +18,11 @@ pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 from typer.testing import CliRunner  # noqa: E402
 
 from nestvox.cli.main import app  # noqa: E402
-from nestvox.encoders import onnx_check as room  # noqa: E402
-from nestvox.encoders.kaldi_fbank import KaldiFbank  # noqa: E402
-from nestvox.encoders.onnx_model import FRONT_ENDS, OnnxModel  # noqa: E402
+from nestvox.encoders.foreign import onnx_check as room  # noqa: E402
+from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel  # noqa: E402
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
 from nestvox.errors import ModelError  # noqa: E402
-from nestvox.loading import load  # noqa: E402
+from nestvox.model.load import load  # noqa: E402
 
 RATE = 16_000
 FLOAT = onnx.TensorProto.FLOAT

@@ -23,9 +23,9 @@ torch = pytest.importorskip("torch", reason="the extra [torch] is not installed"
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from nestvox.encoders.checkpoint import read_checkpoint, read_tensors  # noqa: E402
-from nestvox.encoders.weights import load_strict  # noqa: E402
 from nestvox.errors import WeightsError  # noqa: E402
+from nestvox.zoo.checkpoint import read_checkpoint, read_tensors  # noqa: E402
+from nestvox.zoo.weights import load_strict  # noqa: E402
 
 
 class Call:

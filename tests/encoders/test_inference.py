@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nestvox.encoders import backends, inference, redimnet_rows
 from nestvox.encoders.contract import Encoder, Taps
-from nestvox.encoders.folding import fewer_groups
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.inference import Runtime, for_inference, has_faster_form, optimise, score_shift
 from nestvox.encoders.keyed_weights import keyed_weights
+from nestvox.encoders.redimnet import rows as redimnet_rows
 from nestvox.encoders.registry import build
-from nestvox.encoders.variants import variant
+from nestvox.encoders.runtime import backends, inference
+from nestvox.encoders.runtime.folding import fewer_groups
+from nestvox.encoders.runtime.inference import Runtime, for_inference, has_faster_form, optimise, score_shift
 from nestvox.errors import MissingExtraError, ModelError
-from nestvox.loading import load
-from nestvox.model import SpeakerModel
+from nestvox.model.load import load
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.zoo.variants import variant
 
 LIMIT = 1e-5
 BOTH = pytest.mark.parametrize("runtime", get_args(Runtime))

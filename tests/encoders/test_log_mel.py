@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.log_mel import MelSpectrogram, mel_filters, slaney_edges_hz
+from nestvox.encoders.front_ends.log_mel import MelSpectrogram, mel_filters, slaney_edges_hz
 
 RATE, N_FFT, HOP, N_MELS = 16_000, 400, 160, 40
 

@@ -22,13 +22,13 @@ torch = pytest.importorskip("torch", reason="the extra [torch] is not installed"
 onnx = pytest.importorskip("onnx", reason="the group test is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
-from nestvox.encoders.kaldi_fbank import KaldiFbank  # noqa: E402
-from nestvox.encoders.onnx_encoder import OnnxEncoder  # noqa: E402
-from nestvox.encoders.onnx_model import FRONT_ENDS, OnnxModel, read_onnx  # noqa: E402
+from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder  # noqa: E402
+from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel, read_onnx  # noqa: E402
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
 from nestvox.extraction.embed import embed_table  # noqa: E402
 from nestvox.heads.rotation import Rotation  # noqa: E402
-from nestvox.loading import load  # noqa: E402
-from nestvox.model import SpeakerModel  # noqa: E402
+from nestvox.model.load import load  # noqa: E402
+from nestvox.model.speaker_model import SpeakerModel  # noqa: E402
 
 RATE = 16_000
 WESPEAKER = {"framework": "wespeaker", "sample_rate": "16000", "output_dim": "12", "normalize_samples": "0"}

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.encoders.keyed_weights import keyed_weights
-from nestvox.encoders.redimnet import ReDimNet
-from nestvox.encoders.redimnet2 import ReDimNet2
-from nestvox.encoders.redimnet_blocks import ChannelNorm, Flatten, MapSum, Unflatten
-from nestvox.encoders.redimnet_network import ReDimNetEncoder
+from nestvox.encoders.redimnet.blocks import ChannelNorm, Flatten, MapSum, Unflatten
+from nestvox.encoders.redimnet.network import ReDimNetEncoder
+from nestvox.encoders.redimnet.redimnet import ReDimNet
+from nestvox.encoders.redimnet.redimnet2 import ReDimNet2
 from nestvox.encoders.registry import build
-from nestvox.encoders.variants import variant, variants
-from nestvox.encoders.weights import load_strict
 from nestvox.errors import CatalogueError, ModelError, WeightsError
+from nestvox.zoo.variants import variant, variants
+from nestvox.zoo.weights import load_strict
 
 FIRST: dict[str, Any] = {
     "F": 24,

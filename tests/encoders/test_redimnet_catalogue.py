@@ -20,14 +20,14 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from nestvox.cli.models import app
-from nestvox.encoders import weights as room
-from nestvox.encoders.cache import cached_weights, first_use_record
-from nestvox.encoders.catalogue import CatalogueEntry, entries, find, parse
 from nestvox.encoders.keyed_weights import keyed_weights
-from nestvox.encoders.redimnet import ReDimNet
-from nestvox.encoders.variants import variant
-from nestvox.encoders.weights import fetch, load_encoder, load_encoder_with_report
+from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import CatalogueError, DownloadError, ModelError, WeightsError
+from nestvox.zoo import weights as room
+from nestvox.zoo.cache import cached_weights, first_use_record
+from nestvox.zoo.catalogue import CatalogueEntry, entries, find, parse
+from nestvox.zoo.variants import variant
+from nestvox.zoo.weights import fetch, load_encoder, load_encoder_with_report
 
 RELEASED = [entry for entry in entries() if entry.source == "url"]
 CONFIG: dict[str, Any] = {

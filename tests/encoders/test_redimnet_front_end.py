@@ -11,9 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.log_mel import Float32Module, MelSpectrogram, htk_edges_hz, mel_filters_in_mels, power_frames
-from nestvox.encoders.redimnet_front_end import FrontEnd, FrontEndSettings
-from nestvox.encoders.spec_augment import mask_bands
+from nestvox.encoders.front_ends.log_mel import (
+    Float32Module,
+    MelSpectrogram,
+    htk_edges_hz,
+    mel_filters_in_mels,
+    power_frames,
+)
+from nestvox.encoders.front_ends.spec_augment import mask_bands
+from nestvox.encoders.redimnet.front_end import FrontEnd, FrontEndSettings
 
 BANDS = 24
 

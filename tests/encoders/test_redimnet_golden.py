@@ -15,9 +15,9 @@ import torch
 
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.keyed_weights import draw, keyed_weights
-from nestvox.encoders.redimnet_config import ReDimNet2Config, ReDimNetConfig
+from nestvox.encoders.redimnet.config import ReDimNet2Config, ReDimNetConfig
 from nestvox.encoders.registry import build
-from nestvox.encoders.variants import variant, variants
+from nestvox.zoo.variants import variant, variants
 
 
 def _load_golden() -> ModuleType:

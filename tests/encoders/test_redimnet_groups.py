@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nestvox.encoders.redimnet_blocks import groups_of
-from nestvox.encoders.variants import variant
+from nestvox.encoders.redimnet.blocks import groups_of
 from nestvox.errors import ModelError
+from nestvox.zoo.variants import variant
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nestvox.encoders.kaldi_fbank import KaldiFbank
-from nestvox.encoders.onnx_model import FRONT_ENDS, OnnxModel
-from nestvox.encoders.toolkits import from_pyannote, from_speechbrain
+from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel
+from nestvox.encoders.foreign.toolkits import from_pyannote, from_speechbrain
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.errors import ModelError
 
 torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")

@@ -23,14 +23,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from nestvox.encoders import weights as room
-from nestvox.encoders import wheel as wheels
-from nestvox.encoders.cache import cached_weights
-from nestvox.encoders.catalogue import CatalogueEntry, find
-from nestvox.encoders.checkpoint import unwrapped
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.weights import fetch, load_encoder, load_strict, read_tensors
 from nestvox.errors import CatalogueError, DownloadError, WeightsError
+from nestvox.zoo import weights as room
+from nestvox.zoo import wheel as wheels
+from nestvox.zoo.cache import cached_weights
+from nestvox.zoo.catalogue import CatalogueEntry, find
+from nestvox.zoo.checkpoint import unwrapped
+from nestvox.zoo.weights import fetch, load_encoder, load_strict, read_tensors
 
 MEMBER = "fakevoice/weights.pt"
 

@@ -23,16 +23,16 @@ torch = pytest.importorskip("torch", reason="the extra [torch] is not installed"
 
 from typer.testing import CliRunner  # noqa: E402
 
-from nestvox import loading  # noqa: E402
 from nestvox.cli.main import app  # noqa: E402
-from nestvox.encoders import weights as room  # noqa: E402
-from nestvox.encoders.cache import cached_weights  # noqa: E402
-from nestvox.encoders.catalogue import CatalogueEntry, find  # noqa: E402
 from nestvox.encoders.ge2e import GE2E  # noqa: E402
-from nestvox.encoders.weights import fetch, load_encoder  # noqa: E402
-from nestvox.encoders.wheel import member_of_wheel  # noqa: E402
 from nestvox.errors import DownloadError, WeightsError  # noqa: E402
-from nestvox.loading import load  # noqa: E402
+from nestvox.model import load as loading  # noqa: E402
+from nestvox.model.load import load  # noqa: E402
+from nestvox.zoo import weights as room  # noqa: E402
+from nestvox.zoo.cache import cached_weights  # noqa: E402
+from nestvox.zoo.catalogue import CatalogueEntry, find  # noqa: E402
+from nestvox.zoo.weights import fetch, load_encoder  # noqa: E402
+from nestvox.zoo.wheel import member_of_wheel  # noqa: E402
 
 MEMBER = "fakevoice/pretrained.pt"
 
@@ -176,8 +176,8 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
         "import dataclasses, sys\n"
-        "from nestvox.encoders import weights\n"
-        "from nestvox.encoders.catalogue import find\n"
+        "from nestvox.zoo import weights\n"
+        "from nestvox.zoo.catalogue import find\n"
         "entry = dataclasses.replace(find('ge2e'), name='fake', source='url', url=sys.argv[1], member='best.pt',\n"
         "    download_bytes=None, size_bytes=None, sha256='')\n"
         "weights.find = lambda name: entry\n"

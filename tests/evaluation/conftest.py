@@ -11,7 +11,7 @@ import pytest
 
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
 
 N_SPEAKERS, PER_SPEAKER, DIM = 12, 6, 32
 

@@ -17,9 +17,9 @@ import torch
 from nestvox.cli.main import main
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import ModelError, NestvoxError
-from nestvox.evaluation.bench import bench_model
 from nestvox.heads.rotation import Rotation
-from nestvox.model import SpeakerModel
+from nestvox.inspection.bench import bench_model
+from nestvox.model.speaker_model import SpeakerModel
 
 SMALL: dict[str, Any] = {"gallery": 300, "queries": 4, "clip_s": 0.2, "batch_size": 2, "seconds": 0.001}
 

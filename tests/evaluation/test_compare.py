@@ -15,8 +15,8 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate_store
 from nestvox.evaluation.compare import IDENTICAL, compare_systems
-from nestvox.evaluation.systems import System, system_of_model, system_of_scores, system_of_store
-from nestvox.extraction.store import ShardRows, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.scoring.system import System, system_of_model, system_of_scores, system_of_store
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 

@@ -9,7 +9,7 @@ import pytest
 
 from nestvox.errors import TableError
 from nestvox.evaluation import Settings, evaluate_store
-from nestvox.evaluation.conditions import condition_masks, durations_of_sides, values_of_sides
+from nestvox.scoring.conditions import condition_masks, durations_of_sides, values_of_sides
 
 
 def test_the_shorter_side_decides_and_a_border_belongs_to_the_longer_class():

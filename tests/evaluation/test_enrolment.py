@@ -9,7 +9,7 @@ import pytest
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.enrolment import WHOLE, plan_enrolment
-from nestvox.verdict import DurationClass
+from nestvox.model.threshold import DurationClass
 
 
 def voices(n_speakers: int, per_speaker: int, *, noise: float, seed: int = 0, dim: int = 24):

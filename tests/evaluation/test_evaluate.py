@@ -21,8 +21,8 @@ from nestvox.errors import (
     TrialsError,
 )
 from nestvox.evaluation import Settings, evaluate_model, evaluate_scores, evaluate_store
-from nestvox.evaluation.systems import system_of_store
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_dcf
+from nestvox.scoring.system import system_of_store
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 

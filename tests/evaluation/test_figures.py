@@ -11,8 +11,9 @@ from scipy.special import ndtr, ndtri
 
 from nestvox.errors import NestvoxError
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
-from nestvox.evaluation.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot
-from nestvox.evaluation.figures import (
+from nestvox.evaluation.results import DetCurve
+from nestvox.report.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot
+from nestvox.report.figures import (
     BayesLine,
     DetLine,
     Difference,
@@ -21,8 +22,7 @@ from nestvox.evaluation.figures import (
     det_figure,
     difference_figure,
 )
-from nestvox.evaluation.report import evaluation_figures, systems_dim, write_figures
-from nestvox.evaluation.results import DetCurve
+from nestvox.report.page import evaluation_figures, systems_dim, write_figures
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,11 +20,11 @@ import torch
 from nestvox.cli.main import main
 from nestvox.encoders import registry
 from nestvox.encoders.contract import Encoder, Taps
-from nestvox.evaluation.inspect import Inspection, inspect_model
-from nestvox.evaluation.sample_clips import Clip, read_clips, tones
 from nestvox.heads.rotation import Rotation, truncation
-from nestvox.model import SpeakerModel
-from nestvox.verdict import ScoreSpace, Threshold
+from nestvox.inspection.inspect import Inspection, inspect_model
+from nestvox.inspection.sample_clips import Clip, read_clips, tones
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import ScoreSpace, Threshold
 
 RATE = 16_000
 FRAME = 160

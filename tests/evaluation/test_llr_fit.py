@@ -15,9 +15,9 @@ from nestvox.errors import OverlapError, TrialsError
 from nestvox.evaluation import llr_fit
 from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.llr_fit import fit_llr
-from nestvox.evaluation.quality import trial_quality
-from nestvox.evaluation.systems import system_of_scores, system_of_store
 from nestvox.metrics import cllr, error_curve
+from nestvox.scoring.quality import trial_quality
+from nestvox.scoring.system import system_of_scores, system_of_store
 
 
 def parts(world, **changes):

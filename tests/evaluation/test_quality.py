@@ -10,8 +10,8 @@ import soundfile
 from nestvox.audio.snr import estimate_snr_db
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, NestvoxError, TableError
-from nestvox.evaluation.quality import durations_s, trial_durations_s, trial_quality
-from nestvox.evaluation.systems import system_of_scores, system_of_store
+from nestvox.scoring.quality import durations_s, trial_durations_s, trial_quality
+from nestvox.scoring.system import system_of_scores, system_of_store
 
 RATE = 16_000
 

@@ -13,7 +13,7 @@ import pytest
 from nestvox.errors import ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.rates_in_words import percent, percent_interval
-from nestvox.evaluation.report import render_html, write_html, write_json
+from nestvox.report.page import render_html, write_html, write_json
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -127,7 +127,7 @@ def test_det_points_stand_where_the_probit_puts_them(world):
     """The curve's last point inside the frame, read back from the drawing, is a point of the curve."""
     from scipy.stats import norm
 
-    from nestvox.evaluation.figures import DetLine, det_figure
+    from nestvox.report.figures import DetLine, det_figure
 
     evaluation = evaluate_store(world.store(), world.trials, dims=[8], **FEW)
     curve = evaluation.det[0]

@@ -23,10 +23,10 @@ from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trials import read_trials
 from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
 from nestvox.evaluation.compare import compare_systems
-from nestvox.evaluation.comparison_report import write_comparison
-from nestvox.evaluation.drawing import PALETTES
-from nestvox.evaluation.report import write_html
-from nestvox.evaluation.systems import system_of_store
+from nestvox.report.comparison_page import write_comparison
+from nestvox.report.drawing import PALETTES
+from nestvox.report.page import write_html
+from nestvox.scoring.system import system_of_store
 
 from .conftest import small_world
 

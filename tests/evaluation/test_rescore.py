@@ -12,12 +12,12 @@ from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresE
 from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.evaluate_system import evaluate_system
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
-from nestvox.evaluation.rescore import ScoreNorm, calibrated, normalised
 from nestvox.evaluation.settings import Settings
-from nestvox.evaluation.systems import system_of_scores, system_of_store
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
-from nestvox.verdict import COSINE
+from nestvox.model.threshold import COSINE
+from nestvox.scoring.rescore import ScoreNorm, calibrated, normalised
+from nestvox.scoring.system import system_of_scores, system_of_store
 
 N_COHORT = 40
 

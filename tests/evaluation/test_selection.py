@@ -9,10 +9,10 @@ import pytest
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.compare import compare_systems
-from nestvox.evaluation.refusals import refuse_shared_trials
 from nestvox.evaluation.selection import select_system
 from nestvox.evaluation.settings import Settings
-from nestvox.evaluation.systems import system_of_scores, system_of_store
+from nestvox.scoring.refusals import refuse_shared_trials
+from nestvox.scoring.system import system_of_scores, system_of_store
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 

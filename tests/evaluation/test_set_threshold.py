@@ -15,9 +15,9 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, TrialsError
 from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.set_threshold import set_thresholds, use_thresholds
-from nestvox.evaluation.systems import system_of_store
 from nestvox.metrics.thresholds import DecisionRule
-from nestvox.verdict import ScoreSpace, Threshold, duration_classes
+from nestvox.model.threshold import ScoreSpace, Threshold, duration_classes
+from nestvox.scoring.system import system_of_store
 
 FEW = {"n_bootstrap": 60}
 FAR = DecisionRule("far", 0.05)

@@ -65,9 +65,9 @@ def test_runs_on_a_rotated_model_of_another_size(
     """What `make demo` writes has a rotation, and need not have 128 dimensions."""
     import torch
 
-    from nestvox.encoders.redimnet import ReDimNet
+    from nestvox.encoders.redimnet.redimnet import ReDimNet
     from nestvox.heads.rotation import Rotation
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     small = {"F": 24, "C": 4, "stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]], "group_divisor": 4}

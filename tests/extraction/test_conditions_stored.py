@@ -10,11 +10,11 @@ import pytest
 import soundfile
 
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.encoders.adapters import CallableModel, from_callable
+from nestvox.encoders.foreign.adapters import CallableModel, from_callable
 from nestvox.errors import AudioError
 from nestvox.extraction.embed import embed_table
-from nestvox.extraction.interchange import export_store
-from nestvox.extraction.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.formats.interchange import export_store
+from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 
 RATE = 16_000
 

@@ -26,10 +26,10 @@ from nestvox.audio.read import read
 from nestvox.corpora.augmented import voices_of
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, FingerprintError, StoreError
-from nestvox.extraction.cache_plan import CachePlan
-from nestvox.extraction.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
-from nestvox.extraction.mapped_rows import MappedRows
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreWriter
+from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
+from nestvox.extraction.cache.plan import CachePlan
+from nestvox.extraction.store.mapped_rows import MappedRows
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreWriter
 
 RATE = 16_000
 QUIET = {"p_reverb": 0.0, "p_noise": 0.0, "p_channel": 0.0, "p_clip": 0.0, "p_gain": 0.0}
@@ -547,7 +547,7 @@ def test_nothing_is_loaded_before_it_is_asked_for(tmp_path: Path) -> None:
     writer.finish()
     code = (
         "import sys, numpy as np\n"
-        "from nestvox.extraction.feature_cache import FeatureCache\n"
+        "from nestvox.extraction.cache.feature_cache import FeatureCache\n"
         "def anonymous():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return int(next(line for line in lines if line.startswith('RssAnon')).split()[1])\n"
@@ -568,7 +568,7 @@ def test_a_speaker_model_gives_both_vectors_of_one_pass() -> None:
     torch = pytest.importorskip("torch")
     from nestvox.encoders.ge2e import GE2E
     from nestvox.heads.rotation import Rotation
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     encoder = GE2E()

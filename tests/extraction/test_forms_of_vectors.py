@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nestvox.errors import StoreError
-from nestvox.extraction.interchange import VectorWriter, iter_vectors
-from nestvox.extraction.store import VectorBatch
+from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors
+from nestvox.extraction.store.store import VectorBatch
 
 ROWS = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -3.0]], np.float32)
 

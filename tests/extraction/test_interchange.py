@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import StoreError
-from nestvox.extraction import interchange, numpy_files
-from nestvox.extraction.interchange import VectorWriter, export_store, iter_vectors, vector_shape
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
+from nestvox.extraction.formats import interchange, numpy_files
+from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
 
 NAMES = [f"spk{row}-ütt" for row in range(7)]
 VECTORS = np.random.default_rng(5).standard_normal((7, 3)).astype(np.float32)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from nestvox.errors import TableError
-from nestvox.extraction.labels import read_labels
+from nestvox.extraction.formats.labels import read_labels
 
 NFC, NFD = "Jos\u00e9", "Jose\u0301"
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.encoders.adapters import from_callable
+from nestvox.encoders.foreign.adapters import from_callable
 from nestvox.errors import AudioError, ModelError
 from nestvox.extraction.embed import embed_table
 

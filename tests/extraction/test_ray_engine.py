@@ -25,12 +25,12 @@ import pytest
 import soundfile
 
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.encoders.adapters import CallableModel, from_callable
+from nestvox.encoders.foreign.adapters import CallableModel, from_callable
 from nestvox.errors import AudioError, MissingExtraError, NestvoxError, StoreError
 from nestvox.extraction import ray_engine
 from nestvox.extraction.embed import embed_table, run_embedding
 from nestvox.extraction.ray_engine import EngineError
-from nestvox.extraction.store import EmbeddingStore
+from nestvox.extraction.store.store import EmbeddingStore
 
 RATE = 16_000
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "nestvox"
@@ -338,7 +338,7 @@ def ge2e(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     from nestvox.encoders.ge2e import GE2E
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("ge2e") / "model"

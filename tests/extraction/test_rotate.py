@@ -15,12 +15,12 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, StoreError, TableError
 from nestvox.evaluation.evaluate import evaluate_store
-from nestvox.extraction import labels as labels_module
 from nestvox.extraction import rotate as module
-from nestvox.extraction.interchange import VectorWriter, iter_vectors
-from nestvox.extraction.labels import read_labels
+from nestvox.extraction.formats import labels as labels_module
+from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors
+from nestvox.extraction.formats.labels import read_labels
 from nestvox.extraction.rotate import apply_rotation, rotate_store, rotate_vectors
-from nestvox.extraction.store import (
+from nestvox.extraction.store.store import (
     EmbeddingStore,
     FailedUtterance,
     ShardRows,

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from nestvox.atomic import atomic_path
 from nestvox.errors import FingerprintError, NestvoxError, StoreError
-from nestvox.extraction import store as store_module
-from nestvox.extraction.store import (
+from nestvox.extraction.store import store as store_module
+from nestvox.extraction.store.store import (
     EmbeddingStore,
     FailedUtterance,
     ShardRows,
@@ -331,9 +331,8 @@ def test_default_shards_depend_on_the_table_alone() -> None:
 
 
 def test_store_needs_no_torch() -> None:
-    code = (
-        "import sys, nestvox.extraction.store, nestvox.extraction.interchange as i; assert 'torch' not in sys.modules"
-    )
+    rooms = "nestvox.extraction.store.store, nestvox.extraction.formats.interchange"
+    code = f"import sys, {rooms}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

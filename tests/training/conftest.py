@@ -16,10 +16,10 @@ import torch
 
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.encoders.redimnet import ReDimNet
-from nestvox.extraction.feature_cache import CachePlan, cache_metadata
-from nestvox.extraction.store import ShardRows, StoreWriter
-from nestvox.model import SpeakerModel
+from nestvox.encoders.redimnet.redimnet import ReDimNet
+from nestvox.extraction.cache.feature_cache import CachePlan, cache_metadata
+from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.model.speaker_model import SpeakerModel
 
 TINY: dict[str, Any] = {
     "F": 24,

@@ -23,16 +23,16 @@ from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_ut
 from nestvox.encoders.registry import build
 from nestvox.errors import AudioError, ModelError, RecipeError
 from nestvox.heads.linear import LinearHead
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
-from nestvox.training.clips import AudioSource
 from nestvox.training.criterion import Criterion
-from nestvox.training.development import Development
-from nestvox.training.from_audio import AudioTask, NestedNetwork, blanked_bands, full_precision_front_end
+from nestvox.training.data.clips import AudioSource
+from nestvox.training.data.development import Development
 from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import load_recipe
-from nestvox.training.recipe_sections import Lora, SpecAugment
+from nestvox.training.recipe.recipe import load_recipe
+from nestvox.training.recipe.sections import Lora, SpecAugment
+from nestvox.training.tasks.from_audio import AudioTask, NestedNetwork, blanked_bands, full_precision_front_end
 from nestvox.training.train import Trained, train
 
 from .conftest import TINY, World

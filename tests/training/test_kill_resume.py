@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nestvox.errors import TrainingError
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import no_bars
 from nestvox.training.checkpoint import Checkpoint, Progressed, read_checkpoint
-from nestvox.training.recipe import Recipe, load_recipe
+from nestvox.training.recipe.recipe import Recipe, load_recipe
 from nestvox.training.train import train
 
 from .conftest import World

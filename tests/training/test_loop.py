@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from nestvox.errors import RecipeError, TrainingError
-from nestvox.extraction.feature_cache import open_cache
-from nestvox.model import SpeakerModel
+from nestvox.extraction.cache.feature_cache import open_cache
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import Checkpoint, read_checkpoint
-from nestvox.training.from_cache import CachedSource, CachedUtterances
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import load_recipe
+from nestvox.training.recipe.recipe import load_recipe
+from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
 from nestvox.training.train import Trained, train
 
 from .conftest import World

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.training.material import banks_of
-from nestvox.training.recipe import load_recipe
+from nestvox.training.data.material import banks_of
+from nestvox.training.recipe.recipe import load_recipe
 
 
 def test_babble_is_made_of_the_stretches_that_the_table_names() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
-from nestvox.training.recipe import load_recipe
+from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.train import train
 
 from .conftest import World

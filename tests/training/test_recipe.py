@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nestvox.errors import RecipeError
-from nestvox.training.recipe import load_recipe, parse_recipe, shipped_recipes
+from nestvox.training.recipe.recipe import load_recipe, parse_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))

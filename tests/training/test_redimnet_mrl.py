@@ -12,18 +12,18 @@ import soundfile
 import yaml
 from typer.testing import CliRunner
 
-from nestvox.corpora.trials import read_trials
-from nestvox.corpora.utterances import read_utterances
-from nestvox.errors import RecipeError
-from nestvox.training import redimnet_mrl as room
-from nestvox.training.recipe import parse_recipe
-from nestvox.training.redimnet_mrl import (
+from nestvox.compat.redimnet_mrl import config as room
+from nestvox.compat.redimnet_mrl.config import (
     is_redimnet_mrl,
     migrate,
     migration_table,
     prepare_data,
     refuse_other_data,
 )
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import read_utterances
+from nestvox.errors import RecipeError
+from nestvox.training.recipe.recipe import parse_recipe
 
 # Keys and values of the published file, written down anew; the folders are shorter.
 CONFIG = yaml.safe_load("""
@@ -375,8 +375,8 @@ def test_their_file_trains_a_model(folders: Path, tmp_path: Path, monkeypatch: p
     """`nestvox train config.yaml`, from folders of speakers to a model, with a small network as the released one."""
     torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
     from nestvox.cli.app import app
-    from nestvox.encoders.redimnet import ReDimNet
-    from nestvox.model import SpeakerModel
+    from nestvox.encoders.redimnet.redimnet import ReDimNet
+    from nestvox.model.speaker_model import SpeakerModel
 
     monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "weights"))
     small = {"stages_setup": [[1, 1, 1, [[3, 3]], 4], [2, 1, 1, [[3, 3]], 4]], "F": 24, "C": 4, "embed_dim": 192}

@@ -19,11 +19,11 @@ from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import ModelError, OverlapError, StoreError, TableError
-from nestvox.extraction.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
 from nestvox.heads.contract import truncate
 from nestvox.heads.rotation import Rotation, truncation
-from nestvox.model import SpeakerModel
-from nestvox.training.rotation import nest_encoder, thresholds_on, trial_pairs
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.training.tasks.rotation import nest_encoder, thresholds_on, trial_pairs
 
 SIZE, SPEAKERS, TAKES = 256, 30, 4
 DEV_FROM = 20  # speakers 0 to 19 are for training, 20 to 29 for development

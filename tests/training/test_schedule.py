@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nestvox.training.recipe import parse_recipe
+from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.schedule import Schedule
 
 

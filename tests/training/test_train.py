@@ -24,13 +24,13 @@ from nestvox.errors import (
     StoreError,
     TrainingError,
 )
-from nestvox.extraction.feature_cache import open_cache
+from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.locking import held
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
-from nestvox.model import SpeakerModel
-from nestvox.training.recipe import load_recipe
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.train import Trained, train
 
 from .conftest import DEV, TRAIN, World, write_cache

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from nestvox.corpora.utterances import read_utterances
-from nestvox.evaluation.run_page import RUN_PAGE, write_run_page
-from nestvox.extraction.feature_cache import open_cache
-from nestvox.model import SpeakerModel
-from nestvox.training.from_cache import CachedSource, CachedUtterances
+from nestvox.extraction.cache.feature_cache import open_cache
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.report.run_page import RUN_PAGE, write_run_page
+from nestvox.training.data.sampling import Seen
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import load_recipe
-from nestvox.training.sampling import Seen
+from nestvox.training.recipe.recipe import load_recipe
+from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
 from nestvox.training.train import Trained, train
 from nestvox.training.watch import EpochReport, Watch, duration_in_words
 

@@ -20,7 +20,7 @@ from nestvox.cli.running import (
 )
 
 if TYPE_CHECKING:
-    from nestvox.evaluation.bench import Bench
+    from nestvox.inspection.bench import Bench
 
 __all__ = ["bench"]
 
@@ -51,7 +51,7 @@ def bench(
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.bench import bench_model
+    from nestvox.inspection.bench import bench_model
 
     asked = parse_dims(dims)
     loaded = Running(device, backend, weights, offline, precision).load(model)

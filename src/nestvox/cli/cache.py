@@ -67,7 +67,7 @@ def cache(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import voices_of
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.extraction.feature_cache import build_cache
+    from nestvox.extraction.cache.feature_cache import build_cache
 
     utterances = read_utterances(table)
     if split is not None:

@@ -70,11 +70,11 @@ def calibrate(
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.llr_fit import check_fit, fit_llr
-    from nestvox.evaluation.quality import check_measures, trial_quality
-    from nestvox.evaluation.refusals import check_trials
-    from nestvox.evaluation.rescore import normalised
     from nestvox.metrics.dcf import check_operating_point
-    from nestvox.model_calibration import add_to_file, store_in_model
+    from nestvox.model.calibration import add_to_file, store_in_model
+    from nestvox.scoring.quality import check_measures, trial_quality
+    from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.rescore import normalised
 
     folder = keeping_folder(model, out)
     running = Running(device, backend, weights, offline)

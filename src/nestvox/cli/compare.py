@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.compare import Comparison
     from nestvox.evaluation.settings import Settings
-    from nestvox.evaluation.systems import System
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.scoring.system import System
 
 __all__ = ["compare", "print_comparison"]
 
@@ -87,9 +87,9 @@ def compare(
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import compare_systems
-    from nestvox.evaluation.refusals import check_trials, refuse_shared_trials
     from nestvox.evaluation.selection import select_system
     from nestvox.evaluation.settings import Settings
+    from nestvox.scoring.refusals import check_trials, refuse_shared_trials
 
     check_figure_format(figure_format)
     settings = Settings(
@@ -263,9 +263,9 @@ def _write(
     csv: Path | None,
     figures: tuple[Path | None, str],
 ) -> None:
-    from nestvox.evaluation.comparison_report import comparison_figures, comparison_tables, write_comparison
-    from nestvox.evaluation.report import write_figures
-    from nestvox.evaluation.tables import write_tables
+    from nestvox.report.comparison_page import comparison_figures, comparison_tables, write_comparison
+    from nestvox.report.page import write_figures
+    from nestvox.report.tables import write_tables
 
     said = {}
     if csv is not None:
@@ -322,9 +322,9 @@ def _scored_already(
     """The system of a score file or a store; None: it is a model, which has to embed."""
     from nestvox.corpora.scores import read_scores
     from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.speakers import training_overlap
-    from nestvox.evaluation.systems import system_of_scores, system_of_store
-    from nestvox.extraction.store import EmbeddingStore, is_store
+    from nestvox.extraction.store.store import EmbeddingStore, is_store
+    from nestvox.scoring.speakers import training_overlap
+    from nestvox.scoring.system import system_of_scores, system_of_store
 
     path = Path(text)
     if is_store(path):

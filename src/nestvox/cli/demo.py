@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
-    from nestvox.extraction.store import EmbeddingStore
-    from nestvox.model import SpeakerModel
-    from nestvox.training.rotation import NestedFit
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.training.tasks.rotation import NestedFit
 
 __all__ = ["demo"]
 
@@ -56,9 +56,9 @@ def demo(
     """
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.report import write_html, write_json
     from nestvox.extraction.embed import run_embedding
-    from nestvox.training.rotation import nest_encoder
+    from nestvox.report.page import write_html, write_json
+    from nestvox.training.tasks.rotation import nest_encoder
 
     began = time.perf_counter()
     out = _place(out, data, model)

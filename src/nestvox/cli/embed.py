@@ -178,7 +178,7 @@ def export(
 ) -> None:
     """Write the vectors of a store to a file that others read."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.extraction.interchange import export_store
+    from nestvox.extraction.formats.interchange import export_store
 
     with progress_bar("exporting", "rows") as progress:
         rows = export_store(store, out, dim=dim, progress=progress)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.progress import Progress
 
 __all__ = ["check_figure_format", "evaluate", "print_evaluation"]
@@ -57,7 +57,10 @@ def evaluate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
     detail_dim: Annotated[
-        int | None, typer.Option(help="Prefix length whose speakers and worst trials are analysed; default: largest.")
+        int | None,
+        typer.Option(
+            max=1_000_000, help="Prefix length whose speakers and worst trials are analysed; default: largest."
+        ),
     ] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
@@ -107,9 +110,9 @@ def evaluate(
     from nestvox.corpora import read_scores, read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.evaluate import evaluate_scores, evaluate_store
-    from nestvox.evaluation.refusals import refuse_copies
     from nestvox.evaluation.settings import Settings
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.scoring.refusals import refuse_copies
 
     check_figure_format(figure_format)
     _check_call(
@@ -227,7 +230,7 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
     from nestvox.cli.source import show_score
     from nestvox.evaluation.rates_in_words import interval_in_words, percent, percent_interval
-    from nestvox.evaluation.report import further_in_words
+    from nestvox.report.page import further_in_words
 
     headline = evaluation.headline
     # Over all trials only, the counts stand below the table once.
@@ -271,7 +274,7 @@ def check_figure_format(figure_format: str) -> None:
     Raises:
         NestvoxError: with those that do.
     """
-    from nestvox.evaluation.drawing import FIGURE_FORMATS
+    from nestvox.report.drawing import FIGURE_FORMATS
 
     if figure_format not in FIGURE_FORMATS:
         raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
@@ -279,7 +282,7 @@ def check_figure_format(figure_format: str) -> None:
 
 def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_durations: bool) -> tuple[str, ...]:
     """What to split by; a report has a table by duration wherever the durations are known."""
-    from nestvox.evaluation.conditions import DURATION
+    from nestvox.scoring.conditions import DURATION
 
     known = table is not None and "duration_s" in table.frame.columns
     return tuple(dict.fromkeys([*wanted, *([DURATION] if with_durations and known else [])]))
@@ -335,8 +338,8 @@ def _write(
     figures: tuple[Path | None, str],
     more: dict[str, Any],
 ) -> None:
-    from nestvox.evaluation.report import evaluation_figures, write_figures, write_html, write_json
-    from nestvox.evaluation.tables import evaluation_tables, write_tables
+    from nestvox.report.page import evaluation_figures, write_figures, write_html, write_json
+    from nestvox.report.tables import evaluation_tables, write_tables
 
     said = {}
     if json_out is not None:

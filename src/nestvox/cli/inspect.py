@@ -21,7 +21,7 @@ from nestvox.cli.running import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nestvox.evaluation.inspect import Inspection, MemoryUse
+    from nestvox.inspection.inspect import Inspection, MemoryUse
 
 __all__ = ["inspect"]
 
@@ -59,9 +59,9 @@ def inspect(
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.errors import FingerprintError, ModelError, WeightsError
-    from nestvox.evaluation.inspect import inspect_model, unloadable
-    from nestvox.evaluation.sample_clips import read_clips, tones
-    from nestvox.model_folder import CONFIG_FILE, WEIGHTS_FILE
+    from nestvox.inspection.inspect import inspect_model, unloadable
+    from nestvox.inspection.sample_clips import read_clips, tones
+    from nestvox.model.folder import CONFIG_FILE, WEIGHTS_FILE
 
     folder = Path(model) if Path(model).is_dir() and weights is None else None
     try:

@@ -14,7 +14,7 @@ from nestvox.cli.console import console, say, tell, text, whole_table
 from nestvox.errors import DownloadError
 
 if TYPE_CHECKING:
-    from nestvox.encoders.catalogue import CatalogueEntry
+    from nestvox.zoo.catalogue import CatalogueEntry
 
 __all__ = ["app", "fetch", "import_mrl", "import_onnx", "import_weights", "list_models", "path", "show"]
 
@@ -40,8 +40,8 @@ _CONFIG_STATUS = {
 def list_models(json_file: _Json = None) -> None:
     """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
     from nestvox.atomic import write_text
-    from nestvox.encoders.cache import cached_weights
-    from nestvox.encoders.catalogue import entries
+    from nestvox.zoo.cache import cached_weights
+    from nestvox.zoo.catalogue import entries
 
     screen = console()
     listed = entries()
@@ -85,7 +85,7 @@ def _published_eer(entry: CatalogueEntry) -> str:
 def _size(entry: CatalogueEntry) -> str:
     """What has to be downloaded; where nobody says, about what the parameters of the network need."""
     from nestvox.download import readable_size
-    from nestvox.encoders.variants import variant
+    from nestvox.zoo.variants import variant
 
     if entry.download_bytes is not None:
         return readable_size(entry.download_bytes)
@@ -112,7 +112,7 @@ def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
 
 
 def _parameters(entry: CatalogueEntry) -> int:
-    from nestvox.encoders.variants import variant
+    from nestvox.zoo.variants import variant
 
     return 4 * variant(entry.variant).parameters if entry.variant else 1 << 60
 
@@ -122,8 +122,8 @@ def show(name: _Name, json_file: _Json = None) -> None:
     """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
     from nestvox.atomic import write_text
     from nestvox.download import readable_size
-    from nestvox.encoders.cache import cached_weights, expected_sha256, first_use_record
-    from nestvox.encoders.catalogue import find
+    from nestvox.zoo.cache import cached_weights, expected_sha256, first_use_record
+    from nestvox.zoo.catalogue import find
 
     entry = find(name)
     recorded = expected_sha256(entry)
@@ -167,12 +167,12 @@ def fetch(
 ) -> None:
     """Put the weights of an encoder into the cache; says source, size and licence first."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.encoders.catalogue import find
     from nestvox.extras import require
+    from nestvox.zoo.catalogue import find
 
     find(name)
     require("torch", extra="torch", purpose="converting the weights")
-    from nestvox.encoders import weights as room
+    from nestvox.zoo import weights as room
 
     with progress_bar(f"fetching {name}", "B") as progress:
         where = room.fetch(name, offline=offline, weights=weights, announce=_announce, progress=progress)
@@ -182,8 +182,8 @@ def fetch(
 @app.command()
 def path(name: _Name) -> None:
     """Print where the weights of an encoder lie, and nothing else; an error when they are not here."""
-    from nestvox.encoders.cache import cached_weights
-    from nestvox.encoders.catalogue import find
+    from nestvox.zoo.cache import cached_weights
+    from nestvox.zoo.catalogue import find
 
     where = cached_weights(find(name))
     if not where.is_file():
@@ -201,7 +201,7 @@ def import_mrl(
     from nestvox.extras import require
 
     require("torch", extra="torch", purpose="running the network")
-    from nestvox.mrl import get_model_info, import_checkpoint
+    from nestvox.compat.redimnet_mrl.api import get_model_info, import_checkpoint
 
     model = import_checkpoint(checkpoint)
     saved = model.to_speaker_model(name)
@@ -224,7 +224,7 @@ def import_weights(
     ] = None,
 ) -> None:
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
-    from nestvox.loading import load
+    from nestvox.model.load import load
 
     model = load(name, weights=file, announce=_announce)
     model.name = called or model.name
@@ -245,7 +245,7 @@ def import_onnx(
     name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
 ) -> None:
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
-    from nestvox.loading import load
+    from nestvox.model.load import load
 
     model = load(file, front_end=front_end, output=output)
     model.name = name or model.name

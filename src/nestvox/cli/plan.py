@@ -178,10 +178,10 @@ def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[Speake
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.refusals import check_trials
-    from nestvox.evaluation.systems import system_of_scores, system_of_store
-    from nestvox.extraction.store import EmbeddingStore, is_store
+    from nestvox.extraction.store.store import EmbeddingStore, is_store
     from nestvox.metrics.plan import SpeakerCorrelation, speaker_correlation, system_correlation
+    from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.system import system_of_scores, system_of_store
 
     if len(scores) > 2:
         raise NestvoxError(f"a pilot has one or two score files or stores, got {len(scores)}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation.enrolment import EnrolmentPlan
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
 __all__ = ["enrol"]
 
@@ -69,8 +69,8 @@ def enrol(
     from nestvox.corpora.overlap import refuse_overlap
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.enrolment import plan_enrolment
-    from nestvox.evaluation.quality import durations_s
-    from nestvox.verdict import duration_classes
+    from nestvox.model.threshold import duration_classes
+    from nestvox.scoring.quality import durations_s
 
     if store is None and model is None:
         raise NestvoxError("give --store, or --model that embeds the clips")
@@ -124,7 +124,7 @@ def _whole_clips(
     model: SpeakerModel | None, store: Path | None, table: UtteranceTable
 ) -> tuple[NDArray[Any], tuple[str, ...], tuple[str, ...]]:
     """Embeddings of the table's clips, labels, and keys of the training speakers."""
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
 
     if store is None:
         assert model is not None

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from nestvox.evaluation.llr_fit import LlrCost
     from nestvox.evaluation.set_threshold import ThresholdUse
     from nestvox.evaluation.settings import Settings
-    from nestvox.evaluation.systems import System
-    from nestvox.verdict import Threshold
+    from nestvox.model.threshold import Threshold
+    from nestvox.scoring.system import System
 
 __all__ = ["RescoredEvaluation", "evaluate_rescored", "print_rescored"]
 
@@ -95,8 +95,8 @@ def evaluate_rescored(
     from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.evaluate_system import evaluate_system
     from nestvox.evaluation.llr_fit import llr_costs
-    from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.set_threshold import use_thresholds
+    from nestvox.scoring.refusals import check_trials
 
     if scores_out is not None and scores_out.suffix not in (".csv", ".parquet"):
         raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
@@ -181,7 +181,7 @@ def print_rescored(rescored: RescoredEvaluation) -> None:
 
 
 def _stored(path: Path) -> tuple[Threshold, ...]:
-    from nestvox.model_calibration import read_calibration
+    from nestvox.model.calibration import read_calibration
 
     found = read_calibration(path).thresholds
     if not found:

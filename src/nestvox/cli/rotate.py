@@ -45,7 +45,7 @@ def rotate(
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.extraction.labels import read_labels
+    from nestvox.extraction.formats.labels import read_labels
     from nestvox.extraction.rotate import apply_rotation, rotate_vectors
 
     if labels is not None and labels.exists() and labels.samefile(embeddings):

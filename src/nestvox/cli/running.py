@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from nestvox.model import SpeakerModel
+    from nestvox.model.speaker_model import SpeakerModel
 
 __all__ = ["Backend", "Device", "NetworkBackend", "NetworkPrecision", "Offline", "Precision", "Running", "Weights"]
 
@@ -65,7 +65,7 @@ class Running:
 
     def load(self, model: str) -> SpeakerModel:
         """Load a model folder, an ONNX file or an encoder of the catalogue; see `nestvox.load`."""
-        from nestvox.loading import load
+        from nestvox.model.load import load
 
         return load(
             model,

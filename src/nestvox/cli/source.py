@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from nestvox.cli.running import Running
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
-    from nestvox.evaluation.rescore import ScoreNorm
-    from nestvox.evaluation.speakers import TrialSpeakers
-    from nestvox.evaluation.systems import System
-    from nestvox.extraction.store import EmbeddingStore
-    from nestvox.model import SpeakerModel
-    from nestvox.model_calibration import LlrCalibration
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.model.calibration import LlrCalibration
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.model.threshold import Threshold
     from nestvox.progress import Progress
-    from nestvox.verdict import Threshold
+    from nestvox.scoring.rescore import ScoreNorm
+    from nestvox.scoring.speakers import TrialSpeakers
+    from nestvox.scoring.system import System
 
 __all__ = [
     "check_model_folder",
@@ -70,8 +70,8 @@ def read_system(
         FingerprintError: the store is of another model.
     """
     from nestvox.corpora.scores import read_scores
-    from nestvox.evaluation.systems import system_of_scores, system_of_store
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.scoring.system import system_of_scores, system_of_store
 
     if scores is not None:
         if store is not None or model is not None:
@@ -135,8 +135,8 @@ def load_for_trials(
         TrialsError: the calibration was fitted on these trials.
     """
     from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.rescore import check_calibration, check_cohort
-    from nestvox.evaluation.speakers import training_overlap
+    from nestvox.scoring.rescore import check_calibration, check_cohort
+    from nestvox.scoring.speakers import training_overlap
 
     speakers = [trial_speakers(trials, [], table=table) for trials in lists]
     loaded = running.load(model)
@@ -165,8 +165,8 @@ def embedded_system(
 ) -> System:
     """Embed the utterances that the trials name, each once, with a progress bar."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.systems import system_of_model
     from nestvox.extraction.embed import embed_table
+    from nestvox.scoring.system import system_of_model
 
     path = Path(model)
     files = [path] if path.is_file() else path.iterdir() if path.is_dir() else None
@@ -187,8 +187,8 @@ def read_score_norm(method: str | None, cohort: Path | None, top_k: int | None) 
     Raises:
         NestvoxError: options that do not go together.
     """
-    from nestvox.evaluation.rescore import NORM_METHODS, ScoreNorm
-    from nestvox.extraction.store import EmbeddingStore
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.scoring.rescore import NORM_METHODS, ScoreNorm
 
     if method is None:
         if cohort is not None or top_k is not None:
@@ -208,7 +208,7 @@ def read_llr(calibration: Path | None) -> LlrCalibration | None:
     Raises:
         NestvoxError: it holds none.
     """
-    from nestvox.model_calibration import read_calibration
+    from nestvox.model.calibration import read_calibration
 
     if calibration is None:
         return None
@@ -237,8 +237,8 @@ def rescored_system(
         FingerprintError, ScoresError, TrialsError, OverlapError: as `rescore.normalised` and `rescore.calibrated`.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.quality import trial_quality
-    from nestvox.evaluation.rescore import calibrated, normalised
+    from nestvox.scoring.quality import trial_quality
+    from nestvox.scoring.rescore import calibrated, normalised
 
     if norm is not None:
         with progress_bar("scoring against the cohort", "dimensions") as progress:
@@ -257,7 +257,7 @@ def check_model_folder(model: str, fingerprint: str, where: str) -> None:
         FingerprintError: another model made them.
         NestvoxError: `model` is no model folder.
     """
-    from nestvox.model_calibration import read_calibration
+    from nestvox.model.calibration import read_calibration
 
     if not (Path(model) / "config.json").is_file():
         raise NestvoxError(

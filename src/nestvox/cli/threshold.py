@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nestvox.evaluation.set_threshold import ThresholdsSet, ThresholdUse
     from nestvox.metrics.thresholds import DecisionRule
-    from nestvox.verdict import DurationClass, Threshold
+    from nestvox.model.threshold import DurationClass, Threshold
 
 __all__ = ["print_uses", "threshold"]
 
@@ -89,10 +89,10 @@ def threshold(
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.refusals import check_trials
     from nestvox.evaluation.set_threshold import set_thresholds
     from nestvox.metrics.bootstrap import check_replicates, seeded
-    from nestvox.model_calibration import add_to_file, store_in_model
+    from nestvox.model.calibration import add_to_file, store_in_model
+    from nestvox.scoring.refusals import check_trials
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
@@ -255,7 +255,7 @@ def _rule(
 
 
 def _classes(*, by_duration: bool, edges: str | None) -> tuple[DurationClass, ...]:
-    from nestvox.verdict import duration_classes
+    from nestvox.model.threshold import duration_classes
 
     if edges is None:
         return duration_classes() if by_duration else ()

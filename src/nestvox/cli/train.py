@@ -38,7 +38,7 @@ def train(
     The starting point is a candidate too. Under `torchrun --no-python nestvox train ...` several processes share the
     work.
     """
-    from nestvox.training.recipe import load_recipe, parse_recipe, shipped_recipes
+    from nestvox.training.recipe.recipe import load_recipe, parse_recipe, shipped_recipes
 
     if list_:
         for name, about in shipped_recipes().items():
@@ -47,8 +47,7 @@ def train(
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
-    from nestvox.extras import require
-    from nestvox.training.redimnet_mrl import (
+    from nestvox.compat.redimnet_mrl.config import (
         RECIPE_FILE,
         data_folder,
         prepare_data,
@@ -56,6 +55,7 @@ def train(
         recipe_of,
         refuse_other_data,
     )
+    from nestvox.extras import require
 
     plan = read_configuration(recipe)
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
@@ -92,7 +92,7 @@ def _watch(out: Path, name: str) -> Watch:
     """Return what tells of a run on standard error, and keeps its page up to date."""
     import time
 
-    from nestvox.evaluation.run_page import write_run_page
+    from nestvox.report.run_page import write_run_page
     from nestvox.training.watch import EpochReport, Watch
 
     class Teller(Watch):
@@ -111,7 +111,7 @@ def _watch(out: Path, name: str) -> Watch:
 
 
 def _show(trained: Trained) -> None:
-    from nestvox.evaluation.run_page import write_run_page
+    from nestvox.report.run_page import write_run_page
 
     shown = whole_table(
         numbers=("dim", "EER % cut", "EER % at start", "EER % kept [interval]"),

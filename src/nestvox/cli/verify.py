@@ -14,8 +14,8 @@ from nestvox.errors import ModelError
 
 if TYPE_CHECKING:
     from nestvox.audio.segment import Segment
-    from nestvox.model import SpeakerModel
-    from nestvox.routing import Route
+    from nestvox.model.router import Route
+    from nestvox.model.speaker_model import SpeakerModel
 
 __all__ = ["verify"]
 
@@ -70,7 +70,7 @@ def verify(
 
     from nestvox.atomic import write_text
     from nestvox.audio.segment import Segment
-    from nestvox.model_calibration import read_calibration
+    from nestvox.model.calibration import read_calibration
 
     first, second = map(Segment, (a, b), (None, None), (None, None), pair_of_channels(channel))
     loaded, chosen = _model_for(
@@ -117,7 +117,7 @@ def _model_for(
         return running.load(model), None
     if running.weights is not None:
         raise ModelError(f"{model} names models that have their own weights; leave out --weights")
-    from nestvox.routing import load_router
+    from nestvox.model.router import load_router
 
     router = load_router(model, device=running.device, backend=running.backend.value, offline=running.offline)
     chosen = router.choose_pair(a, b, dim=dim, route=route)

@@ -1,6 +1,6 @@
-"""Speaker encoders with three taps, their catalogue and weights.
+"""Speaker encoders with three taps.
 
-Importing this package costs nothing; the names that run a network import torch when they are first used.
+Importing this package costs nothing; its names run networks and import torch when they are first used.
 """
 
 from __future__ import annotations
@@ -11,31 +11,18 @@ from typing import TYPE_CHECKING, Any
 from nestvox.extras import require
 
 if TYPE_CHECKING:
-    from nestvox.encoders.catalogue import CatalogueEntry, entries, find
     from nestvox.encoders.contract import Encoder, Taps
     from nestvox.encoders.registry import architectures, build
-    from nestvox.encoders.weights import fetch, load_encoder
 
-__all__ = ["CatalogueEntry", "Encoder", "Taps", "architectures", "build", "entries", "fetch", "find", "load_encoder"]
+__all__ = ["Encoder", "Taps", "architectures", "build"]
 
-_HOME = {
-    "CatalogueEntry": "catalogue",
-    "Encoder": "contract",
-    "Taps": "contract",
-    "architectures": "registry",
-    "build": "registry",
-    "entries": "catalogue",
-    "fetch": "weights",
-    "find": "catalogue",
-    "load_encoder": "weights",
-}
+_HOME = {"Encoder": "contract", "Taps": "contract", "architectures": "registry", "build": "registry"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOME[name] != "catalogue":
-        require("torch", extra="torch", purpose="running an encoder")
+    require("torch", extra="torch", purpose="running an encoder")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

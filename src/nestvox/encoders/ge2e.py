@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestvox.encoders.contract import Affine, Encoder, Taps
-from nestvox.encoders.log_mel import MelSpectrogram
+from nestvox.encoders.front_ends.log_mel import MelSpectrogram
 from nestvox.encoders.pooling import length_mask, masked_mean
 from nestvox.errors import ModelError
 

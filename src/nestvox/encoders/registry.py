@@ -18,9 +18,9 @@ __all__ = ["architectures", "build"]
 
 _CLASSES = {
     "ge2e": "nestvox.encoders.ge2e:GE2E",
-    "onnx": "nestvox.encoders.onnx_encoder:OnnxEncoder",
-    "redimnet": "nestvox.encoders.redimnet:ReDimNet",
-    "redimnet2": "nestvox.encoders.redimnet2:ReDimNet2",
+    "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",
+    "redimnet": "nestvox.encoders.redimnet.redimnet:ReDimNet",
+    "redimnet2": "nestvox.encoders.redimnet.redimnet2:ReDimNet2",
 }
 
 _SOMEWHAT_MORE = 20_000_000

@@ -17,26 +17,26 @@ from numpy.typing import ArrayLike
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.evaluation.conditions import marks_of, values_of_sides
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
-from nestvox.evaluation.paths import path_in_table
 from nestvox.evaluation.rates_in_words import html_table
-from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import plain_values
 from nestvox.evaluation.selection import Selection
 from nestvox.evaluation.settings import USUAL, Settings
-from nestvox.evaluation.speakers import (
+from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
+from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
+from nestvox.metrics.wording import difference_in_words
+from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import marks_of, values_of_sides
+from nestvox.scoring.paths import path_in_table
+from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.speakers import (
     TrialSpeakers,
     given_speakers,
     guess_speakers,
     speakers_of_sides,
     training_overlap,
 )
-from nestvox.evaluation.systems import Scores, System, check_system
-from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
-from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
-from nestvox.metrics.wording import difference_in_words
-from nestvox.progress import Progress, silent
+from nestvox.scoring.system import Scores, System, check_system
 
 __all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems", "trial_speakers"]
 

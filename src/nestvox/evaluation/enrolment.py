@@ -28,8 +28,8 @@ from nestvox.metrics import eer, error_curve
 from nestvox.metrics.bootstrap import seeded
 from nestvox.metrics.influence import eer_influence, logit_interval, standard_error, student_quantile
 from nestvox.metrics.thresholds import wilson_interval
+from nestvox.model.threshold import DurationClass
 from nestvox.progress import Progress, silent
-from nestvox.verdict import DurationClass
 
 __all__ = ["EnrolmentPlan", "EnrolmentRow", "plan_enrolment"]
 

@@ -19,24 +19,24 @@ from nestvox.audio.segment import Segment
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ScoresError, TableError
-from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
-from nestvox.evaluation.cosine import prefix_cosines
 from nestvox.evaluation.measure import Origin, measure
-from nestvox.evaluation.missing import without_missing
-from nestvox.evaluation.paths import path_in_stores, path_in_table
-from nestvox.evaluation.refusals import align_scores, check_scale, check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.settings import USUAL, Settings
-from nestvox.evaluation.speakers import (
+from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
+from nestvox.scoring.cosine import prefix_cosines
+from nestvox.scoring.missing import without_missing
+from nestvox.scoring.paths import path_in_stores, path_in_table
+from nestvox.scoring.refusals import align_scores, check_scale, check_trials, chosen_on_these
+from nestvox.scoring.speakers import (
     TrialSpeakers,
     given_speakers,
     guess_speakers,
     speakers_of_sides,
     training_overlap,
 )
-from nestvox.evaluation.systems import cut_notes
-from nestvox.extraction.store import EmbeddingStore
-from nestvox.progress import Progress, silent
+from nestvox.scoring.system import cut_notes
 
 __all__ = ["Embedder", "evaluate_model", "evaluate_scores", "evaluate_store"]
 

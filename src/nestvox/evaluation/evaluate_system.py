@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
-from nestvox.evaluation.conditions import Sides, marks_of, values_of_sides
 from nestvox.evaluation.measure import Origin, measure
-from nestvox.evaluation.paths import path_in_table
-from nestvox.evaluation.refusals import check_trials, chosen_on_these
 from nestvox.evaluation.results import Evaluation
 from nestvox.evaluation.settings import USUAL, Settings
-from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
-from nestvox.evaluation.systems import System, check_system
 from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
+from nestvox.scoring.paths import path_in_table
+from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.speakers import TrialSpeakers, training_overlap
+from nestvox.scoring.system import System, check_system
 
 __all__ = ["evaluate_system"]
 

@@ -12,8 +12,8 @@ import math
 from typing import NamedTuple
 
 from nestvox.errors import NestvoxError
-from nestvox.evaluation.speakers import TrialSpeakers
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval
+from nestvox.scoring.speakers import TrialSpeakers
 
 __all__ = ["INTERVALS", "PERCENTILE", "STUDENTISED", "ChosenInterval", "check_interval", "choose_interval", "in_words"]
 

@@ -21,16 +21,16 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.evaluation.conditions import marks_of
-from nestvox.evaluation.refusals import check_trials
-from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
-from nestvox.evaluation.systems import System
 from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
 from nestvox.metrics.calibration import check_prior
 from nestvox.metrics.plan import independent_trials
-from nestvox.model_calibration import LlrCalibration, quality_columns, quality_names
+from nestvox.model.calibration import LlrCalibration, quality_columns, quality_names
 from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.refusals import check_trials
+from nestvox.scoring.speakers import TrialSpeakers, training_overlap
+from nestvox.scoring.system import System
 
 __all__ = ["LlrCost", "LlrFit", "check_fit", "fit_llr", "llr_costs"]
 

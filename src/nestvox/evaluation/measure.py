@@ -16,15 +16,15 @@ from scipy.special import ndtr, ndtri
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import calibration_curve
-from nestvox.evaluation.conditions import Sides, condition_masks
 from nestvox.evaluation.further import FurtherFigure, further_figures, reachable_fars
 from nestvox.evaluation.intervals import choose_interval, in_words
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
 from nestvox.evaluation.settings import Settings
-from nestvox.evaluation.speakers import TrialSpeakers, numbered
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
 from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import Sides, condition_masks
+from nestvox.scoring.speakers import TrialSpeakers, numbered
 
 __all__ = ["Origin", "Scores", "measure"]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError
-from nestvox.evaluation.refusals import check_trials, refuse_shared_trials
-from nestvox.evaluation.systems import System, check_system
 from nestvox.metrics import eer, error_curve
+from nestvox.scoring.refusals import check_trials, refuse_shared_trials
+from nestvox.scoring.system import System, check_system
 
 __all__ = ["Candidate", "Selection", "select_system"]
 

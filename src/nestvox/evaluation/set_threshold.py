@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.evaluation.conditions import marks_of
-from nestvox.evaluation.quality import trial_durations_s
-from nestvox.evaluation.refusals import SELECTED, check_trials
 from nestvox.evaluation.results import plain_values
-from nestvox.evaluation.speakers import TrialSpeakers, training_overlap
-from nestvox.evaluation.systems import System
 from nestvox.metrics.thresholds import DecisionRule, MeasuredThreshold, fit_threshold, measure_threshold
+from nestvox.model.threshold import DurationClass, Threshold
 from nestvox.progress import Progress, silent
-from nestvox.verdict import DurationClass, Threshold
+from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.quality import trial_durations_s
+from nestvox.scoring.refusals import SELECTED, check_trials
+from nestvox.scoring.speakers import TrialSpeakers, training_overlap
+from nestvox.scoring.system import System
 
 __all__ = ["NotSet", "ThresholdUse", "ThresholdsSet", "set_thresholds", "use_thresholds"]
 

@@ -25,7 +25,7 @@ from nestvox.extraction.shard_job import (
     StoreTap,
     decoder_for,
 )
-from nestvox.extraction.store import (
+from nestvox.extraction.store.store import (
     EmbeddingStore,
     StoreMetadata,
     StoreWriter,

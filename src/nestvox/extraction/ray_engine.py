@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nestvox.audio.archives import file_of
 from nestvox.errors import NestvoxError
 from nestvox.extraction.shard_job import EmbeddingModel, Network, Plan, ShardJob, decoder_for
-from nestvox.extraction.shards import ShardRows
-from nestvox.extraction.store import StoreWriter
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.extras import require
 from nestvox.progress import Progress, silent
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import ModelError, StoreError
-from nestvox.extraction.interchange import VectorWriter, iter_vectors, vector_shape
-from nestvox.extraction.labels import read_labels
-from nestvox.extraction.store import EmbeddingStore, StoreWriter, VectorBatch, is_store, writing
+from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors, vector_shape
+from nestvox.extraction.formats.labels import read_labels
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch, is_store, writing
 from nestvox.heads.choose import Method, choose_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs

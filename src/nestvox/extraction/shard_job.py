@@ -23,8 +23,8 @@ from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, FingerprintError, MissingExtraError, ModelError, NestvoxError, StoreError
 from nestvox.extraction.batches import Piece, plan_batches
 from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
-from nestvox.extraction.shards import ShardRows
-from nestvox.extraction.store_metadata import FailedUtterance
+from nestvox.extraction.store.metadata import FailedUtterance
+from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.tuning import Streams
 from nestvox.shown import shown
 from nestvox.threads import torch_threads

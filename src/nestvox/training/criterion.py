@@ -12,7 +12,7 @@ from nestvox.losses.distillation import PrefixDistillation
 from nestvox.losses.margins import AamSoftmax, AmSoftmax, SphereFace2, SubCenterAamSoftmax
 from nestvox.losses.nested import NestedLoss, NestedTerms, PrefixLoss
 from nestvox.losses.pairwise import AngularPrototypical, Prototypical, Triplet
-from nestvox.training.recipe_sections import LossSection
+from nestvox.training.recipe.sections import LossSection
 
 __all__ = ["Criterion"]
 

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from nestvox.model import SpeakerModel
-from nestvox.model_folder import CONFIG_FILE
+from nestvox.model.folder import CONFIG_FILE
+from nestvox.model.speaker_model import SpeakerModel
 
 __all__ = ["EPOCHS_FOLDER", "LATEST", "EpochModels"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nestvox.errors import RecipeError
-from nestvox.extraction.feature_cache import CacheTap
+from nestvox.extraction.cache.feature_cache import CacheTap
 from nestvox.heads.choose import choose_rotation
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.mlp import MlpHead
@@ -16,10 +16,10 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Rotation, default_dims
 from nestvox.heads.trained import Norm, TrainedHead
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
-from nestvox.training.from_cache import CachedUtterances
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.tasks.from_cache import CachedUtterances
 
 __all__ = ["begin_head", "fit_rotation", "head_tap", "nested_dims"]
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn, optim
 
-from nestvox.encoders.backends import cpu_computes
+from nestvox.encoders.runtime.backends import cpu_computes
 from nestvox.errors import TrainingError
 from nestvox.losses.nested import NestedTerms
 from nestvox.progress import Progress, silent
@@ -34,10 +34,10 @@ from nestvox.training.checkpoint import (
     restore_optimizer,
 )
 from nestvox.training.criterion import Criterion
+from nestvox.training.data.sampling import Seen
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe.recipe import Recipe
 from nestvox.training.run_log import RunLog
-from nestvox.training.sampling import Seen
 from nestvox.training.schedule import Schedule
 from nestvox.training.watch import EpochReport, Watch
 

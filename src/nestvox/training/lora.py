@@ -23,7 +23,7 @@ from nestvox.errors import ModelError, first_of
 from nestvox.gate import parse_json
 from nestvox.schema import StrictModel, Word, validated
 from nestvox.tensor_files import read_header
-from nestvox.training.recipe_sections import Lora
+from nestvox.training.recipe.sections import Lora
 
 __all__ = ["LowRank", "add_low_rank", "apply_adapter", "merge_low_rank", "save_adapter"]
 

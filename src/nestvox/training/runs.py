@@ -11,23 +11,23 @@ import torch
 
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import RecipeError
-from nestvox.extraction.feature_cache import CacheTap, FeatureCache
+from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import Head
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.heads.trained import TrainedHead
-from nestvox.model import SpeakerModel
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars
 from nestvox.training.checkpoint import Progressed
 from nestvox.training.criterion import Criterion
-from nestvox.training.development import Development
+from nestvox.training.data.development import Development
+from nestvox.training.data.material import Material
 from nestvox.training.epoch_models import EpochModels
-from nestvox.training.from_cache import CachedSource, CachedUtterances, HeadTask, cached_rows
 from nestvox.training.head_start import begin_head, fit_rotation, nested_dims
 from nestvox.training.loop import TrainingLoop
-from nestvox.training.material import Material
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe import Recipe
+from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances, HeadTask, cached_rows
 from nestvox.training.watch import Watch
 
 __all__ = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nestvox.training.recipe import Recipe
-from nestvox.training.recipe_sections import Stage, TrainingSection
+from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.recipe.sections import Stage, TrainingSection
 
 __all__ = ["Schedule"]
 

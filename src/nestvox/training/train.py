@@ -19,20 +19,20 @@ from nestvox.errors import RecipeError, TrainingError
 from nestvox.extras import require
 from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
-from nestvox.loading import load
 from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
-from nestvox.model import SpeakerModel
+from nestvox.model.load import load
+from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.checkpoint import Progressed, read_checkpoint
-from nestvox.training.development import Development
-from nestvox.training.from_audio import DEV_FOLDER, run_audio
+from nestvox.training.data.development import Development
+from nestvox.training.data.material import Material
 from nestvox.training.loop import CHECKPOINT_FILE
-from nestvox.training.material import Material
 from nestvox.training.parallel import Processes, processes
-from nestvox.training.recipe import Recipe, load_recipe
-from nestvox.training.rotation import thresholds_on
+from nestvox.training.recipe.recipe import Recipe, load_recipe
 from nestvox.training.runs import Finished, described, run_cached, run_rotation, warned
+from nestvox.training.tasks.from_audio import DEV_FOLDER, run_audio
+from nestvox.training.tasks.rotation import thresholds_on
 from nestvox.training.watch import Watch
 
 __all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nestvox.training.sampling import Seen
+from nestvox.training.data.sampling import Seen
 
 __all__ = ["EpochReport", "Watch", "duration_in_words"]
 

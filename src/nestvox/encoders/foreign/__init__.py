@@ -1,0 +1,1 @@
+"""Networks of other toolkits: ONNX files, functions, and their Python packages."""

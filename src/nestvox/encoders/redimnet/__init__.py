@@ -1,0 +1,1 @@
+"""ReDimNet and ReDimNet2, built from what a checkpoint says."""

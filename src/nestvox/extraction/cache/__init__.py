@@ -1,0 +1,1 @@
+"""Features of augmented variants, from which heads are trained."""

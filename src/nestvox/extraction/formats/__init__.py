@@ -1,0 +1,1 @@
+"""Vectors as other programs keep them."""

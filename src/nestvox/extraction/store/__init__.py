@@ -1,0 +1,1 @@
+"""Embeddings on the disk: Arrow shards and what they are of."""

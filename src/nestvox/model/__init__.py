@@ -1,0 +1,1 @@
+"""A speaker model: encoder, head and calibration, loaded, saved and chosen."""

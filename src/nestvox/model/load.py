@@ -1,0 +1,121 @@
+"""`load`: a model folder, an ONNX file or an encoder of the catalogue, as a `SpeakerModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nestvox.device import find_device
+from nestvox.encoders.foreign.onnx_model import read_onnx
+from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
+from nestvox.encoders.runtime.backends import Backend, Precision, check_way
+from nestvox.errors import ModelError
+from nestvox.extras import require
+from nestvox.gate import is_file, is_folder
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.zoo.catalogue import entries, find
+
+__all__ = ["load"]
+
+
+def load(
+    name_or_folder: str | Path,
+    *,
+    truncate_dim: int | None = None,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    device: str = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "float32",
+    front_end: str | Path | KaldiFbank | None = None,
+    output: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> SpeakerModel:
+    """Load a model folder, an ONNX file of another toolkit, or an encoder of the catalogue by name.
+
+    Args:
+        name_or_folder: a folder written by `SpeakerModel.save`, a file that ends in ``.onnx``, or a name that
+            ``nestvox models list`` shows.
+        truncate_dim: prefix length that `embed` and `verify` use by default.
+        weights: a local weights file for a catalogue name, instead of its source.
+        offline: never fetch; what is not in the cache is an error.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda[:n]``.
+        backend: of `SpeakerModel`: ``auto``, ``eager``, ``fused`` or ``onnx``.
+        precision: of `SpeakerModel`: ``float32``, ``auto``, ``bfloat16`` or ``float16``.
+        front_end: of an ONNX file, where neither it nor a description beside it says so: ``wespeaker``, ``3dspeaker``,
+            filter banks of your own, or a description's path; see `encoders.onnx_model.read_onnx`.
+        output: of an ONNX file with several, the name of the one that is the embedding, where no description says so.
+        announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
+
+    Raises:
+        CatalogueError: neither a folder nor a known name.
+        DownloadError: the weights could not be had.
+        ModelError: the folder is not a model, nor the ONNX file a speaker encoder, another file is given without the
+            name of its network, or an option means nothing.
+        MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
+    """
+    check_way(backend, precision)
+    require("torch", extra="torch", purpose="running an encoder")
+    path = Path(name_or_folder)
+    if path.suffix.lower() == ".onnx":
+        if weights is not None or device not in ("auto", "cpu"):
+            raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
+        return _load_onnx(path, front_end, output, truncate_dim, backend, precision)
+    place = find_device(device)  # before anything is downloaded
+    for what, given in (("front end", front_end), ("output", output)):
+        if given is not None:
+            raise ModelError(f"only an ONNX file is told its {what}, and {path} is none; leave it out")
+    if is_folder(path):
+        if weights is not None:
+            raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
+        model = SpeakerModel.from_folder(path)
+    elif path.suffix and is_file(path):
+        raise ModelError(_no_model_by_itself(path))
+    else:
+        from nestvox.zoo.weights import load_encoder, of_the_catalogue  # noqa: PLC0415  imports torch
+
+        entry = find(str(name_or_folder))
+        encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
+        card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
+        name = entry.name
+        if weights is not None and not of_the_catalogue(entry, weights):
+            # Somebody else's training: nothing that the catalogue says of its own weights holds for them.
+            name = Path(weights).stem
+            card = {"base_model": f"{Path(weights).name}, for the network of {entry.name}"}
+        model = SpeakerModel(encoder, name=name, card=card)
+    model.backend, model.precision = backend, precision
+    if truncate_dim is not None:
+        model.truncate_dim = model.check_dim(truncate_dim)
+    return model.to(place)
+
+
+def _no_model_by_itself(path: Path) -> str:
+    """Say how a file of weights is loaded."""
+    named = [entry.name for entry in entries() if entry.member == path.name]
+    return (
+        f"{path} is a file, not a model folder. Weights are loaded with the name of their network: --model "
+        f"{' or '.join(named) or 'NAME'} --weights {path} ('nestvox models list' shows the names); checkpoints of "
+        "redimnet-mrl go through 'nestvox models import-mrl'"
+    )
+
+
+def _load_onnx(
+    path: Path,
+    front_end: str | Path | KaldiFbank | None,
+    output: str | None,
+    truncate_dim: int | None,
+    backend: Backend,
+    precision: Precision,
+) -> SpeakerModel:
+    from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder  # noqa: PLC0415  imports torch
+
+    file = read_onnx(path, front_end=front_end, output=output)
+    card = {"base_model": path.name, **file.card}
+    return SpeakerModel(
+        OnnxEncoder.from_file(file),
+        name=path.stem,
+        card=card,
+        truncate_dim=truncate_dim,
+        backend=backend,
+        precision=precision,
+    )

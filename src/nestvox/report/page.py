@@ -1,0 +1,267 @@
+"""An evaluation as files: JSON and CSV for programs, one self-contained HTML page and its figures for people."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from nestvox import __version__
+from nestvox.atomic import write_text
+from nestvox.errors import TrialsError
+from nestvox.evaluation.further import FurtherFigure
+from nestvox.evaluation.rates_in_words import percent
+from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
+from nestvox.metrics import bayes_threshold
+from nestvox.report.drawing import PALETTES, Drawing, style_sheet
+from nestvox.report.figures import (
+    SYSTEM_SERIES,
+    BayesLine,
+    DetLine,
+    bayes_error_figure,
+    calibration_figure,
+    det_figure,
+    eer_by_dim_figure,
+    histogram_figure,
+)
+from nestvox.scoring.conditions import DURATION
+from nestvox.scoring.refusals import refuse_copies
+
+__all__ = [
+    "banded_dims",
+    "evaluation_figures",
+    "further_in_words",
+    "render_html",
+    "render_page",
+    "systems_dim",
+    "write_figures",
+    "write_html",
+    "write_json",
+]
+
+_MOST_HISTOGRAMS = 8
+_MOST_SPEAKERS = 20
+_SAME_RATE = 1e-4
+
+
+def further_in_words(figure: FurtherFigure) -> str:
+    """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
+    scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
+    numbers = [
+        f"{scale * number:.{digits}f}" for number in (figure.value, figure.low, figure.high) if number is not None
+    ]
+    ends = f" [{', '.join(numbers[1:])}]" if numbers[1:] else ""
+    return f"{figure.name}{':' if unit else ''} {numbers[0]}{unit}{ends}"
+
+
+def write_json(evaluation: Evaluation, path: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
+    """Write `Evaluation.to_json` and what else is known atomically; rates are fractions."""
+    text = json.dumps({**evaluation.to_json(), **(more or {})}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_html(
+    evaluation: Evaluation,
+    path: str | Path,
+    *,
+    baselines: Mapping[str, Evaluation] | None = None,
+    name: str = "this model",
+) -> None:
+    """Write the report page atomically; see `render_html`."""
+    write_text(path, render_html(evaluation, baselines=baselines, name=name))
+
+
+def write_figures(drawings: Mapping[str, Drawing], folder: str | Path, fmt: str) -> tuple[Path, ...]:
+    """Write every figure of a report as ``<name>.<fmt>``, atomically; returns the files.
+
+    Raises:
+        NestvoxError: a format that is neither ``svg`` nor ``png``.
+    """
+    return tuple(drawing.write(folder, fmt) for drawing in drawings.values())
+
+
+def evaluation_figures(
+    evaluation: Evaluation, *, baselines: Mapping[str, Evaluation] | None = None, name: str = "this model"
+) -> dict[str, Drawing]:
+    """The figures of the report by their names.
+
+    ``det`` (one curve a dimension), ``det-systems`` and ``eer-by-dimension`` (where there are several),
+    ``bayes-error``, ``calibration`` and one ``scores...`` a dimension.
+
+    Args:
+        evaluation: what the figures are of.
+        baselines: other systems on the same trials.
+        name: what `evaluation` is called beside them.
+    """
+    systems = {name: evaluation, **(baselines or {})}
+    overall, headline = evaluation.overall, evaluation.headline
+    drawings = [
+        det_figure(
+            [
+                DetLine(f"{curve.dim} dimensions", curve, number, curve.dim in banded_dims(evaluation))
+                for number, curve in enumerate(evaluation.det)
+            ]
+        )
+    ]
+    same_dim = {
+        other: curve for other, found in systems.items() for curve in found.det if curve.dim == systems_dim(systems)
+    }
+    if len(same_dim) > 1:
+        drawings.append(
+            det_figure(
+                [
+                    DetLine(other, curve, SYSTEM_SERIES[number % len(SYSTEM_SERIES)], number == 0 or len(systems) <= 3)
+                    for number, (other, curve) in enumerate(same_dim.items())
+                ],
+                name="det-systems",
+            )
+        )
+    if any(row.dim for row in overall) and (len(overall) > 1 or len(systems) > 1):
+        drawings.append(eer_by_dim_figure({other: found.overall for other, found in systems.items()}))
+    calibration = evaluation.calibration[-1]
+    lines = [BayesLine("best threshold at each prior", calibration.bayes_minimum, 3)]
+    if calibration.llr:
+        lines.append(BayesLine("thresholds said by the score", calibration.bayes_actual, 0, "line-dashed"))
+    elif calibration.bayes_affine:
+        lines.append(BayesLine("through the affine map", calibration.bayes_affine, 0, "line-dashed"))
+    point = -bayes_threshold(headline.p_target, headline.c_miss, headline.c_fa)
+    inside = calibration.prior_log_odds[0] <= point <= calibration.prior_log_odds[-1]
+    drawings.append(bayes_error_figure(calibration.prior_log_odds, lines, at=point if inside else None))
+    drawings.append(calibration_figure(calibration))
+    for histogram in evaluation.histograms:
+        title = "scores" if histogram.dim is None else f"scores-{histogram.dim}"
+        drawings.append(histogram_figure(histogram, evaluation.rates(histogram.dim).eer_threshold, name=title))
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def banded_dims(evaluation: Evaluation) -> tuple[int | None, ...]:
+    """The smallest and the largest dimension: bands of all of them would hide each other."""
+    return tuple(dict.fromkeys((evaluation.overall[0].dim, evaluation.overall[-1].dim)))
+
+
+def systems_dim(systems: Mapping[str, Evaluation]) -> int | None:
+    """The largest dimension of the first system at which the systems differ, else its largest.
+
+    Rotations of one embedding are all the same at its full size.
+    """
+    first = next(iter(systems.values()))
+    for row in reversed(first.overall):
+        rates = [other.eer for found in systems.values() for other in found.overall if other.dim == row.dim]
+        if max(rates) - min(rates) > _SAME_RATE:
+            return row.dim
+    return first.headline.dim
+
+
+def render_html(
+    evaluation: Evaluation, *, baselines: Mapping[str, Evaluation] | None = None, name: str = "this model"
+) -> str:
+    """The report as one HTML page: no script, no network, light and dark, printable.
+
+    Args:
+        evaluation: what the page is about.
+        baselines: other systems on the same trials, e.g. ``{"truncation": ...}``, shown beside it by dimension.
+        name: what `evaluation` is called in legends beside the baselines.
+
+    Raises:
+        TrialsError: a baseline was measured on other trials.
+        ScoresError: a baseline is a copy of the evaluation or of another.
+    """
+    systems = {name: evaluation, **(baselines or {})}
+    for other, found in systems.items():
+        if found.trials_sha256 != evaluation.trials_sha256:
+            raise TrialsError(
+                f"{other!r} was measured on other trials ({found.trials_source}, sha256 {found.trials_sha256[:16]}) "
+                f"than the report is about ({evaluation.trials_source}, sha256 {evaluation.trials_sha256[:16]}); "
+                "error rates on different trials cannot stand side by side"
+            )
+    refuse_copies(systems)
+    figures = evaluation_figures(evaluation, baselines=baselines, name=name)
+    overall = evaluation.overall
+    dims = sorted({dim for found in systems.values() for dim in found.dims if dim is not None})
+    shown = [histogram.dim for histogram in evaluation.histograms[-_MOST_HISTOGRAMS:]]
+    conditions = _by_condition(evaluation)
+    durations = {key: rows for key, rows in conditions.items() if key.startswith(f"{DURATION}=")}
+    others = {key: rows for key, rows in conditions.items() if key not in durations and key != ALL}
+    return render_page(
+        "evaluation.html.j2",
+        None,
+        evaluation=evaluation,
+        headline=evaluation.headline,
+        overall=overall,
+        calibration=evaluation.calibration[-1],
+        # A label of any system on the page is a label of the page.
+        labels=tuple(sorted({label for found in systems.values() for label in found.labels})),
+        systems=systems,
+        by_system={other: {row.dim: row for row in found.overall} for other, found in systems.items()},
+        by_dim=len(overall) > 1 or len(systems) > 1,
+        table_dims=dims or [None],
+        conditions=[(ALL, conditions[ALL]), *others.items()] if others else [],
+        durations=[(key.removeprefix(f"{DURATION}="), rows) for key, rows in durations.items()],
+        further=_by_figure(evaluation),
+        banded=banded_dims(evaluation),
+        systems_dim=systems_dim(systems),
+        figures={**dict.fromkeys(("det-systems", "eer-by-dimension")), **figures},
+        histograms=[(dim, figures["scores" if dim is None else f"scores-{dim}"]) for dim in shown],
+        most_speakers=_MOST_SPEAKERS,
+        share_speakers=_speakers_of_half(evaluation),
+    )
+
+
+def render_page(template: str, filters: Mapping[str, Callable[[Any], str]] | None = None, /, **values: Any) -> str:
+    """Fill one of the package's templates; every value is escaped unless it is a `Markup`.
+
+    Args:
+        template: its file.
+        filters: more filters than ``percent`` and ``p_value``.
+        values: what the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nestvox.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["p_value"] = _p_value
+    environment.filters.update(filters or {})
+    # The style sheet has no value of the user.
+    css = Markup(style_sheet())  # noqa: S704
+    page = environment.get_template(template)
+    return page.render(palettes=PALETTES, figure_css=css, version=__version__, **values)
+
+
+def _by_condition(evaluation: Evaluation) -> dict[str, list[ErrorRates | NotComputable]]:
+    """Each condition, ``all`` first, with its rows, dimensions ascending."""
+    grouped: dict[str, list[ErrorRates | NotComputable]] = {}
+    rows: tuple[ErrorRates | NotComputable, ...] = (*evaluation.results, *evaluation.not_computable)
+    for row in rows:
+        grouped.setdefault(row.condition, []).append(row)
+    return grouped
+
+
+def _by_figure(evaluation: Evaluation) -> dict[str, list[FurtherFigure]]:
+    """Each further figure by its name, dimensions ascending."""
+    grouped: dict[str, list[FurtherFigure]] = {}
+    for figure in evaluation.further:
+        grouped.setdefault(figure.name, []).append(figure)
+    return grouped
+
+
+def _speakers_of_half(evaluation: Evaluation) -> int:
+    """How many speakers, those with most errors first, take part in half of all errors."""
+    counts = [row.n_errors for row in evaluation.speakers]
+    half = sum(counts) / 2
+    return sum(total < half for total in itertools.accumulate(counts)) + 1 if half else 0
+
+
+def _p_value(p: float) -> str:
+    if p == 0 or p < 1e-99:
+        return "p < 1e-99"
+    return f"p = {p:.3f}" if p >= 0.001 else f"p < 1e{math.ceil(math.log10(p))}"

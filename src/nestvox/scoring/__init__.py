@@ -1,0 +1,1 @@
+"""From trials and embeddings to scores, and what is refused on the way."""

@@ -1,0 +1,1 @@
+"""What training hears: clips, batches, development trials."""

@@ -1,0 +1,237 @@
+"""Training clips from audio files: cut, augmented, and the same ones whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nestvox.audio.archives import file_of, member_of
+from nestvox.audio.augment import Banks, augment, utterance_rng
+from nestvox.audio.errors import SilentAudioError
+from nestvox.audio.segment import Segment
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import RecipeError
+from nestvox.extraction.cache.feature_cache import FeatureCache
+from nestvox.training.data.material import augmentation_of
+from nestvox.training.data.sampling import BalancedOrder, Order, Seen, ShuffledOrder, WindowedOrder, seen_in, split
+from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.schedule import Schedule
+
+__all__ = ["DEFAULT_CROP_S", "AudioSource"]
+
+DEFAULT_CROP_S = 3.0
+_PLACES = 50  # that are tried in a file with stretches of digital silence
+_AHEAD = 2  # micro-batches that are decoded while one is learned from
+
+Waveform = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    utt_id: str
+    segment: Segment
+    speaker: str
+
+
+class AudioSource:
+    """Batches of clips of one length: every utterance once an epoch, at a place and with a treatment of that epoch.
+
+    Args:
+        table: training utterances.
+        recipe: crop, augmentation, batch size, balance and seed.
+        sample_rate: of the encoder, in Hz.
+        processes: whose share is read.
+        banks: noise, rooms and voices.
+        teacher: features of the clean utterances, where there is distillation.
+        of: utterances and speakers that there are, unusable ones included; None: those of `table`.
+
+    Attributes:
+        names: of the classes, sorted; a clip of another speed is of another class.
+
+    Raises:
+        AugmentationError: settings that make no sense.
+        RecipeError: batches by speaker, and other speeds, which would be other speakers.
+    """
+
+    def __init__(
+        self,
+        table: UtteranceTable,
+        recipe: Recipe,
+        sample_rate: int,
+        processes: Processes,
+        banks: Banks,
+        *,
+        teacher: FeatureCache | None = None,
+        of: tuple[int, int] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.schedule = Schedule.of(recipe)
+        self.sample_rate = sample_rate
+        self.processes = processes
+        self.banks = banks
+        self.teacher = teacher
+        self.augmentation = augmentation_of(recipe, banks)
+        self.augmented = recipe.data.variants > 1
+        self.utterances = _utterances(table)
+        speeds = self.augmentation.speeds if self.augmented and self.augmentation.p_speed else ()
+        suffixes = ["", *(f"#speed{speed:g}" for speed in speeds)]
+        self.names = tuple(sorted({u.speaker + suffix for u in self.utterances for suffix in suffixes}))
+        self._class = {name: number for number, name in enumerate(self.names)}
+        balanced = recipe.training.balanced
+        codes = [self._class[u.speaker] for u in self.utterances]
+        self._speakers = np.array(codes, np.int64)
+        self.of = (len(codes), len(set(codes))) if of is None else of
+        self.order: Order
+        if balanced is None:
+            self.order = _shuffled(self.utterances, recipe)
+        elif speeds:
+            raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
+        else:
+            self.order = BalancedOrder(codes, balanced.speakers, balanced.utterances, recipe.seed)
+        if teacher is not None:
+            place = {name: number for number, name in enumerate(teacher.utt_ids)}
+            self._taught = np.array([place[u.utt_id] for u in self.utterances], np.int64)
+
+    @property
+    def n(self) -> int:
+        """Utterances."""
+        return len(self.utterances)
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return self.order.steps(epoch)
+
+    def seen(self, epoch: int) -> Seen:
+        """How much of the data an epoch holds."""
+        return seen_in(self.order.batches(epoch), self._speakers, *self.of)
+
+    @property
+    def notes(self) -> list[str]:
+        """What nobody should miss about the batches, a sentence each."""
+        return self.order.notes() if isinstance(self.order, BalancedOrder) else []
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
+        batches = self.order.batches(epoch)[first:]
+        parts = [
+            split(rows, self.processes.rank, self.processes.world, self.recipe.training.micro_batch) for rows in batches
+        ]
+        planned = iter([part for share in parts for part in share])
+        waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str, bool]]]]] = deque()
+        with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
+
+            def submit() -> None:
+                part = next(planned, None)
+                if part is not None:
+                    clips = zip(*(some.tolist() for some in part), strict=True)
+                    waiting.append((part[0], [pool.submit(self._clip, row, epoch, times) for row, times in clips]))
+
+            def taken(count: int) -> Iterator[MicroBatch]:
+                for _ in range(count):
+                    rows, futures = waiting.popleft()
+                    submit()
+                    yield self._batch(rows, [future.result() for future in futures])
+
+            for _ in range(_AHEAD):
+                submit()
+            try:
+                for rows, share in zip(batches, parts, strict=True):
+                    yield Batch(len(rows), taken(len(share)))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def clip(self, row: int, epoch: int, times: int = 0) -> tuple[Waveform, str]:
+        """Return the clip (S,) of one utterance in one epoch, and whose it is.
+
+        Args:
+            row: number of the utterance.
+            epoch: number of the epoch.
+            times: how often the batch has the utterance already; each time it is another clip.
+
+        Raises:
+            AudioError: the file cannot be used.
+        """
+        return self._clip(row, epoch, times)[:2]
+
+    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool]:
+        """Also return whether the utterance was too short, and is repeated."""
+        utterance = self.utterances[row]
+        crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
+        assert crop_s is not None
+        # The variant 0 of an utterance is the clean one, elsewhere.
+        name = f"{utterance.utt_id}\0{times}" if times else utterance.utt_id
+        draw = utterance_rng(self.recipe.seed, name, epoch + 1)
+        place = float(draw.random())
+        treatment = self.augmentation.draw(draw) if self.augmented else None
+        heard_s = crop_s * (1.0 if treatment is None else treatment.speed)
+        samples = self._stretch(utterance, heard_s, place, draw)
+        # A short utterance is repeated: padding with zeros would teach silence.
+        wanted = round(heard_s * self.sample_rate)
+        short = len(samples) < wanted - 1  # one sample may be lost by resampling
+        samples = np.resize(samples, wanted)
+        speaker = utterance.speaker
+        if treatment is not None:
+            samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
+            speaker += treatment.suffix
+        return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker, short
+
+    def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
+        """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.
+
+        Raises:
+            AudioError: the file cannot be used.
+        """
+        segment = utterance.segment
+        whole_s = segment.length_s()
+        left_s = max(0.0, whole_s - heard_s)
+        tries = 0
+        while True:
+            try:
+                part = segment.within(segment.begin_s + place * left_s, min(heard_s, whole_s))
+                return part.read(sample_rate=self.sample_rate).samples
+            except SilentAudioError:
+                tries += 1
+                if not left_s or tries > _PLACES:
+                    raise
+                place = float(draw.random())
+
+    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool]]) -> MicroBatch:
+        device = self.processes.device
+        audio = torch.from_numpy(np.stack([samples for samples, _, _ in clips])).to(device)
+        labels = torch.tensor([self._class[speaker] for _, speaker, _ in clips], device=device)
+        n_repeated = sum(short for _, _, short in clips)
+        if self.teacher is None:
+            return MicroBatch(audio, labels, n_repeated=n_repeated)
+        taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
+        return MicroBatch(audio, labels, torch.from_numpy(taught).to(device), n_repeated)
+
+
+def _shuffled(utterances: Sequence[_Utterance], recipe: Recipe) -> ShuffledOrder:
+    """Return the order of all utterances, or of a few archives at a time.
+
+    Raises:
+        RecipeError: a few archives, and there are none.
+    """
+    settings = (len(utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
+    at_once = recipe.data.open_shards
+    if at_once is None:
+        return ShuffledOrder(*settings)
+    if not any(member_of(utterance.segment.path) for utterance in utterances):
+        raise RecipeError("data.open_shards: the table names no archives; `nestvox data shards` writes some")
+    files = [str(file_of(utterance.segment.path)) for utterance in utterances]
+    shard_of = np.unique(files, return_inverse=True)[1].astype(np.int64)
+    return WindowedOrder(*settings, shard_of=shard_of, open_shards=at_once)
+
+
+def _utterances(table: UtteranceTable) -> list[_Utterance]:
+    frame = table.frame
+    return list(map(_Utterance, frame["utt_id"].to_list(), table.segments(), frame["speaker"].to_list()))

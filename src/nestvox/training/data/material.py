@@ -1,0 +1,363 @@
+"""What a run is made from: tables, trials, speakers that must not meet, and feature caches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nestvox.audio.augment import Augmentation, Banks
+from nestvox.audio.banks import NoiseBank, RoomBank
+from nestvox.audio.read import SAMPLE_RATE
+from nestvox.corpora.augmented import voices_of
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.errors import RecipeError, StoreError
+from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, open_cache
+from nestvox.extraction.cache.plan import refuse_difference
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.progress import Bars, no_bars
+from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
+from nestvox.training.data.development import Development, keep_apart
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.recipe.sections import DataSection
+
+__all__ = ["Material", "augmentation_of", "banks_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Training utterances and development trials of a run, checked.
+
+    Attributes:
+        train: the training utterances; none where only a cache was given.
+        train_cache: their features; none where nothing needs them.
+        dev: the development trials.
+        dev_cache: features of their utterances.
+        labels: what every figure of the run must be shown with.
+        speakers: of training and development.
+        notes: what of the data is left out, a sentence each.
+    """
+
+    train: UtteranceTable | None
+    train_cache: FeatureCache | None
+    dev: Development
+    dev_cache: FeatureCache | None
+    labels: tuple[str, ...]
+    speakers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Training utterances and speakers that there are, those included that are left out as unusable."""
+        if self.train is not None:
+            return len(self.train), self.train.frame["speaker"].n_unique()
+        assert self.train_cache is not None
+        return len(self.train_cache) + len(self.train_cache.metadata.failed), len(set(self.train_cache.speakers))
+
+    @property
+    def usable(self) -> UtteranceTable:
+        """The training utterances without those that the cache left out."""
+        assert self.train is not None
+        skipped = [] if self.train_cache is None else [one.utt_id for one in self.train_cache.metadata.failed]
+        kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
+        return replace(self.train, frame=kept, _lines=None)
+
+    def origins(self, model: SpeakerModel | None, fingerprint: str) -> list[Origin]:
+        """What a run on this material begins with, and is resumed with only.
+
+        Args:
+            model: that it begins with; None: random weights.
+            fingerprint: of the encoder and its head.
+        """
+        named = "random weights" if model is None else model.name
+        found = [Origin("model", fingerprint, f"{named} ({fingerprint})"), *_given(self.dev, self.train)]
+        if self.train_cache is not None:
+            cache = self.train_cache
+            words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
+            found.append(Origin("data.cache", cache.key, words))
+        return found
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        model: SpeakerModel | None,
+        folder: Path,
+        processes: Processes,
+        *,
+        bars: Bars = no_bars,
+        before: Progressed | None = None,
+    ) -> Material:
+        """Read tables and trials, keep speakers apart, and open or make the caches that the recipe needs.
+
+        Args:
+            recipe: the section `data`.
+            model: the encoder, of which the features are; None: nothing pretrained, so that there are no features.
+            folder: of the run, where missing caches are made.
+            processes: the first one makes what is missing.
+            bars: for the display.
+            before: how far the run is that is resumed; None: it begins.
+
+        Raises:
+            AugmentationError: settings of the augmentation that make no sense, or that there is nothing for.
+            OverlapError: two of training, development and test share speakers.
+            RecipeError: something that the recipe has to name is missing.
+            StoreError: a cache that is not complete, of another encoder, lacks utterances, has other speakers, or
+                was made otherwise than the recipe says.
+            TrainingError: the run that is resumed began with other trials or utterances.
+        """
+        data = recipe.data
+        if data.dev_trials is None:
+            raise RecipeError(
+                "data.dev_trials is missing: the labelled list that the best weights are chosen on, of speakers who "
+                "are not trained on"
+            )
+        whole = _joined(data.table)
+        train = None if whole is None else _part(whole, data.train, "train")
+        given = None if data.cache is None else _opened(data.cache, model)
+        if given is not None and model is not None and recipe.from_cache:
+            _refuse_other_making(recipe, given, model.sample_rate)
+        given_dev = given if data.dev_cache is None else _opened(data.dev_cache, model)
+        dev_whole = _joined(data.dev_table) or whole
+        if dev_whole is not None:
+            dev_table = _part(dev_whole, data.dev, "dev")
+        elif data.dev_cache is not None and given_dev is not None:
+            dev_table = _table_of(given_dev)
+        else:
+            raise RecipeError("data.table is missing: an utterance table with the training and development utterances")
+        if train is None and given is None:
+            raise RecipeError("data.table is missing: an utterance table with the training utterances")
+        trials = read_trials(data.dev_trials)
+        dev = Development.of(dev_table, trials)
+        train_speakers = train.frame["speaker"].to_list() if train is not None else given.speakers if given else []
+        if len(set(train_speakers)) == 1:
+            raise RecipeError(
+                f"data.train: every training utterance is of the speaker {train_speakers[0]}; telling speakers apart "
+                "takes two or more"
+            )
+        dev_speakers = dev_table.frame["speaker"].unique().to_list()
+        keep_apart(train_speakers, dev_speakers, _tested([whole, dev_whole], data.test))
+        if train is not None and given is not None:
+            _refuse_other_speakers(given, train)
+        if data.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
+            given_dev = None
+        if train is not None and not (recipe.from_cache and given is not None):
+            augmentation_of(
+                recipe, banks_of(recipe, train, SAMPLE_RATE)
+            )  # wrong settings are told before hours of work
+        # Said of these, and not of the caches that are made of them.
+        _refuse_other_given(folder, before, dev, train)
+        if model is not None and given is None:
+            assert train is not None
+            given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
+        if model is not None and given_dev is None:
+            named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
+            given_dev = _made(recipe, model, named, folder / "cache" / "dev", processes, bars, clean=True)
+        labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
+        notes = [*_rows_in_no_part(recipe, whole, dev_whole), *_unusable(train, given), *dev.notes]
+        speakers = tuple(sorted({*train_speakers, *dev_speakers}))
+        return cls(train, given, dev, given_dev, tuple(sorted(labels)), speakers, tuple(notes))
+
+
+def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
+    """Trials and training utterances, as origins of a run."""
+    trials = dev.trials
+    words = f"{trials.source} ({len(trials):,} trials, {trials.sha256[:12]})"
+    found = [Origin("data.dev_trials", trials.sha256, words)]
+    if train is not None:
+        digest = hashlib.sha256()
+        for row in train.frame.select("utt_id", "path", "speaker").iter_rows():
+            digest.update("\t".join(row).encode() + b"\n")
+        speakers = train.frame["speaker"].n_unique()
+        words = f"{len(train):,} training utterances of {speakers:,} speakers in {train.source}"
+        found.append(Origin("data.table", digest.hexdigest(), f"{words} ({digest.hexdigest()[:12]})"))
+    return found
+
+
+def _refuse_other_given(
+    folder: Path, before: Progressed | None, dev: Development, train: UtteranceTable | None
+) -> None:
+    if before is not None:
+        now = [asdict(origin) for origin in _given(dev, train)]
+        refuse_other_start(folder, before, replace(before, start=now))
+
+
+def _joined(paths: Sequence[Path]) -> UtteranceTable | None:
+    tables = [read_utterances(path) for path in paths]
+    if len(tables) < 2:
+        return tables[0] if tables else None
+    frames = [
+        table.frame.with_columns(pl.Series("path", [str(path) for path in table.audio_paths], pl.String))
+        for table in tables
+    ]
+    return UtteranceTable(
+        pl.concat(frames, how="diagonal_relaxed"), " + ".join(table.source for table in tables), tables[0].root
+    )
+
+
+def _part(table: UtteranceTable, where: dict[str, str], part: str, *, may_be_empty: bool = False) -> UtteranceTable:
+    found = table.where(**where)
+    if not len(found) and not may_be_empty:
+        raise RecipeError(f"data.{part}: no utterance of {table.source} has {where or 'a row'}; say what marks them")
+    return found
+
+
+def _refuse_other_making(recipe: Recipe, cache: FeatureCache, sample_rate: int) -> None:
+    """Refuse a cache that was made otherwise than the recipe says, as far as it says anything."""
+    data, plan = recipe.data, cache.plan
+    expected: dict[str, Any] = {}
+    if data.variants != DataSection().variants:
+        expected["variants"] = data.variants
+    if data.crop_s is not None:
+        expected["crop_s"] = data.crop_s
+    banks = dict(plan.augmentation.get("banks", {}))
+    if data.noise is not None:
+        banks["noise"] = NoiseBank.from_folder(data.noise, sample_rate=sample_rate).fingerprint
+    if data.rooms is not None:
+        banks["rooms"] = RoomBank.from_folder(data.rooms, sample_rate=sample_rate).fingerprint
+    if data.augmentation or data.noise is not None or data.rooms is not None:
+        expected["augmentation"] = {**plan.augmentation, **data.augmentation, "banks": banks}
+    refuse_difference(str(cache.path), plan, expected)
+
+
+def _tested(tables: Sequence[UtteranceTable | None], where: dict[str, str]) -> list[str]:
+    """Speakers of the rows that the result will be reported on, of the tables for training and for development."""
+    found: set[str] = set()
+    for number, table in enumerate(tables):
+        # A table for development alone need not say which of its rows are for testing.
+        if table is not None and where and (not number or where.keys() <= set(table.frame.columns)):
+            found.update(_part(table, where, "test", may_be_empty=True).frame["speaker"].to_list())
+    return sorted(found)
+
+
+def _rows_in_no_part(recipe: Recipe, whole: UtteranceTable | None, dev_whole: UtteranceTable | None) -> list[str]:
+    """Rows of the table that are for none of training, development and test: a split with another name, perhaps."""
+    if whole is None:
+        return []
+    data = recipe.data
+    parts = {"train": data.train, "test": data.test} | ({"dev": data.dev} if dev_whole is whole else {})
+    used = pl.concat([whole.where(**where).frame["utt_id"] for part, where in parts.items() if where or part != "test"])
+    left = whole.frame.filter(~pl.col("utt_id").is_in(used.implode()))
+    if not len(left):
+        return []
+    said = ", ".join(f"data.{part} {where}" for part, where in parts.items())
+    return [
+        f"{len(left):,} of {len(whole):,} utterances of {whole.source} are in no part of the run ({said}), e.g. "
+        f"{left['utt_id'][0]}"
+    ]
+
+
+def _unusable(train: UtteranceTable | None, cache: FeatureCache | None) -> list[str]:
+    """Training utterances that the cache left out."""
+    if cache is None:
+        return []
+    failed = {failure.utt_id: failure.reason for failure in cache.metadata.failed}
+    if train is not None:
+        failed = {name: failed[name] for name in train.frame["utt_id"] if name in failed}
+    if not failed:
+        return []
+    total = len(cache) + len(failed) if train is None else len(train)
+    name, reason = next(iter(failed.items()))
+    lost = ""
+    if train is not None:
+        kept = train.frame.filter(~pl.col("utt_id").is_in(list(failed)))["speaker"].n_unique()
+        if n_lost := train.frame["speaker"].n_unique() - kept:
+            lost = f", and with them {n_lost:,} speakers whole"
+    return [
+        f"{len(failed):,} of {total:,} training utterances are left out as unusable{lost}, e.g. {name}: {reason}; "
+        f"{cache.path / 'store.json'} names them all"
+    ]
+
+
+def _refuse_other_speakers(cache: FeatureCache, table: UtteranceTable) -> None:
+    """The labels that are learned stand in the cache: they must be those of the table, which were kept apart."""
+    there = dict(zip(cache.utt_ids, cache.speakers, strict=True))
+    names = zip(table.frame["utt_id"].to_list(), table.frame["speaker"].to_list(), strict=True)
+    other = [(name, speaker) for name, speaker in names if there.get(name, speaker) != speaker]
+    if other:
+        name, speaker = other[0]
+        raise StoreError(
+            f"{cache.path} has other speakers than {table.source} for {len(other)} utterances, e.g. {there[name]} for "
+            f"{name}, which is of {speaker} now: make the cache anew"
+        )
+
+
+def _table_of(cache: FeatureCache) -> UtteranceTable:
+    frame = pl.DataFrame(
+        {
+            "utt_id": cache.utt_ids,
+            "path": [
+                path or name for path, name in zip(cache.store.paths[:: cache.n_variants], cache.utt_ids, strict=True)
+            ],
+            "speaker": cache.speakers,
+        }
+    )
+    return UtteranceTable(frame, str(cache.path), cache.path)
+
+
+def _opened(path: Path, model: SpeakerModel | None) -> FeatureCache:
+    return open_cache(path, None if model is None else {"fingerprint": model.encoder_fingerprint})
+
+
+def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
+    """Open the noise, the rooms and the voices (of the training utterances) that augmentation draws from."""
+    data = recipe.data
+    return Banks(
+        None if data.noise is None else NoiseBank.from_folder(data.noise, sample_rate=sample_rate),
+        None if data.rooms is None else RoomBank.from_folder(data.rooms, sample_rate=sample_rate),
+        voices_of(table, sample_rate=sample_rate),
+    )
+
+
+def augmentation_of(recipe: Recipe, banks: Banks) -> Augmentation:
+    """Return how training audio is varied.
+
+    Raises:
+        AugmentationError: an unknown setting, one that makes no sense, or one that the banks have nothing for.
+    """
+    augmentation = Augmentation.for_banks(banks, **recipe.data.augmentation)
+    if recipe.data.variants > 1:
+        augmentation.check_banks(banks)
+    return augmentation
+
+
+def _made(
+    recipe: Recipe,
+    model: SpeakerModel,
+    table: UtteranceTable,
+    path: Path,
+    processes: Processes,
+    bars: Bars,
+    *,
+    clean: bool = False,
+) -> FeatureCache:
+    """Make a cache in the run's folder, or resume or open the one that an earlier call made there."""
+    if processes.first:
+        data = recipe.data
+        # Where the encoder learns, features serve to begin the head and the prototypes only.
+        variants = data.variants if recipe.from_cache and recipe.kind != "rotation" and not clean else 1
+        banks = banks_of(recipe, table, model.sample_rate)
+        with bars(f"features ({path.name})", "rows") as progress:
+            build_cache(
+                model,
+                table,
+                path,
+                variants=variants,
+                augmentation=augmentation_of(recipe, banks) if variants > 1 else None,
+                noise=banks.noise,
+                rooms=banks.rooms,
+                crop_s=data.crop_s if variants > 1 else None,
+                dtype="float32" if clean else "float16",
+                seed=recipe.seed,
+                skip_bad=data.skip_bad and not clean,
+                workers=recipe.run.workers,
+                progress=progress,
+            )
+    processes.wait()
+    return open_cache(path, {"fingerprint": model.encoder_fingerprint})

@@ -1,0 +1,1 @@
+"""What is trained, on what and how: the file, its sections, and what means nothing in it."""

@@ -1,0 +1,194 @@
+"""A frozen encoder becomes a nested model: embed once, fit a rotation, set thresholds.
+
+Nothing of the encoder changes, full-dimension scores stay as they are, and the whole takes seconds once the embeddings
+are in the store. The rotation is fitted on the training speakers and chosen on the development trials; the thresholds
+are set on these as well, and so are optimistic: report on other speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nestvox.corpora.overlap import refuse_overlap, speaker_key
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import ModelError
+from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.heads.choose import Candidate, Method, choose_rotation
+from nestvox.heads.contract import Head
+from nestvox.heads.pairs import LabelledPairs
+from nestvox.heads.refine import Refinement
+from nestvox.metrics.curves import error_curve
+from nestvox.metrics.dcf import min_dcf
+from nestvox.metrics.eer import eer
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
+from nestvox.progress import Progress, silent
+
+__all__ = ["NestedFit", "nest_encoder", "thresholds_on", "trial_pairs"]
+
+
+@dataclass(frozen=True, eq=False)
+class NestedFit:
+    """What came of it.
+
+    Attributes:
+        model: the encoder with the best rotation and its thresholds.
+        candidates: the best rotation of each method, ``truncation`` first and ``best`` last, with their EERs on the
+            development trials.
+        speakers: keys of the training and development speakers, and of those that the encoder was trained on as far
+            as it says: what the model must not be reported on.
+    """
+
+    model: SpeakerModel
+    candidates: Mapping[str, Candidate]
+    speakers: tuple[str, ...]
+
+
+def nest_encoder(
+    encoder: SpeakerModel,
+    store: EmbeddingStore,
+    train: UtteranceTable,
+    dev: UtteranceTable,
+    dev_trials: Trials,
+    *,
+    dims: Sequence[int] | None = None,
+    method: Method = "auto",
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress = silent,
+) -> NestedFit:
+    """Fit a rotation head on stored embeddings of `train`, choose it on `dev_trials`, and return the nested model.
+
+    Args:
+        encoder: a model without a head.
+        store: its ``embedding`` tap for every utterance of `train` and of the trials.
+        train: utterances to fit on.
+        dev: utterances of the development trials.
+        dev_trials: labelled.
+        dims: prefix lengths; None: powers of two from 16 up, and the full size.
+        method: the richest method to try.
+        seed: of the gradient steps.
+        name: of the new model; None: the encoder's with ``-nested``.
+        progress: candidates measured of all.
+
+    Raises:
+        ModelError: the encoder has a head, or the store is of another model.
+        OverlapError: training and development share speakers.
+        StoreError: an utterance is not in the store.
+        TableError: a trial names an utterance that is not in `dev`.
+    """
+    if encoder.head is not None:
+        raise ModelError(f"{encoder.name} has a head already; start from its encoder")
+    if store.metadata.fingerprint != encoder.fingerprint or store.metadata.tap != "embedding":
+        raise ModelError(
+            f"{store.path} holds the tap {store.metadata.tap} of {store.metadata.fingerprint}; "
+            f"needed is the embedding of {encoder.fingerprint}"
+        )
+    train_speakers = train.frame["speaker"].to_list()
+    keys = {speaker_key(speaker) for speaker in train_speakers}
+    dev_speakers = dev.frame["speaker"].unique().to_list()
+    refuse_overlap(keys, dev_speakers)
+    # Trials that name other utterances than those of `dev` would slip past the line above.
+    dev.resolve([*dev_trials.frame["enrol"], *dev_trials.frame["test"]])
+    pairs = trial_pairs(store, dev_trials)
+    candidates = choose_rotation(
+        store.take(store.index_of(train.frame["utt_id"].to_list())),
+        train_speakers,
+        pairs,
+        dims=dims,
+        method=method,
+        refinement=Refinement(seed=seed),
+        progress=progress,
+    )
+    rotation = candidates["best"].rotation
+    labels = tuple(sorted({*store.metadata.labels, *dev.labels}))
+    speakers = tuple(sorted({*keys, *map(speaker_key, dev_speakers), *encoder.training_speakers}))
+    card: dict[str, Any] = {
+        **encoder.card,
+        "head_data": f"{len(train)} utterances of {len(keys)} speakers ({train.source}), chosen on {dev_trials.source}",
+    }
+    model = SpeakerModel(
+        encoder.encoder,
+        rotation,
+        name or f"{encoder.name}-nested",
+        thresholds=thresholds_on(rotation, pairs, dev_trials, labels),
+        training_speakers=speakers,
+        card=card,
+    )
+    return NestedFit(model, candidates, speakers)
+
+
+def trial_pairs(store: EmbeddingStore, trials: Trials) -> LabelledPairs:
+    """Return the trials as pairs of rows of the vectors that they name.
+
+    Raises:
+        ModelError: a trial has no label.
+        StoreError: an utterance is not in the store.
+    """
+    target = trials.frame["target"]
+    if target.null_count():
+        raise ModelError(
+            f"{trials.source}: {target.null_count()} trials have no label; a head cannot be chosen on them"
+        )
+    sides = [store.index_of(trials.frame[side].to_list()) for side in ("enrol", "test")]
+    rows, positions = np.unique(np.concatenate(sides), return_inverse=True)
+    first, second = np.split(positions.astype(np.int64), 2)
+    return LabelledPairs(store.take(rows), first, second, target.to_numpy().astype(bool))
+
+
+def thresholds_on(
+    head: Head,
+    pairs: LabelledPairs,
+    trials: Trials,
+    labels: Sequence[str] = (),
+    *,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> tuple[Threshold, ...]:
+    """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
+
+    Args:
+        head: any.
+        pairs: the trials as pairs of rows of the vectors that it takes, see `trial_pairs`.
+        trials: where the pairs come from; hash and name travel with each threshold.
+        labels: what every rate must be shown with, e.g. ``synthetic``.
+        p_target: prior of the detection cost.
+        c_miss: cost of a miss.
+        c_fa: cost of a false alarm.
+
+    Returns:
+        Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected.
+    """
+    found = []
+    for dim in head.dims:
+        scores = pairs.scores(head, dim)
+        curve = error_curve(scores, pairs.target)
+        cost = min_dcf(curve, p_target, c_miss, c_fa)
+        points = {
+            "eer": eer(curve).threshold,
+            f"min_dcf p_target={p_target:g} c_miss={c_miss:g} c_fa={c_fa:g}": cost.threshold,
+        }
+        for point, value in points.items():
+            if not np.isfinite(value):
+                continue  # the cheapest decision is to reject everybody: no score to compare with
+            found.append(
+                Threshold(
+                    dim=dim,
+                    value=float(value),
+                    operating_point=point,
+                    p_fa=float(np.mean(scores[~pairs.target] >= value)),
+                    p_miss=float(np.mean(scores[pairs.target] < value)),
+                    n_target=int(pairs.target.sum()),
+                    n_nontarget=int((~pairs.target).sum()),
+                    trials_sha256=trials.sha256,
+                    trials_source=trials.source,
+                    labels=tuple(labels),
+                )
+            )
+    return tuple(found)

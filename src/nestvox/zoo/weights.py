@@ -1,0 +1,430 @@
+"""Weights: fetched once, announced and hash-checked, kept as safetensors, and loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nestvox.atomic import atomic_path
+from nestvox.content import HEAD_BYTES, content_instead
+from nestvox.download import (
+    Announce,
+    alone,
+    announce_on_stderr,
+    download,
+    file_sha256,
+    offline_by_environment,
+    readable_size,
+)
+from nestvox.encoders.contract import Encoder, Translation
+from nestvox.encoders.registry import build
+from nestvox.errors import DownloadError, ModelError, WeightsError
+from nestvox.gate import naming, open_regular, read_bytes
+from nestvox.progress import Progress, silent
+from nestvox.zoo.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
+from nestvox.zoo.catalogue import CatalogueEntry, entries, find
+from nestvox.zoo.checkpoint import parse_checkpoint, read_checkpoint, read_tensors
+from nestvox.zoo.wheel import installed_member, member_of_wheel, wheel_from_index
+
+__all__ = [
+    "TransferReport",
+    "cache_dir",
+    "fetch",
+    "load_encoder",
+    "load_encoder_with_report",
+    "load_strict",
+    "of_the_catalogue",
+    "read_tensors",
+]
+
+_MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What became of each tensor when weights were put into a network.
+
+    Attributes:
+        source: file or name that the tensors came from.
+        loaded: keys that fit.
+        missing: keys of the network that the source lacks.
+        unexpected: keys of the source that the network lacks.
+        mis_shaped: key, shape of the network, shape of the source.
+        layout: of the source's keys: ``current``, or the name of an older or foreign one, whose keys were renamed.
+        recomputed: keys that the source lacks and the configuration determines.
+        left_out: keys of the source that an encoder does not need.
+        n_flushed: subnormal numbers that became zero.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mis_shaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    layout: str = "current"
+    recomputed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    n_flushed: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of both sides found its place."""
+        return not (self.missing or self.unexpected or self.mis_shaped)
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {len(self.loaded)} tensors fit"]
+        if self.layout != "current":
+            parts.append(f"renamed from the {self.layout} layout")
+        if self.n_flushed:
+            parts.append(f"{self.n_flushed} subnormal numbers made zero")
+        shapes = [f"{key} {found} instead of {wanted}" for key, wanted, found in self.mis_shaped]
+        labels = ("missing", "unexpected", "mis-shaped", "recomputed", "left out")
+        listed = (self.missing, self.unexpected, shapes, self.recomputed, self.left_out)
+        for label, keys in zip(labels, listed, strict=True):
+            if keys:
+                parts.append(f"{len(keys)} {label}: {', '.join(keys)}")
+        return "; ".join(parts)
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor | NDArray[Any]], source: str) -> TransferReport:
+    """Copy `tensors` into `module`; every key of both must find its place, else nothing is changed.
+
+    Subnormal values become zero: they carry nothing, and arithmetic with them is up to a hundred times slower.
+
+    Args:
+        module: the network; its dtypes and devices stay.
+        tensors: by the names of `module.state_dict()`; for an encoder, by any that it was published under. In any
+            precision.
+        source: file or name, for messages.
+
+    Raises:
+        WeightsError: missing, unexpected or mis-shaped keys (all are listed), or values that are not finite.
+    """
+    wanted = module.state_dict()
+    raw = {key: torch.as_tensor(value) for key, value in tensors.items()}
+    translation = module.translate(raw, source) if isinstance(module, Encoder) else Translation(raw)
+    # What is subnormal in 16 bits is a number like any other in 32.
+    given = {key: _as_precise_as(wanted.get(key), value) for key, value in translation.tensors.items()}
+    common = [key for key in wanted if key in given]
+    report = TransferReport(
+        source=source,
+        loaded=tuple(key for key in common if wanted[key].shape == given[key].shape),
+        missing=tuple(key for key in wanted if key not in given),
+        unexpected=tuple(sorted(given.keys() - wanted.keys())),
+        mis_shaped=tuple(
+            (key, tuple(wanted[key].shape), tuple(given[key].shape))
+            for key in common
+            if wanted[key].shape != given[key].shape
+        ),
+        layout=translation.layout,
+        recomputed=translation.recomputed,
+        left_out=translation.left_out,
+        n_flushed=sum(int(_subnormal(value).sum()) for value in given.values()),
+    )
+    if not report.complete:
+        raise WeightsError(f"weights do not fit the network. {report}")
+    for key in common:
+        found = translation.tensors[key]
+        if _kind(wanted[key]) != _kind(found):
+            raise WeightsError(
+                f"{source}: {key} is of the type {str(found.dtype).removeprefix('torch.')}, and the network has "
+                f"{str(wanted[key].dtype).removeprefix('torch.')} there"
+            )
+    if spoilt := [key for key in common if given[key].is_floating_point() and not given[key].isfinite().all()]:
+        raise WeightsError(f"{source}: values that are not finite in {', '.join(spoilt)}")
+    module.load_state_dict({key: _flushed(value) for key, value in given.items()}, strict=True)
+    return report
+
+
+def _kind(tensor: Tensor) -> str:
+    """What its numbers are: real ones of any precision, whole ones of any width, or what no network here has."""
+    if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return "real"
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+    return "whole" if whole and tensor.dtype != torch.bool else str(tensor.dtype)
+
+
+def _as_precise_as(wanted: Tensor | None, given: Tensor) -> Tensor:
+    if wanted is None or not (wanted.is_floating_point() and given.is_floating_point()):
+        return given
+    return given.to(wanted.dtype)
+
+
+def _flushed(tensor: Tensor) -> Tensor:
+    return tensor.masked_fill(_subnormal(tensor), 0.0) if tensor.is_floating_point() else tensor
+
+
+def _subnormal(tensor: Tensor) -> Tensor:
+    """Where a tensor is not zero, but smaller than a normal number of its type."""
+    if not tensor.is_floating_point():
+        return torch.zeros_like(tensor, dtype=torch.bool)
+    return (tensor != 0) & (tensor.abs() < torch.finfo(tensor.dtype).tiny)
+
+
+def fetch(
+    name: str,
+    *,
+    offline: bool = False,
+    weights: str | Path | None = None,
+    announce: Announce | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Make sure that the weights of a catalogue entry lie in the cache, as safetensors.
+
+    They are taken from `weights` if given, also where the cache has some already; else they are taken from the cache,
+    from an installed distribution, the package index or the web. Source, size and licence are announced first; the hash
+    is checked before the content is parsed; the original is not kept. One process at a time fetches an entry: a second
+    one waits, and takes what the first one brought.
+
+    Where the catalogue knows no hash, that of the first use is recorded beside the weights and must agree ever after.
+
+    Args:
+        name: of the catalogue.
+        offline: never download (so does the variable NESTVOX_OFFLINE); local sources still serve.
+        weights: the original weights file, or the wheel that holds it; must be the very file of the catalogue. Weights
+            of your own are not the catalogue's and are passed to `load_encoder`.
+        announce: told what, whence, how large and under which licence; None: stderr.
+        progress: in bytes of the download.
+
+    Returns:
+        Path of the safetensors file.
+
+    Raises:
+        CatalogueError: no such name.
+        DownloadError: the weights could not be had, or are not those of the catalogue.
+        WeightsError: the file is none that can be read.
+    """
+    entry = find(name)
+    path = cached_weights(entry)
+    if weights is None and path.is_file():
+        return path
+    announce = announce or announce_on_stderr
+    with alone(path, name, announce):
+        if weights is None and path.is_file():  # brought by the process that was waited for
+            return path
+        if weights is None:
+            content, source = _from_source(entry, offline or offline_by_environment(), announce, progress)
+        else:
+            announce(f"{name}: taking the weights from {weights}; licence: {_licence(entry)}")
+            content, source = _from_file(entry, Path(weights)), str(weights)
+        _keep(entry, content, source, announce)
+    return path
+
+
+def _keep(entry: CatalogueEntry, content: bytes, source: str, announce: Announce) -> None:
+    """Check the original and put its tensors into the cache."""
+    name, path = entry.name, cached_weights(entry)
+    found = hashlib.sha256(content).hexdigest()
+    expected = expected_sha256(entry)
+    if expected and found != expected:
+        if instead := content_instead(content[:HEAD_BYTES]):
+            raise DownloadError(f"{name}: {source} is {instead}; nothing was kept")
+        why = "" if entry.sha256 else f", which it had at first use (recorded in {first_use_record(entry)})"
+        raise DownloadError(
+            f"{name}: {source} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was kept. "
+            f"Weights of your own do not go into the catalogue's place: give them with the name of their network, "
+            f"--model {name} --weights FILE, or make a model folder of them: "
+            f"nestvox models import-weights {name} FILE --out FOLDER"
+        )
+    checkpoint = parse_checkpoint(content, entry.state_key, entry.config_key, source)
+    if not expected:
+        record_first_use(entry, found)
+        announce(f"{name}: nobody published a hash; SHA-256 {found} is recorded and must agree from now on")
+    kept = {key: value.contiguous().clone() for key, value in checkpoint.tensors.items() if key not in entry.drop}
+    metadata = {
+        "format": "pt",
+        "name": entry.name,
+        "architecture": entry.architecture,
+        "source": entry.origin,
+        "source_sha256": found,
+        "licence": entry.licence,
+        "licence_url": entry.licence_url,
+    }
+    if checkpoint.config is not None:
+        metadata["config"] = json.dumps(checkpoint.config)
+    with atomic_path(path) as temporary:
+        save_file(kept, temporary, metadata=metadata)
+
+
+def _licence(entry: CatalogueEntry) -> str:
+    """Licence of the weights, what they were trained on, and what that forbids."""
+    restriction = f"; {entry.restriction}" if entry.restriction else ""
+    return f"{entry.licence} ({entry.licence_url}); trained on {entry.training_data}{restriction}"
+
+
+def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> tuple[bytes, str]:
+    """Bytes of the original weights, and where they are from."""
+    if entry.source == "file":
+        raise DownloadError(
+            f"{entry.name}: its weights cannot be fetched; get {entry.origin}, and pass it with --weights FILE"
+            f"{_or_a_folder(entry)}"
+        )
+    if entry.source == "url":
+        return _from_url(entry, offline, announce, progress), entry.url
+    installed = installed_member(entry)
+    if installed is not None:
+        announce(f"{entry.name}: taking the weights from {installed} (installed here); licence: {_licence(entry)}")
+        return _bytes_of(installed), str(installed)
+    size = readable_size(entry.download_bytes)
+    if offline:
+        raise DownloadError(
+            f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
+            f"'nestvox models fetch {entry.name}' puts them there ({size}); or pass the wheel of "
+            f"{entry.distribution} {entry.version} with --weights FILE{_or_a_folder(entry)}"
+        )
+    announce(f"{entry.name}: downloading {entry.origin} with pip, {size}; licence: {_licence(entry)}")
+    return wheel_from_index(entry, progress), entry.origin
+
+
+def _from_url(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> bytes:
+    if offline:
+        raise DownloadError(
+            f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
+            f"'nestvox models fetch {entry.name}' puts them there; or fetch {entry.url} elsewhere and pass it with "
+            f"--weights FILE{_or_a_folder(entry)}"
+        )
+    original = cache_dir() / "downloads" / f"{entry.name}-{entry.member}"  # several releases have a best.pt
+    try:
+        download(
+            entry.url,
+            original,
+            sha256=expected_sha256(entry) or None,
+            size=entry.download_bytes,
+            what=entry.name,
+            licence=_licence(entry),
+            announce=announce,
+            progress=progress,
+        )
+        return _bytes_of(original)
+    finally:
+        # A page that answers in place of the file must not be taken for it the next time.
+        original.unlink(missing_ok=True)
+
+
+def _or_a_folder(entry: CatalogueEntry) -> str:
+    return (
+        f" (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} FILE --out "
+        "FOLDER, and name the folder as the model)"
+    )
+
+
+def _from_file(entry: CatalogueEntry, file: Path) -> bytes:
+    return member_of_wheel(entry, file) if file.suffix.lower() == ".whl" else _bytes_of(file)
+
+
+def _bytes_of(file: Path) -> bytes:
+    return read_bytes(file, naming(WeightsError), most_bytes=_MOST_BYTES, missing="cannot be read: not there")
+
+
+def of_the_catalogue(entry: CatalogueEntry, file: str | Path) -> bool:
+    """Whether a file holds the weights of the catalogue, and not some of one's own for the same network.
+
+    Args:
+        entry: of the network.
+        file: a wheel, the original file, or the cache's; its hash tells, or where nobody published one, its name.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    path = Path(file)
+    cached = cached_weights(entry)
+    if path.suffix.lower() == ".whl" or (cached.is_file() and path.exists() and cached.samefile(path)):
+        return True  # `fetch` takes no other wheel
+    open_regular(path, naming(WeightsError), missing="no such weights file").close()
+    expected = expected_sha256(entry)
+    return file_sha256(path) == expected if expected else path.name == entry.member
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    announce: Announce | None = None,
+    progress: Progress = silent,
+) -> Encoder:
+    """Build a catalogue encoder with its pretrained weights, in evaluation mode on the CPU.
+
+    Args:
+        name: of the catalogue.
+        weights: load this ``.safetensors``, ``.pt`` or ``.pth`` file instead (it need not be the catalogue's, but must
+            fit), or the catalogue's wheel. A configuration in the file counts before the catalogue's.
+        offline: never download.
+        announce: told about a download beforehand, and about restrictions of the weights whenever they are loaded;
+            None: stderr. Also where `weights` describe another network, or bear the name of another entry's file.
+        progress: in bytes of the download.
+
+    Raises:
+        CatalogueError: no such name.
+        DownloadError: the weights could not be had.
+        ModelError: the file's configuration describes no network.
+        WeightsError: they do not fit.
+    """
+    return load_encoder_with_report(name, weights=weights, offline=offline, announce=announce, progress=progress)[0]
+
+
+def load_encoder_with_report(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    announce: Announce | None = None,
+    progress: Progress = silent,
+) -> tuple[Encoder, TransferReport]:
+    """As `load_encoder`, and say what became of each tensor."""
+    entry = find(name)
+    announce = announce or announce_on_stderr
+    if entry.restriction:
+        announce(f"{name}: {entry.restriction}")
+    if weights is not None and Path(weights).suffix.lower() != ".whl":
+        path = Path(weights)
+    else:
+        path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
+    try:
+        checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
+    except WeightsError as error:
+        if path != cached_weights(entry):
+            raise
+        raise WeightsError(f"{error}. Delete it: 'nestvox models fetch {name}' puts it there again") from error
+    config = entry.config if checkpoint.config is None else checkpoint.config
+    numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    try:
+        encoder = build({**config, "architecture": entry.architecture}, available=numbers)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    for doubt in _doubts(entry, path, encoder.config()) if weights is not None else ():
+        announce(f"{name}: {doubt}")
+    tensors = {key: value for key, value in checkpoint.tensors.items() if key not in entry.drop}
+    report = load_strict(encoder, tensors, str(path))
+    return encoder.eval(), report
+
+
+def _doubts(entry: CatalogueEntry, path: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """What in a file of weights is not as the entry says that it is to be loaded by, which may be the wrong one."""
+    others = [other for other in entries() if path.name == other.member != entry.member]
+    for other in others:
+        restriction = f"; {other.restriction}" if other.restriction else ""
+        yield f"{path.name} is the name of the weights of {other.name}, licence {other.licence}{restriction}"
+    if not others and not of_the_catalogue(entry, path):
+        yield (
+            f"{path} is not the file of the catalogue: loaded as weights of your own, for which neither the licence "
+            "nor the published error rates of the catalogue hold"
+        )
+    differing = [
+        key for key, value in entry.config.items() if key in config and _as_json(config[key]) != _as_json(value)
+    ]
+    if differing:
+        yield f"{path} describes a network of its own, which counts; the catalogue's differs in {', '.join(differing)}"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # tuples as lists
