@@ -165,6 +165,16 @@ def test_offsets_beyond_the_texts(tmp_path: Path) -> None:
         EmbeddingStore(folder)
 
 
+def test_columns_whose_names_are_no_text(tmp_path: Path) -> None:
+    folder = store(tmp_path)
+    file = folder / "shard-000000.arrow"
+    content = file.read_bytes()
+    assert content.count(b"speaker") >= 2  # in the schema and in the footer
+    file.write_bytes(content.replace(b"speaker", b"sp\xa0aker"))
+    with pytest.raises(StoreError, match=r"shard-000000\.arrow: corrupt"):
+        EmbeddingStore(folder)
+
+
 def test_a_fifo_in_place_of_a_shard(tmp_path: Path) -> None:
     folder = store(tmp_path)
     (folder / "shard-000000.arrow").unlink()

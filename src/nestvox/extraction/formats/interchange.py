@@ -387,6 +387,7 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             metadata, size = file.metadata, os.fstat(handle.fileno()).st_size
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+            _ = file.schema_arrow.names  # which may be no text
         except _NO_PARQUET as error:
             raise StoreError(f"{path}: no Parquet file, or truncated ({_first_line(error)})") from error
         if values > _MOST_RATIO * size + _MOST_VALUES:

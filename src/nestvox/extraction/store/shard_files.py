@@ -202,6 +202,7 @@ class OpenShard:
                 if message.type == "dictionary" or (message.type == "record batch" and _is_compressed(message)):
                     raise pa.ArrowInvalid("compressed columns, which no store has")
             self.schema: pa.Schema = pa.ipc.open_stream(self._stream).schema
+            _ = self.schema.names  # which may be no text
 
     def table(self) -> pa.Table:
         """Return the rows, without copying them.
@@ -218,7 +219,7 @@ class OpenShard:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, MemoryError, OverflowError, struct.error) as error:
+        except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeError, struct.error) as error:
             raise corrupt(self.file, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
 
 

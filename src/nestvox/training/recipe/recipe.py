@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from nestvox.errors import RecipeError
-from nestvox.gate import MOST_YAML_BYTES, naming, parse_yaml, read_text
+from nestvox.gate import MOST_YAML_BYTES, is_folder, naming, parse_yaml, read_text
 from nestvox.training.recipe.idle import idle_settings
 from nestvox.training.recipe.sections import (
     MOST_LISTED,
@@ -289,7 +289,7 @@ def _from(folder: Path, content: dict[str, Any]) -> None:
                 [_beside(folder, one) for one in given] if isinstance(given, list) else _beside(folder, given)
             )
     model = content.get("model")
-    if isinstance(model, str) and (folder / model).is_dir():
+    if isinstance(model, str) and is_folder(folder / model):
         content["model"] = str(folder / model)
 
 
