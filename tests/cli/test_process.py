@@ -83,7 +83,7 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 from nestvox.cli.main import main
-main(["--help"])
+main(["embed", "--help"])
 """
     ended = run(folder, code=code)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"stopped by SIGINT\n")

@@ -3,61 +3,135 @@
 from __future__ import annotations
 
 import functools
+import gc
+import importlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
-from typer.core import HAS_RICH
-from typer.main import get_command
+from typer.core import HAS_RICH, TyperCommand, TyperGroup
+from typer.main import get_command, get_group
 
 from nestvox import __version__
-from nestvox.cli import (
-    bench,
-    cache,
-    calibrate,
-    compare,
-    data,
-    demo,
-    embed,
-    evaluate,
-    inspect,
-    models,
-    plan,
-    rotate,
-    threshold,
-    train,
-    verify,
-)
 from nestvox.cli.console import say
-from nestvox.cli.outputs import checked
 
 __all__ = ["app", "commands", "parser"]
 
+
+class _Place(NamedTuple):
+    """Where a command or a group stands, and its line in the list of all."""
+
+    module: str
+    name: str
+    summary: str
+
+
+# In the order of the help. The summaries stand here too, so that the list of commands imports none of them; a test
+# holds them against the commands.
+_PLACES = {
+    "embed": _Place(
+        "embed", "embed", "Embed every utterance of a table; every dimension comes out of one forward pass."
+    ),
+    "cache": _Place(
+        "cache",
+        "cache",
+        "Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on.",
+    ),
+    "export": _Place("embed", "export", "Write the vectors of a store to a file that others read."),
+    "rotate": _Place(
+        "rotate",
+        "rotate",
+        "Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most.",
+    ),
+    "train": _Place(
+        "train",
+        "train",
+        "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
+    ),
+    "evaluate": _Place(
+        "evaluate", "evaluate", "Measure EER and minDCF with intervals, at every dimension and under every condition."
+    ),
+    "compare": _Place(
+        "compare",
+        "compare",
+        "Say whether one system is better than another on the same trials, or how many trials it would take to say.",
+    ),
+    "inspect": _Place("inspect", "inspect", "Measure a model's size, vectors and latency, and check it on recordings."),
+    "bench": _Place("bench", "bench", "Measure extraction once, and scoring, search and storage at every dimension."),
+    "calibrate": _Place(
+        "calibrate",
+        "calibrate",
+        "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",
+    ),
+    "threshold": _Place("threshold", "threshold", "Set a threshold, say how sure it is, and keep it with the model."),
+    "verify": _Place("verify", "verify", "Score two recordings and compare the score with the model's threshold."),
+    "demo": _Place(
+        "demo", "demo", "Turn a pretrained encoder into a nested one and show what every dimension is worth."
+    ),
+    "data": _Place("data", "app", "Utterance tables and trial lists: prepare, check, generate, describe."),
+    "models": _Place("models", "app", "Pretrained encoders: list, licence, weights."),
+    "plan": _Place(
+        "plan",
+        "app",
+        "How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
+    ),
+}
+
+
+@functools.cache
+def _loaded(name: str) -> Any:
+    """Import a command or group; before each of its commands stands the check of its outputs."""
+    from nestvox.cli.outputs import checked
+
+    place = _PLACES[name]
+    found = getattr(importlib.import_module(f"nestvox.cli.{place.module}"), place.name)
+    command: Any
+    if isinstance(found, typer.Typer):
+        command = get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        command = get_command(alone)
+    command.name = name
+    for full_name, one in _within(name, command):
+        options = {param.name: _typed(param) for param in one.params}
+        one.callback = checked(full_name.rpartition(" ")[2], one.callback, options)
+        if HAS_RICH:  # typer takes help for markup: [av] would vanish
+            one.help = escape(one.help or "")
+            for param in one.params:
+                param.help = escape(param.help or "")
+    return command
+
+
+class _Commands(TyperGroup):
+    """All commands, each imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  of the contract
+        return list(_PLACES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """Return what the list of commands shows."""
+        place = _PLACES.get(cmd_name)
+        return None if place is None else TyperCommand(cmd_name, help=place.summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called."""
+        gc.enable()
+        if args and args[0] in _PLACES:
+            return args[0], _loaded(args[0]), args[1:]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="nestvox",
+    cls=_Commands,
     help="Nested speaker embeddings: embed, rotate, evaluate and verify voices at any dimension.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
-app.add_typer(models.app, name="models")
-app.command()(embed.embed)
-app.command()(cache.cache)
-app.command()(embed.export)
-app.command()(rotate.rotate)
-app.command()(train.train)
-app.command()(evaluate.evaluate)
-app.command()(compare.compare)
-app.command()(inspect.inspect)
-app.command()(bench.bench)
-app.command()(calibrate.calibrate)
-app.command()(threshold.threshold)
-app.add_typer(plan.app, name="plan")
-app.command()(verify.verify)
-app.command()(demo.demo)
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,30 +149,26 @@ def _root(
     """Nested speaker embeddings: embed, rotate, evaluate and verify voices at any dimension."""
 
 
-def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every command with its full name (``data prepare csv``), in the order of the help."""
-    whole: Any = get_command(app) if group is None else group
-    for name, command in whole.commands.items():
-        if hasattr(command, "commands"):
-            if command.params:  # a group that works by itself
-                yield f"{prefix}{name}", command
-            yield from commands(command, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", command
+def commands() -> Iterator[tuple[str, Any]]:
+    """Import every command and yield it with its full name (``data prepare csv``), in the order of the help."""
+    for name in _PLACES:
+        yield from _within(name, _loaded(name))
 
 
-@functools.cache  # a tenth of a second for the signatures of all commands, once for any number of calls
+def _within(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    if command.params:  # a group that works by itself
+        yield name, command
+    for inner, one in command.commands.items():
+        yield from _within(f"{name} {inner}", one)
+
+
+@functools.cache
 def parser() -> Callable[..., object]:
-    """Return the parser of the command line; before every command stands the check of its outputs."""
-    root = get_command(app)
-    for name, command in commands(root):
-        options = {param.name: _typed(param) for param in command.params}
-        command.callback = checked(name.rpartition(" ")[2], command.callback, options)
-        if HAS_RICH:  # typer takes help for markup: [av] would vanish
-            command.help = escape(command.help or "")
-            for param in command.params:
-                param.help = escape(param.help or "")
-    return root
+    """Return the parser of the command line."""
+    return get_command(app)
 
 
 def _typed(param: Any) -> str:

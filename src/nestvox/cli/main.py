@@ -5,6 +5,7 @@ What takes time to import is imported inside `main`, where an interrupt is alrea
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import traceback
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int | str | None:
     try:
+        gc.disable()  # what is imported stays; `app` switches it on before a command runs
         from nestvox.cli.app import parser
 
         parser()(args=None if arguments is None else list(arguments))
@@ -67,6 +69,8 @@ def _run(arguments: Sequence[str] | None) -> int | str | None:
             return EXIT_FAULT
         _complain(words)
         return EXIT_ERROR
+    finally:
+        gc.enable()
     return 0
 
 

@@ -1,0 +1,44 @@
+"""Commands are imported when they are called, and listed without being imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nestvox.cli.app import _PLACES, _loaded
+from nestvox.cli.main import main
+
+
+@pytest.mark.parametrize("name", _PLACES)
+def test_the_list_says_what_the_command_says(name: str) -> None:
+    said = _loaded(name).help.replace("\\[", "[").split("\n\n")[0]
+    assert " ".join(said.split()) == _PLACES[name].summary
+
+
+def test_every_command_module_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in _PLACES)
+
+
+def test_help_imports_no_command_and_no_numerics() -> None:
+    code = (
+        "import sys; sys.argv = ['nestvox', '--help']\n"
+        "from nestvox.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "loaded = {'torch', 'numpy', 'polars', 'pydantic', 'nestvox.cli.embed'} & set(sys.modules)\n"
+        "print(sorted(loaded), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stderr.strip() == "[]"
+
+
+def test_an_unknown_command_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evalute"])
+    assert end.value.code == 2
+    assert "evalute" in capsys.readouterr().err
