@@ -5,10 +5,10 @@ Importing this package costs nothing; its names run networks and import torch wh
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nestvox.extras import require
+from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.encoders.contract import Encoder, Taps
@@ -16,15 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "Taps", "architectures", "build"]
 
-_HOME = {"Encoder": "contract", "Taps": "contract", "architectures": "registry", "build": "registry"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _need(_: str) -> None:
     require("torch", extra="torch", purpose="running an encoder")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__, {"Encoder": "contract", "Taps": "contract", "architectures": "registry", "build": "registry"}, _need
+)

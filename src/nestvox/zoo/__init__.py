@@ -5,10 +5,10 @@ Importing this package costs nothing; the names that run a network import torch 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nestvox.extras import require
+from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.zoo.catalogue import CatalogueEntry, entries, find
@@ -16,22 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CatalogueEntry", "entries", "fetch", "find", "load_encoder"]
 
-_HOME = {
-    "CatalogueEntry": "catalogue",
-    "entries": "catalogue",
-    "fetch": "weights",
-    "find": "catalogue",
-    "load_encoder": "weights",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOME[name] != "catalogue":
+def _need(name: str) -> None:
+    if name not in ("CatalogueEntry", "entries", "find"):
         require("torch", extra="torch", purpose="running an encoder")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "CatalogueEntry": "catalogue",
+        "entries": "catalogue",
+        "fetch": "weights",
+        "find": "catalogue",
+        "load_encoder": "weights",
+    },
+    _need,
+)
