@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -173,6 +174,74 @@ def test_a_batch_gives_what_each_clip_gives_alone(encoder: Encoder) -> None:
             torch.testing.assert_close(real, alone.frames[0], rtol=0, atol=1e-6)
             torch.testing.assert_close(together.pooled[row], alone.pooled[0], rtol=0, atol=1e-6)
             torch.testing.assert_close(together.embedding[row], alone.embedding[0], rtol=0, atol=1e-6)
+
+
+def test_layers_have_names_a_rate_and_no_trace_of_padding(encoder: Encoder) -> None:
+    waves = clips(encoder)
+    audio, lengths = batch_of(waves, float("nan"), extra=1_234)
+    with torch.inference_mode():
+        together = encoder(audio, lengths, layers=encoder.layer_rates_hz)
+        plain = encoder(audio, lengths)
+        assert not plain.layers
+        assert torch.equal(plain.embedding, together.embedding)
+        assert list(together.layers) == list(encoder.layer_rates_hz)
+        for row, wave in enumerate(waves):
+            alone = encoder(wave[None], layers=encoder.layer_rates_hz)
+            for name, layer in together.layers.items():
+                real, by_itself = layer.values[row][:, layer.mask[row]], alone.layers[name]
+                assert by_itself.mask.all()
+                limit = 1e-5 * max(1.0, float(real.abs().max()))
+                torch.testing.assert_close(real, by_itself.values[0], rtol=0, atol=limit)
+                assert not layer.values[row][:, ~layer.mask[row]].any()
+        long = encoder(torch.zeros(1, 20 * encoder.sample_rate), layers=encoder.layer_rates_hz)
+    for name, layer in long.layers.items():
+        assert layer.frame_rate_hz == encoder.layer_rates_hz[name]
+        assert int(layer.mask.sum()) == pytest.approx(
+            20 * layer.frame_rate_hz, abs=max(4, 0.04 * 20 * layer.frame_rate_hz)
+        )
+    with pytest.raises(ModelError, match=r"hands out no layer 'nonesuch'; there is \w+"):
+        encoder(waves[1][None], layers=["nonesuch"])
+
+
+def test_layers_differ_and_hear_the_audio(encoder: Encoder) -> None:
+    one, other = (wave[None, :16_000] for wave in clips(encoder)[1:3])
+    with torch.inference_mode():
+        first, second = (encoder(wave, layers=encoder.layer_rates_hz).layers for wave in (one, other))
+    for name, layer in first.items():
+        assert (layer.values - second[name].values).abs().max() > 1e-5, name
+    values = [layer.values for layer in first.values()]
+    for before, after in itertools.pairwise(values):
+        assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_one_forward_is_pooled_under_many_masks(encoder: Encoder) -> None:
+    audio, lengths = batch_of(clips(encoder)[1:], float("nan"), extra=4_321)
+    with torch.inference_mode():
+        taps = encoder(audio, lengths)
+        frames, whole = taps.frames, taps.frame_mask
+        assert torch.equal(encoder.pool(frames, whole), taps.pooled)
+        assert torch.equal(encoder.embed(taps.pooled), taps.embedding)
+        # All frames, the first half, the last half (two at least), and two at the ends.
+        place, count = torch.arange(whole.shape[1]), whole.sum(dim=1, keepdim=True)
+        half = torch.clamp(count // 2, min=2)
+        ends = (place == 0) | (place == count - 1)
+        if encoder.pool.fewest_frames > 1:
+            ends |= (place == 1) & (count == 1)
+        masks = torch.stack([whole, whole & (place < half), whole & (place >= count - half), ends], dim=1)
+        pooled = encoder.pool(frames.masked_fill(~whole[:, None], torch.nan), masks)
+        embedded = encoder.embed(pooled)
+        assert pooled.shape == (*masks.shape[:2], encoder.pooled_dim)
+        assert embedded.shape == (*masks.shape[:2], encoder.embedding_dim)
+        for row, number in itertools.product(range(len(frames)), range(4)):
+            chosen = frames[row : row + 1, :, masks[row, number]]
+            alone = encoder.pool(chosen, torch.ones(1, chosen.shape[2], dtype=torch.bool))
+            limit = 1e-5 * max(1.0, float(alone.abs().max()))
+            torch.testing.assert_close(pooled[row, number], alone[0], rtol=0, atol=limit)
+            torch.testing.assert_close(embedded[row, number], encoder.embed(alone)[0], rtol=0, atol=1e-5)
+    with pytest.raises(ModelError, match="at least"):
+        encoder.pool(frames, torch.zeros_like(whole))
+    with pytest.raises(ModelError, match="bool"):
+        encoder.pool(frames, whole.float())
 
 
 @pytest.mark.parametrize("garbage", [0.9, -1.0, float("nan"), float("inf")])

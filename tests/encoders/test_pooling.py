@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.pooling import ASTP, MHASTP, MQMHASTP, length_mask, masked_mean, pooling
+from nestvox.encoders.pooling import ASTP, MHASTP, MQMHASTP, TAP, length_mask, pooling
 from nestvox.errors import ModelError
 
 
@@ -18,14 +20,14 @@ def test_length_mask() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
-def test_masked_mean_is_the_mean_of_the_real_frames_whatever_stands_beside_them(lengths: list[int], seed: int) -> None:
+def test_the_mean_is_that_of_the_real_frames_whatever_stands_beside_them(lengths: list[int], seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((len(lengths), 3, 9)).astype(np.float32)
     frames = torch.from_numpy(values.copy())
     mask = length_mask(torch.tensor(lengths), 9)
     for row, length in enumerate(lengths):
         frames[row, :, length:] = torch.nan
     expected = np.stack([values[row, :, :length].mean(axis=1) for row, length in enumerate(lengths)])
-    np.testing.assert_allclose(masked_mean(frames, mask).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(TAP(3)(frames, mask).numpy(), expected, atol=1e-6)
 
 
 def frames(batch: int = 3, channels: int = 16, length: int = 11) -> torch.Tensor:
@@ -128,6 +130,46 @@ def test_sixteen_bits_keep_the_deviation() -> None:
     layer = ASTP(16)
     expected = layer(x.float())[:, 16:]
     torch.testing.assert_close(layer.bfloat16()(x)[:, 16:].float(), expected, rtol=0.05, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["ASTP", "ASTP with context", "MHASTP", "MQMHASTP", "TAP", "TMAP", "TSDP", "TSTP"])
+def test_a_mask_chooses_frames(name: str) -> None:
+    torch.manual_seed(0)
+    layer = pooling(name.split(maxsplit=1)[0], 16, global_context=name.endswith("context"))
+    x = frames()
+    masks = torch.from_numpy(np.random.default_rng(1).random((3, 4, 11)) < 0.5)
+    masks[:, :, :2] = True
+    masks[0, 0] = True
+    with torch.inference_mode():
+        found = layer(x, masks)
+        for row in range(3):
+            for number in range(4):
+                alone = layer(x[row : row + 1, :, masks[row, number]])[0]
+                torch.testing.assert_close(found[row, number], alone, rtol=0, atol=1e-5)
+        assert torch.equal(layer(x, torch.ones(3, 11, dtype=torch.bool)), layer(x))
+        beside = x.masked_fill(~masks[:, 1, None], torch.nan)
+        torch.testing.assert_close(layer(beside, masks[:, 1]), found[:, 1], rtol=0, atol=1e-6)
+    assert layer(x.requires_grad_(), masks).sum().backward() is None
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (
+            torch.ones(3, 10, dtype=torch.bool),
+            "(batch, masks, frames), got torch.bool (3, 10)",
+        ),
+        (torch.ones(2, 11, dtype=torch.bool), "got torch.bool (2, 11)"),
+        (torch.ones(11, dtype=torch.bool), "got torch.bool (11,)"),
+        (torch.ones(3, 11), "got torch.float32 (3, 11)"),
+        (torch.arange(33).view(3, 1, 11) > 11, "at least 2 frames: mask 0 of utterance 0 chooses 0"),
+    ],
+)
+def test_a_mask_that_fits_no_frames_is_refused(mask: torch.Tensor, words: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(words)):
+        pooling("TSTP", 16)(frames(), mask)
 
 
 def test_unknown_poolings_and_heads_that_cannot_share_are_refused() -> None:

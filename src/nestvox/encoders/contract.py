@@ -1,13 +1,15 @@
-"""What every encoder promises: three taps, masks, and results that padding never changes.
+"""What every encoder promises: its taps, masks, and results that padding never changes.
 
-Notation: B utterances, S samples, T frames, C frame channels, P pooled size, D embedding size.
+    audio -> layers -> frames -> pool(frames, mask) -> embed(pooled) -> embedding
+
+Notation: B utterances, M masks, S samples, T frames, C frame channels, P pooled size, D embedding size.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
+from nestvox.schema import StrictModel
 
-__all__ = ["Affine", "Encoder", "Tap", "Taps", "Translation"]
+__all__ = ["Affine", "Encoder", "Layer", "Tap", "Taps", "Translation"]
 
 Tap = Literal["frames", "pooled", "embedding"]
 
@@ -61,20 +65,37 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What one layer within a network says over time.
+
+    Attributes:
+        values: (B, C, T) float, zero where `mask` is false.
+        mask: (B, T) bool, true where a frame belongs to the utterance.
+        frame_rate_hz: frames per second.
+    """
+
+    values: Tensor
+    mask: Tensor
+    frame_rate_hz: float
+
+
+@dataclass(frozen=True)
 class Taps:
-    """The three outputs of one forward pass.
+    """The outputs of one forward pass.
 
     Attributes:
         frames: (B, C, T) float, zero where `frame_mask` is false.
         frame_mask: (B, T) bool, true where a frame belongs to the utterance.
         pooled: (B, P) float, a function of the real frames only.
         embedding: (B, D) float, as the network gives it (scoring normalises).
+        layers: by name, those that were asked for.
     """
 
     frames: Tensor
     frame_mask: Tensor
     pooled: Tensor
     embedding: Tensor
+    layers: Mapping[str, Layer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,9 @@ class Translation:
 class Encoder(nn.Module, ABC):
     """A network from waveforms to frames, pooled vector and embedding.
 
+    A class sets the attributes, the first of them and those with a default for all its instances; `docs/guide/encoders`
+    says how a new one comes about.
+
     Attributes:
         architecture: the name under which `registry.build` finds the class, e.g. ``ge2e``.
         sample_rate: of the input, in Hz.
@@ -105,7 +129,14 @@ class Encoder(nn.Module, ABC):
         pooled_dim: P.
         embedding_dim: D.
         min_samples: shortest input, in samples, whose output is finite and meaningful; shorter is an error.
+        layer_rates_hz: names of the layers that `forward` hands out, from input to output, and their frames per second.
+        pool: from frames to `pooled` under any masks: ``pool(frames, frame_mask)`` is exactly `pooled`, and one forward
+            pass is pooled under many masks, (B, M, T) to (B, M, P).
         taps: those that the network has; of one that is a closed box only the embedding, and the others are empty.
+        arguments: of the constructor, as files may state them; None: it checks them itself.
+        forms: faster forms for inference, by backend: a function, as ``module:name``, that turns a copy of the encoder
+            in evaluation mode into that form, in place. It gives the same taps to rounding, and hands out no layers.
+        half_precision: whether what is behind the front end may run in sixteen bits.
     """
 
     architecture: str
@@ -115,23 +146,38 @@ class Encoder(nn.Module, ABC):
     pooled_dim: int
     embedding_dim: int
     min_samples: int
+    layer_rates_hz: Mapping[str, float] = {}
+    pool: Pooling
     taps: tuple[Tap, ...] = ("frames", "pooled", "embedding")
+    arguments: type[StrictModel] | None = None
+    forms: Mapping[str, str] = {}
+    half_precision: bool = False
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return the JSON-serialisable constructor arguments; ``registry.build`` rebuilds from them."""
 
     @abstractmethod
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
+    def forward(self, audio: Tensor, lengths: Tensor | None = None, *, layers: Collection[str] = ()) -> Taps:
         """Run the network once.
 
         Args:
             audio: (B, S) float32 in [-1, 1], mono, at `sample_rate`; padding after `lengths` is ignored.
             lengths: (B,) int64, samples of each utterance; None means that all S are real.
+            layers: names in `layer_rates_hz` that are to be among the taps.
 
         Raises:
-            ModelError: no utterance, wrong shape or dtype, or an utterance shorter than `min_samples`.
+            ModelError: no utterance, wrong shape or dtype, an utterance shorter than `min_samples`, or a layer that
+                the network has not.
         """
+
+    def embed(self, pooled: Tensor) -> Tensor:  # noqa: ARG002  for subclasses
+        """Map pooled vectors (..., P) to embeddings (..., D): the layers behind the pooling.
+
+        Raises:
+            ModelError: the network cannot be entered there.
+        """
+        raise ModelError(f"{self.architecture} is a closed box: no embedding is made of a pooled vector")
 
     def projection(self) -> Affine | None:
         """Return the affine map from `pooled` to `embedding` in evaluation mode, so that a head can begin as it.
@@ -153,13 +199,16 @@ class Encoder(nn.Module, ABC):
         """
         return Translation(tensors)
 
-    def check_input(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+    def check_input(self, audio: Tensor, lengths: Tensor | None, layers: Collection[str] = ()) -> Tensor:
         """Validate a batch and return `lengths` as (B,) int64 on the CPU; every `forward` begins with it.
 
         Raises:
             ModelError: another shape or type, an empty batch, lengths beyond the audio, an utterance that is too
-                short.
+                short, or a layer that the network has not.
         """
+        if strange := [name for name in layers if name not in self.layer_rates_hz]:
+            known = ", ".join(self.layer_rates_hz) or "none: it is a closed box, or arranged for inference"
+            raise ModelError(f"{self.architecture} hands out no layer {strange[0]!r}; there is {known}")
         if audio.ndim != 2 or not torch.is_floating_point(audio):
             raise ModelError(f"audio must be a float tensor (batch, samples), got {audio.dtype} {tuple(audio.shape)}")
         if audio.shape[0] == 0:

@@ -8,15 +8,16 @@ Notation: B utterances, S samples, N windows (partial utterances) of one utteran
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.contract import Affine, Encoder, Taps
+from nestvox.encoders.contract import Affine, Encoder, Layer, Taps
 from nestvox.encoders.front_ends.log_mel import MelSpectrogram
-from nestvox.encoders.pooling import length_mask, masked_mean
+from nestvox.encoders.pooling import TAP, length_mask
 from nestvox.errors import ModelError
 
 __all__ = ["GE2E"]
@@ -26,6 +27,7 @@ _N_FFT = 400  # 25 ms
 _N_MELS = 40
 _WINDOW_FRAMES = 160  # 1.6 s
 _HIDDEN = 256
+_LAYERS = 3
 _LEVEL_DBFS = -30.0
 # Below -200 dBFS there is no signal to raise: one step of a 24-bit file, once in an hour, is -222 dBFS.
 _SILENCE_POWER = 1e-20
@@ -37,7 +39,8 @@ class GE2E(Encoder):
     """Three-layer LSTM on 40 mel bands; its last state, projected, is the embedding of one 1.6 s window.
 
     The `frames` tap holds the embeddings of the windows (unit length), `pooled` is their mean, and `embedding` is
-    `pooled` at unit length. An utterance quieter than -30 dBFS is raised to that level first; a louder one stays.
+    `pooled` at unit length. Layers are ``mel`` and, of each window, the last state of every LSTM (``lstm0``, ``lstm1``,
+    ``lstm2``). An utterance quieter than -30 dBFS is raised to that level first; a louder one stays.
 
     Args:
         partials_per_s: windows per second, rounded to a whole number of 10 ms frames between two windows.
@@ -65,8 +68,11 @@ class GE2E(Encoder):
         self.min_coverage = min_coverage
         self.step = step
         self.frame_rate_hz = self.sample_rate / _HOP / step
+        states = dict.fromkeys((f"lstm{number}" for number in range(_LAYERS)), self.frame_rate_hz)
+        self.layer_rates_hz = {"mel": self.sample_rate / _HOP, **states}
+        self.pool = TAP(_HIDDEN)
         self.mel = MelSpectrogram(sample_rate=self.sample_rate, n_fft=_N_FFT, hop=_HOP, n_mels=_N_MELS)
-        self.lstm = nn.LSTM(_N_MELS, _HIDDEN, num_layers=3, batch_first=True)
+        self.lstm = nn.LSTM(_N_MELS, _HIDDEN, num_layers=_LAYERS, batch_first=True)
         self.linear = nn.Linear(_HIDDEN, _HIDDEN)
 
     def config(self) -> dict[str, Any]:
@@ -96,9 +102,9 @@ class GE2E(Encoder):
         sparse = in_last / (_WINDOW_FRAMES * _HOP) < self.min_coverage
         return torch.where(sparse & (count > 1), count - 1, count)
 
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
+    def forward(self, audio: Tensor, lengths: Tensor | None = None, *, layers: Collection[str] = ()) -> Taps:
         """Run the network once; see `Encoder.forward`."""
-        lengths = self.check_input(audio, lengths).to(audio.device)
+        lengths = self.check_input(audio, lengths, layers).to(audio.device)
         audio = audio.float().masked_fill(~length_mask(lengths, audio.shape[1]), 0.0)
         count = self.n_windows(lengths)  # (B,)
         most = int(count.max())
@@ -106,18 +112,33 @@ class GE2E(Encoder):
         windows = mel.unfold(1, _WINDOW_FRAMES, self.step)  # (B, N, 40, 160), a view
         mask = length_mask(count, most)  # (B, N)
         rows, places = mask.nonzero(as_tuple=True)
-        parts = []
+        parts, states = [], []
         for first in range(0, len(rows), _WINDOWS_PER_CALL):
             call = slice(first, first + _WINDOWS_PER_CALL)
-            parts.append(self._embed_windows(windows[rows[call], places[call]].transpose(1, 2)))  # (n, 160, 40)
-        real = torch.cat(parts)  # (sum of counts, D)
-        frames = real.new_zeros(len(mask), most, _HIDDEN).index_put((rows, places), real).transpose(1, 2)  # (B, D, N)
-        pooled = masked_mean(frames, mask)
-        return Taps(frames=frames, frame_mask=mask, pooled=pooled, embedding=functional.normalize(pooled))
+            _, (hidden, _) = self.lstm(windows[rows[call], places[call]].transpose(1, 2))  # (layers, n, D)
+            parts.append(functional.normalize(functional.relu(self.linear(hidden[-1]))))
+            if layers:
+                states.append(hidden)
 
-    def _embed_windows(self, mel: Tensor) -> Tensor:
-        _, (hidden, _) = self.lstm(mel)
-        return functional.normalize(functional.relu(self.linear(hidden[-1])))
+        def over_time(real: Tensor) -> Tensor:  # windows (sum of counts, D) to (B, D, N)
+            return real.new_zeros(len(mask), most, _HIDDEN).index_put((rows, places), real).transpose(1, 2)
+
+        frames = over_time(torch.cat(parts))
+        pooled = self.pool(frames, mask)
+        found = {}
+        for name in layers:
+            if name == "mel":
+                heard = torch.minimum(lengths // _HOP + 1, (count - 1) * self.step + _WINDOW_FRAMES)
+                inside = length_mask(heard, int(heard.max()))
+                values = mel[:, : inside.shape[1]].transpose(1, 2).masked_fill(~inside[:, None], 0.0)
+            else:
+                values, inside = over_time(torch.cat(states, dim=1)[int(name[-1])]), mask
+            found[name] = Layer(values, inside, self.layer_rates_hz[name])
+        return Taps(frames, mask, pooled, self.embed(pooled), found)
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """Scale (..., 256) to unit length."""
+        return functional.normalize(pooled, dim=-1)
 
 
 def _raised(audio: Tensor, lengths: Tensor) -> Tensor:

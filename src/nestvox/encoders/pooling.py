@@ -1,9 +1,9 @@
-"""From a varying number of frames to one vector.
+"""From a varying number of frames to one vector: one forward pass of a network, pooled under any number of masks.
 
-The functions take masks. The classes see whole utterances only, because what they weigh or divide by depends on every
-frame; their names in capitals are those that checkpoints use, and so are the names of their parameters.
+What a pooling weighs or divides by depends on every frame that it sees, so frames that a mask leaves out are taken away
+and not weighed with zero. Names in capitals are those that checkpoints use, and so are the names of their parameters.
 
-Notation: B utterances, T frames, C frame channels.
+Notation: B utterances, M masks, T frames, C frame channels, P pooled size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ __all__ = [
     "TSTP",
     "Pooling",
     "length_mask",
-    "masked_mean",
     "pooling",
 ]
 
@@ -36,35 +35,72 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real frames.
-
-    Args:
-        frames: (B, C, T); what stands where `mask` is false is ignored, even if it is not finite.
-        mask: (B, T) bool with at least one true place in every row.
-
-    Returns:
-        (B, C).
-    """
-    total = frames.masked_fill(~mask[:, None, :], 0.0).sum(dim=2)
-    return total / mask.sum(dim=1, keepdim=True)
-
-
 class Pooling(nn.Module):
-    """Maps (B, C, T) to (B, P).
+    """Statistics over time, of all frames or of those that masks choose; a kind of it says which (`statistics`).
 
     Args:
         channels: C.
 
     Attributes:
         out_dim: P.
+        fewest_frames: that its statistics need.
     """
 
     out_dim: int
+    fewest_frames: int = 1
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_dim = channels
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool.
+
+        Args:
+            frames: (B, C, T).
+            mask: (B, T) bool, or (B, M, T) for M results of one utterance; None: every frame counts. What stands where
+                it is false is ignored, even if it is not finite.
+
+        Returns:
+            (B, P), or (B, M, P). Under a mask, to rounding, what the chosen frames alone give.
+
+        Raises:
+            ModelError: a mask of another shape or type, or one that chooses fewer than `fewest_frames`.
+        """
+        if mask is None:
+            return self.statistics(frames)
+        masks = mask if mask.ndim == 3 else mask[:, None]
+        fits = masks.ndim == 3 and masks[:, 0].shape == frames[:, 0].shape
+        if mask.dtype != torch.bool or not fits:
+            raise ModelError(
+                f"a mask of frames {tuple(frames.shape)} is bool, (batch, frames) or (batch, masks, frames), "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+        counts = masks.sum(dim=2)  # (B, M)
+        if (counts < self.fewest_frames).any():
+            row, number = (counts < self.fewest_frames).nonzero()[0].tolist()
+            raise ModelError(
+                f"pooling needs at least {self.fewest_frames} frames: mask {number} of utterance {row} chooses "
+                f"{int(counts[row, number])}"
+            )
+        pooled = self.masked(frames, masks, counts)
+        return pooled if mask.ndim == 3 else pooled[:, 0]
+
+    def statistics(self, frames: Tensor) -> Tensor:
+        """Map (B, C, T), all of them real, to (B, P)."""
+        raise NotImplementedError
+
+    def masked(self, frames: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
+        """Map (B, C, T) under (B, M, T) with (B, M) real frames each to (B, M, P)."""
+        if masks.all():
+            return self.statistics(frames)[:, None].expand(-1, masks.shape[1], -1)
+        places, parts = [], []
+        for count in sorted(set(counts.flatten().tolist())):  # masks of as many frames run together
+            places.append((counts == count).nonzero())  # (n, 2)
+            chosen = [frames[row][:, masks[row, number]] for row, number in places[-1].tolist()]
+            parts.append(self.statistics(torch.stack(chosen)))
+        order = (torch.cat(places) * counts.new_tensor([masks.shape[1], 1])).sum(dim=1).argsort()
+        return torch.cat(parts)[order].reshape(*counts.shape, -1)
 
 
 def pooling(name: str, channels: int, *, global_context: bool = False) -> Pooling:
@@ -80,14 +116,7 @@ def pooling(name: str, channels: int, *, global_context: bool = False) -> Poolin
     """
     if name == "ASTP":
         return ASTP(channels, global_context=global_context)
-    simple: dict[str, type[Pooling]] = {
-        "MHASTP": MHASTP,
-        "MQMHASTP": MQMHASTP,
-        "TAP": TAP,
-        "TMAP": TMAP,
-        "TSDP": TSDP,
-        "TSTP": TSTP,
-    }
+    simple: dict[str, type[Pooling]] = {kind.__name__: kind for kind in (MHASTP, MQMHASTP, TAP, TMAP, TSDP, TSTP)}
     if name not in simple:
         raise ModelError(f"unknown pooling {name!r}; known: {', '.join(sorted([*simple, 'ASTP']))}")
     return simple[name](channels)
@@ -96,15 +125,22 @@ def pooling(name: str, channels: int, *, global_context: bool = False) -> Poolin
 class TAP(Pooling):
     """Mean over time."""
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, C)."""
         return frames.mean(dim=2)
+
+    def masked(self, frames: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
+        """Zeros add nothing to a sum: all at once."""
+        totals = [frames.masked_fill(~masks[:, number, None], 0.0).sum(dim=2) for number in range(masks.shape[1])]
+        return torch.stack(totals, dim=1) / counts[..., None]
 
 
 class TSDP(Pooling):
     """Standard deviation over time, unbiased; needs two frames."""
 
-    def forward(self, frames: Tensor) -> Tensor:
+    fewest_frames = 2
+
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, C)."""
         return _deviation(frames)[:, :, 0]
 
@@ -112,11 +148,13 @@ class TSDP(Pooling):
 class TSTP(Pooling):
     """Mean and unbiased standard deviation over time; needs two frames."""
 
+    fewest_frames = 2
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.out_dim = 2 * channels
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 2 C)."""
         return torch.cat([frames.mean(dim=2), _deviation(frames)[:, :, 0]], dim=1)
 
@@ -124,7 +162,7 @@ class TSTP(Pooling):
 class TMAP(Pooling):
     """Maximum plus mean over time."""
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, C)."""
         return frames.amax(dim=2) + frames.mean(dim=2)
 
@@ -145,10 +183,11 @@ class ASTP(Pooling):
         super().__init__(channels)
         self.out_dim = 2 * channels
         self.global_context = global_context
+        self.fewest_frames = 2 if global_context else 1
         self.linear1 = nn.Conv1d(3 * channels if global_context else channels, bottleneck, 1)
         self.linear2 = nn.Conv1d(bottleneck, channels, 1)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 2 C), means before deviations."""
         seen = frames
         if self.global_context:
@@ -186,7 +225,7 @@ class MHASTP(Pooling):
             for _ in range(heads)
         )
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 2 C): head by head, means before deviations."""
         parts = []
         for head, share in zip(self.heads_att_trans, frames.chunk(len(self.heads_att_trans), dim=1), strict=True):
@@ -210,7 +249,7 @@ class MQMHASTP(Pooling):
         self.out_dim = 4 * channels
         self.n_query = nn.ModuleList(MHASTP(channels, heads=8, per_channel=True) for _ in range(2))
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 4 C), query by query."""
         return torch.cat([query(frames) for query in self.n_query], dim=1)
 

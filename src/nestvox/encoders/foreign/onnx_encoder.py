@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -12,9 +12,16 @@ from torch import Tensor
 from nestvox.encoders.contract import Encoder, Tap, Taps
 from nestvox.encoders.foreign.onnx_model import OnnxFile, OnnxNetwork, encoder_config
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
+from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
 
 __all__ = ["OnnxEncoder"]
+
+
+class _ClosedBox(Pooling):
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Refuse."""
+        raise ModelError("the onnx network is a closed box: it shows no frames, and nothing of its own pools others")
 
 
 class OnnxEncoder(Encoder):
@@ -53,6 +60,7 @@ class OnnxEncoder(Encoder):
         self.embedding_dim = embedding_dim
         self.output = output
         self.min_samples = min_samples
+        self.pool = _ClosedBox(0)
         self.register_buffer("network", torch.zeros(size_bytes, dtype=torch.uint8))
         self._running: tuple[tuple[int, int], OnnxNetwork] | None = None
 
@@ -80,13 +88,13 @@ class OnnxEncoder(Encoder):
             **({} if self.output is None else {"output": self.output}),
         }
 
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
+    def forward(self, audio: Tensor, lengths: Tensor | None = None, *, layers: Collection[str] = ()) -> Taps:
         """Run the network once for each utterance; frames and pooled vectors are empty, (B, 0, 0) and (B, 0).
 
         Raises:
             ModelError: as `Encoder.forward`, or the file fails, or gives values that are not finite.
         """
-        lengths = self.check_input(audio, lengths)
+        lengths = self.check_input(audio, lengths, layers)
         network = self._started()
         waves = audio.detach().to("cpu", torch.float32).numpy()
         rows = [torch.from_numpy(network(wave[:length])) for wave, length in zip(waves, lengths.tolist(), strict=True)]

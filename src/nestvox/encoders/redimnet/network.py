@@ -1,22 +1,22 @@
-"""What both generations of ReDimNet share around their backbone: front end, pooling, embedding, batches.
+"""What both generations of ReDimNet share around their backbone: front end, pooling, embedding.
 
 Notation: B utterances, S samples, F mel bands, T frames, C channels of the backbone's output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.contract import Affine, Encoder, Taps, Translation
-from nestvox.encoders.pooling import length_mask, pooling
+from nestvox.encoders.contract import Affine, Translation
+from nestvox.encoders.pooling import pooling
 from nestvox.encoders.redimnet.config import ReDimNet2Config, ReDimNetConfig
 from nestvox.encoders.redimnet.front_end import FrontEnd, FrontEndSettings
 from nestvox.encoders.redimnet.keys import translate
+from nestvox.encoders.whole_utterances import WholeUtteranceEncoder
 
 __all__ = ["ReDimNetEncoder"]
 
@@ -24,17 +24,19 @@ __all__ = ["ReDimNetEncoder"]
 _FEWEST_POOLED = 2
 
 
-class ReDimNetEncoder(Encoder):
+class ReDimNetEncoder(WholeUtteranceEncoder):
     """A ReDimNet of either generation: `frames` are what the pooling sees, `embedding` is not normalised.
 
-    Attention and statistics see the whole utterance, so utterances are never padded to a common length: those of
-    equal length in a batch run together, the others by themselves. Batches of equal lengths are the fast ones.
+    Its layers are the features and the flat maps whose weighted sum the frames are made of: ``features``, ``stem``,
+    ``stage0`` and so on (``stage0_2d`` and ``stage0_1d`` where a stage hands on both of its branches), all at the frame
+    rate of the frames.
 
     The front end runs in float32, whatever the precision of the network; the rest follows ``encoder.to(dtype)``.
 
     Args:
         config: the checkpoint's `model_config`.
-        backbone: features (B, 1, F, T) to frames (B, C, T).
+        backbone: features (B, 1, F, T) to frames (B, C, T); writes its maps into a dictionary where it is given one.
+        map_names: of those maps.
         frames_dim: C.
         frame_multiple: T is cut to a multiple of this.
 
@@ -45,7 +47,13 @@ class ReDimNetEncoder(Encoder):
     sample_rate = 16_000
 
     def __init__(
-        self, config: ReDimNetConfig | ReDimNet2Config, backbone: nn.Module, *, frames_dim: int, frame_multiple: int = 1
+        self,
+        config: ReDimNetConfig | ReDimNet2Config,
+        backbone: nn.Module,
+        *,
+        map_names: Sequence[str],
+        frames_dim: int,
+        frame_multiple: int = 1,
     ) -> None:
         super().__init__()
         self.model_config = config
@@ -61,6 +69,7 @@ class ReDimNetEncoder(Encoder):
         self.linear = nn.Linear(self.pool.out_dim, config.embed_dim)
         self.bn2 = nn.BatchNorm1d(config.embed_dim) if config.emb_bn else nn.Identity()
         self.frame_rate_hz = self.sample_rate / config.hop_length
+        self.layer_rates_hz = dict.fromkeys(("features", *map_names), self.frame_rate_hz)
         self.frames_dim = frames_dim
         self.pooled_dim = self.pool.out_dim
         self.embedding_dim = config.embed_dim
@@ -83,35 +92,16 @@ class ReDimNetEncoder(Encoder):
         own = self.state_dict()
         return translate(tensors, own, fixed & own.keys(), source)
 
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Taps:
-        """Run the network once; see `Encoder.forward`. Utterances of equal length run together."""
-        lengths = self.check_input(audio, lengths)
-        distinct = sorted(set(lengths.tolist()))
-        if len(distinct) == 1:
-            frames, pooled, embedding = self._equal_lengths(audio[:, : distinct[0]])
-            mask = torch.ones(frames.shape[0], frames.shape[2], dtype=torch.bool, device=frames.device)
-            return Taps(frames=frames, frame_mask=mask, pooled=pooled, embedding=embedding)
-        rows, parts = [], []
-        for length in distinct:
-            rows.append((lengths == length).nonzero()[:, 0])
-            parts.append(self._equal_lengths(audio[rows[-1].to(audio.device), :length]))
-        most = max(frames.shape[2] for frames, _, _ in parts)
-        counts = torch.cat([torch.full((len(frames),), frames.shape[2]) for frames, _, _ in parts])
-        padded = [functional.pad(frames, (0, most - frames.shape[2])) for frames, _, _ in parts]
-        places = torch.cat(rows).argsort()  # of the utterances, in the order in which they ran
-        mask = length_mask(counts, most)[places].to(audio.device)
-        places = places.to(audio.device)
-        return Taps(
-            frames=torch.cat(padded)[places],
-            frame_mask=mask,
-            pooled=torch.cat([pooled for _, pooled, _ in parts])[places],
-            embedding=torch.cat([embedding for _, _, embedding in parts])[places],
-        )
-
-    def _equal_lengths(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (B, C, T), pooled (B, P) and embedding (B, D) of utterances (B, S) without padding."""
+    def run(self, audio: Tensor, layers: Collection[str]) -> Mapping[str, Tensor]:
+        """Features, maps and frames of utterances (B, S) without padding, where the pooling begins to hear them."""
         features = self.spec(functional.pad(audio, (0, self.pad_right)))  # (B, F, T)
-        frames = self.backbone(features[:, None].to(self.linear.weight.dtype))[:, :, self.skipped_frames :]
-        pooled = self.pool(frames)
-        embedding = self.bn2(self.linear(self.bn(pooled)))
-        return frames, pooled, embedding
+        kept: dict[str, Tensor] = {}
+        frames = self.backbone(features[:, None].to(self.linear.weight.dtype), kept if layers else None)
+        found = {"features": features, **kept, "frames": frames}
+        return {name: found[name][:, :, self.skipped_frames :] for name in (*layers, "frames")}
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """Map pooled vectors (..., P) to embeddings (..., D)."""
+        rows = pooled.reshape(-1, self.pooled_dim)  # a batch norm takes no more axes
+        embedding: Tensor = self.bn2(self.linear(self.bn(rows)))
+        return embedding.reshape(*pooled.shape[:-1], -1)

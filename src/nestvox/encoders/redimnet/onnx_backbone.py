@@ -63,10 +63,11 @@ class OnnxBackbone(nn.Module):
         self._multiple = 1 if isinstance(encoder, ReDimNet) else int(encoder.backbone.time_stride)  # type: ignore[arg-type]
         self._session = OnnxSession(backbone_to_onnx(encoder))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Run; T is cut to a multiple of the network's time stride."""
-        kept = features[..., : features.shape[3] // self._multiple * self._multiple].contiguous().numpy()
-        return torch.cat([torch.from_numpy(self._session(row[None])) for row in kept])
+    def forward(self, features: Tensor, kept: None = None) -> Tensor:
+        """Run; T is cut to a multiple of the network's time stride. The maps stay within the runtime."""
+        assert kept is None
+        whole = features[..., : features.shape[3] // self._multiple * self._multiple].contiguous().numpy()
+        return torch.cat([torch.from_numpy(self._session(row[None])) for row in whole])
 
 
 def backbone_to_onnx(encoder: ReDimNetEncoder) -> bytes:

@@ -42,8 +42,9 @@ class ReDimNet(ReDimNetEncoder):
 
     def __init__(self, **model_config: Any) -> None:
         config = ReDimNetConfig.of(model_config)
-        width = config.C * config.F
-        super().__init__(config, _Backbone(config), frames_dim=config.out_channels or width)
+        backbone = _Backbone(config)
+        frames_dim = config.out_channels or config.C * config.F
+        super().__init__(config, backbone, map_names=backbone.map_names, frames_dim=frames_dim)
 
 
 class _Backbone(nn.Module):
@@ -53,6 +54,7 @@ class _Backbone(nn.Module):
         width = config.C * config.F
         self.dropout = config.feat_agg_dropout
         self.n_stages = len(stages)
+        self.map_names = ("stem", *(f"stage{number}" for number in range(self.n_stages)))
         self.stem = stem(config.C)
         channels, freqs = config.C, config.F
         for number, stage in enumerate(stages):
@@ -64,12 +66,14 @@ class _Backbone(nn.Module):
             out = config.out_channels
             self.mfa = nn.Sequential(nn.Conv1d(width, out, 1), nn.BatchNorm1d(out))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, 1, F, T) to (B, W or out_channels, T)."""
+    def forward(self, features: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        """Map (B, 1, F, T) to (B, W or out_channels, T); `kept` takes the maps."""
         maps = [self.stem(features)]
         for number in range(self.n_stages):
             made = self.get_submodule(f"stage{number}")(maps)
             maps.append(functional.dropout(made, self.dropout, self.training))
+        if kept is not None:
+            kept.update(zip(self.map_names, maps, strict=True))
         frames: Tensor = self.mfa(self.fin_wght1d(maps))
         return frames
 

@@ -40,7 +40,13 @@ class ReDimNet2(ReDimNetEncoder):
     def __init__(self, **model_config: Any) -> None:
         config = ReDimNet2Config.of(model_config)
         backbone = _Backbone(config)
-        super().__init__(config, backbone, frames_dim=backbone.out_dim, frame_multiple=backbone.time_stride)
+        super().__init__(
+            config,
+            backbone,
+            map_names=backbone.map_names,
+            frames_dim=backbone.out_dim,
+            frame_multiple=backbone.time_stride,
+        )
 
 
 class _Backbone(nn.Module):
@@ -51,6 +57,7 @@ class _Backbone(nn.Module):
         self.stem_gnorm = _group_norm(config)
         channels, freqs, n_maps, time_stride = config.C, config.F, 1, 1
         self.branches: list[bool] = []
+        self.map_names = ["stem"]
         for number, stage in enumerate(config.stages()):
             time_stride *= stage.time_stride
             conv = _StageItems(config, stage, n_maps, channels, freqs, time_stride)
@@ -67,7 +74,8 @@ class _Backbone(nn.Module):
                 items = [*conv.plane, *temporal, *_hand_on(config, time_stride)]
                 self.add_module(f"stage{number}", nn.Sequential(*items))
             self.branches.append(split)
-            n_maps += 2 if split else 1
+            self.map_names += [f"stage{number}_2d", f"stage{number}_1d"] if split else [f"stage{number}"]
+            n_maps = len(self.map_names)
         self.time_stride = time_stride
         self.fin_wght1d = MapSum(n_maps, width)
         self.fin_to2d: nn.Module = Unflatten(freqs, channels) if config.return_2d_output else nn.Identity()
@@ -80,8 +88,8 @@ class _Backbone(nn.Module):
             self.head = nn.Conv1d(width, config.out_channels, 1)
             self.out_dim = config.out_channels
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, 1, F, T) to (B, out_dim, T), T cut to a multiple of the time stride."""
+    def forward(self, features: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        """Map (B, 1, F, T) to (B, out_dim, T), T cut to a multiple of the time stride; `kept` takes the maps."""
         n_frames = features.shape[3] // self.time_stride * self.time_stride
         maps = [self.stem_gnorm(self.stem(features[..., :n_frames]))]
         for number, split in enumerate(self.branches):
@@ -93,6 +101,8 @@ class _Backbone(nn.Module):
             line = self.get_submodule(f"{name}_1d")(plane)
             maps.append(self.get_submodule(f"{name}_up_2d")(plane))
             maps.append(self.get_submodule(f"{name}_up_1d")(line))
+        if kept is not None:
+            kept.update(zip(self.map_names, maps, strict=True))
         last: Tensor = self.head(self.fin_to2d(self.fin_wght1d(maps)))
         # Pooled with channels before frequencies, unlike a flat map.
         return last.flatten(1, 2) if last.ndim == 4 else last

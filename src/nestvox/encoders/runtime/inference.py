@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.pooling import ASTP
+from nestvox.encoders.pooling import ASTP, Pooling
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.onnx_backbone import OnnxBackbone
 from nestvox.encoders.redimnet.rows import arrange_rows
@@ -169,8 +169,9 @@ def optimise(encoder: Encoder, *, runtime: Runtime = "torch") -> Encoder:
             else:
                 arrange_rows(arranged)
             if isinstance(arranged.pool, ASTP):
-                arranged.pool = _LeanASTP(arranged.pool)  # type: ignore[assignment]
+                arranged.pool = _LeanASTP(arranged.pool)
             _fold_embedding(arranged)
+    arranged.layer_rates_hz = {}  # its maps lie otherwise
     return arranged.requires_grad_(False).eval()
 
 
@@ -197,12 +198,12 @@ def _product(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-class _LeanASTP(nn.Module):
+class _LeanASTP(Pooling):
     """Attentive statistics that multiply their context once."""
 
     def __init__(self, original: ASTP) -> None:
-        super().__init__()
-        self.out_dim = original.out_dim
+        super().__init__(original.out_dim)
+        self.fewest_frames = original.fewest_frames
         weight, bias = folded(original.linear1, None)
         parts = weight[:, :, 0].chunk(3, dim=1) if original.global_context else (weight[:, :, 0],)
         self.seen = _product(parts[0], bias)
@@ -210,7 +211,7 @@ class _LeanASTP(nn.Module):
         self.weigh = _product(*folded(original.linear2, None))
         self.floor = 1e-7
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def statistics(self, frames: Tensor) -> Tensor:
         rows = frames.transpose(1, 2)  # (B, T, C)
         hidden = self.seen(rows)
         if self.context is not None:
