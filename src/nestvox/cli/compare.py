@@ -82,13 +82,13 @@ def compare(
     """
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
-    from nestvox.cli.evaluate import check_figure_format
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.compare import compare_systems
     from nestvox.evaluation.selection import select_system
     from nestvox.evaluation.settings import Settings
+    from nestvox.report.drawing import check_figure_format
     from nestvox.scoring.refusals import check_trials, refuse_shared_trials
 
     check_figure_format(figure_format)

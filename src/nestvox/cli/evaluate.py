@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.progress import Progress
 
-__all__ = ["check_figure_format", "evaluate", "print_evaluation"]
+__all__ = ["evaluate", "print_evaluation"]
 
 
 def evaluate(
@@ -112,6 +112,7 @@ def evaluate(
     from nestvox.evaluation.evaluate import evaluate_scores, evaluate_store
     from nestvox.evaluation.settings import Settings
     from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.report.drawing import check_figure_format
     from nestvox.scoring.refusals import refuse_copies
 
     check_figure_format(figure_format)
@@ -266,18 +267,6 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
     say(f"Also, with intervals: {further}")
     for note in evaluation.notes:
         say(("note:", "yellow"), f" {note}")
-
-
-def check_figure_format(figure_format: str) -> None:
-    """Refuse a format of figures that does not exist, before anything is measured.
-
-    Raises:
-        NestvoxError: with those that do.
-    """
-    from nestvox.report.drawing import FIGURE_FORMATS
-
-    if figure_format not in FIGURE_FORMATS:
-        raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
 
 
 def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_durations: bool) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from markupsafe import Markup, escape
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.errors import NestvoxError
+from nestvox.extras import require
 
-__all__ = ["FIGURE_FORMATS", "N_SERIES", "PALETTES", "Drawing", "Plot", "style_sheet"]
+__all__ = ["FIGURE_FORMATS", "N_SERIES", "PALETTES", "Drawing", "Plot", "check_figure_format", "style_sheet"]
 
 FIGURE_FORMATS = ("svg", "png")
 N_SERIES = 8
@@ -68,6 +69,19 @@ PALETTES: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Colours by name; ``s0`` to ``s7`` are those of series."""
+
+
+def check_figure_format(figure_format: str) -> None:
+    """Refuse a format in which no figure can be written, before anything is measured.
+
+    Raises:
+        NestvoxError: there is no such format; those that exist are named.
+        MissingExtraError: ``png``, and matplotlib is not installed.
+    """
+    if figure_format not in FIGURE_FORMATS:
+        raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
+    if figure_format == "png":
+        require("matplotlib", extra="plots", purpose="writing figures as PNG")
 
 
 @dataclass(frozen=True)
@@ -226,6 +240,7 @@ class Drawing:
         return "".join(body)
 
     def _png(self, path: Path) -> None:
+        check_figure_format("png")
         # Imported here: a command that writes no figure must not wait for it.
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
