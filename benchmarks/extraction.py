@@ -41,7 +41,7 @@ import soxr
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.encoders.runtime.backends import Backend, onnx_is_installed
 from nestvox.extraction.embed import run_embedding
-from nestvox.model.load import load
+from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.zoo.variants import variant, variants
 

@@ -94,7 +94,7 @@ def _work(options: argparse.Namespace) -> None:
     if options.model is None:
         model: Any = SpectrumModel(options.seconds_each)
     else:
-        from nestvox.model.load import load
+        from nestvox.model.loading import load
 
         model = load(options.model, offline=True)
     embed_table(

@@ -66,6 +66,20 @@ def test_all_is_sorted_complete_and_resolves(module: str) -> None:
         assert hasattr(imported, name), f"{module}.__all__ names {name}, which is not there"
 
 
+PACKAGES = [name for name in MODULES if SOURCE.joinpath(*name.split("."), "__init__.py").exists()]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_that_of_a_module_within(package: str) -> None:
+    """Importing the module would put it in the place of the name, so that one import changes what another gives."""
+    imported = importlib.import_module(package)
+    if "__getattr__" not in vars(imported):
+        return  # its names are bound after its modules, once and for all
+    folder = SOURCE.joinpath(*package.split("."))
+    within = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert not within & set(imported.__all__)
+
+
 def test_dir_shows_the_public_names() -> None:
     assert set(nestvox.__all__) <= set(dir(nestvox))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

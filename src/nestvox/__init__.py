@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nestvox.extraction import EmbeddingStore, embed_table
     from nestvox.heads import NestedRotation
     from nestvox.model import SpeakerModel, Threshold, Verification, load
-    from nestvox.training import train
+    from nestvox.training.train import train
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ __getattr__, __dir__ = lazily(
         "embed_table": "extraction.embed",
         "evaluate_scores": "evaluation.evaluate",
         "evaluate_store": "evaluation.evaluate",
-        "load": "model.load",
+        "load": "model.loading",
         "read_trials": "corpora.trials",
         "read_utterances": "corpora.utterances",
         "train": "training.train",

@@ -69,7 +69,7 @@ def test_a_table_becomes_a_cache(tmp_path: Path, model: Path, table: Path) -> No
     report = json.loads((tmp_path / "c.json").read_text())
     assert (report["utterances"], report["variants"], report["key"]) == (9, 3, cache.key)
     assert report["plan"]["augmentation"] == cache.plan.augmentation
-    from nestvox.model.load import load
+    from nestvox.model.loading import load
 
     clean = load(model).forward([read(tmp_path / "4.wav")[0]], tap="pooled")
     np.testing.assert_allclose(cache.gather([4]), clean, atol=1e-3)

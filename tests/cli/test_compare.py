@@ -147,7 +147,7 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
         writer.write_shard(0, ShardRows(ids, whole.take(whole.index_of(ids))))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.model.load.load", lambda name, **_: models[name])
+    monkeypatch.setattr("nestvox.model.loading.load", lambda name, **_: models[name])
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
     by_model = run("good", "bad", *common, "--json", files / "a.json")

@@ -217,7 +217,7 @@ def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(file
         progress(len(ids), len(ids))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.model.load.load", load)
+    monkeypatch.setattr("nestvox.model.loading.load", load)
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
     by_model = run(*common, "--model", "tiny", "--offline", "--json", files / "a.json")

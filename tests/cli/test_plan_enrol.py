@@ -78,7 +78,7 @@ def test_crops_are_embedded_again(files: Path, capsys, monkeypatch: pytest.Monke
         writer.write_shard(0, ShardRows(ids, vectors, ids, table.frame["speaker"].to_list()))
         return writer.finish()
 
-    monkeypatch.setattr("nestvox.model.load.load", lambda *_, **__: Model())
+    monkeypatch.setattr("nestvox.model.loading.load", lambda *_, **__: Model())
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)
     call = ["plan", "enrol", "--table", "table.tsv", "--store", "store", "--model", "tiny", "--clips", "1"]
     code, text, error = run(capsys, *call, "--lengths", "2")

@@ -79,7 +79,7 @@ def test_what_is_typed_arrives(
         got.update(given, name=name)
         raise ModelError("stopped here")
 
-    monkeypatch.setattr("nestvox.model.load.load", load)
+    monkeypatch.setattr("nestvox.model.loading.load", load)
     with pytest.raises(SystemExit) as end:
         main([*call, "--device", "cpu", "--backend", "eager", "--weights", "w.pt", "--offline"])
     assert (end.value.code, capsys.readouterr().err.splitlines()[-1:]) == (2, ["error: stopped here"])

@@ -22,7 +22,7 @@ from nestvox.encoders.foreign import onnx_check as room  # noqa: E402
 from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel  # noqa: E402
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
 from nestvox.errors import ModelError  # noqa: E402
-from nestvox.model.load import load  # noqa: E402
+from nestvox.model.loading import load  # noqa: E402
 
 RATE = 16_000
 FLOAT = onnx.TensorProto.FLOAT

@@ -27,7 +27,7 @@ from nestvox.encoders.runtime import backends, inference
 from nestvox.encoders.runtime.folding import fewer_groups
 from nestvox.encoders.runtime.inference import Runtime, for_inference, has_faster_form, optimise, score_shift
 from nestvox.errors import MissingExtraError, ModelError
-from nestvox.model.load import load
+from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.zoo.variants import variant
 

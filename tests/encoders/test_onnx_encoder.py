@@ -27,7 +27,7 @@ from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel, read_onnx
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
 from nestvox.extraction.embed import embed_table  # noqa: E402
 from nestvox.heads.rotation import Rotation  # noqa: E402
-from nestvox.model.load import load  # noqa: E402
+from nestvox.model.loading import load  # noqa: E402
 from nestvox.model.speaker_model import SpeakerModel  # noqa: E402
 
 RATE = 16_000

@@ -27,7 +27,7 @@ from nestvox.cli.main import app  # noqa: E402
 from nestvox.encoders.ge2e import GE2E  # noqa: E402
 from nestvox.errors import DownloadError, WeightsError  # noqa: E402
 from nestvox.model import load as loading  # noqa: E402
-from nestvox.model.load import load  # noqa: E402
+from nestvox.model.loading import load  # noqa: E402
 from nestvox.zoo import weights as room  # noqa: E402
 from nestvox.zoo.cache import cached_weights  # noqa: E402
 from nestvox.zoo.catalogue import CatalogueEntry, find  # noqa: E402

@@ -224,7 +224,7 @@ def import_weights(
     ] = None,
 ) -> None:
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
-    from nestvox.model.load import load
+    from nestvox.model.loading import load
 
     model = load(name, weights=file, announce=_announce)
     model.name = called or model.name
@@ -245,7 +245,7 @@ def import_onnx(
     name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
 ) -> None:
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
-    from nestvox.model.load import load
+    from nestvox.model.loading import load
 
     model = load(file, front_end=front_end, output=output)
     model.name = name or model.name

@@ -65,7 +65,7 @@ class Running:
 
     def load(self, model: str) -> SpeakerModel:
         """Load a model folder, an ONNX file or an encoder of the catalogue; see `nestvox.load`."""
-        from nestvox.model.load import load
+        from nestvox.model.loading import load
 
         return load(
             model,

@@ -11,7 +11,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.model.calibration import LlrCalibration, ModelCalibration, read_calibration
-    from nestvox.model.load import load
+    from nestvox.model.loading import load
     from nestvox.model.router import Router, load_router
     from nestvox.model.speaker_model import SpeakerModel
     from nestvox.model.threshold import Threshold, Verification
@@ -37,7 +37,7 @@ __getattr__, __dir__ = lazily(
         "SpeakerModel": "speaker_model",
         "Threshold": "threshold",
         "Verification": "threshold",
-        "load": "load",
+        "load": "loading",
         "load_router": "router",
         "read_calibration": "calibration",
     },

@@ -21,7 +21,7 @@ from nestvox.audio.snr import estimate_snr_db
 from nestvox.encoders.runtime.backends import Backend
 from nestvox.errors import CatalogueError, FingerprintError, ModelError
 from nestvox.gate import is_folder, naming, read_yaml
-from nestvox.model.load import load
+from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Verification
 from nestvox.schema import Size, StrictModel, Word, validated

@@ -21,7 +21,7 @@ from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
 from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
-from nestvox.model.load import load
+from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.checkpoint import Progressed, read_checkpoint
