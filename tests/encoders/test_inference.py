@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,15 +24,17 @@ from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.redimnet import rows as redimnet_rows
 from nestvox.encoders.registry import build
 from nestvox.encoders.runtime import backends, inference
+from nestvox.encoders.runtime.backends import Backend
 from nestvox.encoders.runtime.folding import fewer_groups
-from nestvox.encoders.runtime.inference import Runtime, for_inference, has_faster_form, optimise, score_shift
+from nestvox.encoders.runtime.inference import for_inference, optimise, score_shift
 from nestvox.errors import MissingExtraError, ModelError
 from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.zoo.variants import variant
 
 LIMIT = 1e-5
-BOTH = pytest.mark.parametrize("runtime", get_args(Runtime))
+FORMS: tuple[Backend, ...] = ("fused", "onnx")
+BOTH = pytest.mark.parametrize("form", FORMS)
 
 
 def _load_golden() -> ModuleType:
@@ -88,25 +90,25 @@ def test_every_golden_network_keeps_its_numbers(name: str) -> None:
     both, alone = torch.from_numpy(np.stack([signals["a"], signals["b"]])), torch.from_numpy(signals["c"])[None]
     expected, taps = taps_of(encoder, both).embedding, taps_of(encoder, alone)
     official = torch.from_numpy(network.embedding)  # the official network's numbers, which this package did not compute
-    for runtime in get_args(Runtime):
-        arranged = optimise(encoder, runtime=runtime)
+    for form in FORMS:
+        arranged = optimise(encoder, form)
         found, found_alone = taps_of(arranged, both).embedding, taps_of(arranged, alone)
-        assert relative(found, expected) < LIMIT, runtime
-        assert relative(found, official[:2]) < 1e-4, runtime
-        assert relative(found_alone.embedding, official[2:]) < 1e-4, runtime
-        if runtime == "onnx":
+        assert relative(found, expected) < LIMIT, form
+        assert relative(found, official[:2]) < 1e-4, form
+        assert relative(found_alone.embedding, official[2:]) < 1e-4, form
+        if form == "onnx":
             assert_equal_taps(found_alone, taps, limit=1e-4)
     # A normalisation can enlarge the rounding of float32 at a frame; in float64 every tap must be the same.
     encoder = encoder.double()
-    assert_equal_taps(taps_of(optimise(encoder), alone), taps_of(encoder, alone), limit=1e-9)
+    assert_equal_taps(taps_of(optimise(encoder, "fused"), alone), taps_of(encoder, alone), limit=1e-9)
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["redimnet-b2", "redimnet2-b0"])
-def test_scores_do_not_change(name: str, runtime: Runtime) -> None:
+def test_scores_do_not_change(name: str, form: Backend) -> None:
     encoder = of_size(name)
     audio = noise(5, 24_000) * torch.linspace(0.05, 2, 5)[:, None]
-    networks = (encoder, optimise(encoder, runtime=runtime))
+    networks = (encoder, optimise(encoder, form))
     units = [functional.normalize(taps_of(network, audio).embedding.double()) for network in networks]
     scores, again = (unit @ unit.T for unit in units)
     assert float((scores - again).abs().max()) < LIMIT
@@ -114,10 +116,10 @@ def test_scores_do_not_change(name: str, runtime: Runtime) -> None:
 
 
 @BOTH
-def test_lengths_in_a_batch_differ(runtime: Runtime) -> None:
+def test_lengths_in_a_batch_differ(form: Backend) -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny2-gnorm-dual"])
     audio, lengths = noise(4, 9_000), torch.tensor([9_000, 5_003, 9_000, 4_000])
-    arranged = optimise(encoder, runtime=runtime)
+    arranged = optimise(encoder, form)
     found = taps_of(arranged, audio, lengths)
     assert_equal_taps(found, taps_of(encoder, audio, lengths))
     audio[1, 5_003:] = 7.0  # padding is not looked at
@@ -125,7 +127,7 @@ def test_lengths_in_a_batch_differ(runtime: Runtime) -> None:
 
 
 def test_with_onnx_runtime_the_bits_do_not_depend_on_the_batch() -> None:
-    arranged = optimise(of_size("redimnet-b0"), runtime="onnx")
+    arranged = optimise(of_size("redimnet-b0"), "onnx")
     audio, lengths = noise(4, 9_000), torch.tensor([9_000, 5_003, 9_000, 9_000])
     frames = taps_of(arranged, audio, lengths).frames
     for row, length in enumerate(lengths.tolist()):
@@ -135,10 +137,10 @@ def test_with_onnx_runtime_the_bits_do_not_depend_on_the_batch() -> None:
 
 @BOTH
 @pytest.mark.parametrize("name", ["tiny1-convatt-resnet", "tiny2-base"])
-def test_the_shortest_input(name: str, runtime: Runtime) -> None:
+def test_the_shortest_input(name: str, form: Backend) -> None:
     encoder = golden.with_keyed_weights(NETWORKS[name])
     audio = noise(1, encoder.min_samples)
-    arranged = optimise(encoder, runtime=runtime)
+    arranged = optimise(encoder, form)
     assert arranged.min_samples == encoder.min_samples
     assert_equal_taps(taps_of(arranged, audio), taps_of(encoder, audio))
     with pytest.raises(ModelError, match="at least"):
@@ -152,8 +154,8 @@ def test_the_original_stays_as_it_is() -> None:
     before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
     fingerprint, trainable = model.fingerprint, [p.requires_grad for p in encoder.parameters()]
     embedding = taps_of(encoder, audio).embedding
-    taps_of(optimise(encoder), audio)
-    taps_of(optimise(encoder, runtime="onnx"), audio)
+    taps_of(optimise(encoder, "fused"), audio)
+    taps_of(optimise(encoder, "onnx"), audio)
     assert model.fingerprint == fingerprint == SpeakerModel(encoder).fingerprint
     assert [p.requires_grad for p in encoder.parameters()] == trainable
     after = encoder.state_dict()
@@ -163,9 +165,9 @@ def test_the_original_stays_as_it_is() -> None:
 
 
 @BOTH
-def test_later_training_does_not_reach_the_arranged_network(runtime: Runtime) -> None:
+def test_later_training_does_not_reach_the_arranged_network(form: Backend) -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny1-convatt-resnet"])
-    arranged, audio = optimise(encoder, runtime=runtime), noise(1, 8_000)
+    arranged, audio = optimise(encoder, form), noise(1, 8_000)
     before = taps_of(arranged, audio).embedding
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -175,13 +177,13 @@ def test_later_training_does_not_reach_the_arranged_network(runtime: Runtime) ->
 
 
 @BOTH
-def test_the_same_input_gives_the_same_bits(runtime: Runtime) -> None:
+def test_the_same_input_gives_the_same_bits(form: Backend) -> None:
     encoder = of_size("redimnet-b2")
-    arranged, audio = optimise(encoder, runtime=runtime), noise(1, 16_000)
+    arranged, audio = optimise(encoder, form), noise(1, 16_000)
     first = taps_of(arranged, audio)
     with ThreadPoolExecutor(3) as pool:  # as streams call one network
         others = list(pool.map(lambda _: taps_of(arranged, audio), range(3)))
-    for again in (*others, taps_of(optimise(encoder, runtime=runtime), audio)):
+    for again in (*others, taps_of(optimise(encoder, form), audio)):
         assert torch.equal(first.embedding, again.embedding)
         assert torch.equal(first.frames, again.frames)
 
@@ -189,17 +191,16 @@ def test_the_same_input_gives_the_same_bits(runtime: Runtime) -> None:
 def test_sixteen_bits_are_kept() -> None:
     encoder, audio = golden.with_keyed_weights(NETWORKS["tiny1-mfa-embbn-nogca"]), noise(1, 16_000)
     expected = taps_of(encoder, audio).embedding
-    found = taps_of(optimise(encoder.to(torch.bfloat16)), audio).embedding
+    found = taps_of(optimise(encoder.to(torch.bfloat16), "fused"), audio).embedding
     assert found.dtype == torch.bfloat16
     assert float(functional.cosine_similarity(found.float(), expected)) > 0.999
 
 
 def test_what_has_no_faster_form_is_returned_as_it_is() -> None:
     encoder = GE2E().eval()
-    assert not has_faster_form(encoder)
-    assert optimise(encoder) is encoder
-    assert has_faster_form(encoder, runtime="onnx")
-    assert has_faster_form(golden.with_keyed_weights(NETWORKS["tiny1-fc-convnextrelu"]))
+    assert optimise(encoder, "fused") is encoder
+    assert optimise(encoder, "eager") is encoder
+    assert optimise(encoder, "onnx") is not encoder
 
 
 def test_ge2e_keeps_its_numbers_with_onnx_runtime() -> None:
@@ -209,27 +210,27 @@ def test_ge2e_keeps_its_numbers_with_onnx_runtime() -> None:
         for parameter in encoder.lstm.parameters():
             parameter.mul_(3.0)
     audio, lengths = noise(3, 40_000), torch.tensor([40_000, 26_001, 3_000])
-    found, expected = taps_of(optimise(encoder, runtime="onnx"), audio, lengths), taps_of(encoder, audio, lengths)
+    found, expected = taps_of(optimise(encoder, "onnx"), audio, lengths), taps_of(encoder, audio, lengths)
     assert_equal_taps(found, expected)
     assert float(expected.embedding.std(dim=0).max()) > 0.005
 
 
 def test_training_mode_and_unknown_modules_are_refused() -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny1-fc-convnextrelu"])
-    for runtime in get_args(Runtime):
+    for form in FORMS:
         with pytest.raises(ModelError, match=r"eval\(\)"):
-            optimise(encoder.train(), runtime=runtime)
+            optimise(encoder.train(), form)
     encoder.eval().backbone.stage0[4] = nn.Hardswish()
     with pytest.raises(ModelError, match="Hardswish has no form for inference"):
-        optimise(encoder)
+        optimise(encoder, "fused")
     with pytest.raises(ModelError, match="Hardswish has no ONNX form"):
-        optimise(encoder, runtime="onnx")
+        optimise(encoder, "onnx")
 
 
 def test_onnx_runtime_takes_float32_on_a_cpu() -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny2-base"])
     with pytest.raises(ModelError, match=r"float32 on a CPU, the encoder is torch.float64 on cpu"):
-        optimise(encoder.double(), runtime="onnx")
+        optimise(encoder.double(), "onnx")
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])

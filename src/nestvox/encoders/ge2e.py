@@ -9,9 +9,10 @@ Notation: B utterances, S samples, N windows (partial utterances) of one utteran
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from nestvox.encoders.contract import Affine, Encoder, Layer, Taps
 from nestvox.encoders.front_ends.log_mel import MelSpectrogram
 from nestvox.encoders.pooling import TAP, length_mask
 from nestvox.errors import ModelError
+from nestvox.schema import StrictModel
 
 __all__ = ["GE2E"]
 
@@ -33,6 +35,11 @@ _LEVEL_DBFS = -30.0
 _SILENCE_POWER = 1e-20
 # Windows in one LSTM call. Larger calls are no faster on a CPU, and this many need 20 MB a layer.
 _WINDOWS_PER_CALL = 128
+
+
+class _Arguments(StrictModel):
+    partials_per_s: Annotated[float, Field(gt=0, le=1000)] = 1.3
+    min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.75
 
 
 class GE2E(Encoder):
@@ -56,6 +63,8 @@ class GE2E(Encoder):
     pooled_dim = _HIDDEN
     embedding_dim = _HIDDEN
     min_samples = 1_600
+    arguments = _Arguments
+    forms = {"onnx": "nestvox.encoders.runtime.lstm_onnx:run_with_onnx"}  # noqa: RUF012
 
     def __init__(self, *, partials_per_s: float = 1.3, min_coverage: float = 0.75) -> None:
         super().__init__()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from nestvox.encoders.contract import Encoder
 from nestvox.errors import ModelError
 from nestvox.gate import naming
-from nestvox.schema import Size, StrictModel, validated
+from nestvox.schema import validated
 
-__all__ = ["architectures", "build"]
+__all__ = ["architectures", "build", "named"]
 
 _CLASSES = {
     "ge2e": "nestvox.encoders.ge2e:GE2E",
@@ -26,34 +25,15 @@ _CLASSES = {
 _SOMEWHAT_MORE = 20_000_000
 
 
-class _Ge2e(StrictModel):
-    partials_per_s: Annotated[float, Field(gt=0, le=1000)] = 1.3
-    min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.75
-
-
-class _FrontEnd(StrictModel):
-    sample_rate: Annotated[int, Field(ge=1000, le=384_000)] = 16_000
-    n_mels: Annotated[int, Field(ge=1, le=4096)] = 80
-    window: str = "povey"
-    scale: Annotated[float, Field(gt=0)] = 1.0
-    subtract_mean: bool = True
-
-
-class _Onnx(StrictModel):
-    size_bytes: Annotated[int, Field(ge=1, le=1 << 40)]
-    embedding_dim: Size
-    min_samples: Annotated[int, Field(ge=1, le=1 << 24)]
-    front_end: _FrontEnd
-    output: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-
-
-# The others check theirs themselves (`redimnet_config`).
-_ARGUMENTS: dict[str, type[StrictModel]] = {"ge2e": _Ge2e, "onnx": _Onnx}
-
-
 def architectures() -> tuple[str, ...]:
     """Names that `build` knows, sorted."""
     return tuple(sorted(_CLASSES))
+
+
+def named(place: str) -> Any:
+    """Import what is called ``module:name``."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder:
@@ -72,10 +52,9 @@ def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder
     name = arguments.pop("architecture", None)
     if not isinstance(name, str) or name not in _CLASSES:
         raise ModelError(f"unknown encoder architecture {str(name)[:80]!r}; known: {', '.join(architectures())}")
-    module, attribute = _CLASSES[name].split(":")
-    encoder_class = getattr(importlib.import_module(module), attribute)
-    if name in _ARGUMENTS:
-        validated(_ARGUMENTS[name], arguments, f"encoder {name}", naming(ModelError))
+    encoder_class: type[Encoder] = named(_CLASSES[name])
+    if encoder_class.arguments is not None:
+        validated(encoder_class.arguments, arguments, f"encoder {name}", naming(ModelError))
 
     def make() -> Encoder:
         try:
@@ -84,7 +63,6 @@ def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder
             raise ModelError(f"encoder {name}: the configuration does not fit: {error}") from error
         except RuntimeError as error:  # torch's own words for sizes that no tensor has
             raise ModelError(f"encoder {name}: the configuration describes no network: {error}") from error
-        assert isinstance(encoder, Encoder)
         return encoder
 
     if available is not None:

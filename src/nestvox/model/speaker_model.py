@@ -74,8 +74,8 @@ class SpeakerModel:
         training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
         card: further lines for the model card: ``licence``, ``language``, ``results``...
         backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged for torch, ``onnx`` by ONNX Runtime on a
-            CPU, ``auto`` the fastest that is installed; see `encoders.inference.for_inference`. It changes vectors by
-            rounding, and nothing that is saved.
+            CPU, ``auto`` the fastest that is installed; see `encoders.runtime.inference`. It changes vectors by rounding, and
+            nothing that is saved.
         precision: of all behind the front end: ``float32``; ``bfloat16`` or ``float16`` where the device computes in
             them; ``auto`` is bfloat16 where it does and scores stay within 1e-3. Nothing that is saved changes.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from nestvox.encoders.contract import Encoder, Tap, Taps
@@ -14,8 +15,17 @@ from nestvox.encoders.foreign.onnx_model import OnnxFile, OnnxNetwork, encoder_c
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
+from nestvox.schema import Size, StrictModel
 
 __all__ = ["OnnxEncoder"]
+
+
+class _Onnx(StrictModel):
+    size_bytes: Annotated[int, Field(ge=1, le=1 << 40)]
+    embedding_dim: Size
+    min_samples: Annotated[int, Field(ge=1, le=1 << 24)]
+    front_end: dict[str, Any]
+    output: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
 
 
 class _ClosedBox(Pooling):
@@ -39,6 +49,7 @@ class OnnxEncoder(Encoder):
     """
 
     architecture = "onnx"
+    arguments = _Onnx
     taps: tuple[Tap, ...] = ("embedding",)
     frame_rate_hz = 100.0
     frames_dim = 0

@@ -45,6 +45,11 @@ class ReDimNetEncoder(WholeUtteranceEncoder):
     """
 
     sample_rate = 16_000
+    forms = {  # noqa: RUF012
+        "fused": "nestvox.encoders.redimnet.rows:arrange_rows",
+        "onnx": "nestvox.encoders.redimnet.onnx_backbone:run_with_onnx",
+    }
+    half_precision = True
 
     def __init__(
         self,

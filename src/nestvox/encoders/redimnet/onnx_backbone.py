@@ -2,7 +2,7 @@
 
 The graph is written module by module in the form that ONNX Runtime's blocked convolutions take: everything is a plane,
 a flat map being one of a single row. Normalisations with stored statistics are folded into the convolution before them
-and narrow groups are joined, as in `encoders.inference`.
+and narrow groups are joined, as in `redimnet.rows`.
 
 Notation: B utterances, T frames, f frequencies, c channels, W = f c channels of a flat map (B, W, 1, T), H hidden
 channels.
@@ -28,6 +28,7 @@ from nestvox.encoders.redimnet.blocks import (
     ResNetBlock,
     Unflatten,
 )
+from nestvox.encoders.redimnet.ends import fold_ends
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.encoders.redimnet.redimnet2 import Repeat
@@ -36,7 +37,7 @@ from nestvox.encoders.runtime.folding import fewer_groups, folded, joined, scale
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 from nestvox.errors import ModelError
 
-__all__ = ["OnnxBackbone", "backbone_to_onnx"]
+__all__ = ["OnnxBackbone", "backbone_to_onnx", "run_with_onnx"]
 
 _NORM_EPS = 1e-6
 _HEADS = 4
@@ -68,6 +69,12 @@ class OnnxBackbone(nn.Module):
         assert kept is None
         whole = features[..., : features.shape[3] // self._multiple * self._multiple].contiguous().numpy()
         return torch.cat([torch.from_numpy(self._session(row[None])) for row in whole])
+
+
+def run_with_onnx(encoder: ReDimNetEncoder) -> None:
+    """Give an encoder, in place, a backbone that ONNX Runtime runs; see `OnnxBackbone`."""
+    encoder.backbone = OnnxBackbone(encoder)
+    fold_ends(encoder)
 
 
 def backbone_to_onnx(encoder: ReDimNetEncoder) -> bytes:

@@ -31,6 +31,7 @@ from nestvox.encoders.redimnet.blocks import (
     ResNetBlock,
     Unflatten,
 )
+from nestvox.encoders.redimnet.ends import fold_ends
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.encoders.redimnet.redimnet2 import Repeat
@@ -42,7 +43,7 @@ __all__ = ["arrange_rows"]
 
 
 def arrange_rows(encoder: ReDimNetEncoder) -> None:
-    """Rearrange the backbone of an encoder in place; it still maps features (B, 1, F, T) to frames (B, C, T).
+    """Rearrange an encoder in place; its backbone still maps features (B, 1, F, T) to frames (B, C, T).
 
     Raises:
         ModelError: the network holds a module that has no such form.
@@ -53,6 +54,7 @@ def arrange_rows(encoder: ReDimNetEncoder) -> None:
         items = made(list(child) if isinstance(child, nn.Sequential) else [child])
         setattr(backbone, name, items[0] if len(items) == 1 else nn.Sequential(*items))
     setattr(backbone, last, nn.Sequential(backbone.get_submodule(last), _ToFrames()))
+    fold_ends(encoder)
 
 
 def _as_rows(items: Sequence[nn.Module]) -> list[nn.Module]:

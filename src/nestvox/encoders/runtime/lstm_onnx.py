@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 
-__all__ = ["OnnxLstm"]
+__all__ = ["OnnxLstm", "run_with_onnx"]
+
+
+def run_with_onnx(encoder: nn.Module) -> None:
+    """Let ONNX Runtime run, in place, an encoder's ``lstm``."""
+    encoder.lstm = OnnxLstm(encoder.get_submodule("lstm"))
 
 
 class OnnxLstm(nn.Module):
@@ -25,8 +30,9 @@ class OnnxLstm(nn.Module):
         MissingExtraError: onnxruntime or onnx is not installed.
     """
 
-    def __init__(self, lstm: nn.LSTM) -> None:
+    def __init__(self, lstm: nn.Module) -> None:
         super().__init__()
+        assert isinstance(lstm, nn.LSTM)
         assert lstm.batch_first
         assert lstm.bias
         assert not lstm.bidirectional
