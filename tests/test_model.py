@@ -265,7 +265,7 @@ def test_a_replacement_is_whole_or_not_at_all(copy: Path, monkeypatch: pytest.Mo
         path.write_text(text)
 
     with monkeypatch.context() as patched:
-        patched.setattr("nestvox.model.speaker_model.write_text", write_text)
+        patched.setattr("nestvox.model.folder.write_text", write_text)
         with pytest.raises(KeyboardInterrupt):
             other.save(copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
@@ -358,6 +358,23 @@ def test_the_head_is_a_rotation_of_the_encoders_embedding(model: SpeakerModel) -
     np.testing.assert_allclose(pooled, np.stack([frame.mean(axis=0) for frame in frames]), atol=1e-6)
     with pytest.raises(ModelError, match="at least one waveform"):
         model.forward([])
+
+
+def test_layers_by_name(model: SpeakerModel) -> None:
+    audio = [noise(4), noise(5, 2.5), noise(6, 0.3)]
+    found = model.layers(audio)
+    assert list(found) == ["mel", "lstm0", "lstm1", "lstm2"]
+    frames = model.forward(audio, tap="frames")
+    assert [len(layer) for layer in found["lstm2"]] == [len(frame) for frame in frames]
+    # What the last LSTM says, behind the layer that makes a window's embedding of it, is the frame.
+    weight, bias = (getattr(model.encoder.linear, part).detach().numpy() for part in ("weight", "bias"))
+    made = np.maximum(found["lstm2"][1] @ weight.T + bias, 0)
+    np.testing.assert_allclose(made / np.linalg.norm(made, axis=1, keepdims=True), frames[1], atol=1e-5)
+    np.testing.assert_array_equal(model.layers(audio, ["mel"])["mel"][2], found["mel"][2])
+    assert len(found["mel"][0]) == pytest.approx(len(audio[0]) / 160, abs=77)
+    assert model.layers(audio, []) == {}
+    with pytest.raises(ModelError, match="hands out no layer 'stage0'; there is mel, lstm0"):
+        model.layers(audio, ["stage0"])
 
 
 def test_paths_arrays_and_lists_are_the_same_recording(model: SpeakerModel, tmp_path: Path) -> None:
@@ -453,9 +470,9 @@ def test_one_recording_runs_in_one_thread(model: SpeakerModel, monkeypatch: pyte
     threads: list[int] = []
     network = model._network()
 
-    def counted(*given: torch.Tensor) -> Any:
+    def counted(*given: torch.Tensor, **options: Any) -> Any:
         threads.append(torch.get_num_threads())
-        return network(*given)
+        return network(*given, **options)
 
     monkeypatch.setattr(SpeakerModel, "_network", lambda self: counted)
     before = torch.get_num_threads()

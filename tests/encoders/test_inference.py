@@ -165,6 +165,19 @@ def test_the_original_stays_as_it_is() -> None:
 
 
 @BOTH
+def test_an_arranged_network_pools_under_masks_and_hands_out_no_layers(form: Backend) -> None:
+    encoder, audio = golden.with_keyed_weights(NETWORKS["tiny2-base"]), noise(1, 8_000)
+    arranged, taps = optimise(encoder, form), taps_of(encoder, audio)
+    masks = torch.arange(taps.frames.shape[2]) < torch.tensor([[[10], [20]]])
+    with torch.inference_mode():
+        found, expected = (network.embed(network.pool(taps.frames, masks)) for network in (arranged, encoder))
+    assert relative(found, expected) < LIMIT
+    assert "stage0" in encoder.layer_rates_hz
+    with pytest.raises(ModelError, match=r"no layer 'stage0'.*arranged for inference"):
+        arranged(audio, layers=["stage0"])
+
+
+@BOTH
 def test_later_training_does_not_reach_the_arranged_network(form: Backend) -> None:
     encoder = golden.with_keyed_weights(NETWORKS["tiny1-convatt-resnet"])
     arranged, audio = optimise(encoder, form), noise(1, 8_000)

@@ -90,6 +90,16 @@ def test_it_has_one_tap(net: Path) -> None:
             model.forward([noise(RATE)], tap=tap)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="has no tap 'pooled'"):
         model.features([noise(RATE)])
+    with pytest.raises(ModelError, match=r"has no tap 'frames'.*closed box"):
+        model.layers([noise(RATE)])
+    audio = torch.from_numpy(noise(RATE))[None]
+    taps = model.encoder(audio)
+    with pytest.raises(ModelError, match="closed box"):
+        model.encoder.pool(taps.frames, taps.frame_mask)
+    with pytest.raises(ModelError, match="closed box"):
+        model.encoder.embed(taps.pooled)
+    with pytest.raises(ModelError, match=r"no layer 'stage0'.*closed box"):
+        model.encoder(audio, layers=["stage0"])
 
 
 def test_bytes_and_front_end_make_the_fingerprint(tmp_path: Path, net: Path) -> None:

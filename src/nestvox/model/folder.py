@@ -1,20 +1,29 @@
-"""What lies in a model's folder beside its thresholds: read, told from what is none, and never unpickled."""
+"""A model's folder: written whole or not at all, read, told from what is none, and never unpickled."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from pydantic import Field, field_validator
+from safetensors.numpy import save_file
 
-from nestvox.atomic_folder import settled
+from nestvox.atomic import atomic_path, write_text
+from nestvox.atomic_folder import changing, read_together, settled
 from nestvox.errors import ModelError
+from nestvox.extras import require
 from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
 from nestvox.heads.rotation import Rotation
+from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration
 from nestvox.schema import Count, OpenModel, Size, Word, validated
 from nestvox.tensor_files import read_arrays
+
+if TYPE_CHECKING:
+    from nestvox.model.speaker_model import SpeakerModel
 
 __all__ = [
     "CONFIG_FILE",
@@ -22,13 +31,13 @@ __all__ = [
     "WEIGHTS_FILE",
     "Card",
     "ModelConfig",
-    "read_config",
     "read_head",
+    "read_model",
     "read_tensors",
-    "refuse_foreign",
-    "section",
+    "write_model",
 ]
 
+_Model = TypeVar("_Model", bound="SpeakerModel")
 FORMAT = "nestvox-model-1"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -90,12 +99,88 @@ class ModelConfig(OpenModel):
         return value
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read config.json.
+def write_model(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    arrays: Mapping[str, FloatArray],
+    decisions: ModelCalibration,
+    card: str,
+) -> None:
+    """Write a model's folder, all of it or, where the call is stopped or fails, nothing; a model there is replaced.
+
+    Args:
+        folder: new, or of a model.
+        config: what `ModelConfig` reads.
+        arrays: of encoder and head, by name.
+        decisions: thresholds and calibration.
+        card: README.md.
 
     Raises:
-        ModelError: it is not there, not JSON, or not of a model.
+        ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
+        OSError: it cannot be written.
     """
+    text = json.dumps({"format": FORMAT, "library_name": "nestvox", **config}, indent=2) + "\n"
+    with changing(folder) as fresh:
+        _refuse_foreign(Path(folder))
+        with atomic_path(fresh / WEIGHTS_FILE) as temporary:  # ascontiguousarray would make a row of a scalar
+            save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary)
+        write_text(fresh / CALIBRATION_FILE, decisions.to_json())
+        write_text(fresh / "README.md", card)
+        write_text(fresh / CONFIG_FILE, text)
+
+
+def read_model(folder: str | Path, kind: type[_Model]) -> _Model:
+    """Read what `write_model` wrote; nothing is unpickled.
+
+    Args:
+        folder: of a model.
+        kind: `SpeakerModel`, or a class of its kind.
+
+    Raises:
+        ModelError: not a model folder, or its weights are not those that it was saved with.
+        WeightsError: tensors are missing, unexpected or mis-shaped.
+    """
+    return read_together(folder, lambda: _read_model(Path(folder), kind))
+
+
+def _read_model(folder: Path, kind: type[_Model]) -> _Model:
+    config = _read_config(folder)
+    require("torch", extra="torch", purpose="running an encoder")
+    from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch
+    from nestvox.zoo.weights import load_strict  # noqa: PLC0415
+
+    arrays = read_tensors(folder)
+    try:
+        weights = _section(arrays, "encoder.")
+        encoder = build(config.encoder, available=sum(array.size for array in weights.values()))
+        load_strict(encoder, weights, str(folder / WEIGHTS_FILE))
+        calibration = read_calibration(folder)
+        if calibration.fingerprint != config.fingerprint:
+            raise ModelError(
+                f"{CALIBRATION_FILE} holds thresholds of model {calibration.fingerprint}, "
+                f"but this is {config.fingerprint}"
+            )
+        model = kind(
+            encoder,
+            read_head(config.head, _section(arrays, "head.")),
+            config.name,
+            config.truncate_dim,
+            calibration.thresholds,
+            tuple(config.training_speakers),
+            config.card,
+            llr=calibration.llr,
+        )
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    if model.fingerprint != config.fingerprint:
+        raise ModelError(
+            f"{folder}: the weights give fingerprint {model.fingerprint}, config.json says "
+            f"{config.fingerprint}; a file was changed after saving"
+        )
+    return model
+
+
+def _read_config(folder: Path) -> ModelConfig:
     path = settled(folder, CONFIG_FILE)
     config = _read_json(path)
     if config.get("format") != FORMAT:
@@ -112,8 +197,7 @@ def read_tensors(folder: Path) -> dict[str, FloatArray]:
     return read_arrays(settled(folder, WEIGHTS_FILE), naming(ModelError))[0]
 
 
-def section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
-    """Return the arrays whose names begin with `prefix`, by the rest of their names."""
+def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
     return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
@@ -131,12 +215,8 @@ def read_head(config: dict[str, Any] | None, tensors: dict[str, FloatArray]) -> 
     return _HEADS[kind](config, tensors)
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Refuse to overwrite what no model wrote; half a model that a killed save left is ours.
-
-    Raises:
-        ModelError: the folder holds something else.
-    """
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to overwrite what no model wrote; half a model that a killed save left is ours."""
     if settled(folder, CONFIG_FILE).is_file():
         if _read_json(settled(folder, CONFIG_FILE)).get("format") != FORMAT:
             raise ModelError(f"{folder / 'config.json'} is not of a nestvox model; give another folder")

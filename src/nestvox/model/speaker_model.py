@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
-from nestvox.atomic import atomic_path, write_text
-from nestvox.atomic_folder import changing, read_together
 from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
-from nestvox.audio.snr import estimate_snr_db
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
-from nestvox.errors import FingerprintError, ModelError
+from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of, versions_of
-from nestvox.heads.contract import FloatArray, Head, cut_in_words, truncate, warn_of_cut
-from nestvox.model.calibration import (
-    CALIBRATION_FILE,
-    DURATION,
-    MEASURES,
-    NORM,
-    SNR,
-    LlrCalibration,
-    ModelCalibration,
-    read_calibration,
-)
+from nestvox.heads.contract import FloatArray, Head, truncate, warn_of_cut
+from nestvox.model.calibration import LlrCalibration, ModelCalibration
 from nestvox.model.card import render_card
-from nestvox.model.folder import (
-    CONFIG_FILE,
-    FORMAT,
-    WEIGHTS_FILE,
-    read_config,
-    read_head,
-    read_tensors,
-    refuse_foreign,
-    section,
-)
-from nestvox.model.threshold import COSINE, Threshold, Verification, check_marks, choose_threshold
+from nestvox.model.folder import read_model, write_model
+from nestvox.model.threshold import Threshold, Verification
+from nestvox.model.verify import verify_pair
 from nestvox.threads import side_by_side
 
 if TYPE_CHECKING:
@@ -74,8 +52,8 @@ class SpeakerModel:
         training_speakers: keys (`corpora.overlap.speaker_key`) of the speakers that the head was fitted or tuned on.
         card: further lines for the model card: ``licence``, ``language``, ``results``...
         backend: how the encoder is run: ``eager`` as it is, ``fused`` arranged for torch, ``onnx`` by ONNX Runtime on a
-            CPU, ``auto`` the fastest that is installed; see `encoders.runtime.inference`. It changes vectors by rounding, and
-            nothing that is saved.
+            CPU, ``auto`` the fastest that is installed; see `encoders.runtime.inference`. It changes vectors
+            by rounding, and nothing that is saved.
         precision: of all behind the front end: ``float32``; ``bfloat16`` or ``float16`` where the device computes in
             them; ``auto`` is bfloat16 where it does and scores stay within 1e-3. Nothing that is saved changes.
     """
@@ -186,10 +164,33 @@ class SpeakerModel:
             self._check_tap(tap)
         taps = self._taps([self._heard(waveform, sample_rate) for waveform in waveforms])
         if tap == "frames":
-            return [_numpy(frames[:, mask].T) for frames, mask in zip(taps.frames, taps.frame_mask, strict=True)]
+            return _over_time(taps.frames, taps.frame_mask)
         if tap == "nested" and self.head is not None:
             return self.head.transform(_numpy(getattr(taps, self.head.tap)))
         return _numpy(taps.pooled if tap == "pooled" else taps.embedding)
+
+    def layers(
+        self, waveforms: Sequence[Audio], names: Collection[str] | None = None, *, sample_rate: float | None = None
+    ) -> dict[str, list[FloatArray]]:
+        """Run one batch through the encoder as it is written, once, for what its layers say over time.
+
+        Args:
+            waveforms: B recordings, as `forward` takes them.
+            names: of layers; None: all, from input to output. `encoder.layer_rates_hz` lists them, with their frames
+                per second.
+            sample_rate: of arrays, in Hz; None: the model's.
+
+        Returns:
+            By name, a list of B arrays (T_i, C) float32.
+
+        Raises:
+            AudioError: a recording that cannot be used.
+            ModelError: no waveform, a layer that the encoder has not, or an encoder that is a closed box.
+        """
+        self._check_tap("frames")
+        wanted = tuple(self.encoder.layer_rates_hz if names is None else names)
+        taps = self._taps([self._heard(waveform, sample_rate) for waveform in waveforms], wanted)
+        return {name: _over_time(layer.values, layer.mask) for name, layer in taps.layers.items()}
 
     def features(self, waveforms: Sequence[NDArray[np.floating[Any]]]) -> tuple[FloatArray, FloatArray]:
         """Run one batch through the encoder, once, for both vectors that a head can be trained on.
@@ -215,7 +216,7 @@ class SpeakerModel:
                 f"a closed box; use {' or '.join(self.encoder.taps)}"
             )
 
-    def _taps(self, waveforms: Sequence[NDArray[np.floating[Any]]]) -> Taps:
+    def _taps(self, waveforms: Sequence[NDArray[np.floating[Any]]], layers: Collection[str] = ()) -> Taps:
         if not len(waveforms):
             raise ModelError("forward needs at least one waveform")
         torch = require("torch", extra="torch", purpose="running an encoder")
@@ -224,9 +225,9 @@ class SpeakerModel:
         audio = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(audio, waveforms, strict=True):
             row[: len(waveform)] = torch.as_tensor(waveform, dtype=torch.float32)
-        network = self._network()
+        network = self.encoder if layers else self._network()
         with torch.inference_mode():
-            taps: Taps = network(audio.to(device), lengths)
+            taps: Taps = network(audio.to(device), lengths, layers=layers)
         return taps
 
     def embed(
@@ -352,7 +353,7 @@ class SpeakerModel:
     ) -> Verification:
         """Score two recordings and compare the score with a stored threshold.
 
-        `verdict.choose_threshold` says which: the owner's choice, else the strictest; none from speech of another kind.
+        `choose_threshold` says which: the owner's choice, else the strictest; none from speech of another kind.
 
         Args:
             a: one recording, as `embed` takes it.
@@ -369,88 +370,9 @@ class SpeakerModel:
             ModelError: `dim` is out of range, several domains have such a threshold, or a mark that is none.
             FingerprintError: the threshold or the calibration is of another model.
         """
-        size = self.check_dim(dim)
-        check_marks(marks)
-        both = [
-            heard(item, to_hz=self.sample_rate, sample_rate=sample_rate, min_duration_s=self.min_duration_s)
-            for item in (a, b)
-        ]
-        waveforms = [recording.samples for recording, _ in both]
-        conditions = [recording.condition() for recording, _ in both]
-        told = tuple(
-            f"{label}: {warning}"
-            for label, (_, doubts), found in zip(("first recording", "second recording"), both, conditions, strict=True)
-            for warning in (*doubts, *found.warnings())
+        return verify_pair(
+            self, a, b, dim=dim, operating_point=operating_point, domain=domain, sample_rate=sample_rate, marks=marks
         )
-        told += tuple(filter(None, [cut_in_words(size, self.dims)]))
-        vectors = self._embedded(waveforms, self.embedding_dim, 1, False, self.sample_rate)[:, :size]
-        first, second = truncate(vectors, size).astype(np.float64)
-        score = float(np.clip(np.dot(first, second), -1.0, 1.0))
-        llr, origin = self._llr_of(score, size, waveforms, vectors)
-        duration_s = min(len(waveform) for waveform in waveforms) / self.sample_rate
-        choice = choose_threshold(
-            self.thresholds,
-            dim=size,
-            operating_point=operating_point,
-            domain=domain,
-            duration_s=duration_s,
-            spaces=[COSINE] if llr is None or self.llr is None else [COSINE, self.llr.llr_space],
-            marks=marks,
-        )
-        same, threshold = None, choice.threshold
-        if threshold is not None:
-            decided = score if threshold.space == COSINE or llr is None else llr
-            same = threshold.accepts(
-                decided, fingerprint=self.fingerprint, dim=size, space=threshold.space, marks=marks
-            )
-        return Verification(
-            score,
-            size,
-            same,
-            threshold,
-            told,
-            self.name,
-            self.fingerprint,
-            llr=llr,
-            llr_origin=origin,
-            duration_s=duration_s,
-            reason=choice.reason,
-            conditions=tuple(found.codes() for found in conditions),
-        )
-
-    def _llr_of(
-        self,
-        score: float,
-        dim: int,
-        waveforms: Sequence[NDArray[np.floating[Any]]],
-        vectors: NDArray[np.float32],
-    ) -> tuple[float | None, str]:
-        """Log likelihood ratio of one pair and where its map comes from, or why there is none."""
-        llr = self.llr
-        if llr is None:
-            return None, "the model holds no calibration"
-        if llr.fingerprint != self.fingerprint:
-            raise FingerprintError(
-                f"the calibration was fitted for the model {llr.fingerprint or '(unknown)'}, this is "
-                f"{self.fingerprint}; "
-                "calibrate this model"
-            )
-        if dim not in llr.maps:
-            return None, f"the calibration holds no map for {dim} dimensions"
-        columns = [measure for measure in llr.measures if measure not in MEASURES]
-        if columns or llr.space != COSINE:
-            needed = f"the column {columns[0]} of a table" if columns else "a cohort"
-            return None, f"the calibration needs {needed}, which two recordings do not have"
-        take: dict[str, Callable[[int], float]] = {
-            DURATION: lambda side: len(waveforms[side]) / self.sample_rate,
-            NORM: lambda side: float(np.linalg.norm(vectors[side].astype(np.float64))),
-            SNR: lambda side: estimate_snr_db(waveforms[side], self.sample_rate),
-        }
-        quality = {name: ([take[name](0)], [take[name](1)]) for name in llr.measures}
-        for name, sides in quality.items():
-            if not np.isfinite([*sides[0], *sides[1]]).all():
-                return None, f"the calibration needs the measure {name}, which one of the recordings is too short for"
-        return float(llr.llr(dim, [score], quality)[0]), llr.describe()
 
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
@@ -461,17 +383,10 @@ class SpeakerModel:
             ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
             OSError: it cannot be written.
         """
-        named = {"format": FORMAT, "library_name": "nestvox", "name": self.name, "fingerprint": self.fingerprint}
+        said = {"name": self.name, "fingerprint": self.fingerprint, **self._config_of_parts()}
         chosen = {"truncate_dim": self.truncate_dim, "training_speakers": [*self.training_speakers], "card": self.card}
-        config = json.dumps({**named, **self._config_of_parts(), **chosen}, indent=2) + "\n"
         decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
-        with changing(folder) as fresh:
-            refuse_foreign(Path(folder))
-            with atomic_path(fresh / WEIGHTS_FILE) as temporary:  # ascontiguousarray would make a row of a scalar
-                save_file({k: np.asarray(a, order="C") for k, a in self._arrays().items()}, temporary)
-            write_text(fresh / CALIBRATION_FILE, decisions.to_json())
-            write_text(fresh / "README.md", self.model_card())
-            write_text(fresh / CONFIG_FILE, config)
+        write_model(folder, said | chosen, self._arrays(), decisions, self.model_card())
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -481,45 +396,7 @@ class SpeakerModel:
             ModelError: not a model folder, or its weights are not those that it was saved with.
             WeightsError: tensors are missing, unexpected or mis-shaped.
         """
-        return read_together(folder, lambda: cls._from_folder(Path(folder)))
-
-    @classmethod
-    def _from_folder(cls, folder: Path) -> Self:
-        config = read_config(folder)
-        require("torch", extra="torch", purpose="running an encoder")
-        from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch
-        from nestvox.zoo.weights import load_strict  # noqa: PLC0415
-
-        arrays = read_tensors(folder)
-        try:
-            weights = section(arrays, "encoder.")
-            encoder = build(config.encoder, available=sum(array.size for array in weights.values()))
-            load_strict(encoder, weights, str(folder / WEIGHTS_FILE))
-            head = read_head(config.head, section(arrays, "head."))
-            calibration = read_calibration(folder)
-            if calibration.fingerprint != config.fingerprint:
-                raise ModelError(
-                    f"{CALIBRATION_FILE} holds thresholds of model {calibration.fingerprint}, "
-                    f"but this is {config.fingerprint}"
-                )
-            model = cls(
-                encoder,
-                head,
-                config.name,
-                config.truncate_dim,
-                calibration.thresholds,
-                tuple(config.training_speakers),
-                config.card,
-                llr=calibration.llr,
-            )
-        except ModelError as error:
-            raise ModelError(f"{folder}: {error}") from error
-        if model.fingerprint != config.fingerprint:
-            raise ModelError(
-                f"{folder}: the weights give fingerprint {model.fingerprint}, config.json says "
-                f"{config.fingerprint}; a file was changed after saving"
-            )
-        return model
+        return read_model(folder, cls)
 
     def model_card(self) -> str:
         """README.md in the form that Hugging Face reads: YAML front matter, then Markdown."""
@@ -582,6 +459,10 @@ def _with_bar(steps: Iterable[_Step], total: int) -> Iterable[_Step]:
     from rich.progress import track  # noqa: PLC0415
 
     return track(steps, "embedding", total=total, console=Console(stderr=True))
+
+
+def _over_time(values: torch.Tensor, masks: torch.Tensor) -> list[FloatArray]:
+    return [_numpy(frames[:, mask].T) for frames, mask in zip(values, masks, strict=True)]
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
