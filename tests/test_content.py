@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nestvox.audio.archives import members_in
+from nestvox.audio.read import read as read_audio
 from nestvox.content import content_instead, content_instead_of
-from nestvox.errors import ModelError
+from nestvox.corpora import read_scores, read_trials, read_utterances
+from nestvox.corpora.prepare.kaldi import prepare_kaldi
+from nestvox.corpora.prepare.manifest import json_lines
+from nestvox.errors import ModelError, NestvoxError, RecipeError, StoreError
+from nestvox.extraction.formats.interchange import iter_vectors
+from nestvox.extraction.formats.labels import read_labels
+from nestvox.gate import naming, read_json, read_yaml
 from nestvox.model.folder import read_tensors
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 17090379\n"
@@ -89,3 +98,59 @@ def test_a_model_folder_with_pointers_in_place_of_its_weights_says_so(tmp_path: 
     (tmp_path / "model.safetensors").write_bytes(LFS)
     with pytest.raises(ModelError, match=r"model\.safetensors: not a safetensors file: it is a Git LFS pointer"):
         read_tensors(tmp_path)
+
+
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title>"
+POINTERS = pytest.mark.parametrize(
+    ("content", "words"),
+    [(LFS, "git lfs pull"), (b"/annex/objects/SHA256E-s100--ab12\n", "git annex get"), (PAGE, "a web page")],
+)
+
+
+def _read_gate(path: Path) -> object:
+    return read_json(path, naming(StoreError))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("t.csv", read_utterances),
+        ("t.tsv", read_utterances),
+        ("t.parquet", read_utterances),
+        ("l.txt", read_trials),
+        ("l.csv", read_trials),
+        ("l.parquet", read_trials),
+        ("s.txt", read_scores),
+        ("labels.txt", lambda path: read_labels(path, "none.npy")),
+        ("v.npy", lambda path: list(iter_vectors(path, 10))),
+        ("v.npz", lambda path: list(iter_vectors(path, 10))),
+        ("v.ark", lambda path: list(iter_vectors(path, 10))),
+        ("v.scp", lambda path: list(iter_vectors(path, 10))),
+        ("v.parquet", lambda path: list(iter_vectors(path, 10))),
+        ("m.jsonl", lambda path: list(json_lines(path))),
+        ("m.jsonl.gz", lambda path: list(json_lines(path))),
+        ("wav.scp", lambda path: prepare_kaldi(path.parent)),
+        ("c.json", _read_gate),
+        ("r.yaml", lambda path: read_yaml(path, naming(RecipeError))),
+        ("a.wav", read_audio),
+        ("a.flac", read_audio),
+        ("a.tar", lambda path: list(members_in(path))),
+    ],
+)
+@POINTERS
+def test_every_reader_names_what_stands_in_for_its_file(
+    tmp_path: Path, name: str, read: Callable[[Path], object], content: bytes, words: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(NestvoxError, match=words) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_lists_that_begin_with_such_words_are_lists(tmp_path: Path) -> None:
+    path = tmp_path / "l.txt"
+    path.write_text("version https\noid sha256\n")
+    assert len(read_trials(path)) == 2
+    path.write_text("<title-1> <title-2> target\n")
+    assert len(read_trials(path)) == 1

@@ -14,8 +14,17 @@ ALIKE = [
     ("id1 ", "id1"),
     ("\u3000id1\u00a0", "id1"),
     ("id1\t", "id1"),
+    # Fillers of Hangul syllables, full and half width; a mark of music; what fills up names of a fixed length.
+    ("\u115f\u1175", "\u1175"),
+    ("\u3164id1", "id1"),
+    ("id\uffa01", "id1"),
+    ("\U0001d173id1", "id1"),
+    ("id\u20651", "id1"),
+    ("id1\x00\x00", "id1"),
+    ("id\x7f1\x1b", "id1"),
+    ("I\u0307", "\u0130"),
 ]
-TWO = [("id1", "ID1"), ("a b", "ab"), ("1001", "1001.0"), ("\uff21", "A"), ("\u00e9", "e")]
+TWO = [("id1", "ID1"), ("a b", "ab"), ("1001", "1001.0"), ("\uff21", "A"), ("\u00e9", "e"), ("\uff76", "\u30ab")]
 NEVER_SPLIT = "\u00a0\u3000\u0085\u2028\u2029\u2003\x1c\x1d\x1e\x1f\x0b\x0c"
 
 

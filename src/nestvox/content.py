@@ -10,12 +10,13 @@ import json
 import re
 from pathlib import Path
 
-__all__ = ["HEAD_BYTES", "content_instead", "content_instead_of"]
+__all__ = ["HEAD_BYTES", "content_instead", "content_instead_of", "or_else", "stand_in"]
 
 HEAD_BYTES = 4096
 """Bytes from the beginning of a file that are enough to tell."""
 
 _NOT_IT = "not the file itself"
+_LONGEST_POINTER = 1024  # bytes, by the specification of Git LFS
 # Texts that stand in for a file, by how they begin.
 _TEXTS = (
     (
@@ -32,7 +33,8 @@ _TEXTS = (
     ),
     (
         re.compile(
-            r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|script|title|meta)\b", re.I | re.S
+            r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|script|title|meta)(?=[\s/>])",
+            re.I | re.S,
         ),
         f"a web page (HTML), perhaps of a login, {_NOT_IT}: open its address in a browser, log in or accept the "
         "licence there, and download the file itself",
@@ -103,6 +105,38 @@ def content_instead_of(path: str | Path) -> str:
             return content_instead(handle.read(HEAD_BYTES))
     except OSError:
         return ""
+
+
+def or_else(path: str | Path, words: str) -> str:
+    """What is wrong with a binary file that its reader refuses: what it is instead, or else the reader's own words.
+
+    Args:
+        path: of a regular file.
+        words: end of a message, used where nothing is known of what the file is.
+    """
+    instead = content_instead_of(path)
+    return f"it is {instead}" if instead else words
+
+
+def stand_in(head: bytes) -> str:
+    """Say what a file that should be a text is in its place: a pointer of a repository, or a page of a server.
+
+    A pointer has few lines of few words, as a list of trials has, so ask before the text is read. Unlike
+    `content_instead` this knows only what no list, table or configuration begins with.
+
+    Args:
+        head: its first bytes, `HEAD_BYTES` of them or all.
+
+    Returns:
+        As `content_instead`.
+    """
+    text = _text(head)
+    if text is None or not (text.startswith("<") or len(text) < _LONGEST_POINTER):
+        return ""
+    if words := next((words for pattern, words in _TEXTS if pattern.match(text)), ""):
+        return words
+    message = _XML_ERROR.match(text)
+    return f"an error message of a server ({_short(message[1])}), {_NOT_IT}: fetch it again" if message else ""
 
 
 def _text(head: bytes) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from nestvox.content import HEAD_BYTES, stand_in
 from nestvox.errors import NestvoxError
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "read_limited",
     "read_text",
     "read_yaml",
+    "refuse_stand_in",
 ]
 
 ErrorMaker = Callable[[str, str], NestvoxError]
@@ -69,16 +71,17 @@ def naming(kind: type[NestvoxError]) -> ErrorMaker:
     return make
 
 
-def open_regular(path: str | Path, error: ErrorMaker, *, missing: str = "not there") -> BinaryIO:
+def open_regular(path: str | Path, error: ErrorMaker, *, missing: str = "not there", text: bool = False) -> BinaryIO:
     """Open a regular file for reading; a FIFO or a device is refused and never waited for.
 
     Args:
         path: of the file; links are followed.
         error: makes the error.
         missing: what the error says where no file is.
+        text: it should be a text, see `refuse_stand_in`.
 
     Raises:
-        NestvoxError: of `error`: not there, no regular file, or not to be opened.
+        NestvoxError: of `error`: not there, no regular file, what stands in for a text, or not to be opened.
     """
     source = os.fspath(path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -94,6 +97,9 @@ def open_regular(path: str | Path, error: ErrorMaker, *, missing: str = "not the
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise error(f"{_kind(mode)}, not a regular file; copy what it gives into a file first", source)
+        if text:
+            refuse_stand_in(os.read(descriptor, HEAD_BYTES), source, error)
+            os.lseek(descriptor, 0, os.SEEK_SET)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -156,8 +162,9 @@ def decode(raw: bytes, source: str, error: ErrorMaker) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
     Raises:
-        NestvoxError: of `error`: another encoding, with the line.
+        NestvoxError: of `error`: another encoding, with the line, or what `refuse_stand_in` refuses.
     """
+    refuse_stand_in(raw, source, error)
     if raw.startswith(_OTHER_MARKS):
         raise error("the text is UTF-16 or UTF-32; save it as UTF-8", source)
     raw = raw.removeprefix(_UTF8_MARK)
@@ -166,6 +173,21 @@ def decode(raw: bytes, source: str, error: ErrorMaker) -> str:
     except UnicodeDecodeError as why:
         line = raw[: why.start].count(b"\n") + 1
         raise error(f"the text is not UTF-8 (line {line}); save it as UTF-8", source) from why
+
+
+def refuse_stand_in(raw: bytes, source: str, error: ErrorMaker) -> None:
+    """Refuse what stands in for a text: the pointer of a repository that keeps it elsewhere, or a web page.
+
+    Args:
+        raw: the text, or its first `content.HEAD_BYTES` bytes.
+        source: name of the file.
+        error: makes the error.
+
+    Raises:
+        NestvoxError: of `error`, with what to do.
+    """
+    if instead := stand_in(raw[:HEAD_BYTES]):
+        raise error(f"it is {instead}", source)
 
 
 def read_text(

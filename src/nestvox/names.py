@@ -21,13 +21,16 @@ BYTE_ORDER_MARK = "\ufeff"
 """What some programs put before a text to say that it is Unicode."""
 
 _FIELD = re.compile(r"[^ \t]+")
-# Characters that no screen shows: joiners, direction marks, variation selectors and the byte order mark.
+# Characters that no screen shows: control characters that are no blanks (a NUL fills up names of fixed length), and
+# those that Unicode calls Default_Ignorable_Code_Point: joiners, direction marks, variation selectors, fillers of
+# Hangul syllables, the byte order mark.
 _INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
-    "\U000e0000-\U000e0fff]"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# Whatever may have another key than itself: not ASCII, or a blank or control character at an end.
-_MAY_DIFFER = r"^[\x00-\x20]|[\x00-\x20]$|[^\x00-\x7f]"
+# Whatever may have another key than itself: not ASCII, a control character, or a blank at an end.
+_MAY_DIFFER = r"[^\x20-\x7e]|^ | $"
 
 
 def name_key(text: str) -> str:
@@ -35,10 +38,11 @@ def name_key(text: str) -> str:
 
     Two names are one where they look alike: letters with marks are composed (Unicode NFC: macOS writes file names
     decomposed), characters that cannot be seen are dropped, and so are blanks at either end. Upper and lower case stay
-    two names. What is shown or written is the name itself, never its key.
+    two names, and so do half and full width: `nestvox data check` names such pairs. What is shown or written is the
+    name itself, never its key.
     """
-    if text.isascii():
-        return text.strip()
+    if text.isascii() and text.isprintable():
+        return text.strip(" ")
     # Composed again at the end: what a joiner kept apart may compose without it.
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
 

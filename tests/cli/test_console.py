@@ -27,6 +27,21 @@ def test_messages_go_to_standard_error_and_cannot_be_forged(capsys: pytest.Captu
     assert capsys.readouterr() == ("", "error: a[/x]\n  error: another\\x1b\n")
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "\0" * 100_000, "a b " * 100_000])
+def test_contents_of_files_do_not_fill_the_terminal(content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    complain(f"x.csv:1: expected three fields, got {content!r}; write three")
+    said = capsys.readouterr().err
+    assert len(said) < 20_000
+    assert said.startswith("error: x.csv:1: expected three fields, got")
+    assert said.endswith("write three\n")
+
+
+def test_the_longest_path_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(["folder"] * 580)
+    complain(f"{path}: no such file")
+    assert capsys.readouterr().err == f"error: {path}: no such file\n"
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
 def test_no_cell_is_cut_at_any_width(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int

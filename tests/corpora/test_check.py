@@ -161,6 +161,25 @@ def test_labels_between_tables(rows: list[dict], tmp_path: Path) -> None:
     assert report.findings[0].examples == ("u0: s0, s1",)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\uff76\uff9e", "\u30ac"),
+        ("\uff21\uff11", "a1"),
+        ("\u0130pek", "ipek"),
+        ("\u0130pek", "IPEK"),
+        ("J. R.", "J. R"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("\ufb01", "fi"),
+    ],
+)
+def test_names_that_differ_in_width_or_a_last_dot(rows: list[dict], tmp_path: Path, one: str, other: str) -> None:
+    rows[0]["speaker"] = rows[1]["speaker"] = one
+    rows[2]["speaker"] = rows[3]["speaker"] = other
+    report = check_corpus([table_of(rows, tmp_path)], audio=False)
+    assert kinds(report) == {"speaker-spelt-twice": ("error", 1)}
+
+
 def test_names_that_differ_in_case_or_blanks(rows: list[dict], tmp_path: Path) -> None:
     rows[1]["speaker"] = "S0"
     rows[3]["utt_id"] = "U2 "

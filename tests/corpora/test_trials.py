@@ -142,6 +142,22 @@ def test_the_hash_tells_sides_labels_and_doubles_apart() -> None:
     assert len({trials_of(rows).sha256 for rows in variants}) == 5
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "T.CSV", "t.parquet", "t.txt", "t", "t.lst"])
+def test_a_list_is_written_as_its_name_is_read(tmp_path: Path, name: str) -> None:
+    trials = trials_of(ROWS)
+    write_trials(trials, tmp_path / name)
+    assert read_trials(tmp_path / name).sha256 == trials.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"), [("t.csv", "voxceleb"), ("t.parquet", "csv"), ("t.tsv", "kaldi"), ("t.tsv", "parquet")]
+)
+def test_a_list_that_would_be_read_as_another_is_not_written(tmp_path: Path, name: str, fmt: str) -> None:
+    with pytest.raises(TrialsError, match="is read as"):
+        write_trials(trials_of(ROWS), tmp_path / name, fmt)
+    assert not (tmp_path / name).exists()
+
+
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t"
     with pytest.raises(TrialsError, match="'a b' has a blank in it; write csv or parquet"):

@@ -197,3 +197,11 @@ def test_headers_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "v.npy").write_bytes(raw)
     with pytest.raises(StoreError, match="no NumPy array"):
         read(tmp_path / "v.npy")
+
+
+def test_an_scp_whose_lines_would_break_is_not_written(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    with pytest.raises(StoreError, match="cannot name a path with a line end"), VectorWriter(folder / "v.scp") as sink:
+        sink.write(VectorBatch(["a"], np.ones((1, 2), np.float32)))
+    assert not list(folder.iterdir())

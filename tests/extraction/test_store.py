@@ -313,7 +313,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 def test_bad_store_json_is_named(tmp_path: Path, change: str) -> None:
     write(tmp_path / "s")
     (tmp_path / "s" / "store.json").write_text(change)
-    with pytest.raises(StoreError, match=r"store\.json: (not JSON|format version|malformed)"):
+    with pytest.raises(StoreError, match=r"store\.json: (not JSON|not a JSON object|format version|malformed)"):
         EmbeddingStore(tmp_path / "s")
 
 

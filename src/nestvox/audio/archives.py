@@ -21,6 +21,7 @@ from threading import Lock
 from typing import BinaryIO, cast
 
 from nestvox.audio.errors import EmptyAudioError, UnreadableAudioError
+from nestvox.content import or_else
 from nestvox.gate import open_regular
 
 __all__ = ["ArchiveMember", "file_of", "member_of", "members_in", "read_bytes"]
@@ -191,7 +192,9 @@ def members_in(archive: str | Path) -> Iterator[ArchiveMember]:
                 size = info.size if info.isreg() else None
                 yield ArchiveMember(archive, PurePosixPath(info.name).as_posix(), info.offset, size)
     except (tarfile.TarError, ValueError) as error:
-        raise UnreadableAudioError(archive, f"no tar archive, or a damaged one: {error}") from error
+        raise UnreadableAudioError(
+            archive, f"no tar archive, or a damaged one: {or_else(archive, str(error))}"
+        ) from error
     except OSError as error:
         raise UnreadableAudioError(archive, error.strerror or str(error)) from error
 

@@ -23,6 +23,7 @@ from nestvox.audio.extent import survey
 from nestvox.audio.mp3 import honest_mp3, mpeg_run
 from nestvox.audio.pieces import PieceFile
 from nestvox.audio.spans import PcmLayout, Span
+from nestvox.content import HEAD_BYTES, content_instead
 from nestvox.gate import open_regular
 
 __all__ = [
@@ -178,7 +179,10 @@ def opened(path: Place) -> Iterator[SoundStream]:
         except _RefusedError as error:
             raise UnreadableAudioError(path, str(error)) from error
         except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:
-            raise UnreadableAudioError(path, f"cannot be opened as audio: {reason(error)}") from error
+            file.seek(0)
+            instead = content_instead(file.read(HEAD_BYTES))
+            words = f"it is {instead}" if instead else reason(error)
+            raise UnreadableAudioError(path, f"cannot be opened as audio: {words}") from error
         with stream:
             _check_stream(path, stream)
             yield stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,9 @@ __all__ = ["NestvoxConsole", "complain", "console", "lines", "number", "say", "t
 
 # Of what is not a terminal: wide enough for a log, and for a person who reads it.
 _LOG_WIDTH = 120
+# Of a message: lists of names and keys fit in, contents of files do not. The longest path has 4,096 bytes.
+_LONGEST_LINE = 1 << 14
+_ENDLESS = re.compile(r"(\S{200})\S{4000,}(\S{100})")
 # A column of texts that is narrower than this is no longer read with pleasure.
 _TEXT_WIDTH = 20
 
@@ -82,8 +86,14 @@ def tell(text: str) -> None:
 
 def complain(text: object, *, kind: str = "error") -> None:
     """Write a message to standard error; further lines are set in, so that none can pass for another message."""
-    message = "\n  ".join(shown(line) for line in str(text).split("\n"))
+    message = "\n  ".join(_shortened(shown(line)) for line in str(text).split("\n"))
     console(stderr=True).print(Text(f"{kind}: {message}"), soft_wrap=True)
+
+
+def _shortened(line: str) -> str:
+    """Leave out the middle of words and lines that only a damaged file has: they would fill a terminal many times."""
+    words = _ENDLESS.sub(lambda word: f"{word[1]}...{word[2]}", line)
+    return words if len(words) <= _LONGEST_LINE else f"{words[: _LONGEST_LINE // 2]} ... {words[-_LONGEST_LINE // 4 :]}"
 
 
 def lines(texts: Iterable[object]) -> Text:

@@ -116,15 +116,18 @@ def trials(
     seed: Annotated[int | None, typer.Option(help="Of the draw; 0 by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
     name_by: Annotated[_NameBy, typer.Option(help="What stands for an utterance in the list.")] = _NameBy.utt_id,
-    fmt: Annotated[_Format, typer.Option("--format", help="Of the list.")] = _Format.voxceleb,
+    fmt: Annotated[
+        _Format | None, typer.Option("--format", help="Of the list; default: that of its suffix, else voxceleb.")
+    ] = None,
     json_file: _Json = None,
 ) -> None:
     """Generate a balanced trial list: the same table and seed give the same list on every machine."""
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.generate import PRESETS, Preset, generate_trials, usual_counts
-    from nestvox.corpora.trials import write_trials
+    from nestvox.corpora.trials import format_to_write, write_trials
     from nestvox.corpora.utterances import read_utterances
 
+    written_as = format_to_write(out, fmt and fmt.value)
     given = n_target is not None or n_nontarget is not None or seed is not None
     if preset is not None:
         if given:
@@ -151,7 +154,7 @@ def trials(
             name_by=name_by.value,
             progress=progress,
         )
-    write_trials(drawn, out, fmt.value)
+    write_trials(drawn, out, written_as)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
     print_rows(summary)
     write_json(json_file, summary)

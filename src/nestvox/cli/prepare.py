@@ -203,7 +203,7 @@ def cnceleb(
     root: Annotated[Path, typer.Argument(help="Folder of CN-Celeb1 or 2, with data and eval.")],
     out: _Out,
     *,
-    trials_out: Annotated[Path | None, typer.Option(help="Where the official trials go, as VoxCeleb's.")] = None,
+    trials_out: Annotated[Path | None, typer.Option(help="Where the official trials go.")] = None,
     durations: _Durations = False,
     workers: _Workers = 8,
     synthetic: _Synthetic = False,
@@ -212,15 +212,17 @@ def cnceleb(
     """Make a table of CN-Celeb, named as in its official list."""
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.cnceleb import prepare_cnceleb
-    from nestvox.corpora.trials import write_trials
+    from nestvox.corpora.trials import format_to_write, write_trials
 
+    if trials_out is not None:
+        format_to_write(trials_out)
     journal = _journal(out)
     with progress_bar("searching", "folders") as progress:
         prepared = prepare_cnceleb(root, durations=durations, journal=journal, workers=workers, progress=progress)
     if trials_out is not None:
         if prepared.trials is None:
             raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
-        write_trials(prepared.trials, trials_out, "voxceleb")
+        write_trials(prepared.trials, trials_out)
     _finish(prepared, out, json_file, synthetic=synthetic, journal=journal)
 
 

@@ -6,6 +6,7 @@ An error is something that makes a number wrong or a run fail; a warning is some
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -186,12 +187,12 @@ def _labels(rows: pl.DataFrame) -> Iterator[Finding]:
     yield from _found("utterance-in-two-tables", "error", "utterance ids stand in several tables", twice["utt_id"])
     for column in ("speaker", "utt_id"):
         names = rows[column].unique(maintain_order=True)
-        folded = pl.DataFrame({"name": names, "folded": [" ".join(name.casefold().split()) for name in names]})
+        folded = pl.DataFrame({"name": names, "folded": [_folded(name) for name in names]})
         alike = folded.group_by("folded", maintain_order=True).agg("name").filter(pl.col("name").list.len() > 1)
         yield from _found(
             f"{column.replace('_', '-')}-spelt-twice",
             "error",
-            f"values of {column} differ only in case or blanks: one of each group is most likely a slip",
+            f"values of {column} differ in case, blanks, width or a last dot only: one of them is most likely a slip",
             (" / ".join(repr(name) for name in group) for group in alike["name"]),
         )
     per_speaker = rows.group_by("speaker", maintain_order=True).len()
@@ -201,6 +202,13 @@ def _labels(rows: pl.DataFrame) -> Iterator[Finding]:
         "speakers have a single utterance: they give no target trials and no within-speaker variation",
         per_speaker.filter(pl.col("len") == 1)["speaker"],
     )
+
+
+def _folded(name: str) -> str:
+    """What names that one keyboard, input method or file system makes of each other have in common."""
+    wide = unicodedata.normalize("NFKC", name).casefold()
+    # Windows drops dots at the end of a folder's name; a dotted i in capitals keeps its dot when it is made small.
+    return " ".join(wide.replace("i\u0307", "i").split()).rstrip(". ") or name
 
 
 def _splits(rows: pl.DataFrame) -> Iterator[Finding]:

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nestvox.atomic import write_bytes
+from nestvox.content import or_else
 from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
-from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes
+from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes, refuse_stand_in
 from nestvox.names import name_key, split_fields, split_lines
 
 __all__ = [
@@ -61,9 +62,10 @@ def read_text(path: Path, kind: LocatedError) -> str:
     """Read a file as UTF-8, or as UTF-16 where a byte order mark says so; line ends as they are, the mark dropped.
 
     Raises:
-        kind: no regular file, or the text is not UTF-8; with the line.
+        kind: no regular file, what stands in for one, or the text is not UTF-8; with the line.
     """
     raw = read_bytes(path, located(kind), most_bytes=MOST_TEXT_BYTES, missing="no such file")
+    refuse_stand_in(raw, str(path), located(kind))
     wide = raw.startswith(_UTF16_MARKS) and not raw.startswith(codecs.BOM_UTF32_LE)
     raw = raw.removeprefix(_UTF8_MARK)
     try:
@@ -93,7 +95,7 @@ def read_parquet(path: Path, kind: LocatedError) -> pl.DataFrame:
         return pl.DataFrame(pl.from_arrow(pa.Table.from_arrays(table.columns, names=table.column_names)))
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, *_UNREADABLE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise kind(f"not a Parquet file, or a damaged one: {reason}", source=path) from error
+        raise kind(f"not a Parquet file, or a damaged one: {or_else(path, reason)}", source=path) from error
 
 
 def _named(fields: pa.Schema | pa.DataType) -> None:
@@ -243,7 +245,8 @@ def _records(text: str, delimiter: str, path: Path, kind: LocatedError) -> Itera
                 raise kind(f"{len(record)} fields, the header has {width}", source=path, line=reader.line_num)
             yield reader.line_num, record
     except csv.Error as error:
-        raise kind(str(error), source=path, line=reader.line_num) from error
+        hint = ": is a quote opened there and never closed?" if "limit" in str(error) else ""
+        raise kind(f"{error}{hint}", source=path, line=reader.line_num) from error
 
 
 def write_frame(frame: pl.DataFrame, path: Path, fmt: Literal["csv", "parquet"], **options: Any) -> None:

@@ -25,12 +25,13 @@ from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import TrialsError
 from nestvox.names import key_column
 
-__all__ = ["FORMATS", "Trials", "read_scores", "read_trials", "write_trials"]
+__all__ = ["FORMATS", "Trials", "format_to_write", "read_scores", "read_trials", "write_trials"]
 
 FORMATS = ("csv", "kaldi", "parquet", "voxceleb", "voxsrc")
 """Names of the formats, for `fmt`."""
 
 _SIDES = ("enrol", "test")
+_BY_SUFFIX = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _NUMBERS = {word: label for word, label in LABELS.items() if word[0] in "01"}
 _LAST = {**_NUMBERS, "target": True, "nontarget": False}
 _HEADERS = {("enrol", "test"), ("enroll", "test"), ("label", "enrol"), ("target", "enrol")}
@@ -124,9 +125,7 @@ def read_trials(path: str | Path, fmt: str | None = None) -> Trials:
     path = Path(path)
     if fmt is not None and fmt not in FORMATS:
         raise TrialsError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}", source=path)
-    suffix = path.suffix.lower()
-    if fmt is None and suffix in {".csv", ".tsv", ".parquet"}:
-        fmt = "parquet" if suffix == ".parquet" else "csv"
+    fmt = fmt or _BY_SUFFIX.get(path.suffix.lower())
     if fmt in {"csv", "parquet"}:
         frame, lines = read_headed(path, TrialsError, parquet=fmt == "parquet")
         if not frame.height:
@@ -186,26 +185,46 @@ def _labelled(path: Path, table: pl.DataFrame, fmt: str | None, line: int) -> st
     return "kaldi" if kaldi else "voxceleb"
 
 
-def write_trials(trials: Trials, path: str | Path, fmt: str = "voxceleb") -> None:
+def format_to_write(path: str | Path, fmt: str | None = None) -> str:
+    """Return the format in which a list is written to a path, so that `read_trials` finds it out again.
+
+    Args:
+        path: the file.
+        fmt: one of `FORMATS`; None: that of the suffix, ``voxceleb`` where that says nothing.
+
+    Raises:
+        TrialsError: another format, or a suffix by which the list would be read as another.
+    """
+    if fmt is not None and fmt not in FORMATS:
+        raise TrialsError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}", source=path)
+    suffix = Path(path).suffix.lower()
+    read_as = _BY_SUFFIX.get(suffix)
+    if fmt is not None and read_as is not None and read_as != fmt:
+        raise TrialsError(f"a list called {suffix} is read as {read_as}, not as {fmt}: name it .txt", source=path)
+    return fmt or read_as or "voxceleb"
+
+
+def write_trials(trials: Trials, path: str | Path, fmt: str | None = None) -> None:
     """Write a trial list whole or not at all.
 
     Args:
         trials: the list, written in its order.
         path: the file.
-        fmt: one of `FORMATS`; ``voxsrc`` leaves the labels out where all are unknown.
+        fmt: see `format_to_write`; ``voxsrc`` leaves the labels out where all are unknown.
 
     Raises:
-        TrialsError: another format, names with blanks or missing labels in a format that cannot have them.
+        TrialsError: what `format_to_write` refuses, names with blanks or missing labels in a format that cannot have
+            them.
     """
     path = Path(path)
-    if fmt not in FORMATS:
-        raise TrialsError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}", source=path)
+    fmt = format_to_write(path, fmt)
     frame = trials.frame
     if fmt == "parquet":
         write_frame(frame, path, "parquet")
         return
-    if fmt == "csv":
-        write_frame(frame.with_columns(pl.col("target").cast(pl.Int8)), path, "csv")
+    if fmt == "csv":  # `Trials` have no names with tabs or line ends
+        tabs = {"separator": "\t", "quote_style": "never"} if path.suffix.lower() == ".tsv" else {}
+        write_frame(frame.with_columns(pl.col("target").cast(pl.Int8)), path, "csv", **tabs)
         return
     for name in _SIDES:
         blank = frame[name].str.contains(r"(?-u:\s)").arg_true()  # blanks of other scripts divide nothing

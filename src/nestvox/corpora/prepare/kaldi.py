@@ -127,7 +127,7 @@ class _Segment:
 
 def _pairs(path: Path) -> list[tuple[str, str, str, int]]:
     """Read key, name, rest of the line, and line number; keys are unique."""
-    if not path.is_file():
+    if not path.exists():
         raise TableError("no such file; a kaldi data directory has wav.scp and utt2spk", source=path)
     pairs: list[tuple[str, str, str, int]] = []
     seen: dict[str, int] = {}
@@ -146,7 +146,7 @@ def _pairs(path: Path) -> list[tuple[str, str, str, int]]:
 
 
 def _optional_pairs(path: Path) -> list[tuple[str, str, str, int]]:
-    return _pairs(path) if path.is_file() else []
+    return _pairs(path) if path.exists() else []
 
 
 def _audio_file(value: str, path: Path, line: int) -> str:
@@ -169,7 +169,7 @@ def _audio_file(value: str, path: Path, line: int) -> str:
 
 def _segments(path: Path) -> dict[str, _Segment] | None:
     """Segments by the key of their utterance; None where there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return None
     segments: dict[str, _Segment] = {}
     sides: dict[str, tuple[str, int]] = {}

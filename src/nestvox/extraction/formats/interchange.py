@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path
+from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
 from nestvox.extraction.formats.kaldi_ark import ArkSink, iter_ark, iter_scp
 from nestvox.extraction.formats.numpy_files import NpySink, NpzSink, iter_npy, iter_npz, npy_shape, npz_shape
@@ -389,7 +390,7 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
             _ = file.schema_arrow.names  # which may be no text
         except _NO_PARQUET as error:
-            raise StoreError(f"{path}: no Parquet file, or truncated ({_first_line(error)})") from error
+            raise StoreError(f"{path}: no Parquet file, or truncated: {or_else(path, _first_line(error))}") from error
         if values > _MOST_RATIO * size + _MOST_VALUES:
             raise StoreError(f"{path}: {size:,} bytes that promise {values:,} values: no vectors compress so far")
         with file:

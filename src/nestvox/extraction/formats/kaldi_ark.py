@@ -44,7 +44,7 @@ def iter_ark(path: Path) -> Iterator[Entry]:
     Raises:
         StoreError: truncated, not an archive, or an entry that is no float vector; file and entry are named.
     """
-    with open_regular(path, naming(StoreError), missing="no such file") as handle:
+    with open_regular(path, naming(StoreError), missing="no such file", text=True) as handle:
         row = 0
         while (key := _read_key(handle, path, row)) is not None:
             yield key, _read_value(handle, f"{path}: entry {key!r} (row {row})")
@@ -60,7 +60,7 @@ def iter_scp(path: Path) -> Iterator[Entry]:
     """
     handles: dict[str, BinaryIO] = {}
     try:
-        raw = open_regular(path, naming(StoreError), missing="no such file")
+        raw = open_regular(path, naming(StoreError), missing="no such file", text=True)
         with TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip(_BLANKS):
@@ -96,6 +96,10 @@ class ArkSink:
     """
 
     def __init__(self, ark: Path, scp: Path, final_ark: Path) -> None:
+        if any(letter in str(final_ark.absolute()) for letter in "\r\n"):
+            raise StoreError(
+                f"{final_ark}: an .scp has a line for every vector, and cannot name a path with a line end"
+            )
         self._ark = ark.open("wb")
         self._scp = scp.open("w", encoding="utf-8", newline="\n")
         self._final = final_ark.absolute()

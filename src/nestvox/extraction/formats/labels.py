@@ -37,8 +37,6 @@ def read_labels(path: str | Path, source: str | Path) -> pl.Series:
             another speaker.
     """
     path = Path(path)
-    if not path.is_file():
-        raise TableError("no such file", source=path)
     if path.suffix.lower() not in _TABLES:
         return _of_lines(path, source)
     names = _names_of(source)
@@ -95,7 +93,7 @@ def _of_lines(path: Path, source: str | Path) -> pl.Series:
 def _read_lines(path: Path) -> pl.Series:
     """Lines as names are compared, read in blocks: ten million Python strings would need a gigabyte."""
     speakers = pl.Series("speaker", [], pl.String)
-    with open_regular(path, located(TableError), missing="no such file") as raw:
+    with open_regular(path, located(TableError), missing="no such file", text=True) as raw:
         try:
             file = TextIOWrapper(raw, encoding="utf-8-sig", newline="\n")
             while block := [name_key(line) or None for line in islice(file, _BATCH_ROWS)]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
 from nestvox.gate import naming, open_regular
 
@@ -71,7 +72,7 @@ class _Array:
             with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
                 self.shape, fortran, self.dtype = read_header(header)
         except Exception as error:  # a header is an expression of Python, which fails in every way there is
-            raise StoreError(f"{where}: no NumPy array ({_first_line(error)})") from error
+            raise StoreError(f"{where}: no NumPy array: {or_else(where, _first_line(error))}") from error
         _refuse_kind(self, fortran=fortran, kinds=kinds, ndim=ndim)
         row_bytes = self.dtype.itemsize * (self.shape[1] if ndim == 2 else 1)
         needed = header.getbuffer().nbytes + self.shape[0] * row_bytes
@@ -258,7 +259,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = zipfile.ZipFile(handle)
         except _DAMAGED as error:
-            raise StoreError(f"{path}: no .npz file, or truncated ({_first_line(error)})") from error
+            raise StoreError(f"{path}: no .npz file, or truncated: {or_else(path, _first_line(error))}") from error
         size = os.fstat(handle.fileno()).st_size
         unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > _MOST_RATIO * size + _MOST_BLOCK_BYTES:

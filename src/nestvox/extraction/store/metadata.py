@@ -151,7 +151,9 @@ def read_metadata(path: str | Path) -> StoreMetadata:
             raise StoreError(f"{path} is a file, not the folder of an embedding store")
         raise StoreError(f"{path} is no embedding store: it has no {STORE_FILE}")
     content = read_json(file, _refusal)
-    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise _refusal("not a JSON object", str(file))
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreError(
             f"{file}: format version {str(version)[:40]!r}, this nestvox reads {FORMAT_VERSION}; "

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
 from nestvox.extraction.store.metadata import STORE_FILE, FailedUtterance, ShardRecord, StoreMetadata
 from nestvox.gate import decode, open_regular, parse_json
@@ -220,7 +221,8 @@ class OpenShard:
         try:
             yield
         except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeError, struct.error) as error:
-            raise corrupt(self.file, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise corrupt(self.file, or_else(self.file, reason)) from error
 
 
 def _is_compressed(message: pa.ipc.Message) -> bool:
