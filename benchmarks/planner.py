@@ -112,7 +112,7 @@ def power(plan: tuple[float, float, int], n_studies: int, seed: int) -> dict[str
         a, b, targets, *sides = study(
             made.speakers_needed, per_speaker, per_speaker, np.random.default_rng((seed, 2, number)), rates
         )
-        error = standard_error(eer_influence(b, targets) - eer_influence(a, targets), *sides)
+        error = standard_error(eer_influence(error_curve(b, targets)) - eer_influence(error_curve(a, targets)), *sides)
         found += abs(rate_of(b, targets) - rate_of(a, targets)) > 1.96 * error
     return {
         "eer": rate,

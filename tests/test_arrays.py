@@ -71,9 +71,9 @@ REAL: dict[str, tuple[Callable[[Any], Any], np.ndarray]] = {
     "holm": (metrics.holm, np.array([0, 1, 1, 0])),
     "p_miss_at": (CURVE.p_miss_at, np.array([0, 1, 0])),
     "fit_threshold": (lambda x: fit_threshold(x, TARGETS, ENROL, TEST, DecisionRule("eer"), **DRAWS).point, SCORES),
-    "eer_influence": (lambda x: eer_influence(x, TARGETS), SCORES),
-    "auc_influence": (lambda x: auc_influence(x, TARGETS), SCORES),
-    "cllr_influence": (lambda x: cllr_influence(x, TARGETS), SCORES),
+    "eer_influence": (lambda x: eer_influence(metrics.error_curve(x, TARGETS)), SCORES),
+    "auc_influence": (lambda x: auc_influence(metrics.error_curve(x, TARGETS)), SCORES),
+    "cllr_influence": (lambda x: cllr_influence(metrics.error_curve(x, TARGETS)), SCORES),
     "standard_error": (lambda x: standard_error(x, ENROL, TEST), SCORES),
     "speaker_correlation": (lambda x: metrics.speaker_correlation(x, TARGETS, ENROL, TEST), SCORES),
     "system_correlation": (lambda x: metrics.system_correlation(x, OTHER, TARGETS, ENROL, TEST), SCORES),
@@ -196,7 +196,7 @@ def test_huge_names_are_no_numbers_of_speakers(function: Callable[[Any, Any], An
     "labels", [TARGETS.astype(int), TARGETS.astype(object), TARGETS.astype(str), [], TARGETS[None]]
 )
 def test_labels_are_booleans(labels: Any) -> None:
-    for function in (metrics.error_curve, metrics.fit_calibration, eer_influence):
+    for function in (metrics.error_curve, metrics.fit_calibration):
         with pytest.raises(NestvoxError, match="booleans"):
             function(SCORES, labels)
     with pytest.raises(NestvoxError, match="booleans"):

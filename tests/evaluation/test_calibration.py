@@ -21,7 +21,7 @@ def calibrated() -> tuple[np.ndarray, np.ndarray]:
 def test_bins_are_those_of_isotonic_regression(calibrated):
     isotonic = pytest.importorskip("sklearn.isotonic")
     scores, targets = calibrated
-    found = calibration_curve(None, scores, targets, llr=True)
+    found = calibration_curve(None, error_curve(scores, targets), llr=True)
     fitted = isotonic.isotonic_regression(targets[np.argsort(scores)].astype(float))
     of_bin = np.array(found.bin_target) / (np.array(found.bin_target) + np.array(found.bin_nontarget))
     counts = np.array(found.bin_target) + np.array(found.bin_nontarget)
@@ -38,12 +38,12 @@ def test_bins_are_those_of_isotonic_regression(calibrated):
 
 def test_right_llrs_have_a_small_loss_and_scaled_ones_a_large_one(calibrated):
     scores, targets = calibrated
-    right = calibration_curve(None, scores, targets, llr=True)
+    right = calibration_curve(None, error_curve(scores, targets), llr=True)
     assert right.cllr == cllr(error_curve(scores, targets))
     assert right.min_cllr <= right.cllr_affine <= right.cllr < right.min_cllr + 0.02
     assert right.affine_scale == pytest.approx(1, abs=0.1)
     assert right.affine_offset == pytest.approx(0, abs=0.2)
-    bold = calibration_curve(None, 4 * scores, targets, llr=True)
+    bold = calibration_curve(None, error_curve(4 * scores, targets), llr=True)
     assert bold.cllr > right.cllr + 0.1
     assert bold.calibration_error > 3 * right.calibration_error
     # Order and the affine fit do not care for the scale.
@@ -54,7 +54,7 @@ def test_right_llrs_have_a_small_loss_and_scaled_ones_a_large_one(calibrated):
 
 def test_the_calibration_error_spelled_out():
     scores, targets = np.array([-1.0, 0.0, 1.0, 2.0]), np.array([False, True, False, True])
-    found = calibration_curve(None, scores, targets, llr=True)
+    found = calibration_curve(None, error_curve(scores, targets), llr=True)
     # Bins: {-1} without targets, {0, 1} with one of each, {2} without non-targets.
     assert found.bin_llr == (-np.inf, 0.0, np.inf)
 
@@ -68,7 +68,7 @@ def test_the_calibration_error_spelled_out():
 
 def test_a_cosine_is_not_judged_as_a_llr(calibrated):
     scores, targets = calibrated
-    found = calibration_curve(64, scores / 20, targets, llr=False)
+    found = calibration_curve(64, error_curve(scores / 20, targets), llr=False)
     assert found.cllr is None
     assert found.act_dcf is None
     assert found.bayes_actual == ()
@@ -80,7 +80,7 @@ def test_a_cosine_is_not_judged_as_a_llr(calibrated):
 def test_scores_without_a_map(turned):
     targets = np.repeat([True, False], 50)
     scores = -targets.astype(float) + np.tile([0.0, 0.1], 50) if turned else np.zeros(100)
-    found = calibration_curve(None, scores, targets, llr=False)
+    found = calibration_curve(None, error_curve(scores, targets), llr=False)
     assert (found.affine_scale, found.cllr_affine, found.calibration_error, found.bayes_affine) == (
         None,
         None,

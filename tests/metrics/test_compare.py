@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import auc, cllr, dcf_at, eer, error_curve, min_dcf
 from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed, refuse_copied_series
+from nestvox.metrics.det_band import det_band
 from nestvox.metrics.influence import (
+    Clusters,
     auc_influence,
     by_speaker,
     cllr_influence,
@@ -192,8 +194,8 @@ def test_holm_rejects_what_the_steps_reject(p_values):
 @pytest.mark.parametrize(
     ("figure", "influence_of"),
     [
-        (lambda curve: min_dcf(curve, 0.2).value, lambda a, t: min_dcf_influence(a, t, p_target=0.2)),
-        (lambda curve: dcf_at(curve, 0.7, 0.2), lambda a, t: dcf_influence(a, t, 0.7, p_target=0.2)),
+        (lambda curve: min_dcf(curve, 0.2).value, lambda curve: min_dcf_influence(curve, p_target=0.2)),
+        (lambda curve: dcf_at(curve, 0.7, 0.2), lambda curve: dcf_influence(curve, 0.7, p_target=0.2)),
         (auc, auc_influence),
         (cllr, cllr_influence),
     ],
@@ -201,7 +203,7 @@ def test_holm_rejects_what_the_steps_reject(p_values):
 def test_influence_is_the_derivative(figure, influence_of):
     a, _, targets, enrol, test = two_systems(9, 4)
     a = a.round(1)  # ties
-    of_trial = influence_of(a, targets)
+    of_trial = influence_of(error_curve(a, targets))
     assert of_trial.sum() == pytest.approx(0, abs=1e-12)
     influence = by_speaker(of_trial, enrol, test)
     for speaker in range(9):
@@ -231,27 +233,52 @@ def test_standard_error_sums_over_all_two_trials_that_share_a_speaker():
 
 
 def test_standard_errors_are_the_spread_over_samples_of_speakers():
-    rates, errors, cost_errors, costs, areas, area_errors = [], [], [], [], [], []
+    rates, errors, cost_errors, costs, areas, area_errors, misses, bands = [], [], [], [], [], [], [], []
     for seed in range(150):
-        a, _, *rest = two_systems(60, 500 + seed, n_target=15, n_nontarget=40)
-        rates.append(eer(error_curve(a, rest[0])).rate)
-        errors.append(standard_error(eer_influence(a, rest[0]), *rest[1:]))
-        areas.append(auc(error_curve(a, rest[0])))
-        area_errors.append(standard_error(auc_influence(a, rest[0]), *rest[1:]))
-        costs.append(min_dcf(error_curve(a, rest[0]), 0.3).value)
-        cost_errors.append(standard_error(min_dcf_influence(a, rest[0], p_target=0.3), *rest[1:]))
+        a, _, targets, *sides = two_systems(60, 500 + seed, n_target=15, n_nontarget=40)
+        curve = error_curve(a, targets)
+        rates.append(eer(curve).rate)
+        errors.append(standard_error(eer_influence(curve), *sides))
+        areas.append(auc(curve))
+        area_errors.append(standard_error(auc_influence(curve), *sides))
+        costs.append(min_dcf(curve, 0.3).value)
+        cost_errors.append(standard_error(min_dcf_influence(curve, p_target=0.3), *sides))
+        missed, low, high = det_band(curve, Clusters(*sides), [0.02, 0.05], 0.95)
+        misses.append(missed)
+        logits = np.log(high / (1 - high)) - np.log(low / (1 - low))
+        bands.append(logits / 2 / student_quantile(0.975, 59) * missed * (1 - missed))
     # The spread of 150 samples is known to 6 %.
     assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.2)
     assert np.mean(cost_errors) == pytest.approx(np.std(costs), rel=0.2)
     assert np.mean(area_errors) == pytest.approx(np.std(areas), rel=0.2)
+    np.testing.assert_allclose(np.mean(bands, axis=0), np.std(misses, axis=0), rtol=0.2)
 
 
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 19, 39, 250, 1999])
-def test_student_quantiles_equal_scipy(df):
-    stats = pytest.importorskip("scipy.stats")
-    for p in (0.025, 0.3, 0.5, 0.9, 0.975, 0.9995):
-        assert student_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), abs=1e-9, rel=1e-9)
-    assert student_quantile(0.975, 5000) == pytest.approx(stats.t.ppf(0.975, 5000), abs=1e-3)
+@pytest.mark.parametrize("few", [1, 3, 1000])
+def test_the_band_counts_what_its_influences_say(monkeypatch, few):
+    """Trials counted by speaker and threshold, small groups and large, against one trial after the other."""
+    monkeypatch.setattr("nestvox.metrics.det_band._FEW", few)
+    monkeypatch.setattr("nestvox.metrics.det_band._CELLS", 40)
+    scores, _, targets, enrol, test = two_systems(9, 4)
+    curve = error_curve(scores.round(1), targets)
+    grid = np.array([0.4, 0.02, 0.2])
+    missed, low, high = det_band(curve, Clusters(enrol, test), grid)
+    np.testing.assert_allclose(missed, curve.p_miss_at(grid))
+    for rate, miss, *ends in zip(grid, missed, low, high, strict=True):
+        threshold = min(t for t, fa in zip(curve.thresholds, curve.p_fa, strict=True) if fa <= rate)
+        above, below = curve.p_miss_at([1.5 * rate, 0.5 * rate])
+        accepted = curve.scores >= threshold
+        of_miss = np.where(targets, ~accepted - np.mean(~accepted[targets]), 0) / targets.sum()
+        of_fa = np.where(targets, 0, accepted - np.mean(accepted[~targets])) / (~targets).sum()
+        error = standard_error(of_miss + (below - above) / rate * of_fa, enrol, test)
+        np.testing.assert_allclose(ends, logit_interval(miss, error, 9))
+
+
+def test_student_quantiles_are_those_of_printed_tables():
+    # R. A. Fisher and F. Yates, "Statistical tables", table III, and the normal distribution.
+    for p, df, expected in ((0.975, 1, 12.706), (0.975, 10, 2.228), (0.995, 30, 2.750), (0.025, 5, -2.571)):
+        assert student_quantile(p, df) == pytest.approx(expected, abs=5e-4)
+    assert student_quantile(0.975, 10**6) == pytest.approx(1.959964, abs=1e-5)
     with pytest.raises(NestvoxError, match="degree"):
         student_quantile(0.5, 0)
 

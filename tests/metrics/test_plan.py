@@ -186,7 +186,9 @@ def test_planned_studies_find_the_difference_as_often_as_planned():
     for seed in range(400):
         a, b, *rest = study(made.speakers_needed, 12, 12, 5000 + seed)
         difference = eer(error_curve(b, rest[0])).rate - eer(error_curve(a, rest[0])).rate
-        error = standard_error(eer_influence(b, rest[0]) - eer_influence(a, rest[0]), *rest[1:])
+        error = standard_error(
+            eer_influence(error_curve(b, rest[0])) - eer_influence(error_curve(a, rest[0])), *rest[1:]
+        )
         found += abs(difference) > 1.96 * error
     # 80 % of 400 has standard deviation 2 %.
     assert found / 400 == pytest.approx(0.8, abs=0.06)

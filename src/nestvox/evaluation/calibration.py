@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from nestvox.errors import ScoresError
 from nestvox.metrics import (
+    Calibration,
+    ErrorCurve,
     act_dcf,
     bayes_error_curve,
     cllr,
-    error_curve,
     fit_calibration,
     min_cllr,
     pav,
 )
+from nestvox.metrics.bayes_error import bayes_errors
+from nestvox.metrics.curves import SortedScores
 
 __all__ = ["CalibrationCurve", "calibration_curve"]
 
@@ -79,33 +82,28 @@ class CalibrationCurve:
 
 
 def calibration_curve(
-    dim: int | None,
-    scores: Floats,
-    targets: NDArray[np.bool_],
-    *,
-    llr: bool,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
+    dim: int | None, curve: ErrorCurve, point: tuple[float, float, float] = (0.05, 1.0, 1.0), *, llr: bool
 ) -> CalibrationCurve:
     """Set the scores beside their best non-decreasing and their best affine map.
 
     Args:
         dim: prefix length that the scores were made with.
-        scores: (N,) finite.
-        targets: (N,) labels, both classes.
+        curve: of N trials.
+        point: prior and both costs of `act_dcf`.
         llr: the scores are log likelihood ratios in nats.
-        p_target: of `act_dcf`.
-        c_miss: of `act_dcf`.
-        c_fa: of `act_dcf`.
 
     Raises:
-        ScoresError, TrialsError, NestvoxError: as `error_curve` and `act_dcf`.
+        NestvoxError: as `act_dcf`.
     """
-    curve = error_curve(scores, targets)
+    scores, targets = curve.trials
     bins = pav(curve)
-    scale, offset, affine = _affine(scores, targets)
-    affine_curve = None if affine is None else error_curve(affine, targets)
+    fitted = _affine(scores, targets)
+    affine, affine_curve = None, None
+    if fitted is not None:  # on the trials of the fit, so nothing is bounded
+        affine = fitted.affine(scores)
+        # The map rises, so what it makes of sorted scores is sorted.
+        sides = [SortedScores(fitted.affine(side.values)) for side in (curve.target, curve.nontarget)]
+        affine_curve = ErrorCurve(sides[0], sides[1])
     said = scores if llr else affine
     minimum = bayes_error_curve(curve)
     last = np.searchsorted(curve.thresholds, np.append(bins.lowest[1:], np.inf)) - 1
@@ -117,26 +115,25 @@ def calibration_curve(
         bin_llr=_numbers(bins.llr),
         bin_target=tuple(int(count) for count in bins.n_target),
         bin_nontarget=tuple(int(count) for count in bins.n_nontarget),
-        affine_scale=scale,
-        affine_offset=offset,
+        affine_scale=None if fitted is None else fitted.scale,
+        affine_offset=None if fitted is None else fitted.offset,
         min_cllr=min_cllr(curve),
         cllr=cllr(curve) if llr else None,
         cllr_affine=None if affine_curve is None else cllr(affine_curve),
-        act_dcf=act_dcf(curve, p_target, c_miss, c_fa).value if llr else None,
+        act_dcf=act_dcf(curve, *point).value if llr else None,
         calibration_error=None if said is None else _calibration_error(said, scores, targets, bins.lowest, bins.llr),
         prior_log_odds=_numbers(minimum.prior_log_odds),
         bayes_minimum=_numbers(minimum.minimum),
         bayes_actual=_numbers(minimum.actual) if llr else (),
-        bayes_affine=() if affine_curve is None else _numbers(bayes_error_curve(affine_curve).actual),
+        bayes_affine=() if affine_curve is None else _numbers(bayes_errors(affine_curve, minimum.prior_log_odds)),
     )
 
 
-def _affine(scores: Floats, targets: NDArray[np.bool_]) -> tuple[float | None, float | None, Floats | None]:
+def _affine(scores: Floats, targets: NDArray[np.bool_]) -> Calibration | None:
     try:
-        found = fit_calibration(scores, targets)
+        return fit_calibration(scores, targets)
     except ScoresError:  # all equal, or higher means different: there is no such map
-        return None, None, None
-    return found.scale, found.offset, found.affine(scores)  # on the trials of the fit, so nothing is bounded
+        return None
 
 
 def _calibration_error(

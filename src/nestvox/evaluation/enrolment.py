@@ -26,7 +26,7 @@ from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics import eer, error_curve
 from nestvox.metrics.bootstrap import seeded
-from nestvox.metrics.influence import eer_influence, logit_interval, standard_error, student_quantile
+from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, student_quantile
 from nestvox.metrics.thresholds import wilson_interval
 from nestvox.model.threshold import DurationClass
 from nestvox.progress import Progress, silent
@@ -344,15 +344,16 @@ def _row(
     used, both = np.unique(np.concatenate([enrol, test]), return_inverse=True)
     sides = np.split(both.astype(np.int64), 2)
     n_speakers = len(np.unique(enrol))
-    rate = eer(error_curve(scores, targets)).rate
-    influence = eer_influence(scores, targets)
-    low, high = logit_interval(rate, standard_error(influence, *sides), n_speakers, confidence)
+    curve, clusters = error_curve(scores, targets), Clusters(*sides)
+    rate, influence = eer(curve).rate, eer_influence(curve)
+    low, high = logit_interval(rate, clusters.standard_error(influence), n_speakers, confidence)
     if rate == 0:  # no standard error says how rare errors are
         high = wilson_interval(0, n_speakers, confidence).high
     found: dict[str, Any] = {}
     if earlier is not None:
-        change = rate - eer(error_curve(earlier, targets)).rate
-        error = standard_error(influence - eer_influence(earlier, targets), *sides)
+        before = error_curve(earlier, targets)
+        change = rate - eer(before).rate
+        error = clusters.standard_error(influence - eer_influence(before))
         reach = student_quantile((1 + confidence) / 2, max(1, min(len(used), n_speakers) - 1)) * error
         found = {"against": against, "change": change, "change_low": change - reach, "change_high": change + reach}
     return EnrolmentRow(length, count, n_speakers, int(targets.sum()), int((~targets).sum()), rate, low, high, **found)

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.evaluation.settings import Settings
-from nestvox.metrics import act_dcf, auc, cllr, error_curve, min_dcf
+from nestvox.metrics import ErrorCurve, act_dcf, auc, cllr, min_dcf
 from nestvox.metrics.dcf import P_TARGETS
 from nestvox.metrics.influence import (
+    Clusters,
     auc_influence,
     cllr_influence,
     dcf_influence,
     logit_interval,
     min_dcf_influence,
-    standard_error,
     student_quantile,
 )
 
@@ -64,9 +64,8 @@ def reachable_fars(n_nontarget: int) -> tuple[float, ...]:
 
 def further_figures(
     dim: int | None,
-    scores: NDArray[np.float64],
-    targets: NDArray[np.bool_],
-    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    curve: ErrorCurve,
+    clusters: Clusters,
     settings: Settings,
     misses: Sequence[tuple[float, float, float, float]],
     *,
@@ -76,27 +75,24 @@ def further_figures(
 
     Args:
         dim: prefix length.
-        scores: (N,) finite.
-        targets: (N,) labels, both classes.
-        sides: (N,) speaker of either side, 0 to S - 1, two or more.
+        curve: of N trials.
+        clusters: their speakers, two or more.
         settings: operating point, shown beside the usual ones where it is another, and confidence.
-        misses: false-alarm rate, miss rate there on the DET curve, and both ends of its percentile interval.
+        misses: false-alarm rate, miss rate there on the DET curve, and both ends of its interval.
         llr: the scores are log likelihood ratios in nats.
     """
-    curve = error_curve(scores, targets)
-    n_speakers = 1 + int(max(side.max() for side in sides))
-    reach = student_quantile((1 + settings.confidence) / 2, n_speakers - 1)
+    reach = student_quantile((1 + settings.confidence) / 2, clusters.size - 1)
 
     def of_rate(name: str, value: float, influence: NDArray[np.float64]) -> FurtherFigure:
-        error = standard_error(influence, *sides)
+        error = clusters.standard_error(influence)
         if not (0 < value < 1 and error > 0):
             return FurtherFigure(dim, name, value, None, None, "")
         return FurtherFigure(
-            dim, name, value, *logit_interval(value, error, n_speakers, settings.confidence), "studentised"
+            dim, name, value, *logit_interval(value, error, clusters.size, settings.confidence), "studentised"
         )
 
     def of_cost(name: str, value: float, influence: NDArray[np.float64]) -> FurtherFigure:
-        error = standard_error(influence, *sides)
+        error = clusters.standard_error(influence)
         if not error > 0:
             return FurtherFigure(dim, name, value, None, None, "")
         return FurtherFigure(dim, name, value, max(0.0, value - reach * error), value + reach * error, "studentised")
@@ -104,18 +100,18 @@ def further_figures(
     points = {f"({p:g})": (p, 1.0, 1.0) for p in P_TARGETS}
     if settings.point not in points.values():
         points["({:g}, {:g}, {:g})".format(*settings.point)] = settings.point
-    found = [of_rate("AUC", auc(curve), auc_influence(scores, targets))]
+    found = [of_rate("AUC", auc(curve), auc_influence(curve))]
     for place, (p_target, c_miss, c_fa) in points.items():
         cost = {"p_target": p_target, "c_miss": c_miss, "c_fa": c_fa}
-        influence = min_dcf_influence(scores, targets, **cost)
+        influence = min_dcf_influence(curve, **cost)
         found.append(of_rate(f"minDCF{place}", min_dcf(curve, **cost).value, influence))
         if llr:
             value, threshold = act_dcf(curve, **cost)
-            found.append(of_cost(f"actDCF{place}", value, dcf_influence(scores, targets, threshold, **cost)))
+            found.append(of_cost(f"actDCF{place}", value, dcf_influence(curve, threshold, **cost)))
     if llr:
-        found.append(of_cost("Cllr", cllr(curve), cllr_influence(scores, targets)))
+        found.append(of_cost("Cllr", cllr(curve), cllr_influence(curve)))
     found += [
-        FurtherFigure(dim, f"FRR at FAR {100 * far:g} %", value, low, high, "percentile")
+        FurtherFigure(dim, f"FRR at FAR {100 * far:g} %", value, low, high, settings.interval)
         if low < high
         else FurtherFigure(dim, f"FRR at FAR {100 * far:g} %", value, None, None, "")
         for far, value, low, high in misses

@@ -15,7 +15,16 @@ from nestvox.errors import NestvoxError
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval
 from nestvox.scoring.speakers import TrialSpeakers
 
-__all__ = ["INTERVALS", "PERCENTILE", "STUDENTISED", "ChosenInterval", "check_interval", "choose_interval", "in_words"]
+__all__ = [
+    "INTERVALS",
+    "PERCENTILE",
+    "STUDENTISED",
+    "ChosenInterval",
+    "check_interval",
+    "choose_interval",
+    "has_studentised",
+    "in_words",
+]
 
 STUDENTISED = "studentised"
 PERCENTILE = "percentile"
@@ -47,7 +56,7 @@ def check_interval(interval: str) -> None:
 
 
 def choose_interval(
-    wanted: str, *, figure: float, error: float, studentised: Interval, percentile: Interval
+    wanted: str, *, figure: float, error: float, studentised: Interval, percentile: Interval | None
 ) -> ChosenInterval:
     """Take the interval that was asked for, or the percentile one where a studentised one does not exist.
 
@@ -59,41 +68,57 @@ def choose_interval(
         figure: rate or normalised cost.
         error: its standard error.
         studentised: the one kind.
-        percentile: the other.
+        percentile: the other; None where `has_studentised` holds and nothing was resampled.
     """
-    if wanted == STUDENTISED and 0 < figure < 1 and math.isfinite(error) and error > 0:
+    if percentile is None or (wanted == STUDENTISED and has_studentised(figure, error)):
         return ChosenInterval(*studentised, STUDENTISED)
     return ChosenInterval(*percentile, PERCENTILE)
 
 
+def has_studentised(figure: float, error: float) -> bool:
+    """Whether a rate or normalised cost with this standard error has a studentised interval."""
+    return 0 < figure < 1 and math.isfinite(error) and error > 0
+
+
 def in_words(
-    eer_method: str, cost_method: str, spread: BootstrapIntervals, speakers: TrialSpeakers, *, wanted: str, seed: int
+    eer_method: str,
+    cost_method: str,
+    spread: BootstrapIntervals | None,
+    speakers: TrialSpeakers,
+    *,
+    n_clusters: int,
+    confidence: float,
+    wanted: str,
+    seed: int,
 ) -> str:
     """One sentence for both figures: confidence, what was resampled and how often, or that nothing was.
 
     Args:
         eer_method: of the equal error rate's interval.
         cost_method: of the minimum cost's.
-        spread: what the intervals are from.
-        speakers: the clusters.
+        spread: the replicates; None where nothing was resampled.
+        speakers: where the clusters come from.
+        n_clusters: how many there are.
+        confidence: of the intervals.
         wanted: what was asked for.
         seed: of the replicates.
     """
     unit = "speakers" if speakers.known else "utterances"
     origin = f"{unit} ({speakers.source})" if speakers.known else unit
-    percent = f"{100 * spread.confidence:g} %"
+    percent = f"{100 * confidence:g} %"
     words = {
         STUDENTISED: (
-            f"{percent} studentised interval: standard error over {spread.n_clusters} {origin} from all pairs of "
-            f"trials that share one on either side, Student's t with {spread.n_clusters - 1} degrees of freedom on the "
+            f"{percent} studentised interval: standard error over {n_clusters} {origin} from all pairs of "
+            f"trials that share one on either side, Student's t with {n_clusters - 1} degrees of freedom on the "
             "logit scale; nothing is resampled"
         ),
-        PERCENTILE: (
-            f"{percent} percentile interval of {spread.n_replicates} bootstrap replicates (seed {seed}): "
-            f"{spread.n_clusters} {origin} drawn with replacement on both sides of a trial"
-            + (f", {spread.n_redrawn} draws without one class redrawn" if spread.n_redrawn else "")
-        ),
     }
+    if spread is not None:
+        words[PERCENTILE] = (
+            f"{percent} percentile interval of {spread.n_replicates} bootstrap replicates (seed {seed}): "
+            f"{n_clusters} {origin} drawn with replacement on both sides of a trial"
+            + (f", {spread.n_redrawn} draws without one class redrawn" if spread.n_redrawn else "")
+        )
     if eer_method == cost_method:
         text = words[eer_method]
         if eer_method != wanted:

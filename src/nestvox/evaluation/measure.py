@@ -6,7 +6,7 @@ Every road of `evaluate` ends here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,16 @@ from scipy.special import ndtr, ndtri
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
-from nestvox.evaluation.calibration import calibration_curve
+from nestvox.evaluation.calibration import CalibrationCurve, calibration_curve
 from nestvox.evaluation.further import FurtherFigure, further_figures, reachable_fars
-from nestvox.evaluation.intervals import choose_interval, in_words
+from nestvox.evaluation.intervals import PERCENTILE, choose_interval, has_studentised, in_words
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
 from nestvox.evaluation.settings import Settings
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
-from nestvox.metrics import eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics import BootstrapIntervals, ErrorCurve, eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics.bootstrap import studentised_intervals
+from nestvox.metrics.det_band import det_band
+from nestvox.metrics.influence import Clusters
 from nestvox.progress import Progress, silent
 from nestvox.scoring.conditions import Sides, condition_masks
 from nestvox.scoring.speakers import TrialSpeakers, numbered
@@ -33,6 +36,7 @@ _BINS = 60
 _WORST = 10
 
 Scores = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -91,31 +95,27 @@ def measure(
         name: trials.sha256 if name == ALL else Trials(frame=trials.frame.filter(mask), source=trials.source).sha256
         for name, mask in masks.items()
     }
-    rates: list[ErrorRates] = []
-    refused: list[NotComputable] = []
-    curves: list[DetCurve] = []
-    further: list[FurtherFigure] = []
+    found = _Found()
     for n_dim, (dim, values) in enumerate(scores.items()):
         for n_mask, (name, mask) in enumerate(masks.items()):
-            row = _row(values, targets, mask, speakers, settings, with_det=name == ALL)
-            counts: dict[str, Any] = {
+            part = _part(values, targets, mask, speakers)
+            row: dict[str, Any] = {
                 "dim": dim,
                 "condition": name,
                 "n_target": int(targets[mask].sum()),
                 "n_nontarget": int((~targets[mask]).sum()),
-                "n_clusters": row.n_clusters,
+                "n_clusters": part.n_clusters,
                 "trials_sha256": hashes[name],
             }
-            if row.reason:
+            if part.curve is None or part.clusters is None:
                 if name == ALL:
-                    raise TrialsError(row.reason, source=trials.source)
-                refused.append(NotComputable(**counts, reason=row.reason))
+                    raise TrialsError(part.reason, source=trials.source)
+                found.refused.append(NotComputable(**row, reason=part.reason))
             else:
-                rates.append(ErrorRates(**counts, **row.rates, labels=labels, fingerprint=origin.fingerprint))
-                if row.det:
-                    curves.append(DetCurve(dim, *row.det))
-                    sides_of = speakers.restricted(mask)[:2]
-                    further += further_figures(dim, values, targets, sides_of, settings, row.misses, llr=origin.llr)
+                row |= _rates(part.curve, part.clusters, speakers, settings)
+                found.rates.append(ErrorRates(**row, labels=labels, fingerprint=origin.fingerprint))
+                if name == ALL:
+                    _look_closer(found, dim, part.curve, part.clusters, settings, llr=origin.llr)
             progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
     by_dim: dict[int | None, Scores] = dict(scores.items())
     detail_dim = settings.detailed(by_dim)
@@ -126,30 +126,19 @@ def measure(
         named_sides = (speakers.enrol, speakers.test, speakers.names)
         recordings = numbered(trials.frame["enrol"], trials.frame["test"])[:2]
         zoo = zoo_tests(detail, targets, *named_sides, recordings)
-        threshold = next(row.eer_threshold for row in rates if row.condition == ALL and row.dim == detail_dim)
+        threshold = next(row.eer_threshold for row in found.rates if row.condition == ALL and row.dim == detail_dim)
         of_speakers = speaker_rows(detail, targets, *named_sides, threshold, zoo)
     notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
-    notes += _warnings(rates)
+    notes += _warnings(found.rates)
     return Evaluation(
-        results=tuple(rates),
-        not_computable=tuple(refused),
-        det=tuple(curves),
-        further=tuple(further),
-        histograms=tuple(_histogram(dim, values, targets) for dim, values in scores.items()),
-        highest_nontargets=_worst(trials, detail, np.flatnonzero(~targets), origin.path_of, highest=True),
-        lowest_targets=_worst(trials, detail, np.flatnonzero(targets), origin.path_of, highest=False),
-        calibration=tuple(
-            calibration_curve(
-                dim,
-                values,
-                targets,
-                llr=origin.llr,
-                p_target=settings.p_target,
-                c_miss=settings.c_miss,
-                c_fa=settings.c_fa,
-            )
-            for dim, values in scores.items()
-        ),
+        results=tuple(found.rates),
+        not_computable=tuple(found.refused),
+        det=tuple(found.det),
+        further=tuple(found.further),
+        histograms=tuple(found.histograms),
+        highest_nontargets=_worst(trials, -detail, ~targets, origin.path_of, -1),
+        lowest_targets=_worst(trials, detail, targets, origin.path_of, 1),
+        calibration=tuple(found.calibration),
         speakers=of_speakers,
         zoo=zoo,
         detail_dim=detail_dim,
@@ -188,27 +177,30 @@ def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
     return tuple(found)
 
 
+@dataclass
+class _Found:
+    """Results as they come."""
+
+    rates: list[ErrorRates] = field(default_factory=list)
+    refused: list[NotComputable] = field(default_factory=list)
+    det: list[DetCurve] = field(default_factory=list)
+    further: list[FurtherFigure] = field(default_factory=list)
+    histograms: list[ScoreHistogram] = field(default_factory=list)
+    calibration: list[CalibrationCurve] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class _Row:
-    """Figures of some trials, or the reason why there are none."""
+class _Part:
+    """Some of the trials, sorted once for every figure of them, or the reason why there are none."""
 
     n_clusters: int
-    reason: str
-    rates: dict[str, Any]
-    det: tuple[tuple[float, ...], ...]
-    misses: tuple[tuple[float, float, float, float], ...]
+    curve: ErrorCurve | None = None
+    clusters: Clusters | None = None
+    reason: str = ""
 
 
-def _row(
-    values: Scores,
-    targets: NDArray[np.bool_],
-    mask: NDArray[np.bool_],
-    speakers: TrialSpeakers,
-    settings: Settings,
-    *,
-    with_det: bool,
-) -> _Row:
-    scores, labels = values[mask], targets[mask]
+def _part(values: Scores, targets: Mask, mask: Mask, speakers: TrialSpeakers) -> _Part:
+    scores, labels = (values, targets) if mask.all() else (values[mask], targets[mask])
     enrol, test, n_clusters = speakers.restricted(mask)
     unit = "speakers" if speakers.known else "utterances"
     reason = (
@@ -217,77 +209,96 @@ def _row(
         or (f"fewer than two {unit}" if n_clusters < 2 else "")
     )
     if reason:
-        return _Row(n_clusters, reason, {}, (), ())
-    curve = error_curve(scores, labels)
-    grid, fars = np.empty(0), np.empty(0)
-    if with_det:
-        grid = _probit_grid(int(curve.n_nontarget))
-        fars = np.array(reachable_fars(int(curve.n_nontarget)))
-    at = np.concatenate([grid, fars])
-    spread = speaker_bootstrap(
-        scores,
-        labels,
-        enrol,
-        test,
-        p_target=settings.p_target,
-        c_miss=settings.c_miss,
-        c_fa=settings.c_fa,
-        p_fa=at,
-        n_replicates=settings.n_bootstrap,
-        seed=settings.seed,
-        confidence=settings.confidence,
-    )
+        return _Part(n_clusters, reason=reason)
+    return _Part(n_clusters, error_curve(scores, labels), Clusters(enrol, test))
+
+
+def _rates(curve: ErrorCurve, clusters: Clusters, speakers: TrialSpeakers, settings: Settings) -> dict[str, Any]:
+    """The figures of a row."""
     equal, cost = eer(curve), min_dcf(curve, *settings.point)
-    of_eer = choose_interval(
-        settings.interval,
-        figure=equal.rate,
-        error=spread.eer_error,
-        studentised=spread.eer_studentised,
-        percentile=spread.eer,
+    student = studentised_intervals(curve, clusters, settings.point, settings.confidence)
+    errors = {"eer": (equal.rate, student.eer_error), "min_dcf": (cost.value, student.min_dcf_error)}
+    spread = None
+    if settings.interval == PERCENTILE or not all(has_studentised(*pair) for pair in errors.values()):
+        spread = _replicates(curve, clusters, settings)
+    of_eer, of_cost = (
+        choose_interval(
+            settings.interval,
+            figure=figure,
+            error=error,
+            studentised=getattr(student, name),
+            percentile=None if spread is None else getattr(spread, name),
+        )
+        for name, (figure, error) in errors.items()
     )
-    of_cost = choose_interval(
-        settings.interval,
-        figure=cost.value,
-        error=spread.min_dcf_error,
-        studentised=spread.min_dcf_studentised,
-        percentile=spread.min_dcf,
-    )
-    rates = {
+    return {
         "eer": equal.rate,
         "eer_low": of_eer.low,
         "eer_high": of_eer.high,
         "eer_interval": of_eer.method,
-        "eer_percentile": tuple(spread.eer),
-        "eer_studentised": tuple(spread.eer_studentised),
-        "eer_error": spread.eer_error,
+        "eer_percentile": None if spread is None else tuple(spread.eer),
+        "eer_studentised": tuple(student.eer),
+        "eer_error": student.eer_error,
         "eer_rocch": eer_rocch(curve),
         "eer_threshold": equal.threshold,
         "min_dcf": cost.value,
         "min_dcf_low": of_cost.low,
         "min_dcf_high": of_cost.high,
         "min_dcf_interval": of_cost.method,
-        "min_dcf_percentile": tuple(spread.min_dcf),
-        "min_dcf_studentised": tuple(spread.min_dcf_studentised),
-        "min_dcf_error": spread.min_dcf_error,
+        "min_dcf_percentile": None if spread is None else tuple(spread.min_dcf),
+        "min_dcf_studentised": tuple(student.min_dcf),
+        "min_dcf_error": student.min_dcf_error,
         "min_dcf_threshold": cost.threshold,
         "p_target": settings.p_target,
         "c_miss": settings.c_miss,
         "c_fa": settings.c_fa,
         "interval": in_words(
-            of_eer.method, of_cost.method, spread, speakers, wanted=settings.interval, seed=settings.seed
+            of_eer.method,
+            of_cost.method,
+            spread,
+            speakers,
+            n_clusters=clusters.size,
+            confidence=settings.confidence,
+            wanted=settings.interval,
+            seed=settings.seed,
         ),
     }
-    columns = (
-        np.stack([at, curve.p_miss_at(at), spread.p_miss_low, spread.p_miss_high]) if with_det else np.empty((4, 0))
+
+
+def _replicates(
+    curve: ErrorCurve, clusters: Clusters, settings: Settings, p_fa: Sequence[float] = ()
+) -> BootstrapIntervals:
+    return speaker_bootstrap(
+        *curve.trials,
+        clusters.enrol,
+        clusters.test,
+        p_target=settings.p_target,
+        c_miss=settings.c_miss,
+        c_fa=settings.c_fa,
+        p_fa=p_fa,
+        n_replicates=settings.n_bootstrap,
+        seed=settings.seed,
+        confidence=settings.confidence,
     )
-    det, misses = columns[:, : len(grid)], columns[:, len(grid) :]
-    return _Row(
-        n_clusters,
-        "",
-        rates,
-        tuple(tuple(part.tolist()) for part in det) if with_det else (),
-        tuple((far, miss, low, high) for far, miss, low, high in misses.T.tolist()),
-    )
+
+
+def _look_closer(
+    found: _Found, dim: int | None, curve: ErrorCurve, clusters: Clusters, settings: Settings, *, llr: bool
+) -> None:
+    """Add what is shown of a dimension over all trials."""
+    n_nontarget = int(curve.n_nontarget)
+    at = [*_probit_grid(n_nontarget).tolist(), *reachable_fars(n_nontarget)]
+    if settings.interval == PERCENTILE:
+        spread = _replicates(curve, clusters, settings, at)
+        band = curve.p_miss_at(at), spread.p_miss_low, spread.p_miss_high
+    else:
+        band = det_band(curve, clusters, at, settings.confidence)
+    columns = np.stack([at, *band])
+    found.det.append(DetCurve(dim, *(tuple(part) for part in columns[:, :_DET_POINTS].tolist())))
+    misses = columns[:, _DET_POINTS:].T.tolist()
+    found.further += further_figures(dim, curve, clusters, settings, misses, llr=llr)
+    found.histograms.append(_histogram(dim, curve))
+    found.calibration.append(calibration_curve(dim, curve, settings.point, llr=llr))
 
 
 def _probit_grid(n_nontarget: int) -> Scores:
@@ -296,24 +307,24 @@ def _probit_grid(n_nontarget: int) -> Scores:
     return np.asarray(ndtr(np.linspace(ndtri(lowest), ndtri(0.95), _DET_POINTS)))
 
 
-def _histogram(dim: int | None, values: Scores, targets: NDArray[np.bool_]) -> ScoreHistogram:
-    low, high = float(values.min()), float(values.max())
+def _histogram(dim: int | None, curve: ErrorCurve) -> ScoreHistogram:
+    sides = curve.target.values, curve.nontarget.values
+    low, high = min(float(side[0]) for side in sides), max(float(side[-1]) for side in sides)
     edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, _BINS + 1)
     edges = np.unique(edges)  # scores that differ in their last digits only leave room for fewer bins
-    counts = [np.histogram(values[part], bins=edges)[0] for part in (targets, ~targets)]
+    counts = [np.diff(np.searchsorted(side, [*edges[:-1], np.inf])) for side in sides]
     return ScoreHistogram(dim, tuple(map(float, edges)), *(tuple(map(int, part)) for part in counts))
 
 
 def _worst(
-    trials: Trials,
-    values: Scores,
-    rows: NDArray[np.int64],
-    path_of: Callable[[str], str | None],
-    *,
-    highest: bool,
+    trials: Trials, values: Scores, mask: Mask, path_of: Callable[[str], str | None], sign: int
 ) -> tuple[ScoredTrial, ...]:
-    order = rows[np.argsort(-values[rows] if highest else values[rows], kind="stable")[:_WORST]]
-    found = [(trials.frame.row(int(i), named=True), float(values[i])) for i in order]
+    """The trials of a class with the lowest values; `sign` times a value is the score."""
+    rows = np.flatnonzero(mask)
+    if len(rows) > _WORST:  # only those that can be among them are put in order
+        rows = rows[values[rows] <= np.partition(values[rows], _WORST - 1)[_WORST - 1]]
+    order = rows[np.argsort(values[rows], kind="stable")[:_WORST]]
+    found = [(trials.frame.row(int(i), named=True), sign * float(values[i])) for i in order]
     return tuple(
         ScoredTrial(**row, score=score, enrol_path=path_of(row["enrol"]), test_path=path_of(row["test"]))
         for row, score in found

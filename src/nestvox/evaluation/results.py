@@ -44,7 +44,7 @@ class ErrorRates:
         eer_low: lower end of its interval.
         eer_high: upper end of its interval.
         eer_interval: kind of that interval, ``studentised`` or ``percentile``.
-        eer_percentile: both ends of the percentile interval, whichever is shown.
+        eer_percentile: both ends of the percentile interval; None where nothing was resampled.
         eer_studentised: both ends of the studentised interval.
         eer_error: standard error of `eer` over samples of speakers.
         eer_rocch: equal error rate on the convex hull of the ROC curve.
@@ -53,7 +53,7 @@ class ErrorRates:
         min_dcf_low: lower end of its interval.
         min_dcf_high: upper end of its interval.
         min_dcf_interval: kind of that interval.
-        min_dcf_percentile: both ends of the percentile interval.
+        min_dcf_percentile: both ends of the percentile interval; None where nothing was resampled.
         min_dcf_studentised: both ends of the studentised interval.
         min_dcf_error: standard error of `min_dcf` over samples of speakers.
         min_dcf_threshold: score at which `min_dcf` is reached; infinity if accepting nothing is cheapest.
@@ -75,7 +75,7 @@ class ErrorRates:
     eer_low: float
     eer_high: float
     eer_interval: str
-    eer_percentile: tuple[float, float]
+    eer_percentile: tuple[float, float] | None
     eer_studentised: tuple[float, float]
     eer_error: float
     eer_rocch: float
@@ -84,7 +84,7 @@ class ErrorRates:
     min_dcf_low: float
     min_dcf_high: float
     min_dcf_interval: str
-    min_dcf_percentile: tuple[float, float]
+    min_dcf_percentile: tuple[float, float] | None
     min_dcf_studentised: tuple[float, float]
     min_dcf_error: float
     min_dcf_threshold: float

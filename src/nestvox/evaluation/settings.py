@@ -24,8 +24,8 @@ class Settings:
         n_bootstrap: replicates of the bootstrap, clustered by speaker on both sides.
         seed: of the replicates, 0 or more.
         confidence: of the intervals.
-        interval: ``studentised``, or ``percentile`` of the replicates; the band of the DET curve and differences of
-            systems are always shown with the second.
+        interval: ``studentised``, or ``percentile`` of the replicates; differences of systems are always shown with
+            the second. Replicates are drawn where it is asked for, or where the first cannot be had.
         detail_dim: prefix length whose speakers and worst trials are analysed; None: the largest.
 
     Raises:

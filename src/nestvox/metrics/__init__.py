@@ -1,6 +1,6 @@
-"""Error curves, what is read off them, their intervals, comparison, calibration and planning; numpy only.
+"""Error curves, what is read off them, their intervals, comparison, calibration and planning; numpy and scipy.
 
-One function, `error_curve`, sorts the scores; every figure is read off its result.
+One function, `error_curve`, sorts the scores; every figure and every influence is read off its result.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.pav import pav
 
-__all__ = ["BayesErrorCurve", "bayes_error_curve"]
+__all__ = ["BayesErrorCurve", "bayes_error_curve", "bayes_errors"]
 
 Floats = NDArray[np.float64]
 
@@ -50,11 +50,21 @@ def bayes_error_curve(curve: ErrorCurve, prior_log_odds: ArrayLike | None = None
     odds = np.linspace(-7, 7, 141)
     if prior_log_odds is not None:
         odds = as_numbers(prior_log_odds, "prior log odds", error=NestvoxError)
-    # p / min(p, 1 - p) and (1 - p) / min(p, 1 - p), without p: one of the two is 1.
-    of_miss, of_fa = np.exp(np.clip(odds, 0, 700)), np.exp(np.clip(-odds, 0, 700))
-    miss, fa = curve.rates(-odds)
+    of_miss, of_fa = _weights(odds)
     hull = pav(curve)
     at_corners = of_miss[:, None] * (hull.n_miss / curve.n_target) + of_fa[:, None] * (
         hull.n_false_alarm / curve.n_nontarget
     )  # (P, B + 1)
-    return BayesErrorCurve(odds, of_miss * miss + of_fa * fa, at_corners.min(axis=1))
+    return BayesErrorCurve(odds, bayes_errors(curve, odds), at_corners.min(axis=1))
+
+
+def bayes_errors(curve: ErrorCurve, prior_log_odds: Floats) -> Floats:
+    """(P,) error rates at the Bayes threshold of each prior (P,), the scores being log likelihood ratios in nats."""
+    of_miss, of_fa = _weights(prior_log_odds)
+    miss, fa = curve.rates(-prior_log_odds)
+    return of_miss * miss + of_fa * fa
+
+
+def _weights(odds: Floats) -> tuple[Floats, Floats]:
+    # p / min(p, 1 - p) and (1 - p) / min(p, 1 - p), without p: one of the two is 1.
+    return np.exp(np.clip(odds, 0, 700)), np.exp(np.clip(-odds, 0, 700))

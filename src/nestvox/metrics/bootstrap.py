@@ -24,10 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import error_curve
+from nestvox.metrics.curves import ErrorCurve, error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
-from nestvox.metrics.influence import eer_influence, logit_interval, min_dcf_influence, standard_error
+from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
 __all__ = [
@@ -35,10 +35,12 @@ __all__ = [
     "Interval",
     "Replicates",
     "SpeakerBootstrap",
+    "StudentisedIntervals",
     "check_replicates",
     "draw_speakers",
     "seeded",
     "speaker_bootstrap",
+    "studentised_intervals",
 ]
 
 Floats = NDArray[np.float64]
@@ -88,6 +90,22 @@ class BootstrapIntervals:
     min_dcf_error: float
     eer_studentised: Interval
     min_dcf_studentised: Interval
+
+
+class StudentisedIntervals(NamedTuple):
+    """Intervals from standard errors: Student's t with S - 1 degrees of freedom on the logit scale.
+
+    Attributes:
+        eer: of the equal error rate.
+        min_dcf: of the normalised minimum cost.
+        eer_error: standard error of the equal error rate over samples of speakers.
+        min_dcf_error: of the minimum cost.
+    """
+
+    eer: Interval
+    min_dcf: Interval
+    eer_error: float
+    min_dcf_error: float
 
 
 _MOST_REPLICATES = 1_000_000
@@ -189,10 +207,8 @@ def speaker_bootstrap(
         bands.append(counted.p_miss[counted.valid])
         kept += int(counted.valid.sum())
         n_redrawn += int((~counted.valid).sum())
-    curve, sides = error_curve(scores, targets), (np.asarray(enrol), np.asarray(test))
-    equal, cost = eer(curve).rate, min_dcf(curve, p_target, c_miss, c_fa).value
-    of_cost = min_dcf_influence(scores, targets, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
-    eer_error, cost_error = standard_error(eer_influence(scores, targets), *sides), standard_error(of_cost, *sides)
+    point = (p_target, c_miss, c_fa)
+    student = studentised_intervals(error_curve(scores, targets), Clusters(enrol, test), point, confidence)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     band_low, band_high = np.quantile(np.concatenate(bands), ends, axis=0)
     return BootstrapIntervals(
@@ -205,8 +221,28 @@ def speaker_bootstrap(
         n_replicates=kept,
         n_redrawn=n_redrawn,
         confidence=confidence,
-        eer_error=eer_error,
-        min_dcf_error=cost_error,
-        eer_studentised=Interval(*logit_interval(equal, eer_error, n_clusters, confidence)),
-        min_dcf_studentised=Interval(*logit_interval(cost, cost_error, n_clusters, confidence)),
+        eer_error=student.eer_error,
+        min_dcf_error=student.min_dcf_error,
+        eer_studentised=student.eer,
+        min_dcf_studentised=student.min_dcf,
     )
+
+
+def studentised_intervals(
+    curve: ErrorCurve, clusters: Clusters, point: tuple[float, float, float], confidence: float = 0.95
+) -> StudentisedIntervals:
+    """Intervals of EER and minDCF without resampling; see `metrics.influence`.
+
+    Args:
+        curve: of N trials.
+        clusters: of these trials, two or more.
+        point: prior and both costs of the detection cost.
+        confidence: in (0, 1).
+    """
+    errors = [clusters.standard_error(values) for values in (eer_influence(curve), min_dcf_influence(curve, *point))]
+    figures = eer(curve).rate, min_dcf(curve, *point).value
+    found = [
+        Interval(*logit_interval(figure, error, clusters.size, confidence))
+        for figure, error in zip(figures, errors, strict=True)
+    ]
+    return StudentisedIntervals(found[0], found[1], errors[0], errors[1])

@@ -33,7 +33,7 @@ from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
 from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
-from nestvox.metrics.influence import eer_influence, min_dcf_influence, standard_error, student_quantile
+from nestvox.metrics.influence import Clusters, eer_influence, min_dcf_influence, student_quantile
 from nestvox.metrics.mcnemar import McNemar, mcnemar
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
@@ -192,12 +192,13 @@ def compare_scores(
     chance, _ = _differences(one_round, generator, n_permutations)
     equal = tuple(eer(curve) for curve in curves)
     cost = tuple(min_dcf(curve, **point) for curve in curves)
+    clusters = Clusters(*sides)
     influences = (
-        tuple(eer_influence(scores, labels) for scores in (scores_a, scores_b)),
-        tuple(min_dcf_influence(scores, labels, **point) for scores in (scores_a, scores_b)),
+        tuple(eer_influence(curve) for curve in curves),
+        tuple(min_dcf_influence(curve, **point) for curve in curves),
     )
     figures = [
-        _figure(*values, spread[:, k], chance[:, k], standard_error(of_b - of_a, *sides), n_clusters, confidence)
+        _figure(*values, spread[:, k], chance[:, k], clusters.standard_error(of_b - of_a), n_clusters, confidence)
         for k, (values, (of_a, of_b)) in enumerate(
             zip(((equal[0].rate, equal[1].rate), (cost[0].value, cost[1].value)), influences, strict=True)
         )

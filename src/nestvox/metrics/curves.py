@@ -9,6 +9,7 @@ Notation: N trials, K thresholds (one more than there are distinct scores).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_booleans, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
+from nestvox.metrics.pav import IsotonicBins, pool
 
 __all__ = ["ErrorCurve", "SortedScores", "check_scores", "error_curve"]
 
@@ -66,10 +68,25 @@ class ErrorCurve:
     Attributes:
         target: scores of the target trials.
         nontarget: scores of the non-target trials.
+        scores: (N,) as they were given, which is what influences are asked of; None where trials are weighted.
+        labels: (N,) bool of these scores.
     """
 
     target: SortedScores
     nontarget: SortedScores
+    scores: Floats | None = None
+    labels: NDArray[np.bool_] | None = None
+
+    @property
+    def trials(self) -> tuple[Floats, NDArray[np.bool_]]:
+        """(N,) scores and (N,) labels in the order of the trials.
+
+        Raises:
+            NestvoxError: the trials are weighted, or were sorted elsewhere.
+        """
+        if self.scores is None or self.labels is None:
+            raise NestvoxError("this curve knows sorted scores only, not which trial has which")
+        return self.scores, self.labels
 
     @property
     def n_target(self) -> float:
@@ -98,6 +115,11 @@ class ErrorCurve:
     def n_false_alarm(self) -> Floats:
         """(K,) accepted non-targets (their weight), from `n_nontarget` to 0."""
         return self.n_nontarget - self.nontarget.below(self.thresholds)
+
+    @cached_property
+    def isotonic(self) -> IsotonicBins:
+        """The trials pooled by `metrics.pav`."""
+        return pool(self.thresholds, self.n_miss, self.n_false_alarm)
 
     @property
     def p_miss(self) -> Floats:
@@ -186,13 +208,29 @@ class ErrorCurve:
         wanted = as_numbers(p_fa, "false-alarm rates", error=NestvoxError)
         if ((wanted < 0) | (wanted > 1)).any():
             raise NestvoxError("false-alarm rates lie between 0 and 1")
-        # Scanned from the left (p_fa falls), the first point at or below the wanted rate has the lowest miss rate.
-        after = np.searchsorted(-self.n_false_alarm, -wanted * self.n_nontarget, side="left")
-        after = np.clip(after, 1, len(self.thresholds) - 1)
-        fa, miss = self.p_fa, self.p_miss
-        step = fa[after - 1] - fa[after]
-        share = np.divide(fa[after - 1] - wanted, step, out=np.zeros_like(wanted), where=step > 0)
-        return np.asarray(miss[after - 1] + np.clip(share, 0.0, 1.0) * (miss[after] - miss[after - 1]))
+        # The first point at or below a rate has the lowest miss rate of those that share it; it comes right behind the
+        # non-target that must be rejected for it, so no curve is made.
+        values, total = self.nontarget.values, self.n_nontarget
+
+        def must_go(most: float) -> int:
+            return bisect_left(
+                range(len(values) + 1), True, key=lambda i: bool(total - self.nontarget.weight_of(i) <= most)
+            )
+
+        rejected = np.array([must_go(rate * total) for rate in wanted], dtype=np.int64)
+        lowest = min(self.target.values[0], values[0])
+        before = np.where(rejected > 0, values[rejected - 1], lowest)
+        after = np.minimum(self._next(self.target.values, before), self._next(values, before))
+        (miss, fa), (miss_after, fa_after) = self.rates(before), self.rates(after)
+        step = fa - fa_after
+        share = np.divide(fa - wanted, step, out=np.zeros_like(wanted), where=step > 0)
+        return np.asarray(miss + np.clip(share, 0.0, 1.0) * (miss_after - miss))
+
+    @staticmethod
+    def _next(values: Floats, thresholds: Floats) -> Floats:
+        """The lowest of some ascending values above each threshold, or infinity."""
+        at = np.searchsorted(values, thresholds, side="right")
+        return np.where(at < len(values), values[np.minimum(at, len(values) - 1)], np.inf)
 
 
 def check_scores(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
@@ -229,7 +267,7 @@ def error_curve(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None
     """
     values, labels = check_scores(scores, targets)
     if weights is None:
-        return ErrorCurve(_sorted(values[labels]), _sorted(values[~labels]))
+        return ErrorCurve(_sorted(values[labels]), _sorted(values[~labels]), values, labels)
     counts = as_numbers(weights, "weights")
     if counts.shape != values.shape or (counts < 0).any():
         raise ScoresError(f"weights must be {len(values)} finite numbers of at least 0")

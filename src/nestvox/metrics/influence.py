@@ -14,23 +14,27 @@ Notation: N trials, S clusters.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import ErrorCurve, check_scores, error_curve
+from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
 
 __all__ = [
+    "Clusters",
     "auc_influence",
     "by_speaker",
     "cllr_influence",
     "dcf_influence",
     "eer_influence",
+    "error_of_squares",
     "logit_interval",
     "min_dcf_influence",
     "standard_error",
@@ -38,11 +42,10 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
-_NORMAL_FROM = 2000  # degrees of freedom from which Student's t is the normal distribution to three digits
 
-
-def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
+def eer_influence(curve: ErrorCurve) -> Floats:
     """Influence of each trial on the equal error rate.
 
     Where the curve crosses the diagonal, ``d eer = w d p_miss + (1 - w) d p_fa`` with w the share of the false alarms
@@ -50,17 +53,11 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
     the flatter one the figure.
 
     Args:
-        scores: (N,) finite.
-        targets: (N,) bool.
+        curve: of N trials, each counted once.
 
     Returns:
         (N,) summing to 0.
-
-    Raises:
-        ScoresError, TrialsError: as `error_curve`.
     """
-    values, labels = check_scores(scores, targets)
-    curve = error_curve(values, labels)
     rate = eer(curve).rate
     crossing, _ = curve.first(lambda miss, fa: miss >= fa)
     low, _ = curve.first(lambda miss, fa: miss - fa >= -rate / 2)
@@ -68,115 +65,114 @@ def eer_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
     (miss_low, fa_low), (miss_high, fa_high) = curve.rates(low), curve.rates(high)
     moved = float(miss_high - miss_low + fa_low - fa_high)
     share = float(fa_low - fa_high) / moved if moved > 0 else 0.5
-    of_miss, of_fa = _rate_influences(curve, values, labels, crossing)
-    return share * of_miss + (1 - share) * of_fa
+    outcome, of_miss, of_fa = _rate_influences(curve, crossing)
+    return np.asarray((share * of_miss + (1 - share) * of_fa)[outcome])
 
 
-def min_dcf_influence(
-    scores: ArrayLike,
-    targets: ArrayLike,
-    *,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-) -> Floats:
-    """Influence of each trial on the normalised minimum cost.
+def min_dcf_influence(curve: ErrorCurve, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> Floats:
+    """Influence of each trial, (N,), on the normalised minimum cost; arguments and errors as `min_dcf`.
 
     At a minimum the threshold does not matter in the first order, so it is the influence on the cost at the threshold
     found.
-
-    Args:
-        scores: (N,) finite.
-        targets: (N,) bool.
-        p_target: of the cost.
-        c_miss: of the cost.
-        c_fa: of the cost.
-
-    Returns:
-        (N,) summing to 0.
-
-    Raises:
-        ScoresError, TrialsError, NestvoxError: as `error_curve` and `min_dcf`.
     """
-    threshold = min_dcf(error_curve(scores, targets), p_target, c_miss, c_fa).threshold
-    return dcf_influence(scores, targets, threshold, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
+    return dcf_influence(curve, min_dcf(curve, p_target, c_miss, c_fa).threshold, p_target, c_miss, c_fa)
 
 
 def dcf_influence(
-    scores: ArrayLike,
-    targets: ArrayLike,
-    threshold: float,
-    *,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
+    curve: ErrorCurve, threshold: float, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> Floats:
-    """Influence of each trial on the normalised cost at a threshold that was set elsewhere.
-
-    Args:
-        scores: (N,) finite.
-        targets: (N,) bool.
-        threshold: accept if score >= threshold.
-        p_target: of the cost.
-        c_miss: of the cost.
-        c_fa: of the cost.
-
-    Returns:
-        (N,) summing to 0.
-
-    Raises:
-        ScoresError, TrialsError: as `error_curve`.
-    """
-    values, labels = check_scores(scores, targets)
-    of_miss, of_fa = _rate_influences(error_curve(values, labels), values, labels, threshold)
+    """Influence of each trial, (N,), on the normalised cost at a threshold that was set elsewhere; see `dcf_at`."""
+    outcome, of_miss, of_fa = _rate_influences(curve, threshold)
     worst = min(c_miss * p_target, c_fa * (1 - p_target))
-    return (c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst
+    return np.asarray(((c_miss * p_target * of_miss + c_fa * (1 - p_target) * of_fa) / worst)[outcome])
 
 
-def auc_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
-    """Influence of each trial on the area under the ROC curve: its own share of wins against the other class.
+def auc_influence(curve: ErrorCurve) -> Floats:
+    """Influence of each trial, (N,), on the area under the ROC curve: its own share of wins against the other class.
 
     (E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, "Comparing the areas under two or more correlated receiver
     operating characteristic curves", Biometrics 44(3), 1988.)
-
-    Args:
-        scores: (N,) finite.
-        targets: (N,) bool.
-
-    Returns:
-        (N,) summing to 0.
-
-    Raises:
-        ScoresError, TrialsError: as `error_curve`.
     """
-    values, labels = check_scores(scores, targets)
+    values, labels = curve.trials
     influence = np.empty(len(values))
-    for mine, sign in ((labels, 1), (~labels, -1)):
-        others = np.sort(sign * values[~mine])
-        ends = [np.searchsorted(others, sign * values[mine], side=side) for side in ("left", "right")]
-        wins = (ends[0] + ends[1]) / (2 * len(others))
+    for mine, (own, other) in ((labels, (curve.target, curve.nontarget)), (~labels, (curve.nontarget, curve.target))):
+        # Searched in ascending order, which stays in the cache, and put back.
+        twice = np.searchsorted(other.values, own.values, side="left")
+        twice += np.searchsorted(other.values, own.values, side="right")
+        if own is curve.nontarget:
+            twice = 2 * len(other.values) - twice
+        wins = np.empty(len(own.values))
+        wins[np.argsort(values[mine])] = twice / (2 * len(other.values))
         influence[mine] = (wins - wins.mean()) / len(wins)
     return influence
 
 
-def cllr_influence(scores: ArrayLike, targets: ArrayLike) -> Floats:
-    """Influence of each trial on the cost (`metrics.cllr.cllr`) of log likelihood ratios.
-
-    Args:
-        scores: (N,) finite, in nats.
-        targets: (N,) bool.
-
-    Returns:
-        (N,) summing to 0.
-
-    Raises:
-        ScoresError, TrialsError: as `error_curve`.
-    """
-    values, labels = check_scores(scores, targets)
+def cllr_influence(curve: ErrorCurve) -> Floats:
+    """Influence of each trial, (N,), on the cost (`metrics.cllr.cllr`) of log likelihood ratios in nats."""
+    values, labels = curve.trials
     costs = np.logaddexp(0.0, np.where(labels, -values, values)) / (2 * math.log(2))
     for mine in (labels, ~labels):
         costs[mine] = (costs[mine] - costs[mine].mean()) / mine.sum()
     return np.asarray(costs, dtype=np.float64)
+
+
+class Clusters:
+    """The speakers of both sides of N trials, prepared once for many figures.
+
+    Args:
+        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
+        test: (N,) cluster of the second side.
+
+    Attributes:
+        size: S.
+        between: (N,) bool, the sides differ.
+
+    Raises:
+        TrialsError: clusters that do not fit, or no trials.
+    """
+
+    def __init__(self, enrol: ArrayLike, test: ArrayLike) -> None:
+        length = np.size(enrol)
+        if not length:
+            raise TrialsError("influences must be of one trial or more, got none")
+        self.enrol, self.test = (as_clusters(side, length) for side in (enrol, test))
+        self.size = 1 + int(max(self.enrol.max(), self.test.max()))
+        self.between = self.enrol != self.test
+        self._other = self.test[self.between]
+
+    @cached_property
+    def pairs(self) -> Integers:
+        """(M,) number of the pair of clusters of each trial between two."""
+        one = self.enrol[self.between]
+        codes = np.minimum(one, self._other) * self.size + np.maximum(one, self._other)
+        return np.unique(codes, return_inverse=True)[1]
+
+    def by_cluster(self, influence: ArrayLike) -> Floats:
+        """(S,) sums of the influences (N,) of each cluster's trials; a trial between two belongs to both.
+
+        Raises:
+            TrialsError: not N finite numbers.
+        """
+        values = self._checked(influence)
+        sums = np.bincount(self.enrol, values, self.size)
+        sums += np.bincount(self._other, values[self.between], self.size)
+        return np.asarray(sums, dtype=np.float64)
+
+    def standard_error(self, influence: ArrayLike) -> float:
+        """Standard error of a figure from the influences (N,) of its trials; see `standard_error`."""
+        values = self._checked(influence)
+        of_speaker = self.by_cluster(values)
+        if self.size < 2:
+            raise TrialsError("a standard error over speakers needs at least two speakers")
+        of_pair = np.bincount(self.pairs, values[self.between])
+        alone = np.bincount(self.enrol[~self.between], values[~self.between])
+        return float(error_of_squares(self.size, of_speaker @ of_speaker, of_pair @ of_pair, alone @ alone))
+
+    def _checked(self, influence: ArrayLike) -> Floats:
+        values = as_numbers(influence, "influences", error=TrialsError)
+        if len(values) != len(self.enrol):
+            raise TrialsError(f"{len(values)} influences for {len(self.enrol)} trials")
+        return values
 
 
 def by_speaker(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
@@ -193,12 +189,7 @@ def by_speaker(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Float
     Raises:
         TrialsError: clusters that do not fit.
     """
-    values, one, other = _sides(influence, enrol, test)
-    between = one != other
-    size = 1 + int(max(one.max(), other.max()))
-    sums = np.bincount(one, values, size)
-    sums += np.bincount(other[between], values[between], size)
-    return np.asarray(sums, dtype=np.float64)
+    return Clusters(enrol, test).by_cluster(influence)
 
 
 def standard_error(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> float:
@@ -214,17 +205,7 @@ def standard_error(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> f
     Raises:
         TrialsError: fewer than two clusters, or clusters that do not fit.
     """
-    values, one, other = _sides(influence, enrol, test)
-    of_speaker = by_speaker(values, one, other)
-    if len(of_speaker) < 2:
-        raise TrialsError("a standard error over speakers needs at least two speakers")
-    pairs = np.minimum(one, other) * len(of_speaker) + np.maximum(one, other)
-    within = one == other
-    of_pair = np.bincount(np.unique(pairs[~within], return_inverse=True)[1], values[~within])
-    alone = np.bincount(one[within], values[within])
-    # With few trials the difference can be too small by chance; pairs of speakers as if independent are the least.
-    variance = max(of_speaker @ of_speaker - of_pair @ of_pair, of_pair @ of_pair + alone @ alone)
-    return float(len(of_speaker) / (len(of_speaker) - 1) * np.sqrt(variance))
+    return Clusters(enrol, test).standard_error(influence)
 
 
 def logit_interval(rate: float, error: float, n_clusters: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -249,7 +230,7 @@ def logit_interval(rate: float, error: float, n_clusters: int, confidence: float
 
 
 def student_quantile(p: float, df: int) -> float:
-    """Quantile of Student's t distribution, by bisection of its closed form for whole degrees of freedom.
+    """Quantile of Student's t distribution.
 
     Args:
         p: in (0, 1).
@@ -260,48 +241,30 @@ def student_quantile(p: float, df: int) -> float:
     """
     if not 0 < p < 1 or df < 1:
         raise NestvoxError(f"a quantile needs 0 < p < 1 and at least one degree of freedom, got {p} and {df}")
-    if p < 0.5:
-        return -student_quantile(1 - p, df)
-    if df >= _NORMAL_FROM:
-        return NormalDist().inv_cdf(p)
-    low, high = 0.0, 1.0
-    while _student_within(high, df) < 2 * p - 1:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_within(middle, df) < 2 * p - 1 else (low, middle)
-    return (low + high) / 2
+    return float(stdtrit(df, p))
 
 
-def _student_within(t: float, df: int) -> float:
-    """Probability of -t to t (M. Abramowitz and I. A. Stegun, "Handbook of mathematical functions", 26.7.3 and 4)."""
-    angle = math.atan(t / math.sqrt(df))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term = cosine if odd else 1.0
-    total = 0.0 if df == 1 else term
-    for k in range(3 if odd else 2, df - 1, 2):
-        term *= cosine * cosine * ((k - 1) / k)
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+def error_of_squares(size: int, of_speakers: Any, of_pairs: Any, alone: Any) -> Any:
+    """Standard error of a figure from sums of squared sums of influences.
+
+    Args:
+        size: S.
+        of_speakers: over the speakers, each with all his trials.
+        of_pairs: over the pairs of speakers, each with the trials between them.
+        alone: over the speakers, each with the trials that he has with himself.
+    """
+    # With few trials the difference can be too small by chance; pairs of speakers as if independent are the least.
+    variance = np.maximum(of_speakers - of_pairs, of_pairs + alone)
+    return size / (size - 1) * np.sqrt(variance)
 
 
-def _rate_influences(
-    curve: ErrorCurve, values: Floats, labels: NDArray[np.bool_], threshold: float
-) -> tuple[Floats, Floats]:
-    """(N,) influences on the miss and on the false-alarm rate at one threshold."""
+def _rate_influences(curve: ErrorCurve, threshold: float) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """(N,) what becomes of each trial at a threshold, and what either rate owes to a trial of each outcome, (4,).
+
+    Outcomes: a non-target rejected and accepted, a target rejected and accepted.
+    """
+    values, labels = curve.trials
     miss, fa = map(float, curve.rates(threshold))
-    accepted = values >= threshold
-    of_miss = np.where(labels, ~accepted - miss, 0.0) / curve.n_target
-    of_fa = np.where(labels, 0.0, accepted - fa) / curve.n_nontarget
-    return of_miss, of_fa
-
-
-def _sides(
-    influence: ArrayLike, enrol: ArrayLike, test: ArrayLike
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    values = as_numbers(influence, "influences", error=TrialsError)
-    if not len(values):
-        raise TrialsError("influences must be of one trial or more, got none")
-    one, other = (as_clusters(side, len(values)) for side in (enrol, test))
-    return values, one, other
+    outcome = 2 * labels.view(np.uint8) + (values >= threshold)
+    of_miss = np.array([0.0, 0.0, 1 - miss, 0 - miss]) / curve.n_target
+    return outcome, of_miss, np.array([0 - fa, 1 - fa, 0.0, 0.0]) / curve.n_nontarget

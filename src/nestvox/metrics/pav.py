@@ -3,7 +3,8 @@
 Its bins are the edges of the convex hull of the ROC curve (M. Ayer et al., "An empirical distribution function for
 sampling with incomplete information", Annals of Mathematical Statistics 26(4), 1955; N. Brummer and E. de Villiers,
 "The BOSARIS toolkit user guide", 2011). Nothing can be calibrated better on the trials it is fitted on: the yardstick
-of `min_cllr` and of the minimum of the Bayes error curve, and useless as a calibration of other trials.
+of `min_cllr` and of the minimum of the Bayes error curve, and useless as a calibration of other trials. By hand because
+scipy compares rounded means where whole numbers are multiplied here, and its module takes half a second to import.
 
 Notation: K thresholds, B bins.
 """
@@ -11,13 +12,15 @@ Notation: K thresholds, B bins.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.metrics.curves import ErrorCurve
+if TYPE_CHECKING:
+    from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["IsotonicBins", "pav"]
+__all__ = ["IsotonicBins", "pav", "pool"]
 
 Floats = NDArray[np.float64]
 
@@ -47,28 +50,22 @@ class IsotonicBins:
 
 
 def pav(curve: ErrorCurve) -> IsotonicBins:
-    """Pool the trials of a curve; O(K) once it is sorted."""
-    corners = _corners(curve)
-    x, y = curve.n_nontarget - curve.n_false_alarm[corners], curve.n_miss[corners]
+    """Pool the trials of a curve; O(K) once it is sorted, and done once."""
+    return curve.isotonic
+
+
+def pool(thresholds: Floats, n_miss: Floats, n_false_alarm: Floats) -> IsotonicBins:
+    """Pool the trials of the K points of a curve: (K,) each, as `ErrorCurve` has them."""
+    right, up = np.diff(n_false_alarm) < 0, np.diff(n_miss) > 0
+    # Points where a step to the right (a group with non-targets) ends and one upwards (with targets) begins.
+    corners = np.flatnonzero(np.append(up, True) & np.insert(right, 0, True) | _ends(len(thresholds)))
+    x, y = n_false_alarm[0] - n_false_alarm[corners], n_miss[corners]
     kept = _lower_hull(x, y)
     hull = corners[kept]
     n_target, n_nontarget = np.diff(y[kept]), np.diff(x[kept])
     with np.errstate(divide="ignore"):
-        llr = np.log(n_target) - np.log(n_nontarget) - (np.log(curve.n_target) - np.log(curve.n_nontarget))
-    return IsotonicBins(
-        n_target=n_target,
-        n_nontarget=n_nontarget,
-        llr=llr,
-        lowest=curve.thresholds[hull[:-1]],
-        n_miss=curve.n_miss[hull],
-        n_false_alarm=curve.n_false_alarm[hull],
-    )
-
-
-def _corners(curve: ErrorCurve) -> NDArray[np.int64]:
-    """Points where a step to the right (a group with non-targets) ends and one upwards (with targets) begins."""
-    right, up = np.diff(curve.n_false_alarm) < 0, np.diff(curve.n_miss) > 0
-    return np.flatnonzero(np.append(up, True) & np.insert(right, 0, True) | _ends(len(curve.thresholds)))
+        llr = np.log(n_target) - np.log(n_nontarget) - (np.log(n_miss[-1]) - np.log(n_false_alarm[0]))
+    return IsotonicBins(n_target, n_nontarget, llr, thresholds[hull[:-1]], n_miss[hull], n_false_alarm[hull])
 
 
 def _ends(length: int) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ from nestvox.errors import NestvoxError
 from nestvox.metrics.compare import refuse_identical
 from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.eer import eer
-from nestvox.metrics.influence import eer_influence, standard_error
+from nestvox.metrics.influence import Clusters, eer_influence
 
 __all__ = [
     "USUAL",
@@ -292,8 +292,8 @@ def system_correlation(
         ScoresError: both systems put the trials in the same order.
     """
     refuse_identical(scores_a, scores_b)
-    a, b = (eer_influence(scores, targets) for scores in (scores_a, scores_b))
-    of_a, of_b, of_both = (standard_error(values, enrol, test) for values in (a, b, b - a))
+    a, b = (eer_influence(error_curve(scores, targets)) for scores in (scores_a, scores_b))
+    of_a, of_b, of_both = map(Clusters(enrol, test).standard_error, (a, b, b - a))
     if of_a == 0 or of_b == 0:
         raise NestvoxError("a system has no errors in the pilot: nothing to learn from")
     # var (b - a) = var a + var b - 2 c sd a sd b

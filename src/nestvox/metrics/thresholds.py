@@ -268,7 +268,7 @@ class _Sorted:
                 return None
             cumulative = np.concatenate(([0.0], np.cumsum(weights[there], dtype=np.float64)))
             sides.append(SortedScores(values[there], cumulative))
-        return ErrorCurve(*sides)
+        return ErrorCurve(sides[0], sides[1])
 
 
 def _measured(

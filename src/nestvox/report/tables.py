@@ -59,7 +59,7 @@ def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
     for row in evaluation.results:
         plain = asdict(row)
         for name in _LISTS:
-            plain[f"{name}_low"], plain[f"{name}_high"] = plain.pop(name)
+            plain[f"{name}_low"], plain[f"{name}_high"] = plain.pop(name) or (None, None)
         rates.append({**plain, "reason": None})
     empty = [{**dict.fromkeys(rates[0]), **asdict(row)} for row in evaluation.not_computable]
     calibration = evaluation.calibration
