@@ -137,6 +137,9 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
         def __init__(self, name: str, fingerprint: str) -> None:
             self.name, self.fingerprint = name, fingerprint
 
+        def check_dim(self, dim, /):
+            return dim
+
     models = {"good": Model("good", "ab" * 8), "bad": Model("bad", "cd" * 8)}
 
     def embed_table(model, table, out, *, progress):

@@ -16,8 +16,11 @@ from typer.testing import CliRunner
 from nestvox.cli.evaluate import evaluate
 from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import read_trials
+from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.evaluation import Settings, evaluate_store
+from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -67,6 +70,35 @@ def test_scores_store_and_json_agree(files):
     assert [row["dim"] for row in b["results"]] == [4, 16]
     for text in ("48 target and 448 non-target trials", a["trials_sha256"], "Headline: EER", f"{100 * a['eer']:.2f}"):
         assert text in first.output
+
+
+@pytest.mark.parametrize("source", [("--scores", "scores.txt"), ("--store", "store")])
+def test_one_input_has_one_result_whatever_else_is_written(files, source):
+    common = ["--trials", files / "trials.txt", source[0], files / source[1], *FEW]
+    plain = run(*common, "--json", files / "plain.json")
+    beside = run(*common, "--json", files / "beside.json", "--scores-out", files / "out.csv")
+    assert (plain.exit_code, beside.exit_code) == (0, 0), plain.output + beside.output
+    assert (files / "plain.json").read_text() == (files / "beside.json").read_text()
+    assert beside.output.startswith(plain.output[: plain.output.index("JSON:")])
+    written = [line.split(",") for line in (files / "out.csv").read_text().splitlines()]
+    assert written[0] == ["enrol", "test", "target", "score"]
+    given = [line.split() for line in (files / "scores.txt").read_text().splitlines()]
+    assert [float(row[3]) for row in written[1:]] == pytest.approx([float(row[0]) for row in given], abs=1e-6)
+
+
+def test_python_and_the_command_give_one_result(files):
+    store = EmbeddingStore(files / "store")
+    common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
+    run(*common, "--store", files / "store", "--condition", "corpus", "--skip-missing", "--json", files / "a.json")
+    found = evaluate_store(
+        store,
+        read_trials(files / "trials.txt"),
+        table=read_utterances(files / "table.tsv"),
+        conditions=["corpus"],
+        skip_missing=True,
+        settings=Settings(n_bootstrap=60),
+    )
+    assert json.loads((files / "a.json").read_text()) == json.loads(json.dumps(found.to_json()))
 
 
 def other_store(files: Path) -> Path:
@@ -194,10 +226,12 @@ def test_no_torch_is_imported(files):
 
 def test_a_model_embeds_what_the_trials_name_and_is_measured_like_its_store(files, monkeypatch):
     pytest.importorskip("torch")
-    from nestvox.extraction.store.store import EmbeddingStore
 
     class Model:
         name, fingerprint, dims, training_speakers, chosen_on = "tiny", "ab" * 8, (4, 16), (), ("0" * 64,)
+
+        def check_dim(self, dim, /):
+            return dim
 
     whole = EmbeddingStore(files / "store")
     asked = []

@@ -216,7 +216,10 @@ def test_unusable_calls_are_refused(world):
 
 def test_a_model_is_embedded_once_a_named_utterance_and_scored_like_its_store(world):
     class Model:
-        fingerprint, dims, training_speakers = "0123456789abcdef", (16, 32), ()
+        name, fingerprint, dims, training_speakers, chosen_on = "tiny", "0123456789abcdef", (16, 32), (), ()
+
+        def check_dim(self, dim, /):
+            return dim
 
     asked: list[int] = []
 

@@ -21,7 +21,7 @@ def trials() -> Trials:
 
 def test_what_remains_is_another_list(trials: Trials) -> None:
     there = {"a1", "a2", "b1", "b2"}
-    kept, notes = without_missing(trials, there, there)
+    kept, notes = without_missing(trials, there)
     assert kept.frame.rows() == PAIRS[:3]
     lines = sorted(f"{enrol}\t{test}\t{int(target)}\n" for enrol, test, target in PAIRS[:3])
     assert kept.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -32,13 +32,8 @@ def test_what_remains_is_another_list(trials: Trials) -> None:
     )
 
 
-def test_each_side_is_looked_for_where_it_belongs(trials: Trials) -> None:
-    kept, _ = without_missing(trials, {"a1", "b1"}, {"a2", "b1", "b2", "a3"})
-    assert kept.frame.rows() == PAIRS[:3]
-
-
 def test_all_there_and_none_there(trials: Trials) -> None:
     names = {name for pair in PAIRS for name in pair[:2]}
-    assert without_missing(trials, names, names) == (trials, ())
+    assert without_missing(trials, names) == (trials, ())
     with pytest.raises(TrialsError, match=r"list\.txt: none of 5 trials has both .*4 are missing, e\.g\. a1, "):
-        without_missing(trials, {"a2"}, names)
+        without_missing(trials, {"a2"})

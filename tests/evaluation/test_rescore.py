@@ -9,14 +9,16 @@ import polars as pl
 import pytest
 
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, TrialsError
-from nestvox.evaluation.compare import trial_speakers
-from nestvox.evaluation.evaluate_system import evaluate_system
+from nestvox.evaluation.evaluate import evaluate_store
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
 from nestvox.evaluation.settings import Settings
 from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
 from nestvox.model.threshold import COSINE
-from nestvox.scoring.rescore import ScoreNorm, calibrated, normalised
+from nestvox.scoring.calibrated import calibrated
+from nestvox.scoring.normalise import ScoreNorm, normalised
+from nestvox.scoring.pipeline import Steps
+from nestvox.scoring.speakers import trial_speakers
 from nestvox.scoring.system import system_of_scores, system_of_store
 
 N_COHORT = 40
@@ -160,9 +162,17 @@ def test_calibrated_on_some_speakers_and_measured_on_others(world):
     cost = llr_costs(found.scores, targets, 0.3)[0]
     assert cost.act_dcf == act_dcf(error_curve(found.scores[8], targets), 0.3).value
     assert (cost.n_target, cost.n_nontarget) == (targets.sum(), (~targets).sum())
-    evaluation = evaluate_system(
-        found, test_trials, test_speakers, table=world.table, conditions=["sex"], settings=Settings(n_bootstrap=60)
+    evaluation = evaluate_store(
+        world.store("whole"),
+        test_trials,
+        table=world.table,
+        conditions=["sex"],
+        steps=Steps(calibration=llr),
+        settings=Settings(n_bootstrap=60, p_target=0.3),
     )
+    assert (evaluation.calibrated_by, evaluation.score) == (llr.key, str(llr.llr_space))
+    assert evaluation.llr_cost_after == llr_costs(found.scores, targets, 0.3)
+    assert evaluation.llr_cost_before == llr_costs(test.scores, targets, 0.3)
     assert evaluation.notes[0].startswith("The scores are the LLR in nats")
     assert evaluation.calibration[0].cllr == pytest.approx(cost.cllr)
     assert {row.condition for row in evaluation.results} >= {"all"}

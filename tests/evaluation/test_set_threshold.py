@@ -13,10 +13,10 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, TrialsError
-from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.set_threshold import set_thresholds, use_thresholds
 from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.threshold import ScoreSpace, Threshold, duration_classes
+from nestvox.scoring.speakers import trial_speakers
 from nestvox.scoring.system import system_of_store
 
 FEW = {"n_bootstrap": 60}

@@ -65,16 +65,15 @@ def calibrate(
     from nestvox.atomic import write_text
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_score_norm, read_system
+    from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.llr_fit import check_fit, fit_llr
     from nestvox.metrics.dcf import check_operating_point
     from nestvox.model.calibration import add_to_file, store_in_model
+    from nestvox.scoring.pipeline import run
     from nestvox.scoring.quality import check_measures, trial_quality
     from nestvox.scoring.refusals import check_trials
-    from nestvox.scoring.rescore import normalised
 
     folder = keeping_folder(model, out)
     running = Running(device, backend, weights, offline)
@@ -84,29 +83,17 @@ def calibrate(
     utterances = None if table is None else read_utterances(table)
     measures = tuple(quality or ())
     check_measures(measures, utterances)
-    norm = read_score_norm(score_norm, cohort, top_k)
+    steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
-    system = read_system(
-        listed,
-        utterances,
-        scores=scores,
-        store=store,
-        model=model,
-        dims=wanted,
-        running=running,
-        allow_overlap=allow_overlap,
-        norm=norm,
-    )
-    speakers = trial_speakers(listed, [system], table=utterances)
-    if norm is not None:
-        system = normalised(system, norm, speakers)
+    source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
+    scored = run(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("measuring quality", "files") as progress:
-        measured = trial_quality(measures, system, listed, utterances, progress=progress)
+        measured = trial_quality(measures, scored.system, listed, utterances, progress=progress)
     with progress_bar("fitting", "dimensions") as progress:
         found = fit_llr(
-            system,
+            scored.system,
             listed,
-            speakers,
+            scored.speakers,
             measures=measures,
             quality=measured,
             table=utterances,

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.compare import Comparison
     from nestvox.evaluation.settings import Settings
-    from nestvox.model.speaker_model import SpeakerModel
-    from nestvox.scoring.system import System
+    from nestvox.scoring.system import System, Unscored
 
 __all__ = ["compare", "print_comparison"]
 
@@ -89,7 +88,9 @@ def compare(
     from nestvox.evaluation.selection import select_system
     from nestvox.evaluation.settings import Settings
     from nestvox.report.drawing import check_figure_format
+    from nestvox.scoring.pipeline import check_unscored
     from nestvox.scoring.refusals import check_trials, refuse_shared_trials
+    from nestvox.scoring.speakers import trial_speakers
 
     check_figure_format(figure_format)
     settings = Settings(
@@ -112,23 +113,13 @@ def compare(
     if len(named) < 2 or len({name for name, _ in named}) < len(named):
         raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(systems)}")
     lists = [listed] if choice is None else [choice, listed]
-    # Files and stores first, then every model is loaded and looked at: all is refused that can be before one embeds.
-    ready = {
-        (name, on.sha256): _scored_already(name, text, on, utterances, dims=wanted, allow_overlap=allow_overlap)
-        for on in lists
-        for name, text in named
-    }
-    models = {
-        name: _model(text, lists, utterances, dims=wanted, running=running, allow_overlap=allow_overlap)
-        for name, text in named
-        if ready[name, listed.sha256] is None
-    }
+    known = _known(named, lists, utterances, dims=wanted, running=running)
+    for source in known.values():  # all is refused that can be before one embeds
+        who = trial_speakers(source.trials, [source.system], table=utterances)
+        check_unscored(source, who, allow_overlap=allow_overlap)
 
     def scored(on: Trials) -> list[System]:
-        return [
-            ready[name, on.sha256] or _embedded(name, text, models[name], on, utterances, dims=wanted)
-            for name, text in named
-        ]
+        return [known[name, on.sha256].score() for name, _ in named]
 
     selection = None if choice is None else select_system(choice, scored(choice), reported=listed)
     made = scored(listed)
@@ -236,22 +227,15 @@ def _each_alone(
 ) -> dict[str, Evaluation]:
     """What the report shows of every system by itself."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.compare import trial_speakers
-    from nestvox.evaluation.evaluate_system import evaluate_system
+    from nestvox.evaluation.evaluate import evaluate_scored
+    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.system import known_scores
 
-    speakers = trial_speakers(trials, systems, table=table)
     found = {}
     with progress_bar("measuring", "rows") as progress:
         for system in systems:
-            found[system.name] = evaluate_system(
-                system,
-                trials,
-                speakers,
-                table=table,
-                allow_overlap=allow_overlap,
-                settings=settings,
-                progress=progress,
-            )
+            scored = run(known_scores(system, trials), table=table, allow_overlap=allow_overlap)
+            found[system.name] = evaluate_scored(scored, settings=settings, progress=progress)
     return found
 
 
@@ -310,67 +294,39 @@ def _check_weights(weights: Path | None, systems: Sequence[str]) -> None:
         )
 
 
-def _scored_already(
-    name: str,
-    text: str,
-    trials: Trials,
-    table: UtteranceTable | None,
-    *,
-    dims: tuple[int, ...] | None,
-    allow_overlap: bool,
-) -> System | None:
-    """The system of a score file or a store; None: it is a model, which has to embed."""
-    from nestvox.corpora.scores import read_scores
-    from nestvox.evaluation.compare import trial_speakers
-    from nestvox.extraction.store.store import EmbeddingStore, is_store
-    from nestvox.scoring.speakers import training_overlap
-    from nestvox.scoring.system import system_of_scores, system_of_store
-
-    path = Path(text)
-    if is_store(path):
-        system = system_of_store(name, trials, EmbeddingStore(path), dims=dims)
-        speakers = trial_speakers(trials, [system], table=table)
-        training_overlap(speakers, system.training_speakers, allow=allow_overlap)
-        return system
-    if path.is_file() and path.suffix.lower() != ".onnx":
-        if dims:
-            raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
-        return system_of_scores(name, trials, read_scores(path), source=text, size_bytes=path.stat().st_size)
-    if table is None:
-        raise NestvoxError(
-            f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where the "
-            "audio of the trials is"
-        )
-    return None
-
-
-def _model(
-    text: str,
+def _known(
+    named: Sequence[tuple[str, str]],
     lists: Sequence[Trials],
     table: UtteranceTable | None,
     *,
     dims: tuple[int, ...] | None,
     running: Running,
-    allow_overlap: bool,
-) -> SpeakerModel:
-    from nestvox.cli.source import load_for_trials
+) -> dict[tuple[str, str], Unscored]:
+    """Every system on every list, by its name and the list's hash; files and stores are read before a model is."""
+    from nestvox.cli.source import embedding_model, unscored_file
+    from nestvox.extraction.store.store import EmbeddingStore, is_store
+    from nestvox.scoring.system import known_store
 
-    assert table is not None  # or it was refused
-    if Path(text).exists():
-        running = replace(running, weights=None)  # it has its own
-    return load_for_trials(text, lists, table, dims=dims, running=running, allow_overlap=allow_overlap)
-
-
-def _embedded(
-    name: str,
-    text: str,
-    loaded: SpeakerModel,
-    trials: Trials,
-    table: UtteranceTable | None,
-    *,
-    dims: tuple[int, ...] | None,
-) -> System:
-    from nestvox.cli.source import embedded_system
-
-    assert table is not None
-    return embedded_system(name, text, loaded, trials, table, dims=dims)
+    found: dict[tuple[str, str], Unscored] = {}
+    models = []
+    for name, text in named:
+        path = Path(text)
+        if is_store(path):
+            for on in lists:
+                found[name, on.sha256] = known_store(name, on, EmbeddingStore(path), dims=dims)
+        elif path.is_file() and path.suffix.lower() != ".onnx":
+            if dims:
+                raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
+            found |= {(name, on.sha256): unscored_file(name, path, on) for on in lists}
+        elif table is None:
+            raise NestvoxError(
+                f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where "
+                "the audio of the trials is"
+            )
+        else:
+            models.append((name, text, table))
+    for name, text, audio in models:
+        own = replace(running, weights=None) if Path(text).exists() else running  # --weights are of a catalogue name
+        made = embedding_model(name, text, lists, audio, dims=dims, running=own)
+        found |= {(name, source.trials.sha256): source for source in made}
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,9 @@ from nestvox.errors import NestvoxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
-    from nestvox.extraction.store.store import EmbeddingStore
-    from nestvox.progress import Progress
+    from nestvox.scoring.pipeline import ScoredTrials
 
 __all__ = ["evaluate", "print_evaluation"]
 
@@ -106,14 +104,15 @@ def evaluate(
     """
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.rescored import evaluate_rescored, print_rescored
-    from nestvox.corpora import read_scores, read_trials
+    from nestvox.cli.source import read_source, read_steps
+    from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.evaluate import evaluate_scores, evaluate_store
+    from nestvox.evaluation.evaluate import evaluate_scored, evaluate_store
     from nestvox.evaluation.settings import Settings
     from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.report.drawing import check_figure_format
-    from nestvox.scoring.refusals import refuse_copies
+    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.refusals import check_trials, refuse_copies
 
     check_figure_format(figure_format)
     _check_call(
@@ -126,69 +125,65 @@ def evaluate(
         skip_missing=skip_missing,
         llr=llr,
         calibration=calibration,
+        scores_out=scores_out,
     )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
-    common: dict[str, Any] = {
-        "table": utterances,
-        "conditions": _conditions(condition or (), utterances, with_durations=report is not None),
-        "allow_overlap": allow_overlap,
-        "settings": Settings(
-            p_target=p_target,
-            c_miss=c_miss,
-            c_fa=c_fa,
-            n_bootstrap=bootstrap,
-            seed=seed,
-            interval=interval,
-            detail_dim=detail_dim,
-        ),
-    }
-    special: dict[str, Any] = {
-        "score_norm": score_norm,
-        "cohort": cohort,
-        "top_k": top_k,
-        "calibration": calibration,
-        "thresholds": thresholds,
-        "scores_out": scores_out,
-    }
+    settings = Settings(
+        p_target=p_target,
+        c_miss=c_miss,
+        c_fa=c_fa,
+        n_bootstrap=bootstrap,
+        seed=seed,
+        interval=interval,
+        detail_dim=detail_dim,
+    )
+    check_trials(listed)
+    steps = read_steps(
+        score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration, thresholds=thresholds
+    )
     # Stores before a model that embeds: what is wrong with one is known at once.
-    plain = {**common, "conditions": (), "skip_missing": skip_missing}
     others = {
-        name: evaluate_store(EmbeddingStore(folder), listed, dims=wanted, **plain)
+        name: evaluate_store(
+            EmbeddingStore(folder),
+            listed,
+            dims=wanted,
+            table=utterances,
+            skip_missing=skip_missing,
+            allow_overlap=allow_overlap,
+            settings=settings,
+        )
         for name, folder in _baselines(baseline)
     }
-    rescored = None
-    if any(value is not None for value in special.values()):
-        if skip_missing:
-            raise NestvoxError("--skip-missing cannot be combined with score normalisation, calibration or thresholds")
-        special |= {
-            "llr": llr,
-            "scores": scores,
-            "store": store,
-            "model": model,
-            "running": Running(device, backend, weights, offline),
-        }
-        rescored = evaluate_rescored(listed, dims=wanted, **special, **common)
-    common |= {"skip_missing": skip_missing} if scores is None else {}
-    if rescored is not None:
-        found = rescored.evaluation
-    elif scores is not None:
-        with progress_bar("measuring", "rows") as progress:
-            found = evaluate_scores(
-                listed, read_scores(scores), source=str(scores), llr=llr, progress=progress, **common
-            )
-    elif store is not None:
-        with progress_bar("measuring", "rows") as progress:
-            found = evaluate_store(EmbeddingStore(store), listed, dims=wanted, progress=progress, **common)
-    else:
-        found = _of_model(str(model), listed, wanted, common, running=Running(device, backend, weights, offline))
+    source = read_source(
+        listed,
+        utterances,
+        scores=scores,
+        store=store,
+        model=model,
+        dims=wanted,
+        running=Running(device, backend, weights, offline),
+        skip_missing=skip_missing,
+    )
+    settings.detailed(source.dims or [None])
+    scored = run(
+        source,
+        table=utterances,
+        conditions=_conditions(condition or (), utterances, with_durations=report is not None),
+        steps=steps,
+        allow_overlap=allow_overlap,
+        bars=progress_bar,
+    )
+    with progress_bar("measuring", "rows") as progress:
+        found = evaluate_scored(scored, llr=llr, settings=settings, progress=progress)
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
     print_evaluation(found)
-    if rescored is not None:
-        print_rescored(rescored)
+    _print_steps(found, calibration=calibration)
+    if scores_out is not None:
+        _write_scores(scored, scores_out)
     for title, other in others.items():
         print_evaluation(other, title=title)
     _write(
@@ -199,32 +194,7 @@ def evaluate(
         report=report,
         csv=csv,
         figures=(figures, figure_format),
-        more={} if rescored is None else rescored.to_json(),
     )
-
-
-def _of_model(
-    model: str,
-    trials: Trials,
-    dims: tuple[int, ...] | None,
-    common: dict[str, Any],
-    *,
-    running: Running,
-) -> Evaluation:
-    from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.evaluate import evaluate_model
-    from nestvox.extraction.embed import embed_table
-
-    loaded = running.load(model)
-    for dim in dims or ():
-        loaded.check_dim(dim)
-    common["settings"].detailed(dims or loaded.dims)
-    with progress_bar("embedding", "utterances") as progress:
-
-        def embed(part: UtteranceTable, folder: Path, report: Progress = progress) -> EmbeddingStore:
-            return embed_table(loaded, part, folder, progress=report)
-
-        return evaluate_model(loaded, trials, embed=embed, dims=dims, chosen_on=loaded.chosen_on, **common)
 
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
@@ -269,6 +239,37 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
         say(("note:", "yellow"), f" {note}")
 
 
+def _print_steps(found: Evaluation, *, calibration: Path | None) -> None:
+    """Costs before and after the calibration, and what stored thresholds do here."""
+    from nestvox.cli.calibrate import print_costs
+    from nestvox.cli.source import show_dim
+    from nestvox.cli.threshold import print_uses
+
+    if found.calibrated_by is not None:
+        print_costs(
+            {"before": found.llr_cost_before, "after": found.llr_cost_after},
+            title=f"calibrated by {calibration}",
+            p_target=found.headline.p_target,
+            labels=found.labels,
+        )
+        for row in found.overall:
+            say(f"{show_dim(row.dim, unit='dimensions')}: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim")
+    if found.thresholds:
+        print_uses(found.thresholds)
+
+
+def _write_scores(scored: ScoredTrials, path: Path) -> None:
+    import polars as pl
+
+    from nestvox.corpora.delimited import write_frame
+
+    if path.suffix == ".parquet":
+        write_frame(scored.frame(), path, "parquet")
+    else:
+        write_frame(scored.frame().with_columns(pl.col("target").cast(pl.Int8)), path, "csv")
+    say(f"Scores ({scored.system.space}): {path}")
+
+
 def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_durations: bool) -> tuple[str, ...]:
     """What to split by; a report has a table by duration wherever the durations are known."""
     from nestvox.scoring.conditions import DURATION
@@ -288,6 +289,7 @@ def _check_call(
     skip_missing: bool,
     llr: bool,
     calibration: Path | None,
+    scores_out: Path | None,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -302,6 +304,8 @@ def _check_call(
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
     if scores is None and llr:
         raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
+    if scores_out is not None and scores_out.suffix not in {".csv", ".parquet"}:
+        raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
     if llr and calibration is not None:
         raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
@@ -325,14 +329,13 @@ def _write(
     report: Path | None,
     csv: Path | None,
     figures: tuple[Path | None, str],
-    more: dict[str, Any],
 ) -> None:
     from nestvox.report.page import evaluation_figures, write_figures, write_html, write_json
     from nestvox.report.tables import evaluation_tables, write_tables
 
     said = {}
     if json_out is not None:
-        write_json(found, json_out, more=more)
+        write_json(found, json_out)
         said["JSON"] = str(json_out)
     if csv is not None:
         written = write_tables(evaluation_tables({name: found, **others}), csv)

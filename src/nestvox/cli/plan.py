@@ -177,10 +177,10 @@ def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[Speake
     from nestvox.corpora.scores import read_scores
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.compare import trial_speakers
     from nestvox.extraction.store.store import EmbeddingStore, is_store
     from nestvox.metrics.plan import SpeakerCorrelation, speaker_correlation, system_correlation
     from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.speakers import trial_speakers
     from nestvox.scoring.system import system_of_scores, system_of_store
 
     if len(scores) > 2:

@@ -85,13 +85,13 @@ def threshold(
     from nestvox.cli.calibrate import keeping_folder
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_llr, read_score_norm, read_system, rescored_system
+    from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.compare import trial_speakers
     from nestvox.evaluation.set_threshold import set_thresholds
     from nestvox.metrics.bootstrap import check_replicates, seeded
     from nestvox.model.calibration import add_to_file, store_in_model
+    from nestvox.scoring.pipeline import run
     from nestvox.scoring.refusals import check_trials
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
@@ -106,29 +106,16 @@ def threshold(
         raise TrialsError(reason, source=listed.source)
     if classes and table is None:
         raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
-    llr = read_llr(calibration)
     utterances = None if table is None else read_utterances(table)
-    norm = read_score_norm(score_norm, cohort, top_k)
+    steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
-    raw = read_system(
-        listed,
-        utterances,
-        scores=scores,
-        store=store,
-        model=model,
-        dims=wanted,
-        running=running,
-        allow_overlap=allow_overlap,
-        norm=norm,
-        llr=llr,
-    )
-    speakers = trial_speakers(listed, [raw], table=utterances)
-    _, system = rescored_system(raw, listed, speakers, utterances, norm=norm, llr=llr, allow_overlap=allow_overlap)
+    source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
+    scored = run(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("setting", "thresholds") as progress:
         found = set_thresholds(
-            system,
+            scored.system,
             listed,
-            speakers,
+            scored.speakers,
             rule,
             domain=domain,
             default=default,
@@ -145,7 +132,7 @@ def threshold(
         store_in_model(folder, thresholds=found.thresholds)
         say(f"Stored in {folder}")
     if out is not None:
-        add_to_file(out, system.fingerprint or "", thresholds=found.thresholds)
+        add_to_file(out, scored.system.fingerprint or "", thresholds=found.thresholds)
         say(f"Written to {out}")
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,19 +25,13 @@ from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
 from nestvox.metrics.wording import difference_in_words
 from nestvox.progress import Progress, silent
-from nestvox.scoring.conditions import marks_of, values_of_sides
+from nestvox.scoring.conditions import marks_of
 from nestvox.scoring.paths import path_in_table
 from nestvox.scoring.refusals import check_trials, chosen_on_these
-from nestvox.scoring.speakers import (
-    TrialSpeakers,
-    given_speakers,
-    guess_speakers,
-    speakers_of_sides,
-    training_overlap,
-)
+from nestvox.scoring.speakers import training_overlap, trial_speakers
 from nestvox.scoring.system import Scores, System, check_system
 
-__all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems", "trial_speakers"]
+__all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems"]
 
 IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
 
@@ -355,30 +348,6 @@ def compare_systems(
     )
 
 
-def trial_speakers(
-    trials: Trials,
-    systems: Sequence[System],
-    *,
-    speakers: tuple[ArrayLike, ArrayLike] | None = None,
-    table: UtteranceTable | None = None,
-) -> TrialSpeakers:
-    """Who speaks in the trials: as given, else by the table, else by the stores, else by names like VoxCeleb's.
-
-    Raises:
-        TrialsError: not one speaker a side, or they contradict the labels.
-        TableError: the table lacks utterances of the trials.
-    """
-    if speakers is not None:
-        return given_speakers(trials, *speakers)
-    if table is not None:
-        column = values_of_sides(table, trials, ["speaker"])["speaker"]
-        return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
-    for system in systems:
-        if system.speakers is not None:
-            return speakers_of_sides(trials, *system.speakers, source=f"the speakers of {system.name}")
-    return guess_speakers(trials)
-
-
 def _ordered(trials: Trials, systems: Sequence[System], selection: Selection | None) -> list[System]:
     """The systems as given, the chosen one first; refuses what cannot be compared."""
     names = [system.name for system in systems]
@@ -438,7 +407,7 @@ def _system_row(system: System, dim: int | None, targets: Any, point: tuple[floa
         accuracy=1 - (at.n_miss + at.n_false_alarm) / len(targets),
         min_dcf=cost.value,
         min_dcf_threshold=cost.threshold,
-        mean_norm=None if dim is None else system.norms.get(dim),
+        mean_norm=None if dim is None or system.embedded is None else system.embedded.mean_norm(dim),
         size_bytes=None if dim is None else system.size_bytes,  # that of a list of scores says nothing of a system
         fingerprint=system.fingerprint,
     )

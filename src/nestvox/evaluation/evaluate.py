@@ -1,153 +1,151 @@
-"""Error rates of scores, of a store of embeddings, or of a model, on a list of trials.
+"""Error rates of a system on a list of trials; its scores come from a file, a store or a model.
 
-Three roads to the scores; all end in `measure.measure`.
+Every road is `scoring.pipeline.run`, then `measure.measure`.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Unpack
 
-import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from nestvox.arrays import as_numbers
-from nestvox.audio.segment import Segment
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import FingerprintError, ScoresError, TableError
+from nestvox.evaluation.llr_fit import llr_costs
 from nestvox.evaluation.measure import Origin, measure
 from nestvox.evaluation.results import Evaluation
+from nestvox.evaluation.set_threshold import use_thresholds
 from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.progress import Progress, silent
-from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
-from nestvox.scoring.cosine import prefix_cosines
-from nestvox.scoring.missing import without_missing
-from nestvox.scoring.paths import path_in_stores, path_in_table
-from nestvox.scoring.refusals import align_scores, check_scale, check_trials, chosen_on_these
-from nestvox.scoring.speakers import (
-    TrialSpeakers,
-    given_speakers,
-    guess_speakers,
-    speakers_of_sides,
-    training_overlap,
-)
-from nestvox.scoring.system import cut_notes
+from nestvox.scoring.pipeline import Given, ScoredTrials, run
+from nestvox.scoring.refusals import check_trials
+from nestvox.scoring.system import NamedModel, known_model, known_scores, known_store, system_of_scores
 
-__all__ = ["Embedder", "evaluate_model", "evaluate_scores", "evaluate_store"]
-
-_EMBED_BATCH = 16
+__all__ = ["evaluate_model", "evaluate_scored", "evaluate_scores", "evaluate_store"]
 
 
-class Embedder(Protocol):
-    """What `evaluate_model` needs of a model; `nestvox.SpeakerModel` is one."""
+def evaluate_scored(
+    scored: ScoredTrials, *, llr: bool = False, settings: Settings = USUAL, progress: Progress = silent
+) -> Evaluation:
+    """Measure scored trials at every dimension and under every condition.
 
-    @property
-    def name(self) -> str:
-        """Its name."""
+    Where they were calibrated, the costs before and after stand in the result; where there are thresholds, what they
+    do here.
 
-    @property
-    def fingerprint(self) -> str:
-        """What its embeddings carry."""
+    Args:
+        scored: of `scoring.pipeline.run`.
+        llr: the scores are log likelihood ratios in nats, also where the system calls them given, so that their
+            calibration can be judged.
+        settings: operating point, replicates and kind of the intervals.
+        progress: told the rows measured.
 
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Prefix lengths that are embeddings."""
-
-    @property
-    def training_speakers(self) -> tuple[str, ...]:
-        """Keys of the speakers it was trained on."""
-
-    def embed(self, audio: Any, /, *, dim: int | None = None) -> NDArray[np.float32]:
-        """(n, dim) embeddings of n audio files."""
+    Raises:
+        TrialsError: no threshold is for any of the dimensions, or the list has one speaker only.
+        ModelError: thresholds on another kind of score.
+    """
+    system, steps = scored.system, scored.steps
+    uses = (
+        use_thresholds(
+            [threshold for threshold in steps.thresholds if threshold.space == system.space] or steps.thresholds,
+            system,
+            scored.trials,
+            scored.speakers,
+            table=scored.table,
+            allow_overlap=scored.allow_overlap,
+            n_bootstrap=settings.n_bootstrap,
+            seed=settings.seed,
+            confidence=settings.confidence,
+        )
+        if steps.thresholds
+        else ()
+    )
+    changed = (f"The scores are the {system.space}.",) if system is not scored.raw else ()
+    found = measure(
+        scored.trials,
+        scored.targets,
+        system.scores,
+        speakers=scored.speakers,
+        sides=scored.sides,
+        origin=Origin(
+            system.model,
+            system.fingerprint,
+            (*system.labels, *scored.labels),
+            (*changed, *scored.notes, *system.notes),
+            system.n_ignored_scores,
+            llr=llr or system.space.kind == "llr",
+            path_of=scored.path_of,
+        ),
+        settings=settings,
+        progress=progress,
+    )
+    found = replace(found, score=str(system.space), thresholds=uses)
+    if steps.calibration is None:
+        return found
+    before = {dim: scored.normalised.scores[dim] for dim in system.scores}
+    return replace(
+        found,
+        calibrated_by=steps.calibration.key,
+        llr_cost_before=llr_costs(before, scored.targets, *settings.point),
+        llr_cost_after=llr_costs(system.scores, scored.targets, *settings.point),
+    )
 
 
 def evaluate_scores(
     trials: Trials,
     scores: pl.DataFrame | ArrayLike,
     *,
-    speakers: tuple[ArrayLike, ArrayLike] | None = None,
     table: UtteranceTable | None = None,
-    conditions: Mapping[str, Sides] | Sequence[str] = (),
     dim: int | None = None,
     model: str | None = None,
     fingerprint: str | None = None,
     llr: bool = False,
     training_speakers: Sequence[str] = (),
-    allow_overlap: bool = False,
     labels: Sequence[str] = (),
-    settings: Settings = USUAL,
     source: str | None = None,
+    settings: Settings = USUAL,
     progress: Progress = silent,
+    **given: Unpack[Given],
 ) -> Evaluation:
     """Measure scores that exist already; higher means "more likely the same speaker".
 
     Args:
         trials: labelled, of both classes, none twice.
-        scores: a frame with ``enrol``, ``test``, ``score`` in any order (more than the trials name is ignored and
-            counted), or (N,) numbers in the order of the trials.
-        speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then
-            names like VoxCeleb's, else utterances are resampled and the interval says so.
+        scores: see `scoring.system.system_of_scores`, also for `dim`, `model`, `fingerprint`, `training_speakers`,
+            `labels` and `source`.
         table: utterances that the trials name: speakers, conditions and labels of marks come from it.
-        conditions: columns of the table, or column name to the values of both sides, (N,) each.
         dim: prefix length that the scores were made with, if any.
         model: name of the model that made them.
         fingerprint: of that model.
         llr: the scores are log likelihood ratios in nats, so that their calibration can be judged.
-        training_speakers: keys of its training speakers, see `corpora.overlap.speaker_key`.
-        allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
+        training_speakers: keys of its training speakers.
         labels: what every number has to carry.
-        settings: operating point, replicates and kind of the intervals.
         source: name of the score file, for messages.
+        settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
+        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.run`.
 
     Raises:
-        TrialsError: unknown labels, one class only, duplicates, or speakers that contradict the labels.
-        ScoresError: non-finite or missing scores.
-        FingerprintError: scores of several models.
-        OverlapError: training speakers stand in the trials.
-        TableError: the table lacks utterances of the trials or a column.
+        NestvoxError: as `system_of_scores`, `run` and `evaluate_scored`.
     """
-    targets = check_trials(trials)
-    n_ignored = 0
-    if isinstance(scores, pl.DataFrame):
-        if "fingerprint" in scores.columns and fingerprint is not None:
-            _refuse_another_model(scores["fingerprint"].unique().to_list(), fingerprint, source or "the scores")
-        values, n_ignored = align_scores(trials, scores, source=source)
-    else:
-        values = as_numbers(scores, "scores", error=lambda problem: ScoresError(problem, source=source))
-        if values.shape != (len(targets),):
-            raise ScoresError(
-                f"{len(targets)} trials need {len(targets)} scores, got shape {values.shape}", source=source
-            )
-        check_scale(values, source=source)
-    known = _speakers(trials, table) if speakers is None else given_speakers(trials, *speakers)
-    sides = _sides(trials, table, conditions)
-    more_labels, notes = training_overlap(known, training_speakers, allow=allow_overlap)
-    if n_ignored:
-        notes += (f"{n_ignored} scores that no trial names were ignored.",)
-    origin = Origin(
-        model,
-        fingerprint,
-        (*labels, *more_labels, *marks_of(trials, table)),
-        notes,
-        n_ignored,
-        llr=llr,
-        path_of=path_in_table(table),
-    )
-    return measure(
+    check_trials(trials)
+    system = system_of_scores(
+        source or "the scores",
         trials,
-        targets,
-        {dim: values},
-        speakers=known,
-        sides=sides,
-        origin=origin,
-        settings=settings,
-        progress=progress,
+        scores,
+        dim=dim,
+        model=model,
+        fingerprint=fingerprint,
+        training_speakers=training_speakers,
+        source=source,
+        labels=labels,
+    )
+    return evaluate_scored(
+        run(known_scores(system, trials), table=table, **given), llr=llr, settings=settings, progress=progress
     )
 
 
@@ -155,15 +153,13 @@ def evaluate_store(
     store: EmbeddingStore,
     trials: Trials,
     *,
-    test_store: EmbeddingStore | None = None,
     table: UtteranceTable | None = None,
     dims: Sequence[int] | None = None,
-    conditions: Mapping[str, Sides] | Sequence[str] = (),
-    allow_overlap: bool = False,
     skip_missing: bool = False,
     labels: Sequence[str] = (),
     settings: Settings = USUAL,
     progress: Progress = silent,
+    **given: Unpack[Given],
 ) -> Evaluation:
     """Score every trial by the cosine of stored embeddings at each dimension, and measure.
 
@@ -171,190 +167,61 @@ def evaluate_store(
     plain truncation, the baseline of a nested model.
 
     Args:
-        store: embeddings of the utterances of the trials (of the first side, if `test_store` is given).
+        store: embeddings of the utterances of the trials.
         trials: labelled, of both classes, none twice; names are ``utt_id`` or ``path`` of the store.
-        test_store: embeddings of the second side, by the same model.
         table: where speakers, conditions and ``synthetic`` come from; without it, speakers come from the store.
         dims: prefix lengths; None: those of the store, or its full size if it has none.
-        conditions: columns of the table, or column name to the values of both sides.
-        allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
         skip_missing: leave out trials that name what the store has not, and say so, instead of refusing.
         labels: added to those of the store.
         settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
+        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.run`.
 
     Raises:
-        FingerprintError: the two stores are of different models.
         StoreError: utterances that the store does not hold.
         ScoresError: a dimension that the store does not have, or a vector without a direction.
-        TrialsError, OverlapError, TableError: as `evaluate_scores`.
+        NestvoxError: as `run` and `evaluate_scored`.
     """
-    metadata = store.metadata
-    other = store if test_store is None else test_store
-    _refuse_another_model([other.metadata.fingerprint], metadata.fingerprint, str(other.path))
-    trials, left_out = without_missing(trials, _names(store), _names(other)) if skip_missing else (trials, ())
-    targets = check_trials(trials)
-    enrol_rows = store.index_of(trials.frame["enrol"].to_list())
-    test_rows = other.index_of(trials.frame["test"].to_list())
-    known = _speakers(trials, table, stored=(store.speakers, other.speakers, enrol_rows, test_rows))
-    sides = _sides(trials, table, conditions)
-    # Before the scores are looked at: a number that may not be shown is not computed either.
-    more_labels, notes = training_overlap(known, metadata.training_speakers, allow=allow_overlap)
-    if test_store is None:
-        used, positions = np.unique(np.concatenate([enrol_rows, test_rows]), return_inverse=True)
-        enrol, test = np.split(positions.astype(np.int64), 2)
-        vectors, names = store.take(used), [store.utt_ids[row] for row in used]
-    else:
-        (first, enrol), (second, test) = (np.unique(rows, return_inverse=True) for rows in (enrol_rows, test_rows))
-        enrol, test = enrol.astype(np.int64), test.astype(np.int64) + len(first)
-        vectors = np.concatenate([store.take(first), other.take(second)])
-        names = [*(store.utt_ids[row] for row in first), *(other.utt_ids[row] for row in second)]
-    wanted = tuple(dims) if dims else metadata.dims or (vectors.shape[1],)
-    scores = prefix_cosines(vectors, enrol, test, wanted, names=names)
-    origin = Origin(
-        metadata.model,
-        metadata.fingerprint,
-        (*labels, *metadata.labels, *other.metadata.labels, *more_labels, *marks_of(trials, table)),
-        notes + left_out + cut_notes(metadata.model, wanted, metadata.dims or (vectors.shape[1],)),
-        path_of=path_in_table(table) if table is not None else path_in_stores(store, other),
-    )
-    return measure(
-        trials,
-        targets,
-        scores,
-        speakers=known,
-        sides=sides,
-        origin=origin,
-        settings=settings,
-        progress=progress,
-    )
+    name = store.metadata.model
+    known = known_store(name, trials, store, dims=dims, labels=labels, skip_missing=skip_missing)
+    settings.detailed(known.dims)
+    return evaluate_scored(run(known, table=table, **given), settings=settings, progress=progress)
 
 
 def evaluate_model(
-    model: Embedder,
+    model: NamedModel,
     trials: Trials,
     table: UtteranceTable,
+    embed: Callable[[UtteranceTable, Path], EmbeddingStore],
     *,
-    embed: Callable[[UtteranceTable, Path], EmbeddingStore] | None = None,
     dims: Sequence[int] | None = None,
-    conditions: Mapping[str, Sides] | Sequence[str] = (),
-    allow_overlap: bool = False,
     skip_missing: bool = False,
-    chosen_on: Sequence[str] = (),
     labels: Sequence[str] = (),
     settings: Settings = USUAL,
     progress: Progress = silent,
+    **given: Unpack[Given],
 ) -> Evaluation:
     """Embed the utterances that the trials name, each once, then score and measure as `evaluate_store` does.
 
+    On trials that the model's head was chosen or its thresholds were set on, every number carries the label
+    ``selected``.
+
     Args:
-        model: what embeds.
+        model: what embeds, e.g. `nestvox.SpeakerModel`.
         trials: labelled; names are ``utt_id`` or ``path`` of the table.
         table: utterances with their audio; also gives speakers and conditions.
-        embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model;
-            batches and decodes in parallel. None: `model.embed` on one group of files after the other.
+        embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model.
         dims: prefix lengths; None: those of the model.
-        conditions: columns of the table, or column name to the values of both sides.
-        allow_overlap: evaluate in spite of shared speakers, with the label ``leaky``.
         skip_missing: leave out trials that name what the table has not, and say so, instead of refusing.
-        chosen_on: hashes of the trials that the model's head was chosen or its thresholds were set on; on one of these
-            every number carries the label ``selected``.
         labels: added to those of the material.
         settings: operating point, replicates and kind of the intervals.
-        progress: told the utterances embedded (only without `embed`, which has its own).
+        progress: told the rows measured.
+        **given: conditions, steps, allow_overlap: see `scoring.pipeline.run`.
 
     Raises:
         FingerprintError: `embed` made the store with another model.
-        TrialsError, ScoresError, OverlapError, TableError, AudioError: as the steps raise them.
+        NestvoxError: as `scoring.system.known_model`, `run` and `evaluate_scored`.
     """
-    left_out: tuple[str, ...] = ()
-    if skip_missing:
-        there = {*table.frame["utt_id"], *table.frame["path"]}
-        trials, left_out = without_missing(trials, there, there)
-    targets = check_trials(trials)
-    enrol_rows, test_rows = table.resolve(trials.frame["enrol"]), table.resolve(trials.frame["test"])
-    known = _speakers(trials, table)
-    sides = _sides(trials, table, conditions)
-    more_labels, notes = training_overlap(known, model.training_speakers, allow=allow_overlap)
-    chosen_labels, chosen_notes = chosen_on_these(trials, chosen_on)
-    used, positions = np.unique(np.concatenate([enrol_rows, test_rows]), return_inverse=True)
-    enrol, test = np.split(positions.astype(np.int64), 2)
-    part = UtteranceTable(frame=table.frame[used], source=table.source, root=table.root)
-    names = part.frame["utt_id"].to_list()
-    stored_labels: tuple[str, ...] = ()
-    if embed is None:
-        vectors = _embed_files(model, part, progress)
-    else:
-        with tempfile.TemporaryDirectory(prefix="nestvox-") as folder:
-            store = embed(part, Path(folder) / "store")
-            _refuse_another_model([store.metadata.fingerprint], model.fingerprint, "the store that was just made")
-            vectors, stored_labels = store.take(store.index_of(names)), store.metadata.labels
-    wanted = tuple(dims) if dims else model.dims or (vectors.shape[1],)
-    scores = prefix_cosines(vectors, enrol, test, wanted, names=names)
-    origin = Origin(
-        model.name,
-        model.fingerprint,
-        (*labels, *stored_labels, *more_labels, *chosen_labels, *marks_of(trials, table)),
-        notes + left_out + chosen_notes + cut_notes(model.name, wanted, model.dims or (vectors.shape[1],)),
-        path_of=path_in_table(table),
-    )
-    return measure(trials, targets, scores, speakers=known, sides=sides, origin=origin, settings=settings)
-
-
-def _embed_files(model: Embedder, table: UtteranceTable, progress: Progress) -> NDArray[np.float32]:
-    segments = table.segments()
-    if any(segment != Segment(segment.path, duration_s=segment.duration_s) for segment in segments):
-        raise TableError(
-            "the table cuts utterances out of longer files, or chooses channels, which needs `embed`; or embed it into "
-            "a store first",
-            source=table.source,
-        )
-    files = [segment.path for segment in segments]
-    parts = []
-    for start in range(0, len(files), _EMBED_BATCH):
-        parts.append(np.asarray(model.embed(files[start : start + _EMBED_BATCH], dim=model.dims[-1]), dtype=np.float32))
-        progress(min(start + _EMBED_BATCH, len(files)), len(files))
-    return np.concatenate(parts)
-
-
-def _names(store: EmbeddingStore) -> set[str]:
-    return {*store.utt_ids, *(path for path in store.paths if path is not None)}
-
-
-def _refuse_another_model(found: Sequence[str], wanted: str, where: str) -> None:
-    others = sorted({fingerprint for fingerprint in found if fingerprint != wanted})
-    if others:
-        raise FingerprintError(
-            f"{where} is of the model {', '.join(others)}, the other side of {wanted}; "
-            "embeddings and scores of different models cannot be compared: embed both with one model"
-        )
-
-
-def _speakers(
-    trials: Trials,
-    table: UtteranceTable | None,
-    *,
-    stored: tuple[Sequence[str | None], Sequence[str | None], NDArray[np.int64], NDArray[np.int64]] | None = None,
-) -> TrialSpeakers:
-    if table is not None:
-        column = values_of_sides(table, trials, ["speaker"])["speaker"]
-        return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
-    if stored is not None:
-        enrol_names, test_names, enrol_rows, test_rows = stored
-        enrol = [enrol_names[row] for row in enrol_rows]
-        test = [test_names[row] for row in test_rows]
-        if None not in enrol and None not in test:
-            return speakers_of_sides(
-                trials, [str(name) for name in enrol], [str(name) for name in test], source="the store's speakers"
-            )
-    return guess_speakers(trials)
-
-
-def _sides(
-    trials: Trials, table: UtteranceTable | None, conditions: Mapping[str, Sides] | Sequence[str]
-) -> dict[str, Sides]:
-    if isinstance(conditions, Mapping):
-        return dict(conditions)
-    if conditions and table is None:
-        raise TableError(f"splitting by {', '.join(conditions)} needs the utterance table that has this column")
-    return {} if table is None else values_of_sides(table, trials, conditions)
+    known = known_model(model.name, trials, model, table, embed, dims=dims, labels=labels, skip_missing=skip_missing)
+    settings.detailed(known.dims)
+    return evaluate_scored(run(known, table=table, **given), settings=settings, progress=progress)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve
 from nestvox.evaluation.further import FurtherFigure
 from nestvox.evaluation.rates_in_words import html_table, interval_in_words, percent_interval
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest
+
+if TYPE_CHECKING:
+    from nestvox.evaluation.llr_fit import LlrCost
+    from nestvox.evaluation.set_threshold import ThresholdUse
 
 __all__ = [
     "ALL",
@@ -193,6 +197,11 @@ class Evaluation:
         n_bootstrap: replicates.
         seed: of the replicates.
         interval: kind that was asked for.
+        score: what the scores mean, in words.
+        calibrated_by: key of the calibration that made them log likelihood ratios; None: there is none.
+        llr_cost_before: costs of the scores before it, taken for log likelihood ratios, one a dimension.
+        llr_cost_after: costs after it.
+        thresholds: what stored thresholds do on these trials.
     """
 
     results: tuple[ErrorRates, ...]
@@ -217,6 +226,11 @@ class Evaluation:
     n_bootstrap: int
     seed: int
     interval: str
+    score: str = ""
+    calibrated_by: str | None = None
+    llr_cost_before: tuple[LlrCost, ...] = ()
+    llr_cost_after: tuple[LlrCost, ...] = ()
+    thresholds: tuple[ThresholdUse, ...] = ()
 
     def __repr__(self) -> str:
         found = ", ".join(f"{_named(row.dim)}{percent_interval(row)}" for row in self.overall)
@@ -301,6 +315,11 @@ class Evaluation:
             "zoo": [asdict(test) for test in self.zoo],
             "highest_nontargets": [asdict(trial) for trial in self.highest_nontargets],
             "lowest_targets": [asdict(trial) for trial in self.lowest_targets],
+            "score": self.score,
+            "calibrated_by": self.calibrated_by,
+            "llr_cost_before": [asdict(cost) for cost in self.llr_cost_before],
+            "llr_cost_after": [asdict(cost) for cost in self.llr_cost_after],
+            "thresholds": [asdict(use) for use in self.thresholds],
         }
         plain: dict[str, Any] = plain_values(found)
         return plain

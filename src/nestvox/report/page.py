@@ -60,9 +60,9 @@ def further_in_words(figure: FurtherFigure) -> str:
     return f"{figure.name}{':' if unit else ''} {numbers[0]}{unit}{ends}"
 
 
-def write_json(evaluation: Evaluation, path: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
-    """Write `Evaluation.to_json` and what else is known atomically; rates are fractions."""
-    text = json.dumps({**evaluation.to_json(), **(more or {})}, indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(evaluation: Evaluation, path: str | Path) -> None:
+    """Write `Evaluation.to_json` atomically; rates are fractions."""
+    text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 

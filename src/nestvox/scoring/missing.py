@@ -15,17 +15,14 @@ __all__ = ["without_missing"]
 _SHOWN = 3
 
 
-def without_missing(
-    trials: Trials, enrol_names: Collection[str], test_names: Collection[str]
-) -> tuple[Trials, tuple[str, ...]]:
+def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tuple[str, ...]]:
     """Leave out the trials that name an utterance which is not there.
 
     What remains is another list with another hash, and its source says so: a rate on it is not one on the whole list.
 
     Args:
         trials: a list.
-        enrol_names: what the first side may be called.
-        test_names: what the second side may be called.
+        names: what the utterances may be called.
 
     Returns:
         The remaining trials, and a sentence on what was left out; the list itself and nothing where all is there.
@@ -34,10 +31,8 @@ def without_missing(
         TrialsError: no trial remains.
     """
     frame = trials.frame
-    there = frame.select(
-        key_column(frame[side]).is_in(key_column(pl.Series(list(names), dtype=pl.String)).implode()).alias(side)
-        for side, names in (("enrol", enrol_names), ("test", test_names))
-    )
+    known = key_column(pl.Series(list(names), dtype=pl.String)).implode()
+    there = frame.select(key_column(frame[side]).is_in(known).alias(side) for side in ("enrol", "test"))
     kept = there["enrol"] & there["test"]
     n_left_out = len(kept) - int(kept.sum())
     if not n_left_out:

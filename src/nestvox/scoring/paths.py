@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.extraction.store.store import EmbeddingStore
-from nestvox.names import name_key
 
-__all__ = ["path_in_stores", "path_in_table"]
+__all__ = ["path_in_store", "path_in_table"]
 
 
 def path_in_table(table: UtteranceTable | None) -> Callable[[str], str | None]:
@@ -23,18 +22,11 @@ def path_in_table(table: UtteranceTable | None) -> Callable[[str], str | None]:
     return path_of
 
 
-def path_in_stores(*stores: EmbeddingStore) -> Callable[[str], str | None]:
-    """A function from a name to its path in the first store that knows it; None where it is the name or unknown."""
-    known = [
-        {*map(name_key, store.utt_ids), *(name_key(path) for path in store.paths if path is not None)}
-        for store in stores
-    ]
+def path_in_store(store: EmbeddingStore) -> Callable[[str], str | None]:
+    """A function from a name that the store knows to its path; None where it is the name."""
 
     def path_of(name: str) -> str | None:
-        for store, names in zip(stores, known, strict=True):
-            if name_key(name) in names:
-                path = store.paths[int(store.index_of([name])[0])]
-                return None if path == name else path
-        return None
+        path = store.paths[int(store.index_of([name])[0])]
+        return None if path == name else path
 
     return path_of

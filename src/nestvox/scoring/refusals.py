@@ -22,6 +22,7 @@ __all__ = [
     "check_scale",
     "check_trials",
     "chosen_on_these",
+    "refuse_another_model",
     "refuse_copies",
     "refuse_shared_trials",
 ]
@@ -161,6 +162,19 @@ def check_scale(scores: NDArray[np.float64], *, source: str | None = None) -> No
             "stands for a trial that was not scored, leave the trial out of the list; else divide all scores by one "
             "number, which changes no error rate",
             source=source,
+        )
+
+
+def refuse_another_model(found: str, wanted: str, where: str) -> None:
+    """Refuse embeddings or scores of another model.
+
+    Raises:
+        FingerprintError: with both.
+    """
+    if found != wanted:
+        raise FingerprintError(
+            f"{where} is of the model {found}, not {wanted}: embeddings and scores of different models cannot be "
+            "compared; embed both with one model"
         )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -15,10 +17,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TrialsError
 from nestvox.names import key_column
+from nestvox.scoring.conditions import values_of_sides
 
-__all__ = ["TrialSpeakers", "given_speakers", "guess_speakers", "numbered", "speakers_of_sides", "training_overlap"]
+if TYPE_CHECKING:
+    from nestvox.scoring.system import System
+
+__all__ = [
+    "TrialSpeakers",
+    "given_speakers",
+    "guess_speakers",
+    "numbered",
+    "speakers_of_sides",
+    "training_overlap",
+    "trial_speakers",
+]
 
 _VOXCELEB = r"(?:^|/)(id\d{5})/"
 _SHOWN = 5
@@ -113,6 +128,31 @@ def guess_speakers(trials: Trials) -> TrialSpeakers:
         "so the interval is too narrow; give a table with a speaker column"
     )
     return TrialSpeakers(by_utterance[0], by_utterance[1], (), "utterances", warning)
+
+
+def trial_speakers(
+    trials: Trials,
+    systems: Sequence[System],
+    *,
+    speakers: tuple[ArrayLike, ArrayLike] | None = None,
+    table: UtteranceTable | None = None,
+) -> TrialSpeakers:
+    """Who speaks in the trials: as given, else by the table, else by the stores, else by names like VoxCeleb's.
+
+    Raises:
+        TrialsError: not one speaker a side, or they contradict the labels.
+        TableError: the table lacks utterances of the trials.
+    """
+    if speakers is not None:
+        return given_speakers(trials, *speakers)
+    if table is not None:
+        column = values_of_sides(table, trials, ["speaker"])["speaker"]
+        return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
+    for system in systems:
+        if system.speakers is not None:
+            who = "the store's speakers" if len(systems) == 1 else f"the speakers of {system.name}"
+            return speakers_of_sides(trials, *system.speakers, source=who)
+    return guess_speakers(trials)
 
 
 def training_overlap(

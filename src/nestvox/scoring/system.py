@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import FingerprintError, ScoresError
+from nestvox.errors import ScoresError
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.contract import cut_in_words
 from nestvox.model.threshold import COSINE, ScoreSpace
 from nestvox.scoring.cosine import prefix_cosines
-from nestvox.scoring.refusals import align_scores
+from nestvox.scoring.missing import without_missing
+from nestvox.scoring.paths import path_in_store
+from nestvox.scoring.refusals import align_scores, check_scale, refuse_another_model
 
 __all__ = [
     "NamedModel",
     "System",
     "TrialVectors",
+    "Unscored",
     "check_system",
     "cut_notes",
+    "known_model",
+    "known_scores",
+    "known_store",
     "system_of_model",
     "system_of_scores",
     "system_of_store",
@@ -39,7 +46,11 @@ Scores = NDArray[np.float64]
 
 
 class NamedModel(Protocol):
-    """What `system_of_model` needs to know of a model; `nestvox.SpeakerModel` is one."""
+    """What `known_model` needs of a model; `nestvox.SpeakerModel` is one."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +63,13 @@ class NamedModel(Protocol):
     @property
     def training_speakers(self) -> tuple[str, ...]:
         """Keys of the speakers it was trained on."""
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """Hashes of the trials that its head was chosen or its thresholds were set on."""
+
+    def check_dim(self, dim: int | None, /) -> int:
+        """Refuse a dimension that it does not have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +93,11 @@ class TrialVectors:
         lengths = np.sqrt(np.einsum("ij,ij->i", *[self.vectors[:, :dim]] * 2, dtype=np.float64))
         return lengths[self.enrol], lengths[self.test]
 
+    def mean_norm(self, dim: int) -> float:
+        """Mean length of the first `dim` dimensions, every embedding once."""
+        squares = np.cumsum(np.square(self.vectors[:, :dim], dtype=np.float64), axis=1)
+        return float(np.sqrt(squares[:, -1]).mean())
+
 
 @dataclass(frozen=True, eq=False)
 class System:
@@ -89,13 +112,14 @@ class System:
         labels: what every number has to carry.
         training_speakers: keys, see `corpora.overlap.speaker_key`.
         chosen_on: hashes of the trials that the model's head was chosen or its thresholds were set on.
-        norms: dimension to the mean length of the embeddings' prefixes as they are stored.
         size_bytes: of the file, store or model folder, if there is one.
         speakers: names of both sides, (N,) each, if the store knows them.
         notes: what a reader has to know, in sentences.
         model: name of the model that made the embeddings, if known.
         space: what the scores mean.
         embedded: what the scores were made of; None: they came from a file.
+        n_ignored_scores: scores of the file that no trial names.
+        path_of: audio file of a name of the trials, None where it is not known.
     """
 
     name: str
@@ -106,13 +130,14 @@ class System:
     labels: tuple[str, ...] = ()
     training_speakers: tuple[str, ...] = ()
     chosen_on: tuple[str, ...] = ()
-    norms: Mapping[int, float] = field(default_factory=dict)
     size_bytes: int | None = None
     speakers: tuple[Sequence[str], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
     model: str | None = None
     space: ScoreSpace = COSINE
     embedded: TrialVectors | None = None
+    n_ignored_scores: int = 0
+    path_of: Callable[[str], str | None] = lambda _: None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -120,11 +145,34 @@ class System:
         return tuple(dim for dim in self.scores if dim is not None)
 
 
+@dataclass(frozen=True, eq=False)
+class Unscored:
+    """A system that is known and has not scored yet, so that whatever can be refused is refused before it does.
+
+    Attributes:
+        system: without scores.
+        trials: that it will score.
+        dims: at which it will; none for a score file.
+        tap: which output of the model is scored; empty for a score file.
+        score: makes the same system with scores.
+    """
+
+    system: System
+    trials: Trials
+    dims: tuple[int, ...]
+    tap: str
+    score: Callable[[], System]
+
+
 def system_of_scores(
     name: str,
     trials: Trials,
-    scores: pl.DataFrame,
+    scores: pl.DataFrame | ArrayLike,
     *,
+    dim: int | None = None,
+    model: str | None = None,
+    fingerprint: str | None = None,
+    training_speakers: Sequence[str] = (),
     source: str | None = None,
     size_bytes: int | None = None,
     labels: Sequence[str] = (),
@@ -134,35 +182,67 @@ def system_of_scores(
     Args:
         name: for tables and sentences.
         trials: without duplicates.
-        scores: a frame with ``enrol``, ``test``, ``score`` in any order, and ``fingerprint`` where the scorer wrote it.
+        scores: a frame with ``enrol``, ``test``, ``score`` in any order (more than the trials name is ignored and
+            counted) and ``fingerprint`` where the scorer wrote it, or (N,) numbers in the order of the trials.
+        dim: prefix length that they were made with, if any.
+        model: name of the model that made them.
+        fingerprint: of that model; None: what the scorer wrote.
+        training_speakers: keys of its training speakers, see `corpora.overlap.speaker_key`.
         source: name of the score file, for messages.
         size_bytes: of the file.
         labels: what every number has to carry.
 
     Raises:
         ScoresError: non-finite or missing scores, listed.
-        FingerprintError: scores of several models.
+        FingerprintError: scores of several models, or of another than `fingerprint`.
     """
-    values, n_ignored = align_scores(trials, scores, source=source)
-    fingerprint = str(scores["fingerprint"][0]) if "fingerprint" in scores.columns and len(scores) else None
-    notes = (f"{n_ignored} scores of {name} that no trial names were ignored.",) if n_ignored else ()
+    n_ignored = 0
+    if isinstance(scores, pl.DataFrame):
+        values, n_ignored = align_scores(trials, scores, source=source)
+        if "fingerprint" in scores.columns and len(scores):
+            written = str(scores["fingerprint"][0])
+            fingerprint = fingerprint or written
+            refuse_another_model(written, fingerprint, source or "the scores")
+    else:
+        values = as_numbers(scores, "scores", error=lambda problem: ScoresError(problem, source=source))
+        if values.shape != (len(trials),):
+            raise ScoresError(
+                f"{len(trials)} trials need {len(trials)} scores, got shape {values.shape}", source=source
+            )
+        check_scale(values, source=source)
+    notes = (f"{n_ignored} scores that no trial names were ignored ({source or name}).",) if n_ignored else ()
     return System(
         name,
-        {None: values},
+        {dim: values},
         trials.sha256,
         source or name,
         fingerprint=fingerprint,
         labels=tuple(labels),
+        training_speakers=tuple(training_speakers),
         size_bytes=size_bytes,
         notes=notes,
+        model=model,
         space=ScoreSpace("given"),
+        n_ignored_scores=n_ignored,
     )
 
 
-def system_of_store(
-    name: str, trials: Trials, store: EmbeddingStore, *, dims: Sequence[int] | None = None, labels: Sequence[str] = ()
-) -> System:
-    """A system that scores by the cosine of stored embeddings.
+def known_scores(system: System, trials: Trials) -> Unscored:
+    """A system that has its scores already, of these trials, where one is wanted that has not."""
+    tap = "" if system.embedded is None else system.embedded.tap
+    return Unscored(system, trials, system.dims, tap, lambda: system)
+
+
+def known_store(
+    name: str,
+    trials: Trials,
+    store: EmbeddingStore,
+    *,
+    dims: Sequence[int] | None = None,
+    labels: Sequence[str] = (),
+    skip_missing: bool = False,
+) -> Unscored:
+    """A system that will score by the cosine of stored embeddings.
 
     Args:
         name: for tables and sentences.
@@ -170,13 +250,99 @@ def system_of_store(
         store: embeddings of the utterances of the trials.
         dims: prefix lengths; None: those of the store, or its full size if it has none.
         labels: added to those of the store.
+        skip_missing: leave out trials that name what the store has not, and say so, instead of refusing.
+
+    Raises:
+        StoreError: utterances that the store does not hold.
+    """
+    left_out: tuple[str, ...] = ()
+    if skip_missing:
+        there = {*store.utt_ids, *(path for path in store.paths if path is not None)}
+        trials, left_out = without_missing(trials, there)
+    return _known_store(name, trials, store, _sides(trials), dims, labels, left_out)
+
+
+def system_of_store(
+    name: str, trials: Trials, store: EmbeddingStore, *, dims: Sequence[int] | None = None, labels: Sequence[str] = ()
+) -> System:
+    """A system that scores by the cosine of stored embeddings: `known_store`, scored.
 
     Raises:
         StoreError: utterances that the store does not hold.
         ScoresError: a dimension that the store does not have, or a vector without a direction.
     """
-    sides = (trials.frame["enrol"].to_list(), trials.frame["test"].to_list())
-    return _of_store(name, trials, store, sides, dims, labels)
+    return known_store(name, trials, store, dims=dims, labels=labels).score()
+
+
+def known_model(
+    name: str,
+    trials: Trials,
+    model: NamedModel,
+    table: UtteranceTable,
+    embed: Callable[[UtteranceTable, Path], EmbeddingStore],
+    *,
+    dims: Sequence[int] | None = None,
+    size_bytes: int | None = None,
+    labels: Sequence[str] = (),
+    skip_missing: bool = False,
+) -> Unscored:
+    """A model that will embed the utterances that the trials name, each once, and score them by cosine.
+
+    Args:
+        name: for tables and sentences.
+        trials: names are ``utt_id`` or ``path`` of the table.
+        model: whose embeddings they are.
+        table: utterances with their audio.
+        embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model.
+        dims: prefix lengths; None: those of the model.
+        size_bytes: of the model folder.
+        labels: added to those of the material.
+        skip_missing: leave out trials that name what the table has not, and say so, instead of refusing.
+
+    Raises:
+        TableError: the table lacks utterances of the trials.
+        ModelError: a dimension that the model does not have.
+        FingerprintError, StoreError, ScoresError, AudioError: when it scores: `embed` used another model, or as the
+            steps raise them.
+    """
+    left_out: tuple[str, ...] = ()
+    if skip_missing:
+        trials, left_out = without_missing(trials, {*table.frame["utt_id"], *table.frame["path"]})
+    enrol, test = (table.resolve(trials.frame[side]) for side in ("enrol", "test"))
+    wanted = tuple(dims) if dims else model.dims
+    for dim in wanted:
+        model.check_dim(dim)
+    known = System(
+        name,
+        {},
+        trials.sha256,
+        name,
+        fingerprint=model.fingerprint,
+        training_speakers=model.training_speakers,
+        chosen_on=model.chosen_on,
+        size_bytes=size_bytes,
+        model=model.name,
+    )
+
+    def score() -> System:
+        part = UtteranceTable(frame=table.frame[np.union1d(enrol, test)], source=table.source, root=table.root)
+        # The trials may call an utterance by its path, the store knows it by its name in the table.
+        names = table.frame["utt_id"].gather(enrol), table.frame["utt_id"].gather(test)
+        with tempfile.TemporaryDirectory(prefix="nestvox-") as folder:
+            store = embed(part, Path(folder) / "store")
+            refuse_another_model(store.metadata.fingerprint, model.fingerprint, f"the store of {name}")
+            sides = names[0].to_list(), names[1].to_list()
+            found = _known_store(name, trials, store, sides, wanted, labels, left_out).score()
+        return replace(
+            known,
+            scores=found.scores,
+            labels=found.labels,
+            notes=found.notes,
+            embedded=found.embedded,
+            speakers=found.speakers,
+        )
+
+    return Unscored(known, trials, wanted, "nested", score)
 
 
 def system_of_model(
@@ -187,45 +353,9 @@ def system_of_model(
     embed: Callable[[UtteranceTable, Path], EmbeddingStore],
     *,
     dims: Sequence[int] | None = None,
-    size_bytes: int | None = None,
-    chosen_on: Sequence[str] = (),
-    labels: Sequence[str] = (),
 ) -> System:
-    """A model: the utterances that the trials name are embedded, each once, and scored by cosine.
-
-    Args:
-        name: for tables and sentences.
-        trials: names are ``utt_id`` or ``path`` of the table.
-        model: whose embeddings they are.
-        table: utterances with their audio.
-        embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model.
-        dims: prefix lengths; None: those of the model.
-        size_bytes: of the model folder.
-        chosen_on: hashes of the trials that its head was chosen or its thresholds were set on.
-        labels: added to those of the material.
-
-    Raises:
-        FingerprintError: `embed` used another model.
-        TableError, StoreError, ScoresError, AudioError: as the steps raise them.
-    """
-    enrol, test = (table.resolve(trials.frame[side]) for side in ("enrol", "test"))
-    part = UtteranceTable(frame=table.frame[np.union1d(enrol, test)], source=table.source, root=table.root)
-    # The trials may call an utterance by its path, the store knows it by its name in the table.
-    names = (table.frame["utt_id"].gather(enrol).to_list(), table.frame["utt_id"].gather(test).to_list())
-    with tempfile.TemporaryDirectory(prefix="nestvox-") as folder:
-        store = embed(part, Path(folder) / "store")
-        if store.metadata.fingerprint != model.fingerprint:
-            raise FingerprintError(
-                f"the store of {name} is of the model {store.metadata.fingerprint}, not {model.fingerprint}"
-            )
-        found = _of_store(name, trials, store, names, dims or model.dims, labels)
-    return replace(
-        found,
-        source=name,
-        size_bytes=size_bytes,
-        training_speakers=model.training_speakers,
-        chosen_on=tuple(chosen_on),
-    )
+    """A model that has embedded the utterances of the trials: `known_model`, scored; raises what that raises."""
+    return known_model(name, trials, model, table, embed, dims=dims).score()
 
 
 def cut_notes(name: str, dims: Sequence[int], made_for: Sequence[int]) -> tuple[str, ...]:
@@ -262,39 +392,47 @@ def check_system(system: System, trials: Trials) -> None:
             raise ScoresError(f"{system.name}{at} has no finite score for each of the {len(trials)} trials")
 
 
-def _of_store(
+def _sides(trials: Trials) -> tuple[list[str], list[str]]:
+    return trials.frame["enrol"].to_list(), trials.frame["test"].to_list()
+
+
+def _known_store(
     name: str,
     trials: Trials,
     store: EmbeddingStore,
     names: tuple[list[str], list[str]],
     dims: Sequence[int] | None,
     labels: Sequence[str],
-) -> System:
+    notes: tuple[str, ...],
+) -> Unscored:
     """`names`: what the store calls the two sides of the trials."""
-    sides = [store.index_of(side) for side in names]
-    used, positions = np.unique(np.concatenate(sides), return_inverse=True)
+    metadata = store.metadata
+    rows = [store.index_of(side) for side in names]
+    used, positions = np.unique(np.concatenate(rows), return_inverse=True)
     enrol, test = np.split(positions.astype(np.int64), 2)
-    vectors = store.take(used)
-    wanted = tuple(dims) if dims else store.metadata.dims or (vectors.shape[1],)
-    made_for = store.metadata.dims or (vectors.shape[1],)
-    scores = prefix_cosines(vectors, enrol, test, wanted, names=[store.utt_ids[row] for row in used])
-    squares = np.cumsum(np.square(vectors, dtype=np.float64), axis=1)
-    named = [store.speakers[row] for row in used]
-    speakers = None
-    if None not in named:
-        speakers = tuple([str(named[row]) for row in side] for side in (enrol, test))
-    return System(
+    made_for = metadata.dims or (metadata.dim,)
+    wanted = tuple(sorted(set(dims))) if dims else made_for
+    stored = store.speakers
+    named = [stored[row] for row in used]
+    speakers = None if None in named else ([str(named[row]) for row in enrol], [str(named[row]) for row in test])
+    known = System(
         name,
-        dict(scores.items()),
+        {},
         trials.sha256,
         str(store.path),
-        fingerprint=store.metadata.fingerprint,
-        labels=tuple(sorted({*labels, *store.metadata.labels})),
-        training_speakers=store.metadata.training_speakers,
-        norms={dim: float(np.sqrt(squares[:, dim - 1]).mean()) for dim in scores},
-        size_bytes=sum(shard.size_bytes for shard in store.metadata.shards),
-        speakers=None if speakers is None else (speakers[0], speakers[1]),
-        model=store.metadata.model,
-        embedded=TrialVectors(vectors, enrol, test, store.metadata.tap),
-        notes=cut_notes(name, wanted, made_for),
+        fingerprint=metadata.fingerprint,
+        labels=tuple(sorted({*labels, *metadata.labels})),
+        training_speakers=metadata.training_speakers,
+        size_bytes=sum(shard.size_bytes for shard in metadata.shards),
+        speakers=speakers,
+        notes=(*notes, *cut_notes(name, wanted, made_for)),
+        model=metadata.model,
+        path_of=path_in_store(store),
     )
+
+    def score() -> System:
+        vectors, utt_ids = store.take(used), store.utt_ids
+        scores = prefix_cosines(vectors, enrol, test, wanted, names=[utt_ids[row] for row in used])
+        return replace(known, scores=dict(scores.items()), embedded=TrialVectors(vectors, enrol, test, metadata.tap))
+
+    return Unscored(known, trials, wanted, metadata.tap, score)

@@ -1,6 +1,4 @@
-"""What is done to the scores of a system before they are measured: score normalisation, and calibration.
-
-Both take a `System` and give a `System` on the same trials, whose scores mean something else and say so.
+"""Score normalisation of a system: every score in standard deviations above those of a cohort of other speakers.
 
 Notation: N trials, C cohort vectors, D vector size.
 """
@@ -9,19 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nestvox.corpora.overlap import shared_speakers
-from nestvox.corpora.trials import Trials
-from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, first_of
+from nestvox.errors import FingerprintError, NestvoxError, OverlapError, StoreError, first_of
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.metrics.score_norm import TOP_K, cohort_statistics, s_norm, t_norm, z_norm
-from nestvox.model.calibration import LlrCalibration
 from nestvox.model.threshold import COSINE, ScoreSpace
 from nestvox.progress import Progress, silent
 from nestvox.scoring.speakers import TrialSpeakers
@@ -31,8 +26,6 @@ __all__ = [
     "NORM_METHODS",
     "NormMethod",
     "ScoreNorm",
-    "calibrated",
-    "check_calibration",
     "check_cohort",
     "normalised",
     "refuse_cohort_speakers",
@@ -173,19 +166,6 @@ def check_cohort(norm: ScoreNorm, speakers: TrialSpeakers, *, fingerprint: str |
     return refuse_cohort_speakers(norm.cohort, speakers)
 
 
-def check_calibration(llr: LlrCalibration, name: str, fingerprint: str | None) -> None:
-    """Refuse a calibration of another model.
-
-    Raises:
-        FingerprintError: with both.
-    """
-    if llr.fingerprint != (fingerprint or ""):
-        raise FingerprintError(
-            f"the calibration was fitted on scores of the model {llr.fingerprint or '(unknown)'}, {name} is of "
-            f"{fingerprint or '(unknown)'}; calibrate this model"
-        )
-
-
 def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> tuple[str, ...]:
     """Refuse a cohort in which speakers of the trials stand: it would be told who is who.
 
@@ -209,53 +189,3 @@ def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> t
             "take a cohort of other speakers"
         )
     return tuple(notes)
-
-
-def calibrated(
-    system: System,
-    llr: LlrCalibration,
-    trials: Trials,
-    speakers: Iterable[str],
-    quality: Mapping[int | None, Mapping[str, tuple[ArrayLike, ArrayLike]]],
-    *,
-    allow_overlap: bool = False,
-) -> System:
-    """Map every score to a log likelihood ratio in nats.
-
-    Args:
-        system: scores of the kind, and of the model, that the calibration was fitted on; dimensions without a map are
-            left out, and said.
-        llr: fitted on other trials and speakers.
-        trials: that the scores are of.
-        speakers: names of the speakers in them, where they are known.
-        quality: dimension to the calibration's measures on both sides, see `quality.trial_quality`.
-        allow_overlap: take shared speakers, with the label ``leaky``.
-
-    Raises:
-        FingerprintError: the calibration is of another model.
-        ScoresError: it was fitted on scores of another kind, or for other dimensions.
-        TrialsError, OverlapError: as `LlrCalibration.refuse_seen`.
-    """
-    check_calibration(llr, system.name, system.fingerprint)
-    if system.space != llr.space:
-        raise ScoresError(
-            f"the calibration was fitted on the {llr.space}, the scores of {system.name} are the {system.space}; "
-            "normalise "
-            "them alike, or calibrate again"
-        )
-    labels = llr.refuse_seen(trials.sha256, speakers, allow=allow_overlap)
-    there = {dim: scores for dim, scores in system.scores.items() if dim in llr.maps}
-    if not there:
-        fitted = ", ".join("scores without a dimension" if dim is None else str(dim) for dim in llr.maps)
-        raise ScoresError(f"the calibration was fitted for {fitted}, none of which {system.name} has")
-    left_out = [str(dim) for dim in system.scores if dim not in there]
-    notes = [f"The calibration holds no map for {', '.join(left_out)} dimensions: left out."] if left_out else []
-    if llr.labels:
-        notes.append(f"The calibration was fitted on trials labelled {', '.join(llr.labels)}.")
-    return replace(
-        system,
-        scores={dim: llr.llr(dim, scores, quality.get(dim, {})) for dim, scores in there.items()},
-        space=llr.llr_space,
-        labels=tuple(sorted({*system.labels, *labels})),
-        notes=(*system.notes, *notes),
-    )

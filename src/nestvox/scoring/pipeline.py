@@ -1,0 +1,210 @@
+"""The one road from a system to scores: score, normalise, calibrate, split by condition; refusals before any of it.
+
+`run` takes a system that has not scored yet (`system.known_store`, `known_model`, `known_scores`) and gives scored
+trials, which `evaluation` measures, compares, fits a calibration to or sets thresholds on.
+
+Notation: N trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable
+from nestvox.errors import TableError
+from nestvox.model.calibration import LlrCalibration
+from nestvox.model.threshold import Threshold
+from nestvox.progress import Bars, no_bars
+from nestvox.scoring.calibrated import calibrated, check_calibration
+from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
+from nestvox.scoring.normalise import ScoreNorm, check_cohort, normalised
+from nestvox.scoring.paths import path_in_table
+from nestvox.scoring.quality import trial_quality
+from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
+from nestvox.scoring.system import System, Unscored, check_system
+
+__all__ = ["AS_THEY_COME", "Given", "ScoredTrials", "Steps", "check_unscored", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """What is done to scores before they are used.
+
+    Attributes:
+        norm: normalisation by a cohort, if any.
+        calibration: maps to log likelihood ratios, if any; fitted on scores normalised alike.
+        thresholds: stored ones that the scores will be held against.
+    """
+
+    norm: ScoreNorm | None = None
+    calibration: LlrCalibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+
+
+AS_THEY_COME = Steps()
+"""Nothing is done to the scores."""
+
+
+class Given(TypedDict, total=False):
+    """What is known beside a system and its table; the keyword arguments of `run`."""
+
+    speakers: tuple[ArrayLike, ArrayLike] | None
+    conditions: Mapping[str, Sides] | Sequence[str]
+    steps: Steps
+    allow_overlap: bool
+    bars: Bars
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTrials:
+    """N trials with the scores of a system, and everything that a number made of them has to say.
+
+    Attributes:
+        trials: labelled, of both classes, none twice.
+        targets: (N,) labels.
+        speakers: of both sides.
+        raw: the scores as they came.
+        normalised: before the calibration; the same where there is no normalisation.
+        system: as they are used; the same where there is no calibration.
+        table: utterances that the trials name, if given.
+        sides: column to the values of both sides, for the conditions.
+        labels: what every number has to carry beside those of the system.
+        notes: what a reader has to know beside those of the system.
+        steps: what was done.
+        allow_overlap: training speakers were let in.
+    """
+
+    trials: Trials
+    targets: NDArray[np.bool_]
+    speakers: TrialSpeakers
+    raw: System
+    normalised: System
+    system: System
+    table: UtteranceTable | None = None
+    sides: Mapping[str, Sides] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    steps: Steps = AS_THEY_COME
+    allow_overlap: bool = False
+
+    def path_of(self, name: str) -> str | None:
+        """Audio file of a name of the trials, None where it is not known or the name itself."""
+        return (self.system.path_of if self.table is None else path_in_table(self.table))(name)
+
+    def frame(self) -> pl.DataFrame:
+        """``enrol``, ``test``, ``target``, ``score`` at the largest dimension; where it was changed, also as it came.
+
+        The last column is named after what it means, e.g. ``cosine``.
+        """
+        dim, values = list(self.system.scores.items())[-1]
+        frame = self.trials.frame.with_columns(pl.Series("score", values))
+        if self.system is self.raw:
+            return frame
+        return frame.with_columns(pl.Series(self.raw.space.kind, self.raw.scores[dim]))
+
+
+def run(
+    unscored: Unscored,
+    *,
+    table: UtteranceTable | None = None,
+    speakers: tuple[ArrayLike, ArrayLike] | None = None,
+    conditions: Mapping[str, Sides] | Sequence[str] = (),
+    steps: Steps = AS_THEY_COME,
+    allow_overlap: bool = False,
+    bars: Bars = no_bars,
+) -> ScoredTrials:
+    """Score the trials of a system, normalise and calibrate; whatever can be refused is refused before it scores.
+
+    Args:
+        unscored: the system and its trials, which are labelled, of both classes, none twice.
+        table: utterances that the trials name: speakers, conditions, quality measures and labels of marks come from it.
+        speakers: names or numbers of the speakers of both sides, (N,) each; see `speakers.trial_speakers`.
+        conditions: columns of the table, or column name to the values of both sides, (N,) each.
+        steps: what is done to the scores.
+        allow_overlap: go on in spite of training speakers in the trials, with the label ``leaky``.
+        bars: shows the phases that take long.
+
+    Raises:
+        TrialsError: unknown labels, one class only, duplicates, or speakers that contradict the labels.
+        ScoresError: scores of other trials, or of another kind than the calibration was fitted on.
+        OverlapError: training speakers, or the cohort's or the calibration's, stand in the trials.
+        FingerprintError: cohort, calibration or thresholds are of another model.
+        TableError: the table lacks utterances of the trials or a column, or there is none to split by.
+        NestvoxError: whatever else the steps raise.
+    """
+    trials, known = unscored.trials, unscored.system
+    targets = check_trials(trials)
+    who = trial_speakers(trials, [known], speakers=speakers, table=table)
+    if conditions and table is None and not isinstance(conditions, Mapping):
+        raise TableError(f"splitting by {', '.join(conditions)} needs the utterance table that has this column")
+    if isinstance(conditions, Mapping):
+        sides = dict(conditions)
+    else:
+        sides = {} if table is None else values_of_sides(table, trials, conditions)
+    labels, notes = check_unscored(unscored, who, steps=steps, allow_overlap=allow_overlap)
+    raw = unscored.score()
+    check_system(raw, trials)
+    system = raw
+    if steps.norm is not None:
+        with bars("scoring against the cohort", "dimensions") as progress:
+            system = normalised(system, steps.norm, who, progress=progress)
+    before = system
+    if steps.calibration is not None:
+        with bars("measuring quality", "files") as progress:
+            quality = trial_quality(steps.calibration.measures, system, trials, table, progress=progress)
+        system = calibrated(system, steps.calibration, trials, who.names, quality, allow_overlap=allow_overlap)
+    return ScoredTrials(
+        trials,
+        targets,
+        who,
+        raw,
+        before,
+        system,
+        table=table,
+        sides=sides,
+        labels=tuple(sorted({*labels, *marks_of(trials, table)})),
+        notes=notes,
+        steps=steps,
+        allow_overlap=allow_overlap,
+    )
+
+
+def check_unscored(
+    unscored: Unscored, speakers: TrialSpeakers, *, steps: Steps = AS_THEY_COME, allow_overlap: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Refuse what the scores of a system could not be used for, before it scores.
+
+    Args:
+        unscored: the system and its trials.
+        speakers: of the trials.
+        steps: what will be done to the scores.
+        allow_overlap: take training speakers of the model, with the label ``leaky``.
+
+    Returns:
+        Labels and sentences for the results.
+
+    Raises:
+        OverlapError, FingerprintError, ScoresError, StoreError, TrialsError, NestvoxError: as `run`.
+    """
+    system, norm, llr = unscored.system, steps.norm, steps.calibration
+    labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
+    chosen_labels, chosen_notes = chosen_on_these(unscored.trials, system.chosen_on)
+    space = system.space
+    if norm is not None and unscored.tap:
+        check_cohort(norm, speakers, fingerprint=system.fingerprint, tap=unscored.tap)
+        space = norm.space
+    if llr is not None:
+        check_calibration(llr, system.name, system.fingerprint, space)
+        llr.refuse_seen(unscored.trials.sha256, speakers.names, allow=allow_overlap)
+        space = llr.llr_space
+    for threshold in steps.thresholds:
+        threshold.refuse_elsewhere(fingerprint=system.fingerprint or "", dim=threshold.dim, space=threshold.space)
+    return labels + chosen_labels, notes + chosen_notes
