@@ -272,7 +272,7 @@ def _read_recipe(folder: Path) -> object:
 
 _RECIPE = """\
 kind: linear
-model: ge2e
+start: ge2e
 seed: 3
 head: {dims: [16, 32, 64], norm: fixed}
 data: {train: {cache: cache}, dev: {cache: dev-cache}, dev_trials: trials.txt}
@@ -291,7 +291,8 @@ advanced: {use_pretrained: true, model_name: b2, train_type: ptn, pretrained_dat
 
 
 def _read_mrl_config(folder: Path) -> object:
-    from nestvox.compat.redimnet_mrl.config import read_configuration, recipe_of
+    from nestvox.compat.redimnet_mrl.config import read_configuration
+    from nestvox.compat.redimnet_mrl.config_data import recipe_of
 
     plan = read_configuration(str(folder / "config.yaml"))
     return plan and recipe_of(plan, folder)

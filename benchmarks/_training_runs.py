@@ -26,8 +26,9 @@ from nestvox.training.criterion import Criterion
 from nestvox.training.head_start import begin_head
 from nestvox.training.loop import ParameterGroup, Source, TrainingLoop
 from nestvox.training.parallel import processes
-from nestvox.training.recipe.recipe import Recipe, parse_recipe
-from nestvox.training.tasks.from_cache import split_decay
+from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.recipe.recipe import parse_recipe
+from nestvox.training.tasks.head import split_decay
 from nestvox.zoo.variants import variant
 
 DIMS = (16, 32, 64, 128, 192)
@@ -46,17 +47,19 @@ def drawn_model(name: str) -> SpeakerModel:
     return SpeakerModel(encoder, name=name)
 
 
-def head_recipe(batch_size: int, epochs: int, **sections: Any) -> Recipe:
+def head_recipe(batch_size: int, epochs: int, kind: str = "linear", **sections: Any) -> LoopRecipe:
     """A linear head that begins at random, under a nested AAM-softmax with a classifier of its own at every prefix."""
     content = {
-        "kind": "linear",
+        "kind": kind,
         "head": {"dims": list(DIMS), "start": "random"},
         "loss": {"prototypes": "random"},
         "training": {"epochs": epochs, "batch_size": batch_size, "validate_epochs": max(1, epochs)},
         "run": {"log_steps": 1_000_000, "checkpoint_s": 1e9},
         **sections,
     }
-    return parse_recipe(content, "benchmark")
+    recipe = parse_recipe(content, "benchmark")
+    assert isinstance(recipe, LoopRecipe)
+    return recipe
 
 
 class Unvalidated:
@@ -69,7 +72,7 @@ class Unvalidated:
         classes: training speakers.
     """
 
-    def __init__(self, network: nn.Module, learning: nn.Module, recipe: Recipe, classes: int) -> None:
+    def __init__(self, network: nn.Module, learning: nn.Module, recipe: LoopRecipe, classes: int) -> None:
         self.network = network
         self.criterion = Criterion(recipe.loss, DIMS, classes)
         self.groups: Sequence[ParameterGroup] = [
@@ -110,7 +113,7 @@ class EnoughError(Exception):
 
 
 def run_loop(
-    task: Unvalidated, source: Source, recipe: Recipe, folder: Path, *, seconds: float = float("inf")
+    task: Unvalidated, source: Source, recipe: LoopRecipe, folder: Path, *, seconds: float = float("inf")
 ) -> tuple[list[float], int]:
     """Train; returns the seconds of each epoch without what comes between them, and the samples of the last one.
 
@@ -141,7 +144,7 @@ def run_loop(
     return [end - start for start, end in zip(task.began, ended, strict=True)], seen
 
 
-def drawn_head(model: SpeakerModel, recipe: Recipe) -> TrainedHead:
+def drawn_head(model: SpeakerModel, recipe: LoopRecipe) -> TrainedHead:
     """Build the head of a recipe for a model, on its pooled vector."""
     return begin_head(recipe, model, None, None)
 

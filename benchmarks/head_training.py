@@ -43,9 +43,10 @@ from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.extraction.cache.feature_cache import CachePlan, FeatureCache, build_cache, cache_metadata, open_cache
 from nestvox.extraction.store.store import ShardRows, StoreWriter
 from nestvox.heads.linear import LinearHead
+from nestvox.training.data.cached import CachedSource, CachedUtterances
 from nestvox.training.data.clips import AudioSource
 from nestvox.training.parallel import processes
-from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
+from nestvox.training.recipe.kinds import EncoderRecipe
 
 # Dev part of VoxCeleb2; mean length: J. S. Chung et al., "VoxCeleb2: deep speaker recognition", Interspeech 2018.
 UTTERANCES, SPEAKERS, MEAN_S = 1_092_009, 5_994, 7.8
@@ -115,7 +116,8 @@ def _rows(options: argparse.Namespace) -> UtteranceTable:
 
 def _usual(options: argparse.Namespace) -> dict[str, Any]:
     table, model = _rows(options), drawn_model(options.networks[0])
-    recipe = head_recipe(options.batch_size, 1, data={"variants": 1, "crop_s": CROP_S})
+    recipe = head_recipe(options.batch_size, 1, "lora", data={"variants": 1, "crop_s": CROP_S})
+    assert isinstance(recipe, EncoderRecipe)  # of clips
     head = drawn_head(model, recipe)
     with processes("cuda" if torch.cuda.is_available() else "cpu") as every:
         source = AudioSource(table, recipe, model.sample_rate, every, Banks(None, None, None))

@@ -69,7 +69,7 @@ def kill_often(folder: Path, kills: int, epochs: int, draw: random.Random) -> di
     recipe = parse_recipe(json.loads(written.read_text()), "benchmark")
 
     def work(out: Path) -> Callable[[], object]:
-        return lambda: train(recipe, out, model=encoder, resume=True)
+        return lambda: train(recipe, out, start=encoder, resume=True)
 
     began = time.monotonic()
     assert wait(start(work(folder / "undisturbed"))) == 0, "the undisturbed run failed"

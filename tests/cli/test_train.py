@@ -63,7 +63,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     SpeakerModel(ReDimNet(**TINY).eval(), name="tiny").save(folder / "tiny")
     recipe = {
         "kind": "linear",
-        "model": "tiny",
+        "start": "tiny",
         "data": {"table": "utterances.tsv", "dev_trials": "trials.txt", "variants": 2, "test": {}},
         "head": {"dims": [8, 24], "start": "pretrained"},
         "training": {"epochs": 2, "batch_size": 12},
@@ -213,8 +213,8 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
         (["train", "linear"], "--out is missing"),
         (["train", "liner", "--out", "run"], "did you mean linear?"),
         (["train", "linear", "--out", "run", "--set", "training.epoch=3"], "nearest known one is training.epochs"),
-        (["train", "linear", "--out", "run"], "model is missing"),
-        (["train", "linear", "--out", "run", "--set", "model=nothing"], "nothing"),
+        (["train", "linear", "--out", "run"], "start is missing"),
+        (["train", "linear", "--out", "run", "--set", "start=nothing"], "nothing"),
     ],
 )
 def test_what_is_refused_costs_one_line_and_no_folder(

@@ -21,7 +21,8 @@ from nestvox.corpora.shards import write_shards
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
-from nestvox.errors import AudioError, ModelError, RecipeError
+from nestvox.errors import AudioError, FingerprintError, ModelError, RecipeError
+from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.linear import LinearHead
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
@@ -32,7 +33,7 @@ from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.recipe.sections import Lora, SpecAugment
-from nestvox.training.tasks.from_audio import AudioTask, NestedNetwork, blanked_bands, full_precision_front_end
+from nestvox.training.tasks.encoder import EncoderTask, NestedNetwork, blanked_bands, full_precision_front_end
 from nestvox.training.train import Trained, train
 
 from .conftest import TINY, World
@@ -92,8 +93,7 @@ def settings(speech: Path, **changes: str) -> list[str]:
 
 UNFREEZE = {"stages": "[{epoch: 1, train: [pool, backbone.stage2]}]", "encoder.learning_rate": "1.0"}
 SCRATCH = {
-    "encoder.variant": "null",
-    "encoder.config": json.dumps({"architecture": "redimnet", **TINY}),
+    "model": json.dumps({"architecture": "redimnet", **TINY}),
     "head.start": "random",
     "training.micro_batch": "null",
     "training.large_margin": "null",
@@ -101,8 +101,8 @@ SCRATCH = {
 }
 
 
-def run(speech: Path, out: Path, kind: str, model: SpeakerModel | None, **changes: str) -> Trained:
-    found = train(load_recipe(kind, settings(speech, **changes)), out, model=model)
+def run(speech: Path, out: Path, kind: str, start: SpeakerModel | None, **changes: str) -> Trained:
+    found = train(load_recipe(kind, settings(speech, **changes)), out, start=start)
     assert found is not None
     return found
 
@@ -183,8 +183,8 @@ def test_stopped_and_taken_up(speech: Path, encoder: SpeakerModel, tmp_path: Pat
 
     recipe = load_recipe("unfreeze", settings(speech, **UNFREEZE))
     with pytest.raises(Killed):
-        train(recipe, tmp_path / "run", model=encoder, bars=Bars())
-    train(recipe, tmp_path / "run", model=encoder, resume=True)
+        train(recipe, tmp_path / "run", start=encoder, bars=Bars())
+    train(recipe, tmp_path / "run", start=encoder, resume=True)
     first, second = (
         read_checkpoint(folder / "checkpoint.safetensors") for folder in (unfrozen.folder, tmp_path / "run")
     )
@@ -205,7 +205,7 @@ def test_parts_named_later_learn_more_slowly(encoder: SpeakerModel) -> None:
     table = UtteranceTable(pl.DataFrame({"utt_id": ["a"], "path": ["a"], "speaker": ["a"]}), "t", Path())
     nothing = np.zeros(0, np.int64)
     trials = Trials(pl.DataFrame({"enrol": ["a"], "test": ["a"], "target": [True]}), "t")
-    task = AudioTask(
+    task = EncoderTask(
         NestedNetwork(network, head),
         criterion,
         Development(table, trials, nothing, nothing, nothing, nothing > 0),
@@ -287,6 +287,45 @@ def test_from_scratch(speech: Path, tmp_path: Path) -> None:
     assert any(name.endswith("running_mean") for name in after)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+
+
+def test_a_student_from_random_weights_learns_from_its_teacher_and_holds_nothing_of_it(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path
+) -> None:
+    encoder.save(tmp_path / "teacher")
+    taught = {**SCRATCH, "loss.distill": "0.5", "teacher": str(tmp_path / "teacher"), "training.epochs": "1"}
+    found = run(speech, tmp_path / "a", "scratch", None, **taught)
+    alone = run(speech, tmp_path / "b", "scratch", None, **SCRATCH, **{"training.epochs": "1"})
+    shapes = [
+        {name: tensor.shape for name, tensor in read_checkpoint(one.folder / "checkpoint.safetensors").tensors.items()}
+        for one in (found, alone)
+    ]
+    assert shapes[0] == shapes[1]
+    first = [next(line["loss"] for line in log_of(one.folder) if "loss" in line) for one in (found, alone)]
+    assert first[0] > first[1], "a distance is added"
+    assert all(rate.truncated is None for rate in found.rates)
+    cache = open_cache(tmp_path / "a" / "cache" / "teacher")
+    assert cache.metadata.fingerprint == encoder.encoder_fingerprint
+    assert not (tmp_path / "a" / "cache" / "train").exists()
+    stranger = SpeakerModel(build({"architecture": "redimnet", **TINY}).eval(), name="stranger")
+    again = load_recipe("scratch", settings(speech, **taught))
+    with pytest.raises(FingerprintError, match="fingerprint"):
+        train(again, tmp_path / "a", teacher=stranger, resume=True)
+
+
+def test_an_encoder_may_learn_from_another_than_it_begins_with(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path
+) -> None:
+    other = SpeakerModel(build({"architecture": "ge2e"}).eval(), name="other")
+    taught = {"stages": "[{epoch: 0, train: [pool]}]", "loss.distill": "0.5", "training.epochs": "1"}
+    lines = []
+    for name, teacher in (("own", None), ("other", other)):
+        train(load_recipe("unfreeze", settings(speech, **taught)), tmp_path / name, start=encoder, teacher=teacher)
+        lines.append(next(line["loss"] for line in log_of(tmp_path / name) if "loss" in line))
+    assert lines[0] != lines[1]
+    recipe = load_recipe("unfreeze", settings(speech, **UNFREEZE, **{"loss.distill": "0"}))
+    with pytest.raises(RecipeError, match=r"no loss\.distill"):
+        train(recipe, tmp_path / "c", start=encoder, teacher=other)
 
 
 def source(speech: Path, **changes: str) -> AudioSource:
@@ -514,4 +553,4 @@ def test_the_front_end_stays_in_float32_under_autocast(encoder: SpeakerModel) ->
 def test_a_cache_alone_does_not_train_an_encoder(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
     recipe = load_recipe("lora", [*world.settings(), "data.table=[]"])
     with pytest.raises(RecipeError, match="learns from audio"):
-        train(recipe, tmp_path / "run", model=encoder)
+        train(recipe, tmp_path / "run", start=encoder)

@@ -14,7 +14,8 @@ from nestvox.errors import TrainingError
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import no_bars
 from nestvox.training.checkpoint import Checkpoint, Progressed, read_checkpoint
-from nestvox.training.recipe.recipe import Recipe, load_recipe
+from nestvox.training.recipe.kinds import Recipe
+from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.train import train
 
 from .conftest import World
@@ -57,7 +58,7 @@ def end_of(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def undisturbed(encoder: SpeakerModel, world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(recipe_of(world), out, model=encoder)
+    train(recipe_of(world), out, start=encoder)
     return end_of(out)
 
 
@@ -90,8 +91,8 @@ def test_stopped_around_a_checkpoint(
     with pytest.MonkeyPatch.context() as patch:
         dying_at(writes, patch, before=before)
         with pytest.raises(Killed):
-            train(recipe_of(world), tmp_path / "run", model=encoder)
-    train(recipe_of(world), tmp_path / "run", model=encoder, resume=True)
+            train(recipe_of(world), tmp_path / "run", start=encoder)
+    train(recipe_of(world), tmp_path / "run", start=encoder, resume=True)
     assert end_of(tmp_path / "run") == undisturbed
 
 
@@ -118,15 +119,15 @@ def test_stopped_twice_between_checkpoints(
 
     for last in (120, 440):  # steps 3 and 11 of 15
         with pytest.raises(Killed):
-            train(recipe_of(world), tmp_path / "run", model=encoder, resume=True, bars=Bars(last))
-    train(recipe_of(world), tmp_path / "run", model=encoder, resume=True, bars=no_bars)
+            train(recipe_of(world), tmp_path / "run", start=encoder, resume=True, bars=Bars(last))
+    train(recipe_of(world), tmp_path / "run", start=encoder, resume=True, bars=no_bars)
     assert end_of(tmp_path / "run") == undisturbed
 
 
 def test_how_often_checkpoints_are_written_changes_nothing(
     encoder: SpeakerModel, world: World, tmp_path: Path, undisturbed: dict[str, object]
 ) -> None:
-    train(recipe_of(world, **{"run.checkpoint_steps": "1"}), tmp_path / "run", model=encoder)
+    train(recipe_of(world, **{"run.checkpoint_steps": "1"}), tmp_path / "run", start=encoder)
     assert end_of(tmp_path / "run") == undisturbed
 
 
@@ -134,7 +135,7 @@ def test_what_a_killed_run_was_writing_is_cleared(encoder: SpeakerModel, world: 
     left = tmp_path / "run" / ".checkpoint-abc.partial.safetensors"
     left.parent.mkdir()
     left.write_bytes(b"half")
-    train(recipe_of(world), tmp_path / "run", model=encoder, resume=True)
+    train(recipe_of(world), tmp_path / "run", start=encoder, resume=True)
     assert not left.exists()
 
 
@@ -142,16 +143,16 @@ def test_vectors_of_a_killed_validation_are_cleared(encoder: SpeakerModel, world
     left = tmp_path / "run" / ".dev-abc" / "store" / "shard-000000.arrow"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    train(recipe_of(world), tmp_path / "run", model=encoder)
+    train(recipe_of(world), tmp_path / "run", start=encoder)
     assert not (tmp_path / "run" / ".dev-abc").exists()
 
 
 def test_a_damaged_checkpoint_is_named(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
-    train(recipe_of(world), tmp_path / "run", model=encoder)
+    train(recipe_of(world), tmp_path / "run", start=encoder)
     path = tmp_path / "run" / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(TrainingError, match=r"checkpoint\.safetensors: not a readable checkpoint"):
-        train(recipe_of(world), tmp_path / "run", model=encoder, resume=True)
+        train(recipe_of(world), tmp_path / "run", start=encoder, resume=True)
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

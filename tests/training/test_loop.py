@@ -12,9 +12,9 @@ from nestvox.errors import RecipeError, TrainingError
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import Checkpoint, read_checkpoint
+from nestvox.training.data.cached import CachedSource, CachedUtterances
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
-from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
 from nestvox.training.train import Trained, train
 
 from .conftest import World
@@ -36,7 +36,7 @@ ONE_STEP = {
 def run(
     encoder: SpeakerModel, world: World, out: Path, recipe: str = "linear", **changes: str
 ) -> tuple[Checkpoint, Trained]:
-    found = train(load_recipe(recipe, world.settings(**{**ONE_STEP, **changes})), out, model=encoder)
+    found = train(load_recipe(recipe, world.settings(**{**ONE_STEP, **changes})), out, start=encoder)
     assert found is not None
     return read_checkpoint(out / "checkpoint.safetensors"), found
 
@@ -186,7 +186,7 @@ def test_a_run_ends_when_nothing_gets_better(encoder: SpeakerModel, world: World
     assert (found.best_epoch, found.epochs) == (0, 2)
     assert checkpoint.progressed.stopped
     again = train(
-        load_recipe("linear", world.settings(**{**ONE_STEP, **changes})), tmp_path / "run", model=encoder, resume=True
+        load_recipe("linear", world.settings(**{**ONE_STEP, **changes})), tmp_path / "run", start=encoder, resume=True
     )
     assert again is not None
     assert again.epochs == 2

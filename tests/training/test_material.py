@@ -16,7 +16,7 @@ def test_babble_is_made_of_the_stretches_that_the_table_names() -> None:
     rows = [("u0", "call.wav", "ann", 0.0, 2.0), ("u1", "call.wav", "ben", 30.0, 4.0)]
     columns = ["utt_id", "path", "speaker", "start_s", "duration_s"]
     table = UtteranceTable(pl.DataFrame(rows, schema=columns, orient="row"), "calls", Path("corpus"))
-    voices = banks_of(load_recipe("unfreeze", []), table, 16_000).voices
+    voices = banks_of(load_recipe("unfreeze", []).data, table, 16_000).voices
     assert voices is not None
     found = [(voice.path, voice.speaker, voice.start_s, voice.duration_s) for voice in voices.voices]
     assert found == [(Path("corpus/call.wav"), "ann", 0.0, 2.0), (Path("corpus/call.wav"), "ben", 30.0, 4.0)]

@@ -40,7 +40,7 @@ COMMAND = Path(sys.executable).with_name("nestvox")
 
 
 def run_two(world: World, model: Path, out: Path, **changes: str) -> str:
-    arguments = [str(COMMAND), "train", "linear", "--out", str(out), "--set", f"model={model}"]
+    arguments = [str(COMMAND), "train", "linear", "--out", str(out), "--set", f"start={model}"]
     for setting in world.settings(**{**SETTINGS, **changes}):
         arguments += ["--set", setting]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
@@ -58,7 +58,7 @@ def test_two_processes_learn_what_one_does(
     shown = run_two(world, model_folder, tmp_path / "two", **loss)
     assert shown.count("kept: ") == 1, "one process writes and shows"
     alone = load_recipe("linear", world.settings(**{**SETTINGS, **loss}))
-    train(alone, tmp_path / "one", model=encoder)
+    train(alone, tmp_path / "one", start=encoder)
     one, two = (read_checkpoint(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
     assert (one.progressed.world, two.progressed.world) == (1, 2)
     assert one.tensors.keys() == two.tensors.keys()

@@ -12,14 +12,9 @@ import soundfile
 import yaml
 from typer.testing import CliRunner
 
-from nestvox.compat.redimnet_mrl import config as room
-from nestvox.compat.redimnet_mrl.config import (
-    is_redimnet_mrl,
-    migrate,
-    migration_table,
-    prepare_data,
-    refuse_other_data,
-)
+from nestvox.compat.redimnet_mrl import config_data as room
+from nestvox.compat.redimnet_mrl.config import is_redimnet_mrl, migrate, migration_table
+from nestvox.compat.redimnet_mrl.config_data import prepare_data, refuse_other_data
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import RecipeError
@@ -72,7 +67,7 @@ def test_the_published_file() -> None:
     assert is_redimnet_mrl(CONFIG)
     plan = migrate(CONFIG, "config.yaml")
     recipe = parse_recipe(dict(plan.recipe), "config.yaml")
-    assert (recipe.kind, recipe.model, recipe.seed) == ("linear", "redimnet-b2-vox2-ptn", 42)
+    assert (recipe.kind, recipe.start, recipe.seed) == ("linear", "redimnet-b2-vox2-ptn", 42)
     assert recipe.head.dims == (64, 128, 192, 256)
     assert (recipe.loss.kind, recipe.loss.margin, recipe.loss.scale, recipe.loss.weights) == (
         "aam",
@@ -345,7 +340,7 @@ def test_the_recipe_is_shown_before_anything_is_opened(tmp_path: Path, monkeypat
     shown = CliRunner().invoke(app, ["train", "config.yaml", "--show", "--set", "training.epochs=7"])
     assert shown.exit_code == 0, shown.output
     recipe = yaml.safe_load(shown.stdout)
-    assert (recipe["model"], recipe["training"]["epochs"]) == ("redimnet-b2-vox2-ptn", 7)
+    assert (recipe["start"], recipe["training"]["epochs"]) == ("redimnet-b2-vox2-ptn", 7)
     assert recipe["data"]["table"] == [str(tmp_path / "run-data" / "train.tsv")]
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 

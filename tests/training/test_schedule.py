@@ -50,14 +50,13 @@ def test_margin_warms_up_and_grows_at_the_end() -> None:
     assert [found.crop_s(epoch, 3.0) for epoch in (0, 7, 8, 9)] == [3.0, 3.0, 6.0, 6.0]
 
 
-def test_stages_add_up_and_dims_are_the_last_named() -> None:
+def test_dims_are_the_last_named() -> None:
     found = schedule(
         [
             {"epoch": 0, "dims": [64]},
             {"epoch": 2, "train": ["pool"]},
-            {"epoch": 5, "train": ["linear"], "dims": [64, 16]},
+            {"epoch": 5, "dims": [64, 16]},
         ]
     )
     assert [found.dims(epoch, (16, 32, 64)) for epoch in (0, 4, 5)] == [(64,), (64,), (16, 64)]
-    assert [found.parts(epoch) for epoch in (0, 2, 9)] == [(), ("pool",), ("pool", "linear")]
     assert schedule().dims(3, (16, 32)) == (16, 32)

@@ -39,7 +39,7 @@ SMALL = {"training.batch_size": "50", "training.epochs": "4", "head.dims": "[8,2
 
 
 def run(encoder: SpeakerModel, world: World, out: Path, recipe: str = "linear", **changes: str) -> Trained:
-    found = train(load_recipe(recipe, world.settings(**{**SMALL, **changes})), out, model=encoder)
+    found = train(load_recipe(recipe, world.settings(**{**SMALL, **changes})), out, start=encoder)
     assert found is not None
     return found
 
@@ -135,7 +135,7 @@ def test_a_run_is_not_overwritten(trained: Trained, encoder: SpeakerModel, world
         run(encoder, world, tmp_path)
     recipe = load_recipe("linear", world.settings(**SMALL))
     with pytest.raises(TrainingError, match="not empty and holds no run"):
-        train(recipe, tmp_path, model=encoder, resume=True)
+        train(recipe, tmp_path, start=encoder, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
@@ -145,21 +145,21 @@ def test_only_the_same_recipe_and_data_are_resumed(encoder: SpeakerModel, world:
         "training.learning_rate": ("0.5", "training.learning_rate 0.0001 there, 0.5 now"),
         "head.dims": ("[16, 24]", "head.dims [8, 24] there, [16, 24] now"),
         "training.balanced": ("{speakers: 7}", "training.balanced None there, {'speakers': 7, 'utterances': 2} now"),
-        "loss.kind": ("am", "loss.kind 'aam' there, 'am' now"),
+        "loss.kind": ("am", "loss.kind 'aam' there, 'am' now; loss.easy_margin False there, nothing now"),
         "seed": ("3", "seed 0 there, 3 now"),
         "data.dev_trials": (str(tmp_path / "other.txt"), "data.dev_trials 'dev.txt' there, 'other.txt' now"),
     }
     for key, (value, told) in changed.items():
         again = load_recipe("linear", world.settings(**{**SMALL, key: value}))
         with pytest.raises(TrainingError, match=re.escape(f"is of another recipe ({told})")):
-            train(again, tmp_path / "run", model=encoder, resume=True)
+            train(again, tmp_path / "run", start=encoder, resume=True)
     several = {"training.learning_rate": "0.5", "loss.margin": "0.3"}
     with pytest.raises(TrainingError, match=r"loss\.margin 0\.1 there, 0\.3 now; training\.learning_rate"):
         train(
-            load_recipe("linear", world.settings(**{**SMALL, **several})), tmp_path / "run", model=encoder, resume=True
+            load_recipe("linear", world.settings(**{**SMALL, **several})), tmp_path / "run", start=encoder, resume=True
         )
     same = load_recipe("linear", world.settings(**SMALL))
-    finished = train(same, tmp_path / "run", model=encoder, resume=True)
+    finished = train(same, tmp_path / "run", start=encoder, resume=True)
     assert finished is not None
     assert finished.epochs == 4
 
@@ -176,13 +176,13 @@ def test_only_what_it_began_with_is_resumed(encoder: SpeakerModel, world: World,
         ("data.dev_trials", fewer, r"there .*dev\.txt \(1,770 trials, \w{12}\), now .*dev\.txt \(1,769 trials"),
         ("data.table", other, r"there 200 training utterances of 40 speakers .*, now 195 training utterances of 39"),
         ("data.cache", cache, r"there .*\(200 utterances in 3 variants, \w{16}\), now .* in 2 variants"),
-        ("model", None, r"there tiny \(\w{16}\), now stranger \(\w{16}\)"),
+        ("start", None, r"there tiny \(\w{16}\), now stranger \(\w{16}\)"),
     ):
         recipe = load_recipe(
             "linear", world.settings(**{**SMALL, "training.epochs": "1", **({key: str(value)} if value else {})})
         )
         with pytest.raises(TrainingError, match=rf"holds a run of another {key}: {told}"):
-            train(recipe, tmp_path / "run", model=encoder if value else stranger, resume=True)
+            train(recipe, tmp_path / "run", start=encoder if value else stranger, resume=True)
 
 
 def test_a_run_that_was_refused_is_no_run(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_material_that_is_missing_or_of_another_encoder(encoder: SpeakerModel, w
 
 
 def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_path: Path) -> None:
-    found = train(load_recipe("rotation", world.settings(**{"head.dims": "[8,24]"})), tmp_path / "run", model=encoder)
+    found = train(load_recipe("rotation", world.settings(**{"head.dims": "[8,24]"})), tmp_path / "run", start=encoder)
     assert found is not None
     assert found.model.head is not None
     assert found.model.head.kind == "rotation"
@@ -258,7 +258,7 @@ def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_pat
     assert found.rates[0].best <= found.rates[0].truncated
     more = load_recipe("rotation", world.settings(**{"head.dims": "[8,32]"}))
     with pytest.raises(RecipeError, match=r"head\.dims: a rotation has the 24 dimensions .* got 32"):
-        train(more, tmp_path / "more", model=encoder)
+        train(more, tmp_path / "more", start=encoder)
 
 
 @pytest.mark.parametrize(

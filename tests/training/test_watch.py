@@ -15,10 +15,10 @@ from nestvox.corpora.utterances import read_utterances
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.report.run_page import RUN_PAGE, write_run_page
+from nestvox.training.data.cached import CachedSource, CachedUtterances
 from nestvox.training.data.sampling import Seen
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
-from nestvox.training.tasks.from_cache import CachedSource, CachedUtterances
 from nestvox.training.train import Trained, train
 from nestvox.training.watch import EpochReport, Watch, duration_in_words
 
@@ -44,7 +44,7 @@ class Told(Watch):
 
 def run(encoder: SpeakerModel, world: World, out: Path, recipe: str = "linear", **changes: str) -> tuple[Trained, Told]:
     told = Told()
-    found = train(load_recipe(recipe, world.settings(**{**SMALL, **changes})), out, model=encoder, watch=told)
+    found = train(load_recipe(recipe, world.settings(**{**SMALL, **changes})), out, start=encoder, watch=told)
     assert found is not None
     return found, told
 
@@ -97,8 +97,8 @@ def test_the_epoch_loss_is_the_mean_also_after_a_kill(encoder: SpeakerModel, wor
     run(encoder, world, tmp_path / "whole", **settings)
     recipe = load_recipe("linear", world.settings(**{**SMALL, **settings}))
     with pytest.raises(Killed):
-        train(recipe, tmp_path / "killed", model=encoder, bars=Bars())
-    train(recipe, tmp_path / "killed", model=encoder, resume=True)
+        train(recipe, tmp_path / "killed", start=encoder, bars=Bars())
+    train(recipe, tmp_path / "killed", start=encoder, resume=True)
     losses = [[line.get("epoch_loss") for line in log_of(tmp_path / name)] for name in ("whole", "killed")]
     assert losses[0] == losses[1]
     assert sum(loss is not None for loss in losses[0]) == 3
@@ -137,7 +137,7 @@ def test_what_is_left_out_is_a_warning(
         train(
             load_recipe("linear", world.settings(**{**SMALL, **changes, "training.epochs": "1"})),
             tmp_path / "again",
-            model=encoder,
+            start=encoder,
         )
 
 
@@ -183,10 +183,11 @@ def test_what_a_cache_left_out_counts(encoder: SpeakerModel, world: World, tmp_p
 def test_why_these_weights_are_kept(
     encoder: SpeakerModel, world: World, tmp_path: Path, recipe: str, changes: dict[str, str], kept: str
 ) -> None:
-    given = {**changes} if recipe == "linear" else {"head.start": "rotation"}
     base = SMALL if recipe == "linear" else {"head.dims": "[8,24]"}
     told = Told()
-    found = train(load_recipe(recipe, world.settings(**{**base, **given})), tmp_path / "run", model=encoder, watch=told)
+    found = train(
+        load_recipe(recipe, world.settings(**{**base, **changes})), tmp_path / "run", start=encoder, watch=told
+    )
     assert found is not None
     match = re.match(kept, found.kept)
     assert match, found.kept

@@ -47,11 +47,11 @@ def train(
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
-    from nestvox.compat.redimnet_mrl.config import (
+    from nestvox.compat.redimnet_mrl.config import read_configuration
+    from nestvox.compat.redimnet_mrl.config_data import (
         RECIPE_FILE,
         data_folder,
         prepare_data,
-        read_configuration,
         recipe_of,
         refuse_other_data,
     )

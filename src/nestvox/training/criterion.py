@@ -12,7 +12,15 @@ from nestvox.losses.distillation import PrefixDistillation
 from nestvox.losses.margins import AamSoftmax, AmSoftmax, SphereFace2, SubCenterAamSoftmax
 from nestvox.losses.nested import NestedLoss, NestedTerms, PrefixLoss
 from nestvox.losses.pairwise import AngularPrototypical, Prototypical, Triplet
-from nestvox.training.recipe.sections import LossSection
+from nestvox.training.recipe.learning import (
+    Additive,
+    AngularMargin,
+    LossSection,
+    Pairwise,
+    Prototypes,
+    SubCenters,
+    Triplets,
+)
 
 __all__ = ["Criterion"]
 
@@ -44,12 +52,13 @@ class Criterion(nn.Module):
         self.speakers: NestedLoss | None = None
         if section.weight:
             make = _maker(section, classes)
-            self.speakers = NestedLoss(self.dims, make, weights, classifier=section.classifier)
+            shared = section.classifier if isinstance(section, Prototypes) else "own"
+            self.speakers = NestedLoss(self.dims, make, weights, classifier=shared)
         self.distillation: PrefixDistillation | None = None
         if section.distill:
             self.distillation = PrefixDistillation(self.dims, weights, **section.distill_terms)
         self.distils = self.distillation is not None
-        self.relational = self.distils or (section.weight > 0 and section.pairwise)
+        self.relational = self.distils or (section.weight > 0 and isinstance(section, Pairwise | Triplets))
 
     def forward(self, embedding: Tensor, labels: Tensor, teacher: Tensor | None = None) -> NestedTerms:
         """Return the loss of a batch.
@@ -105,16 +114,16 @@ class Criterion(nn.Module):
 
 
 def _maker(section: LossSection, classes: int) -> Callable[[int], nn.Module]:
-    margin, scale = section.margin, section.scale
-    makers: dict[str, Callable[[int], nn.Module]] = {
-        "aam": lambda dim: AamSoftmax(dim, classes, margin, scale, easy_margin=section.easy_margin),
-        "am": lambda dim: AmSoftmax(dim, classes, margin, scale),
-        "subcenter": lambda dim: SubCenterAamSoftmax(
-            dim, classes, margin, scale, centers=section.sub_centers, easy_margin=section.easy_margin
-        ),
-        "sphereface2": lambda dim: SphereFace2(dim, classes, margin, scale),
-        "angular": lambda _: AngularPrototypical(),
-        "prototypical": lambda _: Prototypical(),
-        "triplet": lambda _: Triplet(margin=margin, mining=section.mining),
-    }
-    return makers[section.kind]
+    match section:
+        case AngularMargin(margin=margin, scale=scale, easy_margin=easy):
+            if isinstance(section, SubCenters):
+                centers = section.sub_centers
+                return lambda dim: SubCenterAamSoftmax(dim, classes, margin, scale, centers=centers, easy_margin=easy)
+            return lambda dim: AamSoftmax(dim, classes, margin, scale, easy_margin=easy)
+        case Additive(kind=kind, margin=margin, scale=scale):
+            loss = {"am": AmSoftmax, "sphereface2": SphereFace2}[kind]
+            return lambda dim: loss(dim, classes, margin, scale)
+        case Triplets(margin=margin, mining=mining):
+            return lambda _: Triplet(margin=margin, mining=mining)
+        case _:
+            return lambda _: {"angular": AngularPrototypical, "prototypical": Prototypical}[section.kind]()

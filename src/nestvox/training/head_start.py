@@ -2,91 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from nestvox.errors import RecipeError
 from nestvox.extraction.cache.feature_cache import CacheTap
-from nestvox.heads.choose import choose_rotation
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.mlp import MlpHead
 from nestvox.heads.moments import Moments
-from nestvox.heads.pairs import LabelledPairs
-from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Rotation, default_dims
 from nestvox.heads.trained import Norm, TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.progress import Progress, silent
-from nestvox.training.recipe.recipe import Recipe
-from nestvox.training.tasks.from_cache import CachedUtterances
+from nestvox.training.criterion import Criterion
+from nestvox.training.data.cached import CachedUtterances
+from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.recipe.learning import Prototypes
+from nestvox.training.recipe.sections import MlpSection
+from nestvox.training.run import Run
+from nestvox.training.tasks.rotation import fit_for
 
-__all__ = ["begin_head", "fit_rotation", "head_tap", "nested_dims"]
+__all__ = ["begin_head", "copy_of_head", "first_criterion", "prepared_head"]
 
 _BLOCK = 16_384
+_ROTATION_FILE = "rotation.safetensors"
 
 
-def nested_dims(recipe: Recipe, embedding_dim: int) -> tuple[int, ...]:
-    """Prefix lengths of the head of a recipe, ascending."""
-    return tuple(sorted(recipe.head.dims)) if recipe.head.dims else default_dims(embedding_dim)
+def copy_of_head(head: TrainedHead) -> TrainedHead:
+    """Copy a head as it is, on the CPU."""
+    return type(head).from_saved(head.config(), head.tensors())
 
 
-def head_tap(recipe: Recipe, model: SpeakerModel) -> CacheTap:
-    """Which output of the encoder the head takes.
+def prepared_head(run: Run[Any]) -> TrainedHead:
+    """Build the head as it is before the first step.
 
-    That is the pooled vector where the encoder's embedding is an affine function of it (or where the head begins at
-    random), else the embedding itself, since nothing linear could begin there.
+    The rotation that it begins with is fitted once, by the first process, and kept in the run's folder.
     """
-    if recipe.kind == "rotation":
-        return "embedding"
-    return "pooled" if recipe.head.start == "random" or model.encoder.projection() is not None else "embedding"
-
-
-def fit_rotation(
-    recipe: Recipe,
-    data: CachedUtterances,
-    pairs: LabelledPairs,
-    *,
-    progress: Progress = silent,
-) -> Rotation:
-    """Fit a rotation on the clean training embeddings and choose it on the development pairs.
-
-    Args:
-        recipe: seed and dims; it may name a finished rotation.
-        data: training utterances.
-        pairs: development trials on embeddings.
-        progress: candidates measured of all.
-
-    Raises:
-        ModelError: the file is no rotation, or too few speakers.
-        RecipeError: the rotation in the file is of another size, or the recipe asks for more dims than there are.
-    """
-    size = data.cache.embedding_dim
-    if recipe.head.start_from is not None:
-        rotation = Rotation.load(recipe.head.start_from)
-        if rotation.input_dim != size:
+    recipe, model = run.recipe, run.start
+    assert model is not None
+    wanted = recipe.head.dims
+    if isinstance(model.head, TrainedHead):
+        if wanted is not None and tuple(sorted(wanted)) != model.head.dims:
             raise RecipeError(
-                f"head.start_from: {recipe.head.start_from} rotates {rotation.input_dim} dimensions, "
-                f"the embedding has {size}"
+                f"head.dims: {model.name} has a head of {model.head.dims}; leave dims out to go on with it"
             )
-        return rotation
-    wanted = nested_dims(recipe, size)
-    if recipe.kind == "rotation" and wanted[-1] > size:
-        raise RecipeError(f"head.dims: a rotation has the {size} dimensions of the embedding at most, got {wanted[-1]}")
-    dims = [dim for dim in wanted if dim <= size]
-    found = choose_rotation(
-        data.cache.gather(data.utterances, 0, tap="embedding"),
-        data.speakers,
-        pairs,
-        dims=dims or None,
-        refinement=Refinement(seed=recipe.seed),
-        progress=progress,
-    )
-    return found["best"].rotation
+        return copy_of_head(model.head)
+    data = run.material.cached()
+    rotation = None
+    if recipe.head.start == "rotation":
+        rotation = model.head if isinstance(model.head, Rotation) else None
+        kept = run.folder / _ROTATION_FILE
+        if rotation is None:
+            if run.processes.first and not kept.is_file():
+                fit_for(run, run.material.dev_pairs("embedding")).save(kept)
+            run.processes.wait()
+            rotation = Rotation.load(kept)
+    return begin_head(recipe, model, data, rotation)
 
 
 def begin_head(
-    recipe: Recipe, model: SpeakerModel, data: CachedUtterances | None, rotation: Rotation | None
+    recipe: LoopRecipe, model: SpeakerModel, data: CachedUtterances | None, rotation: Rotation | None
 ) -> TrainedHead:
     """Build the head of a recipe as it is before the first step.
 
@@ -99,15 +75,15 @@ def begin_head(
     Raises:
         ModelError: sizes that do not fit.
     """
-    section = recipe.head
-    kind = section.kind or ("mlp" if recipe.kind == "mlp" else "linear")
-    head_class: type[LinearHead] | type[MlpHead] = MlpHead if kind == "mlp" else LinearHead
-    settings: dict[str, Any] = {}
-    if kind == "mlp":
-        settings = {"hidden": section.hidden, "layers": section.layers, "dropout": section.dropout}
-    encoder = model.encoder
-    dims, tap = nested_dims(recipe, encoder.embedding_dim), head_tap(recipe, model)
-    input_dim = encoder.pooled_dim if tap == "pooled" else encoder.embedding_dim
+    section, encoder = recipe.head, model.encoder
+    perceptron = isinstance(section, MlpSection)
+    head_class: type[LinearHead] | type[MlpHead] = MlpHead if perceptron else LinearHead
+    settings: dict[str, Any] = section.model_dump(include={"hidden", "layers", "dropout"}) if perceptron else {}
+    dims = tuple(sorted(section.dims)) if section.dims else default_dims(encoder.embedding_dim)
+    # The embedding itself, where it is no affine function of the pooled vector: nothing linear could begin there.
+    pooled = section.start == "random" or encoder.projection() is not None
+    tap: CacheTap = "pooled" if pooled else "embedding"
+    input_dim = encoder.pooled_dim if pooled else encoder.embedding_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if section.start == "random":
@@ -116,13 +92,36 @@ def begin_head(
         if rotation is None:
             rotation = Rotation(torch.eye(encoder.embedding_dim, dtype=torch.float64).numpy(), dims[:1], "truncation")
         return head_class.from_pretrained(
-            encoder.projection() if tap == "pooled" else None,
+            encoder.projection() if pooled else None,
             rotation,
             dims,
             moments=None if data is None else _moments(data, tap, input_dim),
             norm=section.norm,
             **settings,
         )
+
+
+def first_criterion(
+    recipe: LoopRecipe, head: TrainedHead, data: CachedUtterances | None, names: Sequence[str]
+) -> Criterion:
+    """Build the criterion, its prototypes where the recipe says that they begin.
+
+    Args:
+        recipe: the section `loss`, and the seed.
+        head: as it is before the first step.
+        data: training features, of which the speakers' means are; None: prototypes begin at random.
+        names: of the classes; one that `data` lacks, a speaker at another speed, begins at the speaker's own mean.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        criterion = Criterion(recipe.loss, head.dims, len(names))
+        means = isinstance(recipe.loss, Prototypes) and recipe.loss.prototypes == "means"
+        if means and recipe.loss.weight and data is not None:
+            head.eval()
+            place = {name: row for row, name in enumerate(data.names)}
+            rows = [place[name] if name in place else place[name.partition("#speed")[0]] for name in names]
+            criterion.begin_at(data.mean_embeddings(head, head.tap)[rows])
+    return criterion
 
 
 def _moments(data: CachedUtterances, tap: CacheTap, size: int) -> Moments:

@@ -36,7 +36,7 @@ from nestvox.training.checkpoint import (
 from nestvox.training.criterion import Criterion
 from nestvox.training.data.sampling import Seen
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.run_log import RunLog
 from nestvox.training.schedule import Schedule
 from nestvox.training.watch import EpochReport, Watch
@@ -175,7 +175,7 @@ class TrainingLoop:
         self,
         task: Task,
         source: Source,
-        recipe: Recipe,
+        recipe: LoopRecipe,
         folder: str | Path,
         processes: Processes,
         *,
@@ -404,7 +404,7 @@ class TrainingLoop:
                 },
                 "learning_rate": self.schedule.rate(moment),
                 "margin": self.schedule.margin_at(moment),
-                "samples_per_s": steps_per_s * self.recipe.batch_size,
+                "samples_per_s": steps_per_s * self.recipe.training.batch,
             },
         )
 
@@ -500,7 +500,7 @@ class TrainingLoop:
             self._state[name].copy_(tensor)
 
 
-def _remedy(recipe: Recipe) -> str:
+def _remedy(recipe: LoopRecipe) -> str:
     training = recipe.training
     remedies = ["lower training.learning_rate"]
     if training.max_grad_norm is None:
@@ -510,14 +510,14 @@ def _remedy(recipe: Recipe) -> str:
     return f"{', or '.join(remedies)}. That is another run, with another --out; resuming this one repeats it"
 
 
-def _refuse_broken(tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
+def _refuse_broken(tensors: Mapping[str, Tensor], recipe: LoopRecipe) -> None:
     # Not a number fails the comparison too.
     broken = [name for name, tensor in tensors.items() if not bool((tensor.abs() < _RUN_AWAY).all())]
     if broken:
         raise TrainingError(f"{broken[0]} has run away or is no number; {_remedy(recipe)}")
 
 
-def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> optim.Optimizer:
+def _optimizer(groups: Sequence[ParameterGroup], recipe: LoopRecipe) -> optim.Optimizer:
     training = recipe.training
     settings = [{"params": list(group.parameters), "weight_decay": group.weight_decay} for group in groups]
     if training.optimizer == "sgd":

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nestvox.training.recipe.recipe import Recipe
-from nestvox.training.recipe.sections import Stage, TrainingSection
+from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.recipe.learning import LongMargin, Prototypes, Stage, TrainingSection, Triplets
 
 __all__ = ["Schedule"]
 
@@ -20,7 +20,7 @@ class Schedule:
 
     Attributes:
         training: the section of the recipe.
-        margin: of the loss at the end of its warm-up.
+        margin: of the loss at the end of its warm-up; 0 where it has none.
         stages: of the recipe.
     """
 
@@ -29,9 +29,10 @@ class Schedule:
     stages: tuple[Stage, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Schedule:
+    def of(cls, recipe: LoopRecipe) -> Schedule:
         """Take the parts of a recipe."""
-        return cls(recipe.training, recipe.loss.margin, recipe.stages)
+        margin = recipe.loss.margin if isinstance(recipe.loss, Prototypes | Triplets) else 0.0
+        return cls(recipe.training, margin, recipe.stages)
 
     def rate(self, time: float) -> float:
         """Learning rate at a time in epochs; `min_learning_rate` is never undercut once the warm-up is over."""
@@ -67,7 +68,7 @@ class Schedule:
     def crop_s(self, epoch: int, usual: float | None) -> float | None:
         """Seconds of a training clip in an epoch."""
         large = self.training.large_margin
-        if large is not None and large.crop_s is not None and self.in_large_margin(epoch):
+        if isinstance(large, LongMargin) and large.crop_s is not None and self.in_large_margin(epoch):
             return large.crop_s
         return usual
 
@@ -75,7 +76,3 @@ class Schedule:
         """Prefix lengths in the loss in an epoch; where no stage says, all."""
         named = [stage.dims for stage in self.stages if stage.epoch <= epoch and stage.dims is not None]
         return tuple(sorted(named[-1])) if named else every
-
-    def parts(self, epoch: int) -> tuple[str, ...]:
-        """Names of the encoder's parts that learn in an epoch, in the order in which they joined."""
-        return tuple(name for stage in self.stages if stage.epoch <= epoch for name in stage.train)

@@ -28,11 +28,13 @@ from nestvox.training.checkpoint import Progressed, read_checkpoint
 from nestvox.training.data.development import Development
 from nestvox.training.data.material import Material
 from nestvox.training.loop import CHECKPOINT_FILE
-from nestvox.training.parallel import Processes, processes
-from nestvox.training.recipe.recipe import Recipe, load_recipe
-from nestvox.training.runs import Finished, described, run_cached, run_rotation, warned
-from nestvox.training.tasks.from_audio import DEV_FOLDER, run_audio
-from nestvox.training.tasks.rotation import thresholds_on
+from nestvox.training.parallel import processes
+from nestvox.training.recipe.kinds import LoopRecipe, Recipe, ScratchRecipe
+from nestvox.training.recipe.recipe import load_recipe
+from nestvox.training.run import Finished, Run
+from nestvox.training.tasks.encoder import DEV_FOLDER, train_encoder
+from nestvox.training.tasks.head import train_head
+from nestvox.training.tasks.rotation import thresholds_on, train_rotation
 from nestvox.training.watch import Watch
 
 __all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
@@ -42,6 +44,11 @@ RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
 
 _REPLICATES = 200
+_TASKS: Mapping[str, Callable[[Run[Any]], Finished]] = {
+    "rotation": train_rotation,
+    "head": train_head,
+    "encoder": train_encoder,
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ def train(
     recipe: Recipe,
     out: str | Path,
     *,
-    model: SpeakerModel | None = None,
+    start: SpeakerModel | None = None,
+    teacher: SpeakerModel | None = None,
     resume: bool = False,
     bars: Bars = no_bars,
     announce: Callable[[str], None] | None = None,
@@ -117,7 +125,8 @@ def train(
     Args:
         recipe: see `load_recipe`.
         out: folder of the run.
-        model: the encoder to begin with; None: `recipe.model` is loaded.
+        start: the model to begin with; None: `recipe.start` is loaded.
+        teacher: the model to learn from; None: `recipe.teacher` is loaded, where the recipe has one.
         resume: go on with the run that the folder holds, or begin where it holds none.
         bars: opens a display for each phase.
         announce: told before anything is downloaded.
@@ -136,10 +145,15 @@ def train(
     refuse_what_is_not_here(recipe)
     with ExitStack() as stack:
         every = stack.enter_context(processes(recipe.run.device))
-        if model is None and recipe.kind != "scratch":
-            if recipe.model is None:
-                raise RecipeError("model is missing: a name of `nestvox models list`, or a model folder")
-            model = load(recipe.model, device="cpu", announce=announce if every.first else lambda _: None)
+        tell = announce if every.first else lambda _: None
+        if start is None and not isinstance(recipe, ScratchRecipe):
+            if recipe.start is None:
+                raise RecipeError("start is missing: a name of `nestvox models list`, or a model folder")
+            start = load(recipe.start, device="cpu", announce=tell)
+        if teacher is None and isinstance(recipe, LoopRecipe) and recipe.teacher is not None:
+            teacher = load(recipe.teacher, device="cpu", announce=tell)
+        if teacher is not None and not (isinstance(recipe, LoopRecipe) and recipe.loss.distill):
+            raise RecipeError("teacher: nothing is learned from it, as the recipe has no loss.distill")
         if not every.first:
             bars = no_bars
         else:
@@ -148,11 +162,10 @@ def train(
         every.wait()
         checkpoint = folder / CHECKPOINT_FILE
         before = read_checkpoint(checkpoint).progressed if checkpoint.is_file() else None
-        material = Material.of(recipe, model, folder, every, bars=bars, before=before)
-        finished = _run(recipe, model, material, folder, every, bars, Watch() if watch is None else watch)
-        if not every.first:
-            return None
-        return _finish(recipe, model, material, folder, finished)
+        material = Material.of(recipe, start, teacher, folder, every, bars=bars, before=before)
+        run = Run(recipe, start, material, folder, every, bars, Watch() if watch is None else watch)
+        finished = _TASKS[recipe.task](run)
+        return _finish(run, finished) if every.first else None
 
 
 def refuse_what_is_not_here(recipe: Recipe) -> None:
@@ -162,27 +175,9 @@ def refuse_what_is_not_here(recipe: Recipe) -> None:
         MissingExtraError: it is to be logged to Weights & Biases, and wandb is not installed.
         ModelError: the device of the recipe is not there.
     """
-    if recipe.run.wandb is not None:
+    if isinstance(recipe, LoopRecipe) and recipe.run.wandb is not None:
         require("wandb", extra="wandb", purpose="logging to Weights & Biases (run.wandb)")
     find_device(recipe.run.device)
-
-
-def _run(
-    recipe: Recipe,
-    model: SpeakerModel | None,
-    material: Material,
-    folder: Path,
-    every: Processes,
-    bars: Bars,
-    watch: Watch,
-) -> Finished:
-    if not recipe.from_cache:
-        return run_audio(recipe, model, material, folder, every, bars, watch)
-    assert model is not None
-    if recipe.kind == "rotation":
-        notes = warned(watch, every, material.notes)
-        return replace(run_rotation(recipe, model, material, bars), notes=notes)
-    return run_cached(recipe, model, material, folder, every, bars, watch)
 
 
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -218,20 +213,19 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     )
 
 
-def _finish(
-    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, finished: Finished
-) -> Trained:
+def _finish(run: Run[Any], finished: Finished) -> Trained:
     """Write the model with its thresholds, and the result."""
+    recipe, material, folder = run.recipe, run.material, run.folder
     head, dev, progressed = finished.model.head, material.dev, finished.progressed
     assert head is not None
-    done = described(recipe, model, material, SpeakerModel(finished.model.encoder, head))
+    done = run.described(finished.model)
     found = thresholds_on(head, finished.pairs, dev.trials, material.labels)
     done.thresholds = tuple(replace(threshold, fingerprint=done.fingerprint) for threshold in found)
     done.save(folder / MODEL_FOLDER)
     trained = Trained(
         model=done,
         folder=folder,
-        rates=_rates(finished, head, dev),
+        rates=_rates(finished, head, dev, run.plain_rates(head)),
         best_epoch=progressed.best_epoch,
         epochs=progressed.epoch,
         kept=_kept(recipe, head, progressed),
@@ -248,7 +242,7 @@ def _finish(
 
 def _kept(recipe: Recipe, head: Head, progressed: Progressed) -> str:
     """Which weights are kept and why, in one sentence."""
-    if recipe.kind == "rotation":
+    if not isinstance(recipe, LoopRecipe):
         return f"the rotation {head.config().get('method', '')}, which is fitted at once: there are no epochs"
     means = {int(epoch): sum(rates.values()) / len(rates) for epoch, rates in progressed.eers.items()}
     best = progressed.best_epoch
@@ -271,7 +265,7 @@ def _kept(recipe: Recipe, head: Head, progressed: Progressed) -> str:
     )
 
 
-def _rates(finished: Finished, head: Head, dev: Development) -> tuple[DevRate, ...]:
+def _rates(finished: Finished, head: Head, dev: Development, plain: Mapping[int, float]) -> tuple[DevRate, ...]:
     names = dev.table.frame["speaker"].gather(dev.utterances).to_numpy()
     _, codes = np.unique(np.concatenate([names[dev.first], names[dev.second]]), return_inverse=True)
     enrol, test = np.split(codes, 2)
@@ -281,7 +275,7 @@ def _rates(finished: Finished, head: Head, dev: Development) -> tuple[DevRate, .
     for dim in head.dims:
         scores = finished.pairs.scores(head, dim)
         interval = speaker_bootstrap(scores, dev.target, enrol, test, n_replicates=_REPLICATES).eer
-        rates.append(DevRate(dim, finished.truncated.get(dim), start[str(dim)], best[dim], interval.low, interval.high))
+        rates.append(DevRate(dim, plain.get(dim), start[str(dim)], best[dim], interval.low, interval.high))
     return tuple(rates)
 
 

@@ -6,48 +6,24 @@ trial list, its network the released one with a head that begins as the pretrain
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import yaml
-
-from nestvox.atomic import write_text
-from nestvox.corpora.generate import generate_trials
-from nestvox.corpora.overlap import shared_speakers
-from nestvox.corpora.prepare.folder import prepare_folder, told
-from nestvox.corpora.trials import write_trials
-from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.differences import differences, differences_in_words
-from nestvox.errors import NestvoxError, RecipeError, TrialsError
-from nestvox.gate import naming, read_json, read_yaml
+from nestvox.compat.redimnet_mrl.config_values import checked_value, folders_in
+from nestvox.errors import NestvoxError, RecipeError
+from nestvox.gate import naming, read_yaml
 from nestvox.home import expand_home
-from nestvox.progress import Progress, silent
-from nestvox.training.redimnet_mrl_values import checked_value, folders_in
 
-__all__ = [
-    "RECIPE_FILE",
-    "Migration",
-    "data_folder",
-    "is_redimnet_mrl",
-    "migrate",
-    "migration_table",
-    "prepare_data",
-    "read_configuration",
-    "recipe_of",
-    "refuse_other_data",
-]
+__all__ = ["SEED", "Migration", "is_redimnet_mrl", "migrate", "migration_table", "read_configuration"]
 
 _SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
 _THEIR_OWN = {"advanced", "hardware", "logging", "evaluation"}
-_SEED = 42
-_TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "dev_trials.txt", "recipe.yaml"
+SEED = 42
 _LOSSES = {"AAMSoftmax": "aam", "SubCenter": "subcenter", "Triplet": "triplet"}
+_OF_LOSSES = {"scale": ("aam", "subcenter"), "easy_margin": ("aam", "subcenter"), "sub_centers": ("subcenter",)}
 _OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
-_MADE_FROM = "made_from.json"
 _NEVER = 9999
 _MOST_SHOWN = 80  # characters of a value
 
@@ -85,7 +61,7 @@ class _Draft:
     """What the keys have said so far."""
 
     source: str
-    recipe: dict[str, Any] = field(default_factory=lambda: {"seed": _SEED})
+    recipe: dict[str, Any] = field(default_factory=lambda: {"seed": SEED})
     notes: list[str] = field(default_factory=list)
     said: dict[str, Any] = field(default_factory=dict)
 
@@ -240,15 +216,15 @@ _KEYS: Mapping[str, _Key] = {
     "seed": _to("seed"),
     "deterministic": _needless("a run is reproducible on one kind of device in any case"),
     "advanced.use_pretrained": _refused_unless(
-        (True,), "its own sizes are invented ones; write a recipe of kind scratch with encoder.config"
+        (True,), "its own sizes are invented ones; write a recipe of kind scratch with model"
     ),
-    "advanced.model_name": _kept("model_name", "`model`"),
-    "advanced.train_type": _kept("train_type", "`model`"),
-    "advanced.pretrained_dataset": _kept("dataset", "`model`"),
+    "advanced.model_name": _kept("model_name", "`start`"),
+    "advanced.train_type": _kept("train_type", "`start`"),
+    "advanced.pretrained_dataset": _kept("dataset", "`start`"),
     "advanced.freeze_backbone_epochs": _kept("freeze", "`kind: linear`, or `unfreeze` with a stage at that epoch"),
     "advanced.pretrained_checkpoint": _refused_unless(
         (None,),
-        "make a model folder of the file (nestvox models import-weights NAME FILE --out FOLDER) and name it as `model`",
+        "make a model folder of the file (nestvox models import-weights NAME FILE --out FOLDER) and name it as `start`",
     ),
     "advanced.progressive_mrl": _kept("progressive", "`kind: progressive`"),
     "advanced.progressive_schedule": _kept("schedule", "`stages`: one more dimension, from the largest, at each epoch"),
@@ -289,6 +265,10 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
     for name, key in (("train", "data.train_dataset"), ("val", "data.val_dataset")):
         if said.get(name) is None:
             raise RecipeError(f"{source}: {key} must name a folder of speaker folders")
+    loss = draft.recipe.get("loss", {})
+    for name, kinds in _OF_LOSSES.items():  # the file says them all, whatever the loss
+        if loss.get("kind", "aam") not in kinds:
+            loss.pop(name, None)
     _network(draft)
     _dims(draft)
     _optimisation(draft)
@@ -335,119 +315,6 @@ def read_configuration(name_or_path: str | Path) -> Migration | None:
     return migrate(content, str(path)) if is_redimnet_mrl(content) else None
 
 
-def data_folder(out: Path) -> Path:
-    """Where the tables and trials of a run stand: beside it, with ``-data`` behind its name."""
-    return out.absolute().with_name(f"{out.absolute().name}-data")
-
-
-def recipe_of(plan: Migration, folder: Path) -> dict[str, Any]:
-    """Return the whole recipe, whose tables and trials `prepare_data` puts into `folder`."""
-    data = {
-        **plan.recipe.get("data", {}),
-        "table": [str(folder / _TRAIN_TABLE)],
-        "dev_table": [str(folder / _DEV_TABLE)],
-        "dev_trials": str(folder / _DEV_TRIALS),
-        "test": {},
-    }
-    return {**plan.recipe, "data": data}
-
-
-def prepare_data(
-    plan: Migration,
-    out: Path,
-    *,
-    workers: int = 4,
-    tell: Callable[[str], None] = lambda _: None,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Make tables and development pairs of the folders, and return the whole recipe, which is written down too.
-
-    Args:
-        plan: from `migrate`.
-        out: folder for ``train.tsv``, ``dev.tsv``, ``dev_trials.txt`` and ``recipe.yaml``, which comes last.
-        workers: threads that open files.
-        tell: told how many files are left out, and why.
-        progress: files opened.
-
-    Returns:
-        Content of a recipe; see `recipe_of`.
-
-    Raises:
-        RecipeError: training, development and test share speakers (those that are shared are named), or the
-            development folder has fewer pairs than are asked for.
-        TableError: a folder without audio.
-    """
-    tables = {}
-    for name, folder in (("train", plan.train_folder), ("dev", plan.dev_folder)):
-        prepared = prepare_folder(folder, corpus=name, workers=workers, progress=progress)
-        table, unread = prepared.table, prepared.skipped
-        frame = table.frame.filter(pl.col("duration_s") >= plan.min_duration_s)
-        if unread:
-            tell(f"{folder}: {told(unread)}")
-        if n_short := len(table) - len(frame):
-            tell(f"{folder}: {n_short} files are shorter than data.min_duration = {plan.min_duration_s:g} s")
-        absolute = pl.Series("path", [str((table.root / path).absolute()) for path in frame["path"]])
-        tables[name] = UtteranceTable(
-            frame=frame.with_columns(absolute, pl.lit(name).alias("split")), source=str(folder), root=out
-        )
-    speakers = {name: set(table.frame["speaker"]) for name, table in tables.items()}
-    for folder in plan.test_folders:
-        speakers[str(folder)] = (
-            {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
-        )
-    names = list(speakers)
-    for number, first in enumerate(names[:2]):
-        for second in names[number + 1 :]:
-            if shared := shared_speakers(speakers[first], speakers[second]):
-                raise RecipeError(
-                    f"{len(shared)} speakers of {second} stand in {first} too ({', '.join(shared[:5])}, ...): error "
-                    "rates there would be flattered; VoxCeleb1 dev has 1,211 speakers, the 40 test speakers are apart"
-                )
-    half = plan.n_pairs // 2
-    try:
-        trials = generate_trials(tables["dev"], n_target=half, n_nontarget=plan.n_pairs - half, seed=_SEED)
-    except TrialsError as error:
-        raise RecipeError(f"{error}; set evaluation.num_val_pairs_per_dataset, now {plan.n_pairs}") from error
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _MADE_FROM, json.dumps(_made_from(plan), indent=2) + "\n")
-    write_utterances(tables["train"], out / _TRAIN_TABLE)
-    write_utterances(tables["dev"], out / _DEV_TABLE)
-    write_trials(trials, out / _DEV_TRIALS)
-    recipe = recipe_of(plan, out)
-    write_text(out / RECIPE_FILE, f"# From a configuration of redimnet-mrl.\n{yaml.safe_dump(recipe, sort_keys=False)}")
-    return recipe
-
-
-def refuse_other_data(plan: Migration, made: Path) -> None:
-    """Refuse to resume a run with tables that were made of other folders or by other numbers, and name them.
-
-    Args:
-        plan: from `migrate`.
-        made: folder that `prepare_data` wrote.
-
-    Raises:
-        RecipeError: the configuration says otherwise now, or the note of what they were made from is damaged.
-    """
-    if not (made / _MADE_FROM).is_file():
-        return
-    before = read_json(made / _MADE_FROM, naming(RecipeError))
-    if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
-        raise RecipeError(
-            f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to resume "
-            "the run, or another --out"
-        )
-
-
-def _made_from(plan: Migration) -> dict[str, Any]:
-    return {
-        "data.train_dataset": str(plan.train_folder.absolute()),
-        "data.val_dataset": str(plan.dev_folder.absolute()),
-        "evaluation.test_datasets": sorted(str(folder.absolute()) for folder in plan.test_folders),
-        "evaluation.num_val_pairs_per_dataset": plan.n_pairs,
-        "data.min_duration": plan.min_duration_s,
-    }
-
-
 def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for section, values in content.items():
@@ -463,7 +330,7 @@ def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
 def _network(draft: _Draft) -> None:
     said, recipe = draft.said, draft.recipe
     name = said.get("model_name", "b2")
-    draft.put("model", f"redimnet-{name}-{said.get('dataset', 'vox2')}-{said.get('train_type', 'ptn')}")
+    draft.put("start", f"redimnet-{name}-{said.get('dataset', 'vox2')}-{said.get('train_type', 'ptn')}")
     if said.get("train_type", "ptn") == "ptn":
         draft.notes.append(
             "advanced.train_type = 'ptn': the published error rates (b2: 0.57 %) are those of ft_lm, a better start"

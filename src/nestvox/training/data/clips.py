@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +18,17 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.extraction.cache.feature_cache import FeatureCache
 from nestvox.training.data.material import augmentation_of
-from nestvox.training.data.sampling import BalancedOrder, Order, Seen, ShuffledOrder, WindowedOrder, seen_in, split
-from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.data.sampling import WindowedOrder
+from nestvox.training.data.source import OrderedSource
+from nestvox.training.loop import MicroBatch
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.recipe.kinds import EncoderRecipe
 from nestvox.training.schedule import Schedule
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
 
 DEFAULT_CROP_S = 3.0
 _PLACES = 50  # that are tried in a file with stretches of digital silence
-_AHEAD = 2  # micro-batches that are decoded while one is learned from
 
 Waveform = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -42,7 +41,7 @@ class _Utterance:
     speaker: str
 
 
-class AudioSource:
+class AudioSource(OrderedSource):
     """Batches of clips of one length: every utterance once an epoch, at a place and with a treatment of that epoch.
 
     Args:
@@ -62,10 +61,12 @@ class AudioSource:
         RecipeError: batches by speaker, and other speeds, which would be other speakers.
     """
 
+    ahead = 2
+
     def __init__(
         self,
         table: UtteranceTable,
-        recipe: Recipe,
+        recipe: EncoderRecipe,
         sample_rate: int,
         processes: Processes,
         banks: Banks,
@@ -76,78 +77,37 @@ class AudioSource:
         self.recipe = recipe
         self.schedule = Schedule.of(recipe)
         self.sample_rate = sample_rate
-        self.processes = processes
         self.banks = banks
-        self.teacher = teacher
-        self.augmentation = augmentation_of(recipe, banks)
+        self.augmentation = augmentation_of(recipe.data, banks)
         self.augmented = recipe.data.variants > 1
         self.utterances = _utterances(table)
         speeds = self.augmentation.speeds if self.augmented and self.augmentation.p_speed else ()
         suffixes = ["", *(f"#speed{speed:g}" for speed in speeds)]
         self.names = tuple(sorted({u.speaker + suffix for u in self.utterances for suffix in suffixes}))
         self._class = {name: number for number, name in enumerate(self.names)}
-        balanced = recipe.training.balanced
-        codes = [self._class[u.speaker] for u in self.utterances]
-        self._speakers = np.array(codes, np.int64)
-        self.of = (len(codes), len(set(codes))) if of is None else of
-        self.order: Order
-        if balanced is None:
-            self.order = _shuffled(self.utterances, recipe)
-        elif speeds:
+        super().__init__(
+            recipe,
+            processes,
+            np.array([self._class[u.speaker] for u in self.utterances], np.int64),
+            [u.utt_id for u in self.utterances],
+            teacher=teacher,
+            of=of,
+            workers=recipe.run.workers,
+        )
+        if recipe.training.balanced is not None and speeds:
             raise RecipeError("training.balanced: clips of another speed are of another speaker; set p_speed to 0")
-        else:
-            self.order = BalancedOrder(codes, balanced.speakers, balanced.utterances, recipe.seed)
-        if teacher is not None:
-            place = {name: number for number, name in enumerate(teacher.utt_ids)}
-            self._taught = np.array([place[u.utt_id] for u in self.utterances], np.int64)
+        if recipe.data.open_shards is not None:
+            self.order = _windowed(self.utterances, recipe, recipe.data.open_shards)
 
-    @property
-    def n(self) -> int:
-        """Utterances."""
-        return len(self.utterances)
+    def drawn(self, epoch: int) -> int:
+        """Nothing: a clip follows from the number of the epoch."""
+        return epoch
 
-    def steps(self, epoch: int) -> int:
-        """Batches of an epoch."""
-        return self.order.steps(epoch)
-
-    def seen(self, epoch: int) -> Seen:
-        """How much of the data an epoch holds."""
-        return seen_in(self.order.batches(epoch), self._speakers, *self.of)
-
-    @property
-    def notes(self) -> list[str]:
-        """What nobody should miss about the batches, a sentence each."""
-        return self.order.notes() if isinstance(self.order, BalancedOrder) else []
-
-    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `first` on, decoded ahead in threads."""
-        batches = self.order.batches(epoch)[first:]
-        parts = [
-            split(rows, self.processes.rank, self.processes.world, self.recipe.training.micro_batch) for rows in batches
-        ]
-        planned = iter([part for share in parts for part in share])
-        waiting: deque[tuple[Numbers, list[Future[tuple[Waveform, str, bool]]]]] = deque()
-        with ThreadPoolExecutor(self.recipe.run.workers, thread_name_prefix="nestvox-clips") as pool:
-
-            def submit() -> None:
-                part = next(planned, None)
-                if part is not None:
-                    clips = zip(*(some.tolist() for some in part), strict=True)
-                    waiting.append((part[0], [pool.submit(self._clip, row, epoch, times) for row, times in clips]))
-
-            def taken(count: int) -> Iterator[MicroBatch]:
-                for _ in range(count):
-                    rows, futures = waiting.popleft()
-                    submit()
-                    yield self._batch(rows, [future.result() for future in futures])
-
-            for _ in range(_AHEAD):
-                submit()
-            try:
-                for rows, share in zip(batches, parts, strict=True):
-                    yield Batch(len(rows), taken(len(share)))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    def begun(self, pool: Executor, drawn: int, rows: Numbers, times: Numbers) -> Callable[[], MicroBatch]:
+        """Begin to decode and augment clips."""
+        clips = zip(rows.tolist(), times.tolist(), strict=True)
+        futures = [pool.submit(self._clip, row, drawn, before) for row, before in clips]
+        return lambda: self._batch(rows, [future.result() for future in futures])
 
     def clip(self, row: int, epoch: int, times: int = 0) -> tuple[Waveform, str]:
         """Return the clip (S,) of one utterance in one epoch, and whose it is.
@@ -205,30 +165,22 @@ class AudioSource:
                 place = float(draw.random())
 
     def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool]]) -> MicroBatch:
-        device = self.processes.device
-        audio = torch.from_numpy(np.stack([samples for samples, _, _ in clips])).to(device)
-        labels = torch.tensor([self._class[speaker] for _, speaker, _ in clips], device=device)
-        n_repeated = sum(short for _, _, short in clips)
-        if self.teacher is None:
-            return MicroBatch(audio, labels, n_repeated=n_repeated)
-        taught = self.teacher.gather(self._taught[rows], 0, tap="embedding")
-        return MicroBatch(audio, labels, torch.from_numpy(taught).to(device), n_repeated)
+        audio = self.tensor(np.stack([samples for samples, _, _ in clips]))
+        labels = torch.tensor([self._class[speaker] for _, speaker, _ in clips], device=self.processes.device)
+        return MicroBatch(audio, labels, self.taught(rows), sum(short for _, _, short in clips))
 
 
-def _shuffled(utterances: Sequence[_Utterance], recipe: Recipe) -> ShuffledOrder:
-    """Return the order of all utterances, or of a few archives at a time.
+def _windowed(utterances: Sequence[_Utterance], recipe: EncoderRecipe, at_once: int) -> WindowedOrder:
+    """Return the order of all utterances, a few archives at a time.
 
     Raises:
-        RecipeError: a few archives, and there are none.
+        RecipeError: there are no archives.
     """
-    settings = (len(utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
-    at_once = recipe.data.open_shards
-    if at_once is None:
-        return ShuffledOrder(*settings)
     if not any(member_of(utterance.segment.path) for utterance in utterances):
         raise RecipeError("data.open_shards: the table names no archives; `nestvox data shards` writes some")
     files = [str(file_of(utterance.segment.path)) for utterance in utterances]
     shard_of = np.unique(files, return_inverse=True)[1].astype(np.int64)
+    settings = (len(utterances), recipe.training.batch_size, recipe.seed, recipe.fewest)
     return WindowedOrder(*settings, shard_of=shard_of, open_shards=at_once)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -17,15 +17,18 @@ from nestvox.corpora.augmented import voices_of
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
-from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, open_cache
+from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache, build_cache, open_cache
 from nestvox.extraction.cache.plan import refuse_difference
+from nestvox.heads.pairs import LabelledPairs
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.progress import Bars, no_bars
+from nestvox.progress import Bars, Progress, no_bars
 from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
+from nestvox.training.data.cached import CachedUtterances
 from nestvox.training.data.development import Development, keep_apart
+from nestvox.training.data.source import cached_rows
 from nestvox.training.parallel import Processes
-from nestvox.training.recipe.recipe import Recipe
-from nestvox.training.recipe.sections import DataSection
+from nestvox.training.recipe.kinds import LoopRecipe, Recipe
+from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData
 
 __all__ = ["Material", "augmentation_of", "banks_of"]
 
@@ -39,6 +42,7 @@ class Material:
         train_cache: their features; none where nothing needs them.
         dev: the development trials.
         dev_cache: features of their utterances.
+        teacher_cache: features of the training utterances that a distillation learns from; none without one.
         labels: what every figure of the run must be shown with.
         speakers: of training and development.
         notes: what of the data is left out, a sentence each.
@@ -48,6 +52,7 @@ class Material:
     train_cache: FeatureCache | None
     dev: Development
     dev_cache: FeatureCache | None
+    teacher_cache: FeatureCache | None
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -62,32 +67,55 @@ class Material:
 
     @property
     def usable(self) -> UtteranceTable:
-        """The training utterances without those that the cache left out."""
+        """The training utterances without those that a cache left out."""
         assert self.train is not None
-        skipped = [] if self.train_cache is None else [one.utt_id for one in self.train_cache.metadata.failed]
+        caches = [cache for cache in (self.train_cache, self.teacher_cache) if cache is not None]
+        skipped = [one.utt_id for cache in caches for one in cache.metadata.failed]
         kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
         return replace(self.train, frame=kept, _lines=None)
 
-    def origins(self, model: SpeakerModel | None, fingerprint: str) -> list[Origin]:
+    @property
+    def n_train(self) -> int:
+        """Training utterances that are learned from."""
+        return len(self.cached().utterances) if self.train is None else len(self.usable)
+
+    def cached(self) -> CachedUtterances:
+        """Take the training utterances of the cache."""
+        assert self.train_cache is not None
+        names = None if self.train is None else self.usable.frame["utt_id"].to_list()
+        return CachedUtterances.of(self.train_cache, names)
+
+    def dev_pairs(self, tap: CacheTap) -> LabelledPairs:
+        """Return the development trials on cached vectors of the clean utterances."""
+        cache = self.dev_cache
+        assert cache is not None
+        return self.dev.pairs(lambda names: cache.gather(cached_rows(cache, names), 0, tap=tap))
+
+    def origins(self, start: SpeakerModel | None, fingerprint: str) -> list[Origin]:
         """What a run on this material begins with, and is resumed with only.
 
         Args:
-            model: that it begins with; None: random weights.
+            start: the model that it begins with; None: random weights.
             fingerprint: of the encoder and its head.
         """
-        named = "random weights" if model is None else model.name
-        found = [Origin("model", fingerprint, f"{named} ({fingerprint})"), *_given(self.dev, self.train)]
+        named = "random weights" if start is None else start.name
+        found = [Origin("start", fingerprint, f"{named} ({fingerprint})"), *_given(self.dev, self.train)]
         if self.train_cache is not None:
             cache = self.train_cache
             words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
             found.append(Origin("data.cache", cache.key, words))
+        if self.teacher_cache not in (None, self.train_cache):
+            assert self.teacher_cache is not None
+            metadata = self.teacher_cache.metadata
+            found.append(Origin("teacher", metadata.fingerprint, f"{metadata.model} ({metadata.fingerprint})"))
         return found
 
     @classmethod
     def of(
         cls,
         recipe: Recipe,
-        model: SpeakerModel | None,
+        start: SpeakerModel | None,
+        teacher: SpeakerModel | None,
         folder: Path,
         processes: Processes,
         *,
@@ -98,7 +126,8 @@ class Material:
 
         Args:
             recipe: the section `data`.
-            model: the encoder, of which the features are; None: nothing pretrained, so that there are no features.
+            start: the encoder, of which the features are; None: nothing pretrained, so that there are no features.
+            teacher: whose embeddings a distillation learns from, where that is another model.
             folder: of the run, where missing caches are made.
             processes: the first one makes what is missing.
             bars: for the display.
@@ -112,7 +141,7 @@ class Material:
                 was made otherwise than the recipe says.
             TrainingError: the run that is resumed began with other trials or utterances.
         """
-        data = recipe.data
+        data, features = recipe.data, recipe.features or FeatureData()
         if data.dev_trials is None:
             raise RecipeError(
                 "data.dev_trials is missing: the labelled list that the best weights are chosen on, of speakers who "
@@ -120,49 +149,49 @@ class Material:
             )
         whole = _joined(data.table)
         train = None if whole is None else _part(whole, data.train, "train")
-        given = None if data.cache is None else _opened(data.cache, model)
-        if given is not None and model is not None and recipe.from_cache:
-            _refuse_other_making(recipe, given, model.sample_rate)
-        given_dev = given if data.dev_cache is None else _opened(data.dev_cache, model)
+        given = None if features.cache is None else _opened(features.cache, start)
+        if given is not None and start is not None and isinstance(data, HeadData):
+            _refuse_other_making(data, given, start.sample_rate)
+        given_dev = given if features.dev_cache is None else _opened(features.dev_cache, start)
         dev_whole = _joined(data.dev_table) or whole
-        if dev_whole is not None:
-            dev_table = _part(dev_whole, data.dev, "dev")
-        elif data.dev_cache is not None and given_dev is not None:
-            dev_table = _table_of(given_dev)
-        else:
-            raise RecipeError("data.table is missing: an utterance table with the training and development utterances")
-        if train is None and given is None:
+        dev_table = _dev_table(data, dev_whole, given_dev if features.dev_cache is not None else None)
+        if train is None and (given is None or teacher is not None):
             raise RecipeError("data.table is missing: an utterance table with the training utterances")
         trials = read_trials(data.dev_trials)
         dev = Development.of(dev_table, trials)
-        train_speakers = train.frame["speaker"].to_list() if train is not None else given.speakers if given else []
-        if len(set(train_speakers)) == 1:
-            raise RecipeError(
-                f"data.train: every training utterance is of the speaker {train_speakers[0]}; telling speakers apart "
-                "takes two or more"
-            )
-        dev_speakers = dev_table.frame["speaker"].unique().to_list()
-        keep_apart(train_speakers, dev_speakers, _tested([whole, dev_whole], data.test))
-        if train is not None and given is not None:
-            _refuse_other_speakers(given, train)
-        if data.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
+        speakers = _speakers_apart(data, train, given, dev_table, [whole, dev_whole])
+        if features.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
             given_dev = None
-        if train is not None and not (recipe.from_cache and given is not None):
-            augmentation_of(
-                recipe, banks_of(recipe, train, SAMPLE_RATE)
-            )  # wrong settings are told before hours of work
+        if train is not None and isinstance(data, AugmentedData) and (given is None or not isinstance(data, HeadData)):
+            augmentation_of(data, banks_of(data, train, SAMPLE_RATE))  # wrong settings are told before hours of work
         # Said of these, and not of the caches that are made of them.
         _refuse_other_given(folder, before, dev, train)
-        if model is not None and given is None:
+
+        def made(model: SpeakerModel, table: UtteranceTable, part: str, **options: Any) -> FeatureCache:
+            path = folder / "cache" / part
+            if processes.first:
+                with bars(f"features ({part})", "rows") as progress:
+                    _make(recipe, model, table, path, progress, **options)
+            processes.wait()
+            return _opened(path, model)
+
+        if start is not None and given is None:
             assert train is not None
-            given = _made(recipe, model, train, folder / "cache" / "train", processes, bars)
-        if model is not None and given_dev is None:
+            given = made(start, train, "train", variants=recipe.variants, skip_bad=features.skip_bad)
+        if start is not None and given_dev is None:
             named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
-            given_dev = _made(recipe, model, named, folder / "cache" / "dev", processes, bars, clean=True)
+            given_dev = made(start, named, "dev", dtype="float32")
+        taught = given if isinstance(recipe, LoopRecipe) and recipe.loss.distill else None
+        if teacher is not None:
+            assert train is not None
+            taught = made(teacher, train, "teacher", skip_bad=features.skip_bad)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
-        notes = [*_rows_in_no_part(recipe, whole, dev_whole), *_unusable(train, given), *dev.notes]
-        speakers = tuple(sorted({*train_speakers, *dev_speakers}))
-        return cls(train, given, dev, given_dev, tuple(sorted(labels)), speakers, tuple(notes))
+        notes = [
+            *_rows_in_no_part(recipe, whole, dev_whole),
+            *_unusable(train, taught if given is None else given),
+            *dev.notes,
+        ]
+        return cls(train, given, dev, given_dev, taught, tuple(sorted(labels)), speakers, tuple(notes))
 
 
 def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
@@ -208,11 +237,42 @@ def _part(table: UtteranceTable, where: dict[str, str], part: str, *, may_be_emp
     return found
 
 
-def _refuse_other_making(recipe: Recipe, cache: FeatureCache, sample_rate: int) -> None:
+def _speakers_apart(
+    data: Data,
+    train: UtteranceTable | None,
+    cache: FeatureCache | None,
+    dev: UtteranceTable,
+    tables: Sequence[UtteranceTable | None],
+) -> tuple[str, ...]:
+    """Refuse speakers who stand in two parts, and return those of training and development."""
+    trained = cache.speakers if train is None and cache is not None else []
+    if train is not None:
+        trained = train.frame["speaker"].to_list()
+    if len(set(trained)) == 1:
+        raise RecipeError(
+            f"data.train: every training utterance is of the speaker {trained[0]}; telling speakers apart takes two or "
+            "more"
+        )
+    chosen_by = dev.frame["speaker"].unique().to_list()
+    keep_apart(trained, chosen_by, _tested(tables, data.test))
+    if train is not None and cache is not None:
+        _refuse_other_speakers(cache, train)
+    return tuple(sorted({*trained, *chosen_by}))
+
+
+def _dev_table(data: Data, whole: UtteranceTable | None, cache: FeatureCache | None) -> UtteranceTable:
+    if whole is not None:
+        return _part(whole, data.dev, "dev")
+    if cache is not None:
+        return _table_of(cache)
+    raise RecipeError("data.table is missing: an utterance table with the training and development utterances")
+
+
+def _refuse_other_making(data: HeadData, cache: FeatureCache, sample_rate: int) -> None:
     """Refuse a cache that was made otherwise than the recipe says, as far as it says anything."""
-    data, plan = recipe.data, cache.plan
+    plan = cache.plan
     expected: dict[str, Any] = {}
-    if data.variants != DataSection().variants:
+    if data.variants != HeadData().variants:
         expected["variants"] = data.variants
     if data.crop_s is not None:
         expected["crop_s"] = data.crop_s
@@ -305,9 +365,8 @@ def _opened(path: Path, model: SpeakerModel | None) -> FeatureCache:
     return open_cache(path, None if model is None else {"fingerprint": model.encoder_fingerprint})
 
 
-def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
+def banks_of(data: AugmentedData, table: UtteranceTable, sample_rate: int) -> Banks:
     """Open the noise, the rooms and the voices (of the training utterances) that augmentation draws from."""
-    data = recipe.data
     return Banks(
         None if data.noise is None else NoiseBank.from_folder(data.noise, sample_rate=sample_rate),
         None if data.rooms is None else RoomBank.from_folder(data.rooms, sample_rate=sample_rate),
@@ -315,49 +374,46 @@ def banks_of(recipe: Recipe, table: UtteranceTable, sample_rate: int) -> Banks:
     )
 
 
-def augmentation_of(recipe: Recipe, banks: Banks) -> Augmentation:
+def augmentation_of(data: AugmentedData, banks: Banks) -> Augmentation:
     """Return how training audio is varied.
 
     Raises:
         AugmentationError: an unknown setting, one that makes no sense, or one that the banks have nothing for.
     """
-    augmentation = Augmentation.for_banks(banks, **recipe.data.augmentation)
-    if recipe.data.variants > 1:
+    augmentation = Augmentation.for_banks(banks, **data.augmentation)
+    if data.variants > 1:
         augmentation.check_banks(banks)
     return augmentation
 
 
-def _made(
+def _make(
     recipe: Recipe,
     model: SpeakerModel,
     table: UtteranceTable,
     path: Path,
-    processes: Processes,
-    bars: Bars,
+    progress: Progress,
     *,
-    clean: bool = False,
-) -> FeatureCache:
-    """Make a cache in the run's folder, or resume or open the one that an earlier call made there."""
-    if processes.first:
-        data = recipe.data
-        # Where the encoder learns, features serve to begin the head and the prototypes only.
-        variants = data.variants if recipe.from_cache and recipe.kind != "rotation" and not clean else 1
-        banks = banks_of(recipe, table, model.sample_rate)
-        with bars(f"features ({path.name})", "rows") as progress:
-            build_cache(
-                model,
-                table,
-                path,
-                variants=variants,
-                augmentation=augmentation_of(recipe, banks) if variants > 1 else None,
-                noise=banks.noise,
-                rooms=banks.rooms,
-                crop_s=data.crop_s if variants > 1 else None,
-                dtype="float32" if clean else "float16",
-                seed=recipe.seed,
-                skip_bad=data.skip_bad and not clean,
-                workers=recipe.run.workers,
-                progress=progress,
-            )
-    processes.wait()
-    return open_cache(path, {"fingerprint": model.encoder_fingerprint})
+    variants: int = 1,
+    dtype: Literal["float16", "float32"] = "float16",
+    skip_bad: bool = False,
+) -> None:
+    """Make a cache in the run's folder, or complete the one that an earlier call began."""
+    banks, augmentation, crop_s = Banks(), None, None
+    if isinstance(recipe.data, AugmentedData) and variants > 1:
+        banks = banks_of(recipe.data, table, model.sample_rate)
+        augmentation, crop_s = augmentation_of(recipe.data, banks), recipe.data.crop_s
+    build_cache(
+        model,
+        table,
+        path,
+        variants=variants,
+        augmentation=augmentation,
+        noise=banks.noise,
+        rooms=banks.rooms,
+        crop_s=crop_s,
+        dtype=dtype,
+        seed=recipe.seed,
+        skip_bad=skip_bad,
+        workers=recipe.run.workers,
+        progress=progress,
+    )

@@ -1,7 +1,7 @@
-"""What a training run is to be: YAML, checked key by key, overridden from the command line, and hashed.
+"""Reading a recipe: YAML, checked key by key, overridden from the command line.
 
-A recipe has one section for each question: which `data`, which `head`, which `loss`, how to run the `training`, which
-parts of the `encoder` learn, and what to write down (`run`). Every key has a default; an unknown one is an error that
+A recipe has one section for each question: which `data`, which `head`, which `loss`, how to run the `training`, how
+fast the `encoder` learns, and what to write down (`run`). Every key has a default; an unknown one is an error that
 names the nearest known key. The section `run` decides nothing about the result and does not enter the hash.
 """
 
@@ -9,46 +9,29 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, get_args
 
-import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nestvox.errors import RecipeError
 from nestvox.gate import MOST_YAML_BYTES, is_folder, naming, parse_yaml, read_text
-from nestvox.training.recipe.idle import idle_settings
-from nestvox.training.recipe.sections import (
-    MOST_LISTED,
-    MOST_SAMPLES,
-    DataSection,
-    EncoderSection,
-    HeadSection,
-    Kind,
-    LossSection,
-    RunSection,
-    Section,
-    Stage,
-    Text,
-    TrainingSection,
-    Whole,
-)
+from nestvox.training.recipe.kinds import AnyRecipe, Recipe
 
-__all__ = ["FROM_CACHE", "Recipe", "load_recipe", "parse_recipe", "shipped_recipes"]
+__all__ = ["load_recipe", "parse_recipe", "shipped_recipes"]
 
-FROM_CACHE: tuple[Kind, ...] = ("rotation", "linear", "mlp", "progressive")
-
+_KINDS: Mapping[str, type[Recipe]] = {
+    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(AnyRecipe)[0])
+}
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(AnyRecipe)
+_MOVED = {  # of version 0.1
+    "model": ("start", "what a run begins with; model is what kind scratch builds"),
+    "encoder.variant": ("model", "what is trained"),
+    "encoder.config": ("model", "what is trained"),
+}
 _PATHS = (
     "data.table",
     "data.dev_table",
@@ -61,128 +44,6 @@ _PATHS = (
 )
 _MOST_TOLD = 8  # errors of one recipe
 _MOST_SHOWN = 80  # characters of a value
-_TOLERANT = "settings that mean nothing pass"
-
-
-class Recipe(Section):
-    """A training run; every section is described by its class.
-
-    Attributes:
-        kind: what is trained: ``rotation`` (closed forms and orthogonal refinement), ``linear`` and ``mlp`` heads on a
-            frozen encoder, ``progressive`` (a head whose small dimensions join later), ``unfreeze`` (the encoder's
-            parts join later), ``lora`` (low-rank additions to a frozen encoder), ``scratch`` (everything, from random).
-        model: name in the catalogue, or folder, of the encoder to begin with.
-        seed: of everything that is drawn.
-    """
-
-    kind: Kind
-    model: Text | None = None
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
-    data: DataSection = DataSection()
-    head: HeadSection = HeadSection()
-    loss: LossSection = LossSection()
-    training: TrainingSection = TrainingSection()
-    encoder: EncoderSection = EncoderSection()
-    stages: Annotated[tuple[Stage, ...], Field(max_length=MOST_LISTED)] = ()
-    run: RunSection = RunSection()
-
-    @model_validator(mode="after")
-    def _agrees(self, info: ValidationInfo) -> Self:
-        for problem in self._problems():
-            raise ValueError(problem)
-        if info.context != _TOLERANT:
-            for key, reason in idle_settings(self):
-                raise ValueError(f"{key} means nothing here: {reason}; leave it out")
-        return self
-
-    def _problems(self) -> Iterator[str]:  # noqa: PLR0912  a list of rules
-        """What does not go together; the first is reported."""
-        if self.from_cache:
-            if self.encoder != EncoderSection():
-                yield f"encoder: nothing of the encoder learns with kind {self.kind}; leave the section out"
-            if any(stage.train for stage in self.stages):
-                yield f"stages: train names parts of the encoder, which is frozen with kind {self.kind}"
-        if self.kind == "rotation" and self.stages:
-            yield "stages: a rotation is fitted at once; leave them out"
-        if self.kind == "progressive" and not any(stage.dims for stage in self.stages):
-            yield "stages: kind progressive needs stages with dims, e.g. [{epoch: 0, dims: [256]}, ...]"
-        if self.kind == "unfreeze" and not any(stage.train for stage in self.stages):
-            yield "stages: kind unfreeze needs stages with train, e.g. [{epoch: 1, train: [linear]}]"
-        if (self.kind == "lora") != (self.encoder.lora is not None):
-            yield "encoder.lora: kind lora needs it, e.g. {rank: 8}, and no other kind takes it"
-        if (self.encoder.config is not None) + (self.encoder.variant is not None) != (self.kind == "scratch"):
-            yield "encoder: kind scratch needs variant (e.g. redimnet-b2) or config, and no other kind takes either"
-        if self.kind == "scratch" and self.model is not None:
-            yield "model: kind scratch begins with random weights; leave model out"
-        if self.kind == "scratch" and (self.head.start != "random" or self.loss.distill):
-            yield "head.start, loss.distill: with kind scratch nothing is pretrained; say random and 0"
-        if self.kind == "scratch" and self.encoder.batch_norm == "frozen":
-            yield "encoder.batch_norm: random weights have no statistics to freeze; say train"
-        epochs = [stage.epoch for stage in self.stages]
-        if epochs != sorted(set(epochs)):
-            yield f"stages: epochs must rise, got {epochs}"
-        if epochs and self.training.epochs and epochs[-1] >= self.training.epochs:
-            yield f"stages: the stage at epoch {epochs[-1]} never begins, training.epochs is {self.training.epochs}"
-        if self.loss.pairwise and self.training.balanced is None:
-            yield f"training.balanced: loss {self.loss.kind} compares clips of one speaker; say {{speakers: 32}}"
-        if (self.loss.pairwise or self.loss.distill) and self.training.micro_batch is not None:
-            what = "distillation" if self.loss.distill else f"loss {self.loss.kind}"
-            yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
-        if self.batch_size > MOST_SAMPLES:
-            yield f"training.balanced: {self.batch_size:,} samples in a batch; there may be {MOST_SAMPLES:,}"
-        if self.batch_size < self.fewest:
-            yield f"training.batch_size: distillation needs at least {self.fewest} samples in a batch"
-        if not self.loss.weight and not self.loss.distill:
-            yield "loss: weight and distill are both 0, nothing would be learned"
-        large = self.training.large_margin
-        margins = {"loss.margin": self.loss.margin, "training.large_margin.margin": large.margin if large else 0.0}
-        for key, margin in margins.items():
-            if self.loss.kind in ("aam", "subcenter") and margin >= math.pi:
-                yield f"{key}: loss {self.loss.kind} takes an angle in radians, below pi, got {margin:g}"
-        if large is not None and large.epochs > self.training.epochs:
-            yield f"training.large_margin.epochs: {large.epochs} of {self.training.epochs}"
-        if large is not None and self.loss.kind in ("angular", "prototypical"):
-            yield f"training.large_margin: loss {self.loss.kind} has no margin"
-
-    @property
-    def from_cache(self) -> bool:
-        """Whether the encoder is frozen, so that a feature cache stands for it."""
-        return self.kind in FROM_CACHE
-
-    @property
-    def batch_size(self) -> int:
-        """Samples of one step of the optimizer."""
-        drawn = self.training.balanced
-        return self.training.batch_size if drawn is None else drawn.speakers * drawn.utterances
-
-    @property
-    def fewest(self) -> int:
-        """Samples that a batch needs at the least: two clips have one cosine, which nothing can be learned from."""
-        return 3 if self.loss.distill else 1
-
-    def settings(self) -> dict[str, Any]:
-        """Everything, JSON-serialisable."""
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """Everything, defaults written out, with the hash on top; `load_recipe` reads it again."""
-        body = yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
-        return f"# recipe {self.hash}\n{body}"
-
-    def decisive(self) -> dict[str, Any]:
-        """All that decides the result; of files the name alone, as folders differ between machines."""
-        settings = self.model_dump(mode="python")
-        settings.pop("run")
-        found: dict[str, Any] = json.loads(json.dumps(settings, default=lambda value: Path(value).name))
-        return found
-
-    @property
-    def hash(self) -> str:
-        """16 hex digits over all that decides the result."""
-        settings = self.model_dump(mode="python")
-        settings.pop("run")
-        text = json.dumps(settings, sort_keys=True, default=lambda value: Path(value).name)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -238,30 +99,33 @@ def parse_recipe(
         if not found or not key:
             raise RecipeError(f"--set {override}: expected section.key=value, e.g. training.epochs=5")
         _set(changed, key.strip(), value)
-    if adapt:
-        said = [f"{override.partition('=')[0].strip()}." for override in overrides]
-        for idle, _ in idle_settings(_validated(changed, source, _TOLERANT)):
-            if not any(f"{idle}.".startswith(key) or key.startswith(f"{idle}.") for key in said):
-                _drop(changed, idle)
-    return _validated(changed, source)
+    said = [f"{override.partition('=')[0].strip()}." for override in overrides]
+    while True:
+        try:
+            return _RECIPE.validate_python(changed)
+        except ValidationError as error:
+            idle = [key for key in map(_idle, error.errors()) if key and adapt]
+            dropped = [
+                key for key in idle if not any(f"{key}.".startswith(one) or one.startswith(f"{key}.") for one in said)
+            ]
+            if not dropped:
+                raise _refusal(source, error) from error
+            for key in dropped:
+                _drop(changed, key)
 
 
-def _validated(content: Mapping[str, Any], source: str, context: str | None = None) -> Recipe:
-    try:
-        return Recipe.model_validate(content, context=context)
-    except ValidationError as error:
-        found = error.errors()
-        more = f"; and {len(found) - _MOST_TOLD:,} more" if len(found) > _MOST_TOLD else ""
-        raise RecipeError(f"{source}: " + "; ".join(map(_told, found[:_MOST_TOLD])) + more) from error
+def _refusal(source: str, error: ValidationError) -> RecipeError:
+    found = error.errors()
+    more = f"; and {len(found) - _MOST_TOLD:,} more" if len(found) > _MOST_TOLD else ""
+    return RecipeError(f"{source}: " + "; ".join(map(_told, found[:_MOST_TOLD])) + more)
 
 
 def _drop(content: dict[str, Any], key: str) -> None:
     *sections, last = key.split(".")
     place: Any = content
     for section in sections:
-        place = place.get(section) if isinstance(place, dict) else None
-    if isinstance(place, dict):
-        place.pop(last, None)
+        place = place[int(section) if isinstance(place, list) else section]
+    del place[last]
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str | Path, Path | None]:
@@ -288,9 +152,10 @@ def _from(folder: Path, content: dict[str, Any]) -> None:
             values[name] = (
                 [_beside(folder, one) for one in given] if isinstance(given, list) else _beside(folder, given)
             )
-    model = content.get("model")
-    if isinstance(model, str) and is_folder(folder / model):
-        content["model"] = str(folder / model)
+    for name in ("start", "teacher"):
+        model = content.get(name)
+        if isinstance(model, str) and is_folder(folder / model):
+            content[name] = str(folder / model)
 
 
 def _beside(folder: Path, path: object) -> object:
@@ -311,40 +176,89 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
     place[last] = value
 
 
+def _place(detail: Any) -> tuple[str, str, str]:
+    """Kind of recipe, kind of loss or head, and key that an error of pydantic is about; empty where there is none."""
+    if detail["type"].startswith("union_tag") and not detail["loc"]:
+        return "", "", "kind"
+    kind, *places = map(str, detail["loc"])
+    inner = ""
+    if len(places) > 1 and places[1] in _known(kind).get(f"{places[0]}.kind", ()):
+        inner = places.pop(1)
+    if detail["type"] == "idle":
+        places.append(detail["ctx"]["key"])
+    return kind, inner, ".".join(places)
+
+
+def _idle(detail: Any) -> str:
+    """The key of a setting that means nothing in this recipe, though it does in others; empty for other errors."""
+    _, _, key = _place(detail)
+    known = any(_unnumbered(key) in _known(other) for other in _KINDS)
+    return key if detail["type"] == "idle" or (detail["type"] == "extra_forbidden" and known) else ""
+
+
 def _told(detail: Any) -> str:
     """One sentence about one error that pydantic found."""
-    key = _brief(".".join(str(part) for part in detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key}; the nearest known one is {_nearest(key)}"
-    if detail["type"] == "missing":
-        return f"{key} is missing; it is one of {', '.join(_kinds())}" if key == "kind" else f"{key} is missing"
+    kind, inner, key = _place(detail)
+    shown, value, problem = _brief(key), detail["input"], detail["type"]
+    if not kind:
+        known = f"it is one of {', '.join(_KINDS)}"
+        return f"kind = {_brief(repr(value['kind']))}: {known}" if "kind" in value else f"kind is missing; {known}"
+    if problem in ("extra_forbidden", "none_required"):
+        return _strange(kind, inner, key)
+    if problem == "missing":
+        return f"{shown} is missing"
+    if problem == "idle":
+        return f"{shown} means nothing here: {detail['ctx']['reason']}; leave it out"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{key} = {_brief(repr(detail['input']))}: {message}" if key else message
+    return f"{shown} = {_brief(repr(value))}: {message}" if key else message
+
+
+def _strange(kind: str, inner: str, key: str) -> str:
+    """What a key is that this kind of recipe does not know."""
+    name = _unnumbered(key)
+    if name in _MOVED and _MOVED[name][0] in _known(kind):
+        return "{} is now {}: {}".format(key, *_MOVED[name])
+    if having := _known(kind).get(name, ()):
+        what = f"{key.partition('.')[0]} {inner}"
+    else:
+        having, what = tuple(other for other in _KINDS if name in _known(other) and other != kind), f"kind {kind}"
+    if having:
+        return f"{key} means nothing here: {what} does not have it ({', '.join(having)} have); leave it out"
+    return f"unknown key {_brief(key)}; the nearest known one is {_nearest(key, [*_known(kind)])}"
+
+
+def _unnumbered(key: str) -> str:
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
+@cache
+def _known(kind: str) -> Mapping[str, tuple[str, ...]]:
+    """Keys of a kind of recipe; of those of a loss or head also which kinds of it know them."""
+    found: dict[str, tuple[str, ...]] = {}
+
+    def walk(section: type[BaseModel], prefix: str, tags: tuple[str, ...]) -> None:
+        for name, entry in section.model_fields.items():
+            key = prefix + name
+            found[key] = (*found.get(key, ()), *tags)
+            below = [one for one in (entry.annotation, *get_args(entry.annotation)) if isinstance(one, type)]
+            for one in below:
+                if issubclass(one, BaseModel):
+                    inner = one.model_fields.get("kind")
+                    walk(one, f"{key}.", get_args(inner.annotation) if inner is not None else ())
+
+    if kind in _KINDS:
+        walk(_KINDS[kind], "", ())
+    return found
 
 
 def _brief(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
-def _nearest(key: str) -> str:
+def _nearest(key: str, known: Sequence[str]) -> str:
     """A likely slip of the pen in the same section, else the same name in another, else whatever looks most alike."""
     section, _, name = key.rpartition(".")
-    known = _known_keys()
     beside = [other for other in known if other.rpartition(".")[0] == section]
     slips = difflib.get_close_matches(key, beside, n=1, cutoff=0.8)
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     return (slips or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.0))[0]
-
-
-def _known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    keys = []
-    for name, entry in section.model_fields.items():
-        keys.append(prefix + name)
-        for kind in (entry.annotation, *getattr(entry.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys += _known_keys(kind, f"{prefix}{name}.")
-    return keys
-
-
-def _kinds() -> tuple[str, ...]:
-    return Kind.__args__  # type: ignore[no-any-return, attr-defined]

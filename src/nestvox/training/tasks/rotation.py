@@ -16,20 +16,24 @@ import numpy as np
 from nestvox.corpora.overlap import refuse_overlap, speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import ModelError
+from nestvox.errors import ModelError, RecipeError
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.choose import Candidate, Method, choose_rotation
 from nestvox.heads.contract import Head
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
+from nestvox.heads.rotation import Rotation
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Threshold
 from nestvox.progress import Progress, silent
+from nestvox.training.checkpoint import Progressed
+from nestvox.training.recipe.kinds import RotationRecipe
+from nestvox.training.run import Finished, Run
 
-__all__ = ["NestedFit", "nest_encoder", "thresholds_on", "trial_pairs"]
+__all__ = ["NestedFit", "fit_for", "nest_encoder", "thresholds_on", "train_rotation", "trial_pairs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,58 @@ def nest_encoder(
         card=card,
     )
     return NestedFit(model, candidates, speakers)
+
+
+def fit_for(run: Run[Any], pairs: LabelledPairs) -> Rotation:
+    """Fit a rotation on the clean training embeddings and choose it on the development pairs.
+
+    Args:
+        run: its recipe says seed and dims, or names a finished rotation.
+        pairs: development trials on embeddings.
+
+    Raises:
+        ModelError: the file is no rotation, or too few speakers.
+        RecipeError: the rotation in the file is of another size.
+    """
+    recipe, data = run.recipe, run.material.cached()
+    size = data.cache.embedding_dim
+    if recipe.head.start_from is not None:
+        rotation = Rotation.load(recipe.head.start_from)
+        if rotation.input_dim != size:
+            raise RecipeError(
+                f"head.start_from: {recipe.head.start_from} rotates {rotation.input_dim} dimensions, "
+                f"the embedding has {size}"
+            )
+        return rotation
+    with run.bars("rotation", "candidates") as progress:
+        found = choose_rotation(
+            data.cache.gather(data.utterances, 0, tap="embedding"),
+            data.speakers,
+            pairs,
+            dims=sorted(dim for dim in recipe.head.dims or () if dim <= size) or None,
+            refinement=Refinement(seed=recipe.seed),
+            progress=progress,
+        )
+    return found["best"].rotation
+
+
+def train_rotation(run: Run[RotationRecipe]) -> Finished:
+    """Fit a rotation, which takes no steps, and choose it on the development trials."""
+    model, wanted = run.start, run.recipe.head.dims or (1,)
+    assert model is not None
+    if model.head is not None:
+        raise RecipeError(f"start: {model.name} has a head already; start from its encoder")
+    size = model.encoder.embedding_dim
+    if max(wanted) > size:
+        raise RecipeError(
+            f"head.dims: a rotation has the {size} dimensions of the embedding at most, got {max(wanted)}"
+        )
+    notes = run.warned()
+    pairs = run.material.dev_pairs("embedding")
+    rotation = fit_for(run, pairs)
+    progressed = Progressed(run.recipe.hash)
+    progressed.eers = {"0": {str(dim): rate for dim, rate in pairs.eers(rotation).items()}}
+    return Finished(SpeakerModel(model.encoder, rotation), pairs, progressed, notes)
 
 
 def trial_pairs(store: EmbeddingStore, trials: Trials) -> LabelledPairs:

@@ -21,33 +21,20 @@ from nestvox.extraction.embed import embed_table
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.trained import TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.progress import Bars
 from nestvox.training.criterion import Criterion
 from nestvox.training.data.clips import AudioSource
 from nestvox.training.data.development import Development
-from nestvox.training.data.material import Material, banks_of
-from nestvox.training.head_start import begin_head
-from nestvox.training.loop import ParameterGroup, TrainingLoop
+from nestvox.training.data.material import banks_of
+from nestvox.training.head_start import begin_head, copy_of_head, first_criterion, prepared_head
+from nestvox.training.loop import ParameterGroup
 from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
-from nestvox.training.parallel import Processes
-from nestvox.training.recipe.recipe import Recipe
+from nestvox.training.recipe.kinds import EncoderRecipe, ScratchRecipe
 from nestvox.training.recipe.sections import SpecAugment
-from nestvox.training.runs import (
-    Finished,
-    about_run,
-    epoch_models,
-    first_criterion,
-    plain_rates,
-    prepared_head,
-    training_data,
-    warned,
-)
-from nestvox.training.schedule import Schedule
-from nestvox.training.tasks.from_cache import moving_statistics, split_decay
-from nestvox.training.watch import Watch
+from nestvox.training.run import Finished, Run
+from nestvox.training.tasks.head import moving_statistics, split_decay
 from nestvox.zoo.variants import variant
 
-__all__ = ["DEV_FOLDER", "AudioTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "run_audio"]
+__all__ = ["DEV_FOLDER", "EncoderTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "train_encoder"]
 
 _ADAPTER_FILE = "adapter.safetensors"
 DEV_FOLDER = ".dev-"
@@ -75,7 +62,7 @@ class NestedNetwork(nn.Module):
         return nested
 
 
-class AudioTask:
+class EncoderTask:
     """Encoder and head, of which more and more learns.
 
     Args:
@@ -94,7 +81,7 @@ class AudioTask:
         network: NestedNetwork,
         criterion: Criterion,
         dev: Development,
-        recipe: Recipe,
+        recipe: EncoderRecipe,
         *,
         scratch: Path | None = None,
     ) -> None:
@@ -103,14 +90,11 @@ class AudioTask:
         self.criterion = criterion
         self.dev = dev
         self.recipe = recipe
-        self.schedule = Schedule.of(recipe)
-        training, section = recipe.training, recipe.encoder
-        encoder, decay = network.encoder, recipe.training.weight_decay
+        training, encoder, decay = recipe.training, network.encoder, recipe.training.weight_decay
         learnable = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
         self._part_of: dict[str, str] = {}
         groups = [*split_decay(network.head.parameters(), 1.0, decay)]
-        scale = section.learning_rate
-        for part in self._parts():
+        for _, part, scale in recipe.parts:
             mine = [name for name in learnable if name not in self._part_of and _within(name, part)]
             if not mine:
                 raise RecipeError(
@@ -118,7 +102,6 @@ class AudioTask:
                 )
             self._part_of |= dict.fromkeys(mine, part)
             groups += split_decay((learnable[name] for name in mine), scale, decay)
-            scale *= section.decay
         groups += split_decay(criterion.parameters(), training.prototype_rate, decay)
         self.groups: Sequence[ParameterGroup] = groups
         for name, parameter in learnable.items():
@@ -133,25 +116,20 @@ class AudioTask:
             *(f"encoder.{name}" for name in [*self._part_of, *moving]),
         ]
 
-    def _parts(self) -> list[str]:
-        if self.recipe.kind in ("lora", "scratch"):
-            return ["all"]
-        return [name for stage in self.recipe.stages for name in stage.train]
-
     def _statistics_that_move(self) -> list[str]:
         """Names of the running statistics that are renewed at some time."""
-        if self.recipe.encoder.batch_norm == "frozen":
+        if not self.recipe.renews_statistics:
             return []
         return [
             f"{name}.{buffer}"
             for name, module in self.network.encoder.named_modules()
-            if isinstance(module, _NORMS) and any(_within(f"{name}.weight", part) for part in self._parts())
+            if isinstance(module, _NORMS) and any(_within(f"{name}.weight", part) for _, part, _ in self.recipe.parts)
             for buffer, _ in module.named_buffers()
         ]
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the parts of the epoch learn, and set the modes: what is frozen is in evaluation, BatchNorm as asked."""
-        parts = ["all"] if self.recipe.kind in ("lora", "scratch") else list(self.schedule.parts(epoch))
+        parts = [part for first, part, _ in self.recipe.parts if first <= epoch]
         encoder = self.network.encoder
         for name, parameter in encoder.named_parameters():
             if name in self._part_of:
@@ -162,8 +140,8 @@ class AudioTask:
             if not any(_within(f"{name}.weight", part) for part in parts):
                 continue
             # A network whose weights hardly move is left as it was trained: no dropout, no masking.
-            module.training = self.recipe.kind != "lora"
-            if isinstance(module, _NORMS) and self.recipe.encoder.batch_norm == "frozen":
+            module.training = self.recipe.trains_all
+            if isinstance(module, _NORMS) and not self.recipe.renews_statistics:
                 module.training = False
         if self.recipe.data.spec_augment is not None:
             for front in _front_ends(encoder):
@@ -196,72 +174,54 @@ class AudioTask:
         return pairs
 
 
-def run_audio(
-    recipe: Recipe,
-    model: SpeakerModel | None,
-    material: Material,
-    folder: Path,
-    processes: Processes,
-    bars: Bars,
-    watch: Watch,
-) -> Finished:
+def train_encoder(run: Run[EncoderRecipe]) -> Finished:
     """Train encoder and head on audio files; the model that was given stays as it is.
 
     Raises:
         RecipeError: only a cache was given, or the encoder has no such parts.
     """
+    recipe, material, processes = run.recipe, run.material, run.processes
     if material.train is None:
         raise RecipeError(f"data.table is missing: kind {recipe.kind} learns from audio, a cache is not enough")
-    network, began_with = _network(recipe, model, material, folder, processes, bars)
+    network, began_with = _network(run)
     _refuse_short_clips(recipe, network.encoder)
-    lora = recipe.encoder.lora
+    lora = recipe.lora
     if lora is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             add_low_rank(network.encoder, lora)
-    teacher = material.train_cache if recipe.loss.distill else None
-    table = material.usable
-    banks = banks_of(recipe, table, network.encoder.sample_rate)
+    rate, table = network.encoder.sample_rate, material.usable
     source = AudioSource(
-        table, recipe, network.encoder.sample_rate, processes, banks, teacher=teacher, of=material.whole
+        table,
+        recipe,
+        rate,
+        processes,
+        banks_of(recipe.data, table, rate),
+        teacher=material.teacher_cache,
+        of=material.whole,
     )
-    notes = warned(watch, processes, [*material.notes, *source.notes])
-    criterion = _criterion(recipe, network.head, material, source.names)
+    # Prototypes begin at the means of the clean features, where there are any; a speaker at another speed begins beside
+    # the speaker.
+    data = None if material.train_cache is None else material.cached()
+    criterion = first_criterion(recipe, network.head, data, source.names)
     network.to(processes.device)
-    task = AudioTask(network, criterion.to(processes.device), material.dev, recipe, scratch=folder)
-    start = material.origins(model, began_with)
-    with (
-        full_precision_front_end(network.encoder),
-        blanked_bands(network.encoder, recipe.data.spec_augment),
-        bars(f"train ({recipe.kind})", "samples") as progress,
-    ):
-        loop = TrainingLoop(
-            task,
-            source,
-            recipe,
-            folder,
-            processes,
-            start=start,
-            about=about_run(recipe, material, notes),
-            progress=progress,
-            watch=watch,
-            keep_epoch=epoch_models(recipe, model, material, folder, lambda: _copy_of(network)),
+    task = EncoderTask(network, criterion.to(processes.device), material.dev, recipe, scratch=run.folder)
+    with full_precision_front_end(network.encoder), blanked_bands(network.encoder, recipe.data.spec_augment):
+        progressed, notes = run.loop(
+            task, source, f"train ({recipe.kind})", began_with=began_with, copied=lambda: _copy_of(network)
         )
-        progressed = loop.run()
     pairs = task.pairs()
     network.cpu().eval()
     if lora is not None:
         if processes.first:
-            save_adapter(network.encoder, folder / _ADAPTER_FILE, fingerprint=began_with, section=lora)
+            save_adapter(network.encoder, run.folder / _ADAPTER_FILE, fingerprint=began_with, section=lora)
         merge_low_rank(network.encoder)
     network.requires_grad_(requires_grad=True)
-    finished = SpeakerModel(network.encoder, network.head)
-    return Finished(finished, pairs, plain_rates(material, network.head), progressed, notes)
+    return Finished(SpeakerModel(network.encoder, network.head), pairs, progressed, notes)
 
 
 def _copy_of(network: NestedNetwork) -> SpeakerModel:
     """Copy encoder and head as they are, on the CPU; low-rank additions are part of the matrices there."""
-    head = type(network.head).from_saved(network.head.config(), network.head.tensors())
     encoder = network.encoder
     with torch.random.fork_rng(devices=[]):  # whose first weights are drawn
         fresh = build({"architecture": encoder.architecture, **encoder.config()})
@@ -272,10 +232,10 @@ def _copy_of(network: NestedNetwork) -> SpeakerModel:
         return tensor.detach().cpu()
 
     fresh.load_state_dict({name: now(name) for name in fresh.state_dict()})
-    return SpeakerModel(fresh.eval(), head)
+    return SpeakerModel(fresh.eval(), copy_of_head(network.head))
 
 
-def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:
+def _refuse_short_clips(recipe: EncoderRecipe, encoder: Encoder) -> None:
     large = recipe.training.large_margin
     clips = {"data.crop_s": recipe.data.crop_s, "training.large_margin.crop_s": None if large is None else large.crop_s}
     shortest_s = encoder.min_samples / encoder.sample_rate
@@ -284,30 +244,20 @@ def _refuse_short_clips(recipe: Recipe, encoder: Encoder) -> None:
             raise RecipeError(f"{key}: the encoder needs clips of at least {shortest_s:.3f} s, got {crop_s:g}")
 
 
-def _network(
-    recipe: Recipe, model: SpeakerModel | None, material: Material, folder: Path, processes: Processes, bars: Bars
-) -> tuple[NestedNetwork, str]:
+def _network(run: Run[EncoderRecipe]) -> tuple[NestedNetwork, str]:
     """Build what the run begins with, and the fingerprint of its encoder."""
+    recipe, model = run.recipe, run.start
     if model is not None:
-        head = prepared_head(recipe, model, material, folder, processes, bars)
-        return NestedNetwork(copy.deepcopy(model.encoder), head), model.encoder_fingerprint
-    config = recipe.encoder.config
-    if config is None:
-        size = variant(str(recipe.encoder.variant))
+        return NestedNetwork(copy.deepcopy(model.encoder), prepared_head(run)), model.encoder_fingerprint
+    assert isinstance(recipe, ScratchRecipe)
+    config = recipe.model
+    if isinstance(config, str):
+        size = variant(config)
         config = {"architecture": size.architecture, **size.config}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         drawn = SpeakerModel(build(config))
     return NestedNetwork(drawn.encoder, begin_head(recipe, drawn, None, None)), drawn.fingerprint
-
-
-def _criterion(recipe: Recipe, head: TrainedHead, material: Material, names: Sequence[str]) -> Criterion:
-    """Build the criterion; prototypes begin at the means of the clean features, where there are any.
-
-    A speaker at another speed begins beside the speaker.
-    """
-    data = None if material.train_cache is None else training_data(material)
-    return first_criterion(recipe, head, data, names)
 
 
 @contextmanager

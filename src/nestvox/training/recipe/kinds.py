@@ -1,0 +1,339 @@
+"""The kinds of recipe: a model each, so that a kind refuses by itself what it does not know.
+
+A new kind is a model here and, where none of the tasks trains it, a file in `training.tasks`. Three questions are kept
+apart: `model` is what is trained, `start` where it begins, `teacher` what it learns from besides speakers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from nestvox.training.recipe.fields import MOST_LISTED, MOST_SAMPLES, Section, Text, Whole
+from nestvox.training.recipe.learning import (
+    AngularMargin,
+    AnyLoss,
+    ClipTraining,
+    OneCenter,
+    Pairwise,
+    PartsStage,
+    Prototypes,
+    Stage,
+    TrainingSection,
+    Triplets,
+    check_angle,
+)
+from nestvox.training.recipe.sections import (
+    AdapterSection,
+    AnyHead,
+    ClipData,
+    Data,
+    EncoderSection,
+    FeatureData,
+    HeadData,
+    LinearSection,
+    LoopSection,
+    Lora,
+    MlpSection,
+    PartsSection,
+    RotationSection,
+    RunSection,
+    TuningData,
+    WholeSection,
+)
+
+__all__ = [
+    "AnyRecipe",
+    "EncoderRecipe",
+    "HeadRecipe",
+    "LinearRecipe",
+    "LoopRecipe",
+    "LoraRecipe",
+    "MlpRecipe",
+    "ProgressiveRecipe",
+    "Recipe",
+    "RotationRecipe",
+    "ScratchRecipe",
+    "UnfreezeRecipe",
+]
+
+_FIRST = ("kind", "model", "start", "teacher", "seed")
+
+
+class Recipe(Section):
+    """A training run; every section is described by its class.
+
+    Attributes:
+        kind: what is learned; each is a class of its own.
+        start: name in the catalogue, or folder, of the model that the run begins with; None: random weights.
+        seed: of everything that is drawn.
+        task: which of `training.tasks` trains it.
+    """
+
+    task: ClassVar[Literal["rotation", "head", "encoder"]]
+
+    kind: str
+    start: Text | None = None
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    data: Data = Data()
+    head: RotationSection = RotationSection()
+    run: RunSection = RunSection()
+
+    @property
+    def features(self) -> FeatureData | None:
+        """The section `data`, where the run begins with features of a pretrained encoder."""
+        return self.data if isinstance(self.data, FeatureData) else None
+
+    @property
+    def variants(self) -> int:
+        """Of each training utterance in a cache that the run makes: where clips are heard, the clean one serves."""
+        return 1
+
+    def settings(self) -> dict[str, Any]:
+        """Everything, JSON-serialisable."""
+        found = self.model_dump(mode="json")
+        return {key: found[key] for key in _FIRST if key in found} | found
+
+    def to_yaml(self) -> str:
+        """Everything, defaults written out, with the hash on top; `load_recipe` reads it again."""
+        body = yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
+        return f"# recipe {self.hash}\n{body}"
+
+    def decisive(self) -> dict[str, Any]:
+        """All that decides the result; of files the name alone, as folders differ between machines."""
+        settings = self.model_dump(mode="python", exclude={"run"})
+        found: dict[str, Any] = json.loads(json.dumps(settings, default=lambda value: Path(value).name))
+        return found
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all that decides the result."""
+        settings = self.model_dump(mode="python", exclude={"run"})
+        text = json.dumps(settings, sort_keys=True, default=lambda value: Path(value).name)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RotationRecipe(Recipe):
+    """An orthogonal matrix, fitted on whole, clean utterances at once: there are no epochs."""
+
+    task = "rotation"
+
+    kind: Literal["rotation"]
+    data: FeatureData = FeatureData()
+
+
+class LoopRecipe(Recipe):
+    """What is learned by steps.
+
+    Attributes:
+        teacher: name in the catalogue, or folder, of the model whose embeddings `loss.distill` holds the prefixes
+            against; None: the one that the run begins with.
+        stages: what joins later.
+    """
+
+    teacher: Text | None = None
+    head: AnyHead = LinearSection()
+    loss: AnyLoss = OneCenter()
+    training: TrainingSection = TrainingSection()
+    stages: Annotated[tuple[Stage, ...], Field(max_length=MOST_LISTED)] = ()
+    run: LoopSection = LoopSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        if not self.loss.distill:
+            self.refuse_idle("loss.distill is 0", "teacher")
+        if not isinstance(self.loss, Prototypes | Triplets):
+            self.refuse_idle(f"loss {self.loss.kind} has no margin", "training.margin_warmup_epochs")
+        if not isinstance(self.loss, Prototypes) and self.loss.kind != "angular":
+            self.refuse_idle(f"loss {self.loss.kind} has nothing of its own that learns", "training.prototype_rate")
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """What does not go together; the first is reported."""
+        training, loss = self.training, self.loss
+        pairwise = isinstance(loss, Pairwise | Triplets)
+        epochs = [stage.epoch for stage in self.stages]
+        if epochs != sorted(set(epochs)):
+            yield f"stages: epochs must rise, got {epochs}"
+        if epochs and training.epochs and epochs[-1] >= training.epochs:
+            yield f"stages: the stage at epoch {epochs[-1]} never begins, training.epochs is {training.epochs}"
+        if pairwise and training.balanced is None:
+            yield f"training.balanced: loss {loss.kind} compares clips of one speaker; say {{speakers: 32}}"
+        if (pairwise or loss.distill) and training.micro_batch is not None:
+            what = "distillation" if loss.distill else f"loss {loss.kind}"
+            yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
+        if training.batch > MOST_SAMPLES:
+            yield f"training.balanced: {training.batch:,} samples in a batch; there may be {MOST_SAMPLES:,}"
+        if training.batch < self.fewest:
+            yield f"training.batch_size: distillation needs at least {self.fewest} samples in a batch"
+        if training.large_margin is not None and isinstance(loss, Pairwise):
+            yield f"training.large_margin: loss {loss.kind} has no margin"
+        if training.large_margin is not None and isinstance(loss, AngularMargin):
+            try:
+                check_angle(training.large_margin.margin)
+            except ValueError as error:
+                yield f"training.large_margin.margin: loss {loss.kind} takes {error}"
+
+    @property
+    def fewest(self) -> int:
+        """Samples that a batch needs at the least: two clips have one cosine, which nothing can be learned from."""
+        return 3 if self.loss.distill else 1
+
+
+class HeadRecipe(LoopRecipe):
+    """A head on a frozen encoder, of which features are enough."""
+
+    task = "head"
+
+    data: HeadData = HeadData()
+
+    @property
+    def variants(self) -> int:
+        """Of each training utterance in the cache."""
+        return self.data.variants
+
+
+class LinearRecipe(HeadRecipe):
+    """A linear head."""
+
+    kind: Literal["linear"]
+    head: LinearSection = LinearSection()
+
+
+class MlpRecipe(HeadRecipe):
+    """A perceptron beside the linear path."""
+
+    kind: Literal["mlp"]
+    head: MlpSection = MlpSection()
+
+
+class ProgressiveRecipe(HeadRecipe):
+    """A head whose small dimensions join later."""
+
+    kind: Literal["progressive"]
+
+    def _problems(self) -> Iterator[str]:
+        if not any(stage.dims for stage in self.stages):
+            yield "stages: kind progressive needs stages with dims, e.g. [{epoch: 0, dims: [256]}, ...]"
+        yield from super()._problems()
+
+
+class EncoderRecipe(LoopRecipe):
+    """An encoder that learns from audio, and the head on it.
+
+    Attributes:
+        encoder: how fast it learns.
+    """
+
+    task = "encoder"
+    trains_all: ClassVar[bool] = True  # dropout and masking too; without, weights that hardly move keep the mode
+
+    data: ClipData = ClipData()
+    training: ClipTraining = ClipTraining()
+    encoder: EncoderSection = EncoderSection()
+
+    @model_validator(mode="after")
+    def _draws_from_archives(self) -> Self:
+        if self.training.balanced is not None:
+            reason = "training.balanced draws clips of each speaker from wherever they are"
+            self.refuse_idle(reason, "data.open_shards")
+        return self
+
+    @property
+    def parts(self) -> tuple[tuple[int, str, float], ...]:
+        """Of the encoder, in the order in which they join: first epoch, name, factor of the learning rate."""
+        return ((0, "all", self.encoder.learning_rate),)
+
+    @property
+    def renews_statistics(self) -> bool:
+        """Whether BatchNorm's stored statistics follow what is heard."""
+        return True
+
+    @property
+    def lora(self) -> Lora | None:
+        """Low-rank additions, which learn in the encoder's stead."""
+        return None
+
+
+class UnfreezeRecipe(EncoderRecipe):
+    """An encoder whose parts join later."""
+
+    kind: Literal["unfreeze"]
+    data: TuningData = TuningData()
+    encoder: PartsSection = PartsSection()
+    stages: Annotated[tuple[PartsStage, ...], Field(max_length=MOST_LISTED)] = ()
+
+    def _problems(self) -> Iterator[str]:
+        if not any(stage.train for stage in self.stages):
+            yield "stages: kind unfreeze needs stages with train, e.g. [{epoch: 1, train: [linear]}]"
+        yield from super()._problems()
+
+    @property
+    def parts(self) -> tuple[tuple[int, str, float], ...]:
+        """Each later one learns more slowly."""
+        named = [(stage.epoch, name) for stage in self.stages for name in stage.train]
+        found, scale = [], self.encoder.learning_rate
+        for epoch, name in named:
+            found.append((epoch, name, scale))
+            scale *= self.encoder.decay
+        return tuple(found)
+
+    @property
+    def renews_statistics(self) -> bool:
+        """Where the recipe says so."""
+        return self.encoder.batch_norm == "train"
+
+
+class LoraRecipe(EncoderRecipe):
+    """Low-rank additions to an encoder that stays as it is."""
+
+    trains_all = False
+
+    kind: Literal["lora"]
+    data: TuningData = TuningData()
+    encoder: AdapterSection = AdapterSection()
+
+    @property
+    def renews_statistics(self) -> bool:
+        """They stay as they are."""
+        return False
+
+    @property
+    def lora(self) -> Lora:
+        """The additions."""
+        return self.encoder.lora
+
+
+class ScratchRecipe(EncoderRecipe):
+    """An encoder with random weights; with a `teacher`, a distilled student.
+
+    Attributes:
+        model: size of the encoder, e.g. ``redimnet-b2`` (`zoo.variants` has them all), or its architecture and
+            constructor arguments.
+    """
+
+    kind: Literal["scratch"]
+    start: None = None
+    model: Text | dict[str, Any]
+    encoder: WholeSection = WholeSection()
+
+    def _problems(self) -> Iterator[str]:
+        if self.head.start != "random":
+            yield "head.start: with kind scratch nothing is pretrained; say random"
+        if self.loss.distill and self.teacher is None:
+            yield "teacher: with kind scratch nothing is pretrained; name the model that loss.distill learns from"
+        yield from super()._problems()
+
+
+AnyRecipe = Annotated[
+    RotationRecipe | LinearRecipe | MlpRecipe | ProgressiveRecipe | UnfreezeRecipe | LoraRecipe | ScratchRecipe,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,311 @@
+"""How a recipe learns: what is minimised, and the run of the optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from nestvox.training.recipe.fields import (
+    MOST_EPOCHS,
+    MOST_LISTED,
+    MOST_SAMPLES,
+    Crop,
+    Dim,
+    Dims,
+    Epoch,
+    Epochs,
+    Factor,
+    Fraction,
+    Positive,
+    PositiveFactor,
+    Real,
+    Samples,
+    Section,
+    Text,
+    Whole,
+    kind_or,
+)
+
+__all__ = [
+    "Additive",
+    "AngularMargin",
+    "AnyLoss",
+    "Balanced",
+    "ClipTraining",
+    "LargeMargin",
+    "LongMargin",
+    "LossSection",
+    "OneCenter",
+    "Pairwise",
+    "PartsStage",
+    "Precision",
+    "Prototypes",
+    "Stage",
+    "SubCenters",
+    "TrainingSection",
+    "Triplets",
+    "check_angle",
+]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class LossSection(Section):
+    """What is minimised: a loss over speakers, a distillation, or both.
+
+    Attributes:
+        kind: a classification loss with prototypes, or a pairwise one.
+        weights: dimension to weight; none: all alike.
+        weight: of the loss over speakers; 0 leaves distillation alone.
+        distill: weight of the distance of every prefix to the teacher's embedding of the clean utterance.
+        distill_terms: factors of `losses.distillation.PrefixDistillation`.
+    """
+
+    kind: str
+    weights: Annotated[dict[Dim, PositiveFactor], Field(max_length=64)] | None = None
+    weight: Factor = 1.0
+    distill: Factor = 0.0
+    distill_terms: dict[Literal["similarity", "correlation", "neighbours", "temperature"], Factor] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _learns_from_something(self) -> Self:
+        if not self.weight and not self.distill:
+            raise ValueError("weight and distill are both 0, nothing would be learned")
+        if not self.distill:
+            self.refuse_idle("loss.distill is 0", "distill_terms")
+        if not self.weight:
+            idle = ("kind", "prototypes", "classifier", "margin", "scale", "easy_margin", "sub_centers", "mining")
+            self.refuse_idle(
+                "loss.weight is 0: distillation alone is learned from",
+                *(key for key in idle if key in type(self).model_fields),
+            )
+        return self
+
+
+def check_angle(margin: float) -> float:
+    """Return a margin that is an angle.
+
+    Raises:
+        ValueError: it is pi or more.
+    """
+    if margin >= math.pi:
+        raise ValueError(f"an angle in radians, below pi, got {margin:g}")
+    return margin
+
+
+class Prototypes(LossSection):
+    """A classification of speakers.
+
+    Attributes:
+        margin: of the loss, at the end of its warm-up.
+        scale: of the cosine.
+        prototypes: begin at the speakers' ``means`` under the first head, or ``random``.
+        classifier: every dimension has ``own`` prototypes, or sees the first columns of ``shared`` ones.
+    """
+
+    margin: Factor = 0.2
+    scale: PositiveFactor = 30.0
+    prototypes: Literal["means", "random"] = "means"
+    classifier: Literal["own", "shared"] = "own"
+
+
+class Additive(Prototypes):
+    """A classification whose margin is taken from the cosine."""
+
+    kind: Literal["am", "sphereface2"]
+
+
+class AngularMargin(Prototypes):
+    """A classification whose margin is an angle in radians.
+
+    Attributes:
+        easy_margin: a margin only for embeddings nearer than 90 degrees to their speaker.
+    """
+
+    margin: Annotated[Factor, AfterValidator(check_angle)] = 0.2
+    easy_margin: bool = False
+
+
+class OneCenter(AngularMargin):
+    """The same with one prototype a speaker."""
+
+    kind: Literal["aam"] = "aam"
+
+
+class SubCenters(AngularMargin):
+    """The same with several prototypes a speaker.
+
+    Attributes:
+        sub_centers: so many.
+    """
+
+    kind: Literal["subcenter"]
+    sub_centers: Annotated[Whole, Field(gt=0, le=100)] = 3
+
+
+class Pairwise(LossSection):
+    """A comparison of the clips of a batch with each other."""
+
+    kind: Literal["angular", "prototypical"]
+
+
+class Triplets(LossSection):
+    """The same with a margin.
+
+    Attributes:
+        margin: of the loss, at the end of its warm-up.
+        mining: which triplets count.
+    """
+
+    kind: Literal["triplet"]
+    margin: Factor = 0.2
+    mining: Literal["hard", "semi-hard", "all"] = "semi-hard"
+
+
+AnyLoss = Annotated[
+    OneCenter | Additive | SubCenters | Pairwise | Triplets, Field(discriminator="kind"), kind_or("aam")
+]
+
+
+class LargeMargin(Section):
+    """A last stage with a larger margin.
+
+    Attributes:
+        epochs: how many of the last epochs.
+        margin: there.
+    """
+
+    epochs: Annotated[Whole, Field(gt=0, le=MOST_EPOCHS)]
+    margin: Factor = 0.4
+
+
+class LongMargin(LargeMargin):
+    """The same on longer clips.
+
+    Attributes:
+        crop_s: seconds of a clip there; none: as before.
+    """
+
+    crop_s: Crop | None = None
+
+
+class Stage(Section):
+    """From an epoch on, something more learns.
+
+    Attributes:
+        epoch: the first epoch of the stage.
+        dims: prefix lengths in the loss from here on; none: as before.
+    """
+
+    epoch: Epoch
+    dims: Dims | None = None
+
+
+class PartsStage(Stage):
+    """From an epoch on, more of the encoder learns.
+
+    Attributes:
+        train: prefixes of module names of the encoder that learn from here on (``backbone.stage5``, ``pool``;
+            ``all``); earlier stages stay.
+    """
+
+    train: Annotated[tuple[Text, ...], Field(max_length=MOST_LISTED)] = ()
+
+
+class Balanced(Section):
+    """Batches of so many utterances of so many speakers, for pairwise losses.
+
+    Attributes:
+        speakers: in a batch.
+        utterances: of each.
+    """
+
+    speakers: Annotated[Whole, Field(ge=2, le=MOST_SAMPLES)] = 32
+    utterances: Annotated[Whole, Field(ge=2, le=MOST_SAMPLES)] = 2
+
+
+class TrainingSection(Section):
+    """The run of the optimizer.
+
+    Attributes:
+        epochs: passes over the training utterances; 0 keeps the starting point.
+        batch_size: samples of one step of the optimizer, over all processes: the result does not depend on how many
+            there are.
+        micro_batch: samples in a process's memory at once; none: its whole share. Gradients are summed over these.
+        balanced: draw batches by speaker; then `batch_size` follows from it.
+        optimizer: ``adamw`` or ``sgd``.
+        learning_rate: at the top of the schedule.
+        min_learning_rate: at its end.
+        weight_decay: on matrices; biases and normalisations have none.
+        betas: of AdamW.
+        momentum: of SGD.
+        prototype_rate: factor of the learning rate for the prototypes.
+        schedule: ``cosine``, ``step``, ``exponential`` or ``constant``, after the warm-up.
+        warmup_epochs: of the learning rate, from 0 linearly.
+        step_epochs: epochs between two steps (``step``).
+        gamma: factor of a step, or of an epoch (``exponential``).
+        max_grad_norm: gradients are clipped to it once a step; none: never.
+        margin_warmup_epochs: the margin grows linearly from 0.
+        large_margin: a last stage.
+        precision: of the forward pass; float16 is for a GPU.
+        ema: decay of an average of the weights, which is then what is validated and kept; none: off.
+        patience: validations without a better one until the run stops; none: never.
+        validate_epochs: epochs between two validations.
+    """
+
+    epochs: Epoch = 10
+    batch_size: Samples = 256
+    micro_batch: Samples | None = None
+    balanced: Balanced | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[Real, Field(gt=0, le=1e38)] = 1e-3
+    min_learning_rate: Factor = 0.0
+    weight_decay: Factor = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    prototype_rate: PositiveFactor = 1.0
+    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    warmup_epochs: Epochs = 0.0
+    step_epochs: Annotated[Whole, Field(gt=0, le=MOST_EPOCHS)] = 30
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 0.1
+    max_grad_norm: Annotated[Real, Field(gt=0, le=1e12)] | None = 1.0
+    margin_warmup_epochs: Epochs = 0.0
+    large_margin: LargeMargin | None = None
+    precision: Precision = "float32"
+    ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
+    patience: Positive | None = None
+    validate_epochs: Positive = 1
+
+    @model_validator(mode="after")
+    def _looks_at_what_it_says(self) -> Self:
+        adam, told = self.optimizer == "adamw", f"the schedule is {self.schedule}, "
+        self.refuse_idle(
+            "it is of the optimizer sgd; adamw has betas"
+            if adam
+            else "they are of the optimizer adamw; sgd has momentum",
+            "momentum" if adam else "betas",
+        )
+        if self.schedule != "step":
+            self.refuse_idle(f"{told}not step", "step_epochs")
+        if self.schedule not in ("step", "exponential"):
+            self.refuse_idle(f"{told}neither step nor exponential", "gamma")
+        if self.schedule == "constant":
+            self.refuse_idle("the schedule is constant", "min_learning_rate")
+        if self.large_margin is not None and self.large_margin.epochs > self.epochs:
+            raise ValueError(f"large_margin.epochs: {self.large_margin.epochs} of {self.epochs}")
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Samples of one step of the optimizer."""
+        return self.batch_size if self.balanced is None else self.balanced.speakers * self.balanced.utterances
+
+
+class ClipTraining(TrainingSection):
+    """The same on clips, which may be longer at the end."""
+
+    large_margin: LongMargin | None = None
