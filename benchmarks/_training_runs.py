@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from nestvox.encoders.contract import Taps
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
 from nestvox.heads.trained import TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
@@ -41,6 +40,9 @@ def drawn_model(name: str) -> SpeakerModel:
     if name == "ge2e":
         torch.manual_seed(0)
         return SpeakerModel(GE2E(), name=name)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
+    from keyed_weights import keyed_weights
+
     described = variant(name)
     encoder = build({"architecture": described.architecture, **described.config})
     encoder.load_state_dict(keyed_weights(encoder.state_dict()))

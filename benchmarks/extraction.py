@@ -110,7 +110,8 @@ def _measure(way: str, name: str, limit: int, options: argparse.Namespace, out: 
 def _model(name: str, backend: Backend) -> SpeakerModel:
     if name not in {described.name for described in variants()}:
         return load(name, offline=True, device="cpu", backend=backend)
-    from nestvox.encoders.keyed_weights import keyed_weights
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
+    from keyed_weights import keyed_weights
     from nestvox.encoders.registry import build
 
     described = variant(name)

@@ -11,7 +11,7 @@ at hand. Exit code 1: a difference above the limit, or other tensors than the of
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -76,14 +76,8 @@ def _options() -> argparse.Namespace:
 
 def _golden() -> ModuleType:
     """The module that the tests compare with."""
-    path = ROOT / "tests" / "encoders" / "redimnet_golden.py"
-    spec = importlib.util.spec_from_file_location("redimnet_golden", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "tests" / "encoders"))
+    return importlib.import_module("redimnet_golden")
 
 
 def _passes(row: dict[str, Any]) -> bool:

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import nestvox
+from keyed_weights import keyed_weights
 from nestvox.cli.app import app
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import ModelError
 from nestvox.extraction.formats.interchange import iter_vectors

@@ -1,7 +1,7 @@
 """Golden numbers of ReDimNet networks: what they are, and how they are compared.
 
 The official networks were built from the configurations here, given weights drawn from the names and shapes of their
-tensors (`nestvox.encoders.keyed_weights`), and run on three generated signals. golden/redimnet.json holds
+tensors (`keyed_weights`), and run on three generated signals. golden/redimnet.json holds
 configurations, counts and a digest of all names and shapes, golden/redimnet.npz the embeddings. Where the folder of
 the original numbers is at hand, names, pooled vectors and log-mel features are compared as well, and
 
@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from keyed_weights import keyed_weights
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.registry import build
 from nestvox.zoo.weights import load_strict
 

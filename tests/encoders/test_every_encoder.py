@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from keyed_weights import keyed_weights
 from nestvox.encoders import Encoder, architectures, build
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.errors import DownloadError, ModelError
 from nestvox.zoo import CatalogueEntry, entries
 from nestvox.zoo.cache import cached_weights

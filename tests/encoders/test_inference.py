@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+import redimnet_golden as golden
+from keyed_weights import keyed_weights
 from nestvox.encoders.contract import Encoder, Taps
 from nestvox.encoders.ge2e import GE2E
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.redimnet import rows as redimnet_rows
 from nestvox.encoders.registry import build
 from nestvox.encoders.runtime import backends, inference
@@ -37,16 +36,6 @@ FORMS: tuple[Backend, ...] = ("fused", "onnx")
 BOTH = pytest.mark.parametrize("form", FORMS)
 
 
-def _load_golden() -> ModuleType:
-    # pytest imports by file (importlib mode), so a neighbour is not on the path.
-    spec = importlib.util.spec_from_file_location("redimnet_golden", Path(__file__).with_name("redimnet_golden.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault("redimnet_golden", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-golden = _load_golden()
 NETWORKS = golden.networks()
 
 

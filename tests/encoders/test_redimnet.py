@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.keyed_weights import keyed_weights
+from keyed_weights import keyed_weights
 from nestvox.encoders.redimnet.blocks import ChannelNorm, Flatten, MapSum, Unflatten
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.redimnet import ReDimNet

@@ -19,8 +19,8 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from keyed_weights import keyed_weights
 from nestvox.cli.models import app
-from nestvox.encoders.keyed_weights import keyed_weights
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import CatalogueError, DownloadError, ModelError, WeightsError
 from nestvox.zoo import weights as room

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+import redimnet_golden as golden
+from keyed_weights import draw, keyed_weights
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.keyed_weights import draw, keyed_weights
 from nestvox.encoders.redimnet.config import ReDimNet2Config, ReDimNetConfig
 from nestvox.encoders.registry import build
 from nestvox.zoo.variants import variant, variants
 
-
-def _load_golden() -> ModuleType:
-    # pytest imports by file (importlib mode), so a neighbour is not on the path.
-    spec = importlib.util.spec_from_file_location("redimnet_golden", Path(__file__).with_name("redimnet_golden.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["redimnet_golden"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-golden = _load_golden()
 NETWORKS = golden.networks()
 LIMIT = 1e-4
 # Names of the sizes here, and of the golden networks that were built from the same table.

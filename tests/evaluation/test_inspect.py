@@ -50,7 +50,7 @@ class Stub(Encoder):
     def config(self) -> dict[str, Any]:
         return {"flaw": self.flaw}
 
-    def forward(self, audio: torch.Tensor, lengths: torch.Tensor | None = None) -> Taps:
+    def forward(self, audio: torch.Tensor, lengths: torch.Tensor | None = None, *, layers: Any = ()) -> Taps:
         lengths = self.check_input(audio, lengths)
         if self.flaw == "breaks":
             raise RuntimeError("the network is broken")
@@ -244,7 +244,7 @@ def test_a_dimension_without_a_threshold() -> None:
 class Known(Stub):
     """(3, 4, 12, 0, ...) times the seconds of the clip."""
 
-    def forward(self, audio: torch.Tensor, lengths: torch.Tensor | None = None) -> Taps:
+    def forward(self, audio: torch.Tensor, lengths: torch.Tensor | None = None, *, layers: Any = ()) -> Taps:
         seconds = self.check_input(audio, lengths)[:, None] / RATE
         embedding = seconds * torch.tensor([3.0, 4.0, 12.0, *[0.0] * (SIZE - 3)])
         return Taps(torch.zeros(len(audio), 0, 0), torch.zeros(len(audio), 0, dtype=torch.bool), embedding, embedding)
