@@ -22,7 +22,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.audio.archives import file_of
 from nestvox.audio.segment import Segment
 from nestvox.corpora.columns import as_boolean, as_channel, as_seconds, codec_apart
 from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names, write_frame
@@ -181,22 +180,6 @@ class UtteranceTable:
         if not len(found):
             return ""
         return f"; {found[0]!r} was taken for a number on one side only, which put .0 behind it: read names as text"
-
-    def check_paths(self) -> None:
-        """Check that every audio file is there.
-
-        Raises:
-            TableError: files that are not; the message lists the first few with their lines.
-        """
-        missing = [row for row, path in enumerate(self.audio_paths) if not file_of(path).is_file()]
-        if missing:
-            first = missing[0]
-            raise TableError(
-                f"{len(missing)} of {len(self)} audio files are missing, the first is {self.audio_path(first)}",
-                source=self.source,
-                line=None if self._lines is None else int(self._lines[first]),
-                column="path",
-            )
 
 
 def _looked_up(wanted: pl.Series, names: pl.Series) -> pl.Series:
