@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nestvox.errors import FingerprintError, ModelError, NestvoxError
+from nestvox.model.calibration import ModelCalibration
 from nestvox.model.threshold import (
     COSINE,
     DurationClass,
@@ -176,7 +177,33 @@ def test_the_point_that_the_owner_named_goes_first_and_has_no_stand_in():
     elsewhere = replace(POINTS["eer"], dim=128)
     found = choose_threshold([*stored, elsewhere], dim=128, duration_s=3.0)
     assert found.threshold is None
-    assert "none for 128 dimensions at the operating point that its owner named, far 0.01 for 'phone'" in found.reason
+    assert "none for 128 dimensions at the operating point that was named for it, far 0.01 for 'phone'" in found.reason
+
+
+AS_MADE = [
+    replace(POINTS["eer"], domain="", default=True, fitted=True),
+    replace(POINTS["far 0.001"], operating_point="min_dcf p_target=0.05", domain="", value=0.6, fitted=True),
+]
+
+
+def test_what_the_fit_named_stands_in_until_the_owner_sets_a_threshold():
+    assert choose(AS_MADE, operating_point=None) == AS_MADE[0]
+    assert choose(AS_MADE, operating_point="min_dcf") == AS_MADE[1]
+    strict = replace(POINTS["far 0.001"], domain="", value=0.7)
+    for own in (strict, replace(strict, domain="phone")):
+        assert choose([*AS_MADE, own], operating_point=None) == own
+    # The owner's is for another dimension: the laxest of the fit does not come back.
+    assert choose([*AS_MADE, replace(strict, dim=128)], operating_point=None) == AS_MADE[1]
+    named = replace(POINTS["far 0.01"], domain="", default=True)
+    assert choose([*AS_MADE, named], operating_point=None) == named
+
+
+def test_what_the_fit_named_is_not_handed_on_to_what_the_owner_sets():
+    own = replace(AS_MADE[0], default=False, fitted=False, value=0.25)  # the same place: takes its place
+    stored = ModelCalibration("f" * 16, tuple(AS_MADE)).with_thresholds([own])
+    assert not any(threshold.default for threshold in stored.thresholds)
+    again = ModelCalibration.from_dict(ModelCalibration("f" * 16, tuple(AS_MADE)).to_dict())
+    assert list(again.thresholds) == AS_MADE
 
 
 @pytest.mark.parametrize("label", ["synthetic", "augmented", "leaky", "selected", "anything"])

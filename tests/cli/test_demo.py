@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def test_from_speech_to_two_files_verified(
     fitted = {speaker_key(f"s{speaker}") for split in ("train", "dev") for speaker in SPEAKERS[split]}
     assert set(model.training_speakers) == fitted
     assert {t.labels for t in model.thresholds} == {("synthetic",)}
+    assert {t.operating_point for t in model.thresholds if t.default} == {"eer"}
+    assert {t.fingerprint for t in model.thresholds} == {model.fingerprint}
     before, after = nestvox.load(encoder).encoder.state_dict(), model.encoder.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -169,10 +172,11 @@ def test_model_with_a_head_is_refused_before_anything_is_embedded(
     from nestvox.heads.rotation import truncation
 
     SpeakerModel(nestvox.load(encoder).encoder, truncation(256), "done").save(tmp_path / "nested")
-    code, _, error = demo(capsys, data, tmp_path / "nested", tmp_path / "out")
-    assert code == 2
-    assert "has a head already" in error
-    assert not (tmp_path / "out" / "store").exists()
+    for given in (data, None):  # nor downloaded
+        code, _, error = demo(capsys, given, tmp_path / "nested", tmp_path / "out")
+        assert code == 2
+        assert "has a head already" in error
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_plain_tree_of_speaker_folders_is_enough(
@@ -180,13 +184,20 @@ def test_a_plain_tree_of_speaker_folders_is_enough(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for speaker in range(10):
-        (tmp_path / f"voices/[{speaker}]").mkdir(parents=True)  # markup and patterns are names like any other
+        (tmp_path / f"voices/[{speaker}] it's").mkdir(parents=True)  # markup, patterns and quotes are names like others
         for take in range(3):
-            soundfile.write(tmp_path / f"voices/[{speaker}]/{take}.wav", tone(speaker, take), RATE)
+            soundfile.write(tmp_path / f"voices/[{speaker}] it's/{take}.wav", tone(speaker, take), RATE)
+    (tmp_path / "voices/[0] it's/empty.wav").touch()
+    (tmp_path / "voices/[0] it's/no audio.wav").write_text("words")
     options = ["--model", encoder, "--bootstrap", 40, "--offline"]
     code, text, error = run(capsys, "demo", "--data", "voices", *options)
     assert code == 0, error
     assert re.search(r"train +6 speakers +18 utterances", text)
+    assert len(re.findall(r"^skipped \[0\] it's/", text, flags=re.MULTILINE)) == 2
+    # The commands that it prints can be typed; of six pairs of one speaker nobody sets a threshold.
+    for command in re.findall(r"nestvox (verify .+)", text):
+        assert ".." not in command
+        assert run(capsys, *shlex.split(command))[0] == 3
     # Two speakers with three recordings each: 3 + 3 pairs of one speaker, 3 * 3 of two.
     (result,) = json.loads((tmp_path / "demo-output/results/truncation.json").read_text())["results"][:1]
     assert (result["n_target"], result["n_nontarget"]) == (6, 9)
@@ -207,3 +218,4 @@ def test_too_few_speakers_are_told(tmp_path: Path, encoder: Path, capsys: pytest
     code, _, error = demo(capsys, tmp_path / "voices", encoder, tmp_path / "out")
     assert code == 2
     assert "3 speakers have two recordings or more; 6 are needed" in " ".join(error.split())
+    assert not (tmp_path / "out").exists(), "what is refused leaves nothing"

@@ -148,6 +148,8 @@ def test_minimum_cost_threshold_is_cheapest(table: UtteranceTable, store: Embedd
     found = thresholds_on(truncation(SIZE, (64,)), pairs, trials, ("leaky",))
     for stored in found:
         assert stored.labels == ("leaky",)
+        assert stored.default == (stored.operating_point == "eer")  # that decides until the owner sets one
+        assert stored.fitted
     points = {(t.dim, t.operating_point): t for t in found}
     name = "min_dcf p_target=0.05 c_miss=1 c_fa=1"
     for dim in (64, SIZE):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_MADE_OF = "made-of.txt"
 _COUNTED = {"n_vectors": "vectors", "n_speakers": "speakers"}
 
 
@@ -61,14 +64,15 @@ def demo(
     from nestvox.training.tasks.rotation import nest_encoder
 
     began = time.perf_counter()
-    out = _place(out, data, model)
-    table, trials = _speech(data, out, seed=seed, offline=offline)
-    parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
-    for split, part in parts.items():
-        say(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
     encoder = Running(device, backend, weights, offline).load(model)
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
+    out, made_of = _place(out, data, model)
+    table, trials = _speech(data, out, seed=seed, offline=offline)
+    write_text(out / _MADE_OF, made_of)
+    parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
+    for split, part in parts.items():
+        say(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
     say(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
 
     with _stage("embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
@@ -106,9 +110,8 @@ def _stage(title: str) -> Iterator[None]:
     say(f"  {time.perf_counter() - began:.1f} s")
 
 
-def _place(out: Path | None, data: Path | None, model: str) -> Path:
-    """The folder of this demo: one that is new, or was made of the same data with the same encoder."""
-    from nestvox.atomic import write_text
+def _place(out: Path | None, data: Path | None, model: str) -> tuple[Path, str]:
+    """The folder of this demo: one that is new, or was made of the same data with the same encoder; and of what."""
     from nestvox.gate import read_text
 
     what = f"{'LibriSpeech or synthesised speech' if data is None else data.resolve()}, with {model}\n"
@@ -116,16 +119,16 @@ def _place(out: Path | None, data: Path | None, model: str) -> Path:
     name = re.sub(r"[^\w.-]+", "-", f"{'' if data is None else data.resolve().name}-{Path(model).name}").strip("-")
     beside = [usual, Path(f"{usual}-{name}"), *(Path(f"{usual}-{name}-{number}") for number in range(2, 100))]
     for folder in beside if out is None else [out]:
-        made_of = folder / "made-of.txt"
+        made_of = folder / _MADE_OF
         if not made_of.is_file():
-            if (folder / "store").exists():
-                continue  # of a version that did not say of what
-            write_text(made_of, what)
-        held = read_text(made_of, lambda problem, source: NestvoxError(f"{source}: {problem}"), most_bytes=1 << 16)
-        if held == what:
+            usable = not (folder / "store").exists()  # else of a version that did not say of what
+        else:
+            held = read_text(made_of, lambda problem, source: NestvoxError(f"{source}: {problem}"), most_bytes=1 << 16)
+            usable = held == what
+        if usable:
             if folder not in (usual, out):
                 say(f"{usual} is of other data or another encoder; this demo goes to {folder}")
-            return folder
+            return folder, what
     raise NestvoxError(
         f"{out or usual} holds a demo of other data or another encoder; choose another folder with --out"
     )
@@ -133,8 +136,9 @@ def _place(out: Path | None, data: Path | None, model: str) -> Path:
 
 def _own_speech(data: Path, out: Path, *, seed: int) -> UtteranceTable:
     """The user's table, or one made of speaker folders; split by speaker where nobody did."""
+    from nestvox.cli.prepare import skipped_in_words
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.prepare.folder import prepare_folder, told
+    from nestvox.corpora.prepare.folder import prepare_folder
     from nestvox.corpora.split import split_by_speaker
     from nestvox.corpora.utterances import read_utterances, write_utterances
 
@@ -143,8 +147,8 @@ def _own_speech(data: Path, out: Path, *, seed: int) -> UtteranceTable:
     else:
         with progress_bar("opening", "files") as bar:
             prepared = prepare_folder(data, progress=bar)
-        if prepared.skipped:
-            say(told(prepared.skipped))
+        for line in skipped_in_words(prepared.skipped):
+            say(line)
         table = prepared.table
     if "split" in table.frame.columns:
         return table
@@ -322,8 +326,15 @@ def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out:
             rate = answer.threshold.p_miss if target else answer.threshold.p_fa
             verdict += f", which is wrong, as about {rate:.0%} of such verdicts are"
         marks = "".join(f" --mark {mark}" for mark in table.labels)
-        say(f"  nestvox verify {a} {b} --model {out / 'model'} --dim {dim}{marks}")
+        call = shlex.join(["nestvox", "verify", *map(_typed, (a, b)), "--model", str(out / "model"), "--dim", str(dim)])
+        say(f"  {call}{marks}")
         say(
             f"    {verdict} (truth: {'same' if target else 'different'}): score {answer.score:+.4f}, "
             + (f"threshold {answer.threshold.value:+.4f}" if answer.threshold else "")
         )
+
+
+def _typed(path: Path) -> str:
+    """The path without steps up where they lead nowhere else."""
+    short = Path(os.path.normpath(path))
+    return str(short if short.exists() and short.samefile(path) else path)

@@ -262,12 +262,15 @@ class ModelCalibration:
     def with_thresholds(self, thresholds: Sequence[Threshold]) -> ModelCalibration:
         """Add thresholds; one for the same dimension, score, operating point, domain and duration is replaced.
 
-        The operating point that a domain's default was stays it, until thresholds of this domain are named another.
+        The operating point that its owner named for a domain stays its default, until he names another there.
         """
         new = {threshold.place for threshold in thresholds}
         kept = tuple(threshold for threshold in self.thresholds if threshold.place not in new)
-        named = {t.domain: t.operating_point for t in (*self.thresholds, *thresholds) if t.default}
-        found = tuple(replace(t, default=named.get(t.domain) == t.operating_point) for t in (*kept, *thresholds))
+        named = {t.domain: t.operating_point for t in (*self.thresholds, *thresholds) if t.default and not t.fitted}
+        found = tuple(
+            t if t.fitted else replace(t, default=named.get(t.domain) == t.operating_point)
+            for t in (*kept, *thresholds)
+        )
         return ModelCalibration(self.fingerprint, found, self.llr, self.source)
 
     def with_llr(self, llr: LlrCalibration) -> ModelCalibration:

@@ -2,7 +2,8 @@
 
 One function, `choose_threshold`, says which threshold decides about a pair of recordings, for Python and the command
 alike. It fails closed: what the model's owner named goes first, else the strictest, and a threshold that was set on
-speech of another kind than the recordings (synthetic, augmented, or of the training speakers) decides about none.
+speech of another kind than the recordings (synthetic, augmented, or of the training speakers) decides about none. What
+the fit of the model named, its equal error rate, stands in until its owner sets a threshold of his own.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Threshold:
         p_fa_interval: of the false-alarm rate at `value`; None where nobody measured it.
         p_miss_interval: of the miss rate.
         interval: in words: confidence and what was resampled.
-        default: the model's owner named it: it decides where nobody asks for another operating point.
+        default: it decides where nobody asks for another operating point: the model's owner named it, or its fit did.
+        fitted: set with the model itself, on its development trials; such a default gives way to what the owner sets.
     """
 
     dim: Size | None
@@ -140,6 +142,7 @@ class Threshold:
     p_miss_interval: tuple[Fraction, Fraction] | None = None
     interval: str = ""
     default: bool = False
+    fitted: bool = False
 
     @property
     def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:
@@ -270,7 +273,7 @@ def choose_threshold(
     """The threshold that decides about one pair of recordings.
 
     Where nobody asks for an operating point, that which the model's owner named decides, in the domain that he named;
-    if he named none, the strictest of all that fit. Of the thresholds at one operating point, that for the duration of
+    if he named none, the strictest of all that fit. As long as he set no threshold, what the fit named counts as his. Of the thresholds at one operating point, that for the duration of
     the shorter recording goes before that for any.
 
     Args:
@@ -293,10 +296,11 @@ def choose_threshold(
         and threshold.space in spaces
         and (threshold.duration_class is None or threshold.duration_class.contains(duration_s))
     ]
-    named = {(threshold.operating_point, threshold.domain) for threshold in thresholds if threshold.default}
+    as_made = all(threshold.fitted for threshold in thresholds)
+    named = {(t.operating_point, t.domain) for t in thresholds if t.default and (as_made or not t.fitted)}
     if operating_point is None and (named := {place for place in named if domain in (None, place[1])}):
         fitting = [threshold for threshold in there if (threshold.operating_point, threshold.domain) in named]
-        asked = "the operating point that its owner named, " + ", ".join(sorted(_point(*place) for place in named))
+        asked = "the operating point that was named for it, " + ", ".join(sorted(_point(*place) for place in named))
     else:
         fitting = [
             threshold

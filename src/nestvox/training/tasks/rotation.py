@@ -8,7 +8,7 @@ are set on these as well, and so are optimistic: report on other speakers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from nestvox.heads.rotation import Rotation
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
+from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Threshold
 from nestvox.progress import Progress, silent
@@ -117,13 +118,10 @@ def nest_encoder(
         "head_data": f"{len(train)} utterances of {len(keys)} speakers ({train.source}), chosen on {dev_trials.source}",
     }
     model = SpeakerModel(
-        encoder.encoder,
-        rotation,
-        name or f"{encoder.name}-nested",
-        thresholds=thresholds_on(rotation, pairs, dev_trials, labels),
-        training_speakers=speakers,
-        card=card,
+        encoder.encoder, rotation, name or f"{encoder.name}-nested", training_speakers=speakers, card=card
     )
+    found = thresholds_on(rotation, pairs, dev_trials, labels)
+    model.thresholds = tuple(replace(threshold, fingerprint=model.fingerprint) for threshold in found)
     return NestedFit(model, candidates, speakers)
 
 
@@ -209,6 +207,8 @@ def thresholds_on(
 ) -> tuple[Threshold, ...]:
     """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
 
+    That at the equal error rate decides until the model's owner sets one: he alone knows what errors cost him.
+
     Args:
         head: any.
         pairs: the trials as pairs of rows of the vectors that it takes, see `trial_pairs`.
@@ -219,9 +219,12 @@ def thresholds_on(
         c_fa: cost of a false alarm.
 
     Returns:
-        Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected.
+        Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected; none
+        where the trials are too few to set one on.
     """
-    found = []
+    found: list[Threshold] = []
+    if DecisionRule("eer").too_few(int(pairs.target.sum()), int((~pairs.target).sum())):
+        return ()
     for dim in head.dims:
         scores = pairs.scores(head, dim)
         curve = error_curve(scores, pairs.target)
@@ -245,6 +248,8 @@ def thresholds_on(
                     trials_sha256=trials.sha256,
                     trials_source=trials.source,
                     labels=tuple(labels),
+                    default=point == "eer",
+                    fitted=True,
                 )
             )
     return tuple(found)
