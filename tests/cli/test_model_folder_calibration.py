@@ -153,6 +153,13 @@ def test_the_owner_names_the_point_that_decides(material: Path, folder: Path, ca
     assert "set at eer for phone" in run(capsys, *pair)[1]
 
 
+def test_the_file_of_a_model_is_changed_with_its_card(material: Path, folder: Path, capsys) -> None:
+    own = [argument for argument in dev(material, folder) if argument not in ("--model", folder)]
+    assert run(capsys, "threshold", *own, "--far", 0.05, *FEW, "--out", folder / "calibration.json")[0] == 0
+    assert {t.operating_point for t in nestvox.load(folder).thresholds} == {"far 0.05"}
+    assert "far 0.05" in (folder / "README.md").read_text()
+
+
 def test_a_file_of_its_own_is_held_against_the_model(material: Path, folder: Path, tmp_path: Path, capsys) -> None:
     own = [argument for argument in dev(material, folder) if argument not in ("--model", folder)]
     assert run(capsys, "threshold", *own, "--far", 0.05, *FEW, "--out", tmp_path / "t.json")[0] == 0

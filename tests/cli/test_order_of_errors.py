@@ -34,6 +34,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f"{name}\t{name}.wav\ts{speaker}\t1.0")
             names.append((name, speaker))
     (folder / "table.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "table.tsv.json").write_text("no calibration")
     pairs = [
         (int(p == q), a, b) for i, (a, p) in enumerate(names) for b, q in names[i + 1 :] if p == q or (p + q) % 3 == 0
     ]
@@ -71,6 +72,14 @@ CALLS = {
     "evaluate: condition": (
         "evaluate --model {0}/a --trials {0}/trials.txt --table {0}/table.tsv --condition mood",
         "no column 'mood'",
+    ),
+    "calibrate: no calibration file at --out": (
+        "calibrate --model {0}/a --trials {0}/trials.txt --table {0}/table.tsv --out {0}/table.tsv.json",
+        "not JSON",
+    ),
+    "threshold: no calibration file at --out": (
+        "threshold --model {0}/a --trials {0}/trials.txt --table {0}/table.tsv --eer --out {0}/table.tsv.json",
+        "not JSON",
     ),
     "calibrate: training speakers": ("calibrate --model {0}/b --trials {0}/trials.txt --table {0}/table.tsv", "s2"),
     "calibrate: too few": ("calibrate --model {0}/a --trials {0}/few.txt --table {0}/table.tsv", "cannot carry"),

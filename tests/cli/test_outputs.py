@@ -148,6 +148,34 @@ def test_models_stores_recordings_and_what_is_read_in_a_folder_are_kept(tmp_path
         )
 
 
+@pytest.mark.parametrize("kind", ["model", "store"])
+@pytest.mark.parametrize("below", ["", "new", "sub/new", "sub/new.json"])
+def test_no_folder_is_made_in_a_model_or_store(tmp_path: Path, kind: str, below: str) -> None:
+    kept = tmp_path / kind
+    (kept / "sub").mkdir(parents=True)
+    for file in ("config.json", "x.safetensors") if kind == "model" else ("store.json",):
+        (kept / file).touch()
+    (tmp_path / "link").symlink_to(kept)
+    for command, option in (
+        ("evaluate", "figures"),
+        ("evaluate", "csv"),
+        ("demo", "out"),
+        ("train", "out"),
+        ("shards", "out"),
+        ("augment", "out"),
+        ("embed", "out"),
+        ("cache", "out"),
+        ("rotate", "rotated"),
+    ):
+        for path in (kept / below, tmp_path / "link" / below):
+            outputs = outputs_of(command, {option: path}, {})
+            if not below and (command in ("embed", "cache") or option == "rotated"):
+                check_outputs(outputs, [])  # it goes on with what is there, if that is its own
+                continue
+            with pytest.raises(NestvoxError, match=f"(is the|lies inside the) {kind}"):
+                check_outputs(outputs, [])
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
 def test_what_may_not_be_written_is_told_before(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

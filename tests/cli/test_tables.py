@@ -56,9 +56,29 @@ CALLS = {
     "rotate": ["rotate", "vectors.npy", "--labels", "labels.txt", "--out", "r.safetensors"],
     "data check": ["data", "check", "t.tsv", "--no-audio"],
     "data describe": ["data", "describe", f"{LONG}.txt"],
+    "models": ["models"],
     "models list": ["models", "list"],
     "models show": ["models", "show", "ge2e"],
 }
+
+
+def test_where_no_speaker_changes_a_figure_no_interval_is_told(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from nestvox.cli import plan_enrol, threshold, train
+    from nestvox.report import run_page
+
+    monkeypatch.setattr(run_page, "write_run_page", lambda folder: folder)
+    rate = SimpleNamespace(dim=16, truncated=None, start=0.1, best=0.0, low=0.0, high=0.0)
+    texts = dict.fromkeys(("kept", "trials_source", "trials_sha256", "n_target", "n_nontarget"), "")
+    train._show(SimpleNamespace(rates=[rate], labels=(), folder=Path(), model=SimpleNamespace(name="m"), **texts))
+    row = SimpleNamespace(length="3 s", n_clips=1, n_speakers=2, eer=0.0, low=0.0, high=0.0, change=None, reason="")
+    row.n_target, row.n_nontarget, row.against = 1, 1, ""
+    plan_enrol._print(SimpleNamespace(dim=16, labels=(), rows=[row], advice=(), interval="", notes=()))
+    printed = capsys.readouterr().out
+    assert printed.count("0.00 [none]") == 2
+    assert "[0.00" not in printed
+    assert threshold._percent(0.0, (0.0, 0.0)) == "0.00 [none]"
 
 
 @pytest.mark.parametrize("width", [80, 120])

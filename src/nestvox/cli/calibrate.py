@@ -128,8 +128,12 @@ def keeping_folder(model: str | None, out: Path | None) -> Path | None:
     """The model folder that keeps what is made, or None where it goes to a file of its own only.
 
     Raises:
-        NestvoxError: there is no place for it.
+        NestvoxError: there is no place for it, or what is at `out` is no calibration file.
     """
+    from nestvox.model.calibration import read_calibration
+
+    if out is not None and out.is_file():
+        read_calibration(out)
     folder = Path(model) if model is not None and (Path(model) / "config.json").is_file() else None
     if folder is None and out is None:
         raise NestvoxError("give --out FILE, or a model folder with --model, for what is made to be kept in")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "fetch", "import_mrl", "import_onnx", "import_weights", "list_models", "path", "show"]
 
-app = typer.Typer(help="Pretrained encoders: list, licence, weights.", no_args_is_help=True)
+app = typer.Typer()
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
 _Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
@@ -34,6 +34,13 @@ _CONFIG_STATUS = {
     "consistent": "agrees with all published counts; what the file itself says counts",
     "unconfirmed": "a guess, which may not be the released network; what the file itself says counts",
 }
+
+
+@app.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
+    """Pretrained encoders: list, licence, weights."""
+    if context.invoked_subcommand is None:
+        list_models()
 
 
 @app.command("list")

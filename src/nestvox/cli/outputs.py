@@ -168,10 +168,13 @@ def _check_kind(output: Named) -> None:
         raise NestvoxError(f"{option} {path} is a folder, where a file is to be written; give the name of a file")
     if not output.folder and path.suffix.lower() in _AUDIO and path.exists():
         raise NestvoxError(f"{option} {path} is a recording, which would be replaced; give another place")
-    inside = Path(os.path.realpath(path)).parent
-    kind = _kept_in(inside)
-    if output.folder is False and kind and not (output.may_be and path.name == "calibration.json"):
-        raise NestvoxError(f"{option} {path} lies inside the {kind} {inside}; give a place outside of it")
+    target = Path(os.path.realpath(path))
+    own = output.kept or output.folder is None  # whether that folder is theirs the command itself sees
+    for place in (*((target,) if output.folder and not own else ()), *target.parents):
+        kind = _kept_in(place)
+        if kind and not (output.may_be and target == place / "calibration.json"):
+            lies = "is the" if place == target else "lies inside the"
+            raise NestvoxError(f"{option} {path} {lies} {kind} {place}; give a place outside of it")
 
 
 def _check_rights(output: Named) -> None:

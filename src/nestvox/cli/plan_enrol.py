@@ -177,6 +177,7 @@ def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> NDArray[Any
 
 
 def _print(found: EnrolmentPlan) -> None:
+    from nestvox.evaluation.rates_in_words import interval_in_words, percent
 
     names = ("clips", "speakers", "target : non-target", "EER % [interval]", "change in points [interval]")
     title = f"enrolment at {found.dim} dimensions"
@@ -188,7 +189,7 @@ def _print(found: EnrolmentPlan) -> None:
         change = ""
         if row.change is not None and row.change_low is not None and row.change_high is not None:
             change = f"{100 * row.change:+.2f} [{100 * row.change_low:+.2f}, {100 * row.change_high:+.2f}]"
-        rate = f"{100 * row.eer:.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]"
+        rate = f"{percent(row.eer)} {interval_in_words(100 * row.low, 100 * row.high, 2)}"
         cells = [*place, f"{row.n_target} : {row.n_nontarget}", rate, change, row.against]
         shown.add_row(*cells)
     console().print(shown)

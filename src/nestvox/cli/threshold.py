@@ -204,8 +204,10 @@ def _place(stored: Threshold) -> str:
 
 
 def _percent(rate: float, interval: tuple[float, float] | None) -> str:
-    ends = "" if interval is None else f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
-    return f"{100 * rate:.2f}{ends}"
+    from nestvox.evaluation.rates_in_words import interval_in_words, percent
+
+    ends = "" if interval is None else f" {interval_in_words(100 * interval[0], 100 * interval[1], 2)}"
+    return f"{percent(rate)}{ends}"
 
 
 def _rule(

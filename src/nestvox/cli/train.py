@@ -111,6 +111,7 @@ def _watch(out: Path, name: str) -> Watch:
 
 
 def _show(trained: Trained) -> None:
+    from nestvox.evaluation.rates_in_words import interval_in_words, percent
     from nestvox.report.run_page import write_run_page
 
     shown = whole_table(
@@ -120,7 +121,7 @@ def _show(trained: Trained) -> None:
     )
     for rate in trained.rates:
         cut = "-" if rate.truncated is None else f"{100 * rate.truncated:.2f}"
-        kept = f"{100 * rate.best:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+        kept = f"{percent(rate.best)} {interval_in_words(100 * rate.low, 100 * rate.high, 2)}"
         shown.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept)
     console().print(shown)
     say(f"kept: {trained.kept}")

@@ -402,7 +402,7 @@ def add_to_file(
     """Put thresholds or maps into a calibration file, beside what it holds; it is made where there is none.
 
     Args:
-        path: the file.
+        path: the file; that of a model folder is changed as `store_in_model` does.
         fingerprint: of the model whose scores they were made from; empty: unknown.
         thresholds: as in `store_in_model`.
         llr: as in `store_in_model`.
@@ -415,6 +415,8 @@ def add_to_file(
         FingerprintError: it is of another model.
     """
     path = Path(path)
+    if path.name == CALIBRATION_FILE and settled(path.parent, "config.json").is_file():
+        return store_in_model(path.parent, thresholds=thresholds, llr=llr)
     with nullcontext() if special_file(path) else locked(path, folder=False):
         there = path.is_file()
         found = read_calibration(path) if there else ModelCalibration(fingerprint)

@@ -273,8 +273,8 @@ def choose_threshold(
     """The threshold that decides about one pair of recordings.
 
     Where nobody asks for an operating point, that which the model's owner named decides, in the domain that he named;
-    if he named none, the strictest of all that fit. As long as he set no threshold, what the fit named counts as his. Of the thresholds at one operating point, that for the duration of
-    the shorter recording goes before that for any.
+    if he named none, the strictest of all that fit. As long as he set none, what the fit named counts as his. Of the
+    thresholds at one operating point, that for the duration of the shorter recording goes before that for any.
 
     Args:
         thresholds: those of the model.
