@@ -207,6 +207,7 @@ def test_streams_that_differ_are_named(tmp_path: Path, streams: Any, kind: tuple
         (wav(A_BYTES, behind=chunk(b"LIST", b"INFO" * 9)[:-7]), A),
         (wav(A_BYTES, behind=chunk(b"data", B_BYTES)), np.concatenate([A, B])),
         (wav(A_BYTES, behind=chunk(b"LIST", b"INFO") + chunk(b"data", B_BYTES)), np.concatenate([A, B])),
+        (wav(A_BYTES[:-1], behind=chunk(b"LIST", b"INFO" + b"z" * 30)), A[:-1]),
         (wav(encoded(A, "FLAC", "PCM_16"), tag=0xF1AC), A),
         (rf64(A_BYTES, len(A_BYTES)), A),
         (rf64(A_BYTES, 0), A),
@@ -249,6 +250,48 @@ def test_counts_that_are_too_small_or_open(tmp_path: Path, content: bytes, expec
 )
 def test_counts_that_contradict_the_file_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     refused(tmp_path / "a", content, message)
+
+
+def transport_stream(samples: np.ndarray) -> bytes:
+    av = pytest.importorskip("av")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((samples / 2**15).astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        packets = [*stream.encode(frame), *stream.encode(None)]
+        for packet in packets:
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def free_bit_rate(content: bytes) -> bytes:
+    """MPEG audio of one bit rate, whose frames do not say which."""
+    data = bytearray(content)
+    at, size = 0, 144  # 32 kbit/s at 16 kHz
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        data[at + 2] &= 0x0D  # no padding either
+        at += size
+    return bytes(data)
+
+
+@pytest.mark.parametrize("ending", ["raw", "vox", "gsm", "wav", "mp3", "snd", "al", ""])
+@pytest.mark.parametrize("content", [A_BYTES, JUNK, b"#!AMR\n" + JUNK, b"plain text\n" * 300], ids=len)
+def test_the_ending_of_a_name_makes_no_format(tmp_path: Path, content: bytes, ending: str) -> None:
+    refused(tmp_path / f"a.{ending}", content, "cannot be opened as audio: Format not recognised")
+
+
+def test_what_libsndfile_guesses_is_not_believed(tmp_path: Path) -> None:
+    content = transport_stream(np.tile(A, 4))
+    for ending in ("ts", "mp3", "aac"):
+        refused(tmp_path / f"a.{ending}", content, "cannot be opened as audio|libsndfile takes it for MP3")
+
+
+def test_mpeg_audio_behind_something_else_is_counted(tmp_path: Path, streams: Any) -> None:
+    one, first, two, second = streams["MP3", "MPEG_LAYER_III"]
+    gives(tmp_path / "a", b"Icy-name: a station\r\n" * 40 + one, first)
+    gives(tmp_path / "b", JUNK + one + two, np.concatenate([first, second]))
+    refused(tmp_path / "c", JUNK + one + JUNK, "3,000 bytes stand behind the end")
 
 
 def test_adpcm_whose_length_was_never_written(tmp_path: Path, streams: Any) -> None:

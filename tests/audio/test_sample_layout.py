@@ -15,6 +15,7 @@ RATE = 16_000
 NOISE = np.random.default_rng(0).standard_normal(4_000)
 VALUES = np.round(3e6 * np.sin(np.arange(4_000) * 0.05) + 1e4 * NOISE).astype(np.int64)  # of 24 bits
 SUBTYPE_PCM = bytes.fromhex("0100000000001000800000aa00389b71")
+SUBTYPE_AMBISONIC = bytes.fromhex("010000002107d3118644c8c1ca000000")
 
 
 def packed(values: np.ndarray, width: int, order: str = "little", *, signed: bool = True) -> bytes:
@@ -25,8 +26,8 @@ def fmt(tag: int, bits: int, block: int, channels: int = 1, extra: bytes = b"") 
     return struct.pack("<HHIIHH", tag, channels, RATE, RATE * block, block, bits) + extra
 
 
-def extensible(valid: int) -> bytes:
-    return struct.pack("<HHI", 22, valid, 4) + SUBTYPE_PCM
+def extensible(valid: int, subtype: bytes = SUBTYPE_PCM) -> bytes:
+    return struct.pack("<HHI", 22, valid, 4) + subtype
 
 
 def wav(described: bytes, data: bytes) -> bytes:
@@ -98,6 +99,9 @@ CASES = {
     "extensible 24 of 32, high": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24)), HIGH), VALUES, 24),
     "extensible 24 of 32, low": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24)), LOW), VALUES, 24),
     "extensible 24 in 4, low": (wav(fmt(0xFFFE, 24, 4, 1, extensible(24)), LOW), VALUES, 24),
+    "ambisonic 24 of 32, low": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24, SUBTYPE_AMBISONIC)), LOW), VALUES, 24),
+    "ambisonic 24 in 4, low": (wav(fmt(0xFFFE, 24, 4, 1, extensible(24, SUBTYPE_AMBISONIC)), LOW), VALUES, 24),
+    "ambisonic 24 in 4, high": (wav(fmt(0xFFFE, 24, 4, 1, extensible(24, SUBTYPE_AMBISONIC)), HIGH), VALUES, 24),
     "extensible 20 of 24, high": (wav(fmt(0xFFFE, 24, 3, 1, extensible(20)), packed(V20 << 4, 3)), V20, 20),
     "wav 20 in 3, all 24 used": (wav(fmt(1, 20, 3), packed(VALUES, 3)), VALUES, 24),
     "extensible 24 of 32, all 32 used": (wav(fmt(0xFFFE, 32, 4, 1, extensible(24)), packed(FULL, 4)), FULL, 32),
@@ -133,7 +137,7 @@ def test_every_layout_gives_the_numbers_back(tmp_path: Path, case: str) -> None:
     info = probe(path)
     assert info.duration_s == len(values) / RATE
     named = next(name for mark, name in MARKS.items() if content.startswith(mark))
-    assert info.format == ("WAVEX" if SUBTYPE_PCM in content[:80] else named)
+    assert info.format == ("WAVEX" if content[20:22] == b"\xfe\xff" else named)
 
 
 MARKS = {b"RIFF": "WAV", b"RF64": "RF64", b"riff": "W64", b"caff": "CAF", b"FORM": "AIFF", b"NIST": "NIST"}

@@ -106,7 +106,11 @@ def chunk_at(file: BinaryIO, at: int, style: ChunkStyle) -> tuple[bytes, int, in
 def walk_behind(file: BinaryIO, at: int, start: int, size: int, style: ChunkStyle, sound: bytes) -> int:
     """Go over the chunks that stand behind the sound; the place where no further one begins, or one named `sound`."""
     for _ in range(_MOST_CHUNKS):
-        at = at + -(at - start) % style.align
+        aligned = at + -(at - start) % style.align
+        # Some writers leave out the byte that fills up an odd chunk.
+        bare = chunk_at(file, at, style) if aligned > at else None
+        if bare is None or bare[0] not in _METADATA or bare[1] + bare[2] > size:
+            at = aligned
         if at >= size or mark_of(bytes_at(file, at, MARK_BYTES)):
             return min(at, size)
         chunk = chunk_at(file, at, style)

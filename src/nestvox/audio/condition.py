@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.downmix import ChannelStatistics
 
-__all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "count_codes", "dropouts"]
+__all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "count_codes", "doubts", "dropouts"]
 
 CODES = {
     "short": "the audio is shorter than 2 s: scores scatter widely",
@@ -261,6 +261,20 @@ def count_codes(conditions: Iterable[str | None]) -> dict[str, int]:
     """Count the codes in the conditions of recordings (codes with blanks between), the most frequent first."""
     counted = Counter(code for codes in conditions for code in (codes or "").split())
     return dict(counted.most_common())
+
+
+def doubts(conditions: Iterable[str | None]) -> tuple[str, ...]:
+    """Say how many recordings are doubtful, and of what, for whoever makes numbers of them; nothing where none is.
+
+    Args:
+        conditions: of the recordings, as stores keep them; None: not measured.
+    """
+    measured = [codes for codes in conditions if codes is not None]
+    counts = count_codes(measured)
+    if not counts:
+        return ()
+    found = ", ".join(f"{count} {code}" for code, count in counts.items())
+    return (f"{sum(map(bool, measured))} of {len(measured)} recordings are doubtful: {found}.",)
 
 
 def clipped_fraction(samples: NDArray[np.floating[Any]]) -> float:

@@ -14,10 +14,10 @@ from nestvox.audio.au import au_span, sphere_span
 from nestvox.audio.boxes import adts_span, matroska_span, mp4_span
 from nestvox.audio.containers import container_of
 from nestvox.audio.flac import flac_span
-from nestvox.audio.mp3 import mpeg_run
+from nestvox.audio.mp3 import LONGEST_FREE_START, mpeg_run
 from nestvox.audio.ogg import ogg_span
 from nestvox.audio.pieces import bytes_at
-from nestvox.audio.spans import MARK_BYTES, Span, behind, mark_of, unexplained
+from nestvox.audio.spans import MARK_BYTES, Span, behind, frames_begin, mark_of, unexplained
 from nestvox.audio.tags import after_id3
 from nestvox.audio.wav import wav_span, wave64_span
 
@@ -45,7 +45,7 @@ def survey(file: BinaryIO) -> tuple[Span, ...]:
     """Find every stream of a file in order.
 
     The last one carries a refusal where something stands behind it that nothing explains. What does not begin as any
-    format does is one span without a format, for a decoder to try.
+    format does is one span without a format, for a decoder to name.
     """
     size = file.seek(0, 2)
     at = after_id3(file, 0)
@@ -75,9 +75,16 @@ def _span_at(file: BinaryIO, at: int, size: int, *, begun: bool) -> Span:
     format_name = mark_of(head) or container_of(head)
     if format_name is not None:
         return _BY_FORMAT[format_name](file, at, size)
-    if begun or head[:1] == b"\xff" or at:
+    if begun or head[:1] == b"\xff" or at or _frames_within(file, size):
         return _mpeg_span(file, at, size)
     return Span("", at, size)
+
+
+def _frames_within(file: BinaryIO, size: int) -> bool:
+    """Whether frames stand in a row a little behind the beginning, as where a broadcast was tuned in."""
+    head = bytes_at(file, 0, LONGEST_FREE_START)
+    places = (place for place, byte in enumerate(head) if byte == 0xFF)
+    return any(frames_begin(file, place, size) for place in places)
 
 
 def _mpeg_span(file: BinaryIO, at: int, size: int) -> Span:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from nestvox.audio.tags import after_id3, after_tag, after_zeros
 
-__all__ = ["MpegRun", "frame_at", "honest_mp3", "mpeg_run"]
+__all__ = ["LONGEST_FREE_START", "MpegRun", "frame_at", "honest_mp3", "mpeg_run"]
 
 _KBPS = {  # by MPEG 1 or not, and layer
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -33,7 +33,8 @@ _MONO = 3
 _HEADER = 4
 _TAGS = frozenset({b"Xing", b"Info"})
 _MOST_DAMAGE = 1 << 14  # bytes that are no frame in the middle of a stream: a few frames that were damaged
-_LONGEST_FREE_START = 1 << 16  # searched for the first frame
+LONGEST_FREE_START = 1 << 16
+"""Bytes that are searched for the first frame."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _first(data: bytes, at: int) -> int | None:
     """Where the first frame begins: at `at`, or where two frames stand in a row a little behind it."""
     if _header(data, at) is not None:
         return at
-    limit = min(len(data), at + _LONGEST_FREE_START)
+    limit = min(len(data), at + LONGEST_FREE_START)
     while (at := data.find(b"\xff", at + 1, limit)) >= 0:
         header = _header(data, at)
         if header is not None:

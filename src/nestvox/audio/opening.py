@@ -274,7 +274,8 @@ def _open_span(file: BinaryIO, name: str | None, span: Span, size: int) -> FileS
     kind = span.inner or span.format
     whole = span.pieces is None and (not kind or (span.start, span.stop) == (0, size))
     source: Any = file
-    if whole and name is not None and kind != "MP3":
+    # libsndfile would be told a format by the ending of a name, where it finds none in the file.
+    if whole and kind and name is not None and kind != "MP3":
         source = Path(name) if kind in _CONTAINERS else name
     elif not whole:
         source = PieceFile(file, span.pieces or ((span.start, span.stop),))
@@ -293,6 +294,12 @@ def _open_span(file: BinaryIO, name: str | None, span: Span, size: int) -> FileS
     elif not isinstance(source, str):
         source.seek(0)
     made = FileStream(source)
+    if not kind and made.format in _FORMATS:
+        made.close()
+        raise _RefusedError(
+            f"libsndfile takes it for {made.format}, but nothing in it begins as that does; MPEG audio of free "
+            "bit rate is to be converted"
+        )
     made.container = "OGG" if span.format == "OGG" and span.inner else None
     return made
 

@@ -18,7 +18,8 @@ __all__ = ["wav_span", "wave64_span"]
 
 _EXTENSIBLE = 0xFFFE
 _CODINGS = {1: "pcm", 3: "float", 6: "alaw", 7: "ulaw"}
-_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # of a subtype that is a plain tag
+# Of a subtype that is a plain tag: as it is, and of ambisonic channels.
+_GUID_TAILS = frozenset(map(bytes.fromhex, ("000000001000800000aa00389b71", "00002107d3118644c8c1ca000000")))
 _MPEG = frozenset({0x50, 0x55})
 _OF_LIBSNDFILE = frozenset({2, 0x11, 0x14, 0x31, 0x40, 0x64})  # MS, IMA and G.72x ADPCM, GSM 06.10
 _WAVE64 = ChunkStyle("<4s12xQ", align=8, inclusive=True)
@@ -82,7 +83,7 @@ def _sound(
     container_bits = bits
     if tag == _EXTENSIBLE and len(described) >= 40:
         valid, sub = struct.unpack(f"{sign}18xH4xH", described[:26])
-        tag = sub if described[26:40] == _GUID_TAIL else 0
+        tag = sub if described[26:40] in _GUID_TAILS else 0
         bits = valid if 0 < valid < bits else bits
         name = "WAVEX" if name == "WAV" else name  # as libsndfile calls it
     claimed: int | None = length

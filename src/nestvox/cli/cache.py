@@ -63,6 +63,7 @@ def cache(
     from nestvox.atomic import write_text
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
+    from nestvox.audio.condition import count_codes, doubts
     from nestvox.cli.augmentation import settings_for, summary
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import voices_of
@@ -102,6 +103,7 @@ def cache(
         )
     speakers = found.classes[0]
     failed = found.metadata.failed
+    conditions = found.store.conditions
     size = sum(shard.size_bytes for shard in found.metadata.shards)
     if json_out is not None:
         report = {
@@ -115,6 +117,7 @@ def cache(
             "embedding_dim": found.embedding_dim,
             "size_bytes": size,
             "failed": [asdict(failure) for failure in failed],
+            "conditions": count_codes(conditions),
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
     say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
@@ -125,5 +128,7 @@ def cache(
         say(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in failed[:5]:
             say(f"             {failure.utt_id}: {failure.reason}")
+    for sentence in doubts(conditions):
+        say(f"conditions   {sentence}")
     say(f"key          {found.key}")
     say(f"cache        {out}")

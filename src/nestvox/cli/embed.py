@@ -95,7 +95,7 @@ def embed(
     from dataclasses import asdict
 
     from nestvox.atomic import write_text
-    from nestvox.audio.condition import count_codes
+    from nestvox.audio.condition import count_codes, doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.embed import run_embedding
@@ -125,7 +125,6 @@ def embed(
             progress=progress,
         )
     metadata = store.metadata
-    conditions = count_codes(store.conditions)
     if json_out is not None:
         report = {
             **asdict(run),
@@ -138,7 +137,7 @@ def embed(
             "dims": list(metadata.dims),
             "labels": list(metadata.labels),
             "store_rows": len(store),
-            "conditions": conditions,
+            "conditions": count_codes(store.conditions),
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
@@ -156,10 +155,8 @@ def embed(
         say(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in metadata.failed[:5]:
             say(f"             {failure.utt_id}: {failure.reason}")
-    if conditions:
-        doubtful = sum(1 for codes in store.conditions if codes)
-        counted = ", ".join(f"{count} {code}" for code, count in conditions.items())
-        say(f"conditions   {doubtful} of {len(store)} recordings are doubtful: {counted} (column condition)")
+    for sentence in doubts(store.conditions):
+        say(f"conditions   {sentence}")
     if metadata.labels:
         say(f"labels       {', '.join(metadata.labels)}")
     say(f"store        {out}")
@@ -177,9 +174,15 @@ def export(
     dim: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Keep this prefix, at unit length.")] = None,
 ) -> None:
     """Write the vectors of a store to a file that others read."""
+    from nestvox.audio.condition import doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.interchange import export_store
+    from nestvox.extraction.store.store import EmbeddingStore
 
+    opened = EmbeddingStore(store)
     with progress_bar("exporting", "rows") as progress:
-        rows = export_store(store, out, dim=dim, progress=progress)
+        rows = export_store(opened, out, dim=dim, progress=progress)
     say(f"{rows} rows written to {out}")
+    for sentence in doubts(opened.conditions):
+        place = "" if out.suffix == ".parquet" else f" A {out.suffix} file has no place for which; .parquet has."
+        say(("note:", "yellow"), f" {sentence}{place}")

@@ -62,9 +62,12 @@ def enrol(
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
 ) -> None:
     """Measure the equal error rate against the number and the length of enrolment clips, and advise."""
+    from dataclasses import replace
+
     import numpy as np
 
     from nestvox.atomic import write_text
+    from nestvox.audio.condition import doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.overlap import refuse_overlap
     from nestvox.corpora.utterances import read_utterances
@@ -85,7 +88,7 @@ def enrol(
     loaded = None
     if model is not None and (store is None or seconds):
         loaded = Running(device, backend, weights, offline).load(model)
-    vectors, labels, keys = _whole_clips(loaded, store, utterances)
+    vectors, labels, keys, heard = _whole_clips(loaded, store, utterances)
     labels += (*refuse_overlap(set(keys), utterances.frame["speaker"], allow=allow_overlap), *utterances.labels)
     crops = {}
     for length in seconds:
@@ -95,7 +98,7 @@ def enrol(
         inside = rows[durations >= length]
         if len(inside):
             middle = _middles(utterances, inside, durations[inside], length)
-            crops[length] = inside, _embed(loaded, middle, f"embedding {length:g} s")
+            crops[length] = inside, _embed(loaded, middle, f"embedding {length:g} s")[0]
     frame = utterances.frame
     with progress_bar("measuring", "rows") as progress:
         found = plan_enrolment(
@@ -114,6 +117,7 @@ def enrol(
             labels=labels,
             progress=progress,
         )
+    found = replace(found, notes=(*found.notes, *doubts(heard)))
     _print(found)
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -122,13 +126,14 @@ def enrol(
 
 def _whole_clips(
     model: SpeakerModel | None, store: Path | None, table: UtteranceTable
-) -> tuple[NDArray[Any], tuple[str, ...], tuple[str, ...]]:
-    """Embeddings of the table's clips, labels, and keys of the training speakers."""
+) -> tuple[NDArray[Any], tuple[str, ...], tuple[str, ...], list[str | None]]:
+    """Embeddings of the table's clips, labels, keys of the training speakers, and the conditions of the clips."""
     from nestvox.extraction.store.store import EmbeddingStore
 
     if store is None:
         assert model is not None
-        return _embed(model, table, "embedding"), (), model.training_speakers
+        vectors, heard = _embed(model, table, "embedding")
+        return vectors, (), model.training_speakers, heard
     opened = EmbeddingStore(store)
     metadata = opened.metadata
     if model is not None and model.fingerprint != metadata.fingerprint:
@@ -136,8 +141,9 @@ def _whole_clips(
             f"{store} is of the model {metadata.fingerprint}, {model.name} is {model.fingerprint}; give the store that "
             "this model made, or none"
         )
-    vectors = opened.take(opened.index_of(table.frame["utt_id"].to_list()))
-    return vectors, metadata.labels, metadata.training_speakers
+    rows = opened.index_of(table.frame["utt_id"].to_list())
+    heard = [opened.conditions[row] for row in rows]
+    return opened.take(rows), metadata.labels, metadata.training_speakers, heard
 
 
 def _numbers(option: str, text: str | None, *, whole: bool = False) -> Sequence[float]:
@@ -167,13 +173,13 @@ def _middles(
     return UtteranceTable(frame=cut, source=table.source, root=table.root)
 
 
-def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> NDArray[Any]:
+def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> tuple[NDArray[Any], list[str | None]]:
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.embed import embed_table
 
     with tempfile.TemporaryDirectory(prefix="nestvox-") as folder, progress_bar(what, "utterances") as progress:
         store = embed_table(model, table, Path(folder) / "store", progress=progress)
-        return store.take(store.index_of(table.frame["utt_id"].to_list()))
+        return store.take(store.index_of(table.frame["utt_id"].to_list())), store.conditions
 
 
 def _print(found: EnrolmentPlan) -> None:

@@ -43,10 +43,12 @@ def rotate(
     from contextlib import ExitStack
 
     from nestvox.atomic import write_text
+    from nestvox.audio.condition import doubts
     from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.labels import read_labels
     from nestvox.extraction.rotate import apply_rotation, rotate_vectors
+    from nestvox.extraction.store.store import EmbeddingStore, is_store
 
     if labels is not None and labels.exists() and labels.samefile(embeddings):
         raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")
@@ -86,6 +88,8 @@ def rotate(
     if json_out is not None:
         write_text(json_out, json.dumps(report.to_json(), indent=2) + "\n")
     _show(report)
+    for sentence in doubts(EmbeddingStore(embeddings).conditions if is_store(embeddings) else ()):
+        say(("note:", "yellow"), f" {sentence}")
     say(f"rotation  {out}")
     if rotated is not None:
         say(f"vectors   {rotated}")

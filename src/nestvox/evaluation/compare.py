@@ -300,7 +300,8 @@ def compare_systems(
             for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
         ]
         rows.append(ComparisonRow(*pair, found, *p_values, words[0], words[1], **changes))
-    notes += tuple(itertools.chain(*(system.notes for system in systems)))
+    # What two systems say alike, as of the recordings that both heard, is said once.
+    notes += tuple(dict.fromkeys(itertools.chain(*(system.notes for system in systems))))
     if not known.known:
         notes += (f"Intervals and p values are {known.warning}.",)
     if selection is not None:

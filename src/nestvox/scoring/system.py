@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
+from nestvox.audio.condition import doubts
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import ScoresError
@@ -412,7 +413,7 @@ def _known_store(
     enrol, test = np.split(positions.astype(np.int64), 2)
     made_for = metadata.dims or (metadata.dim,)
     wanted = tuple(sorted(set(dims))) if dims else made_for
-    stored = store.speakers
+    stored, conditions = store.speakers, store.conditions
     named = [stored[row] for row in used]
     speakers = None if None in named else ([str(named[row]) for row in enrol], [str(named[row]) for row in test])
     known = System(
@@ -425,7 +426,7 @@ def _known_store(
         training_speakers=metadata.training_speakers,
         size_bytes=sum(shard.size_bytes for shard in metadata.shards),
         speakers=speakers,
-        notes=(*notes, *cut_notes(name, wanted, made_for)),
+        notes=(*notes, *cut_notes(name, wanted, made_for), *doubts(conditions[row] for row in used)),
         model=metadata.model,
         path_of=path_in_store(store),
     )
