@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -103,12 +104,47 @@ def limited(samples: np.ndarray) -> np.ndarray:
     return (np.round(np.clip(samples, -0.25, 0.25) * 32768) / 32768).astype(np.float32)
 
 
+def low(samples: np.ndarray, edge_hz: float) -> np.ndarray:
+    """What lies below an edge."""
+    spectrum = np.fft.rfft(samples)
+    spectrum[np.fft.rfftfreq(len(samples), 1 / RATE) > edge_hz] = 0
+    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+
+def held(samples: np.ndarray, value: float, ms: int = 30) -> np.ndarray:
+    """A buffer stands still where the sound is loud."""
+    place = int(np.abs(samples[RATE:-RATE]).argmax()) + RATE
+    made = samples.copy()
+    made[place : place + RATE * ms // 1000] = value
+    return made
+
+
+def coded(samples: np.ndarray, subtype: str) -> np.ndarray:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV", subtype=subtype)
+    return soundfile.read(io.BytesIO(file.getvalue()), dtype="float32")[0]
+
+
+def halves(samples: np.ndarray) -> np.ndarray:
+    """1 in the first half, -1 in the second."""
+    return np.where(np.arange(len(samples)) < len(samples) / 2, 1, -1).astype(np.float32)
+
+
 MADE = {
     "": lambda x: x,
     "dc-offset": lambda x: x + np.float32(0.05),
     "dc-offset ": lambda x: x - np.float32(0.01),
+    "dc-offset  ": lambda x: x + np.float32(0.05) * halves(x),
+    "dc-offset   ": lambda x: x + np.linspace(-0.1, 0.1, len(x), dtype=np.float32),
+    "dc-offset    ": lambda x: x + 0.1 * np.sin(2 * np.pi * 2 * np.arange(len(x), dtype=np.float32) / RATE),
     "narrow-band": telephone,
+    "narrow-band ": lambda x: low(x, 2_000),
+    "narrow-band  ": lambda x: low(x, 900),
     "dropouts": torn,
+    "dropouts ": lambda x: held(x, 0.03),
+    "dropouts  ": lambda x: held(x, -0.01),
+    "dropouts   ": lambda x: coded(torn(x), "ALAW"),
+    "dropouts dc-offset": lambda x: torn(x) + np.float32(0.1),
     "clipped": lambda x: np.clip(4 * x, -1, 1),
     "clipped ": limited,
     "beyond-full-scale": lambda x: 3 * x,
@@ -146,7 +182,7 @@ def test_a_part_of_what_was_promised() -> None:
 def test_parts_add_up_to_the_whole(kind: str, cut: float) -> None:
     samples = MADE[kind](voice(8.0))
     place = round(cut * len(samples)) // 512 * 512 // 320 * 320
-    averaged = ChannelStatistics.of(np.stack([samples, samples], axis=1))
+    averaged = ChannelStatistics.of(np.stack([samples, samples], axis=1), RATE)
     whole = condition(samples, RATE, expected_s=8.0, averaged=averaged)
     parts = [condition(part, RATE, expected_s=4.0, averaged=averaged) for part in (samples[:place], samples[place:])]
     both = parts[0] + parts[1]
@@ -165,7 +201,14 @@ CHANNELS = {
     " ": lambda a, b: (a, 0.3 * a + 0.01 * b),
     "channels-cancel": lambda a, b: (a, -a),
     "channels-cancel ": lambda a, b: (a, 0.01 * b - 0.8 * a),
+    "channels-cancel  ": lambda a, b: (a, 2 * low(a, 1_500) - a),
+    "channels-cancel   ": lambda a, b: (a, a - 2 * low(a, 4_000) + 2 * low(a, 1_200)),
+    "channels-cancel    ": lambda a, b: (a, np.roll(a, 4)),
+    "channels-cancel     ": lambda a, b: (a, -a, 0.2 * a, -0.2 * a),
+    "  ": lambda a, b: (a, a, 0.9 * a, a, a, 0.8 * a),
     "channels-differ": lambda a, b: (a, b),
+    "channels-differ   ": lambda a, b: (a, b, voice(seed=3), voice(seed=4), voice(seed=5), voice(seed=6)),
+    "silent-channel channels-cancel": lambda a, b: (a, -0.95 * a, 0 * a, 0 * a, 0 * a, 0 * a),
     "channels-differ ": lambda a, b: (a, np.roll(a, 40)),
     "silent-channel": lambda a, b: (a, 0 * a),
     "silent-channel ": lambda a, b: (0.001 * b, a),
@@ -177,8 +220,30 @@ CHANNELS = {
 def test_channels_that_were_averaged(kind: str, offset: float) -> None:
     """A constant offset of the channels hides nothing."""
     pair = np.stack(CHANNELS[kind](voice(seed=1), voice(seed=2)), axis=1).astype(np.float32) + np.float32(offset)
-    found = condition(voice(), RATE, averaged=ChannelStatistics.of(pair))
+    found = condition(voice(), RATE, averaged=ChannelStatistics.of(pair, RATE))
     assert " ".join(found.codes()) == kind.strip()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW", "ALAW", "PCM_U8"])
+def test_steps_of_a_coding_are_no_gaps(subtype: str) -> None:
+    """Quiet sound stands still between the steps of 8 bits, and comes back at once."""
+    syllables = np.concatenate([0.1 * voice(0.4, seed=seed) for seed in range(8)])
+    assert condition(coded(syllables, subtype), RATE).dropouts == 0
+    assert condition(np.repeat(coded(syllables, subtype), 3), 3 * RATE).dropouts == 0
+
+
+def test_a_clipped_channel_is_told_though_the_mean_hides_it() -> None:
+    pair = np.stack([voice(), np.clip(4 * voice(), -1, 1)], axis=1)
+    found = condition(pair.mean(axis=1), RATE, averaged=ChannelStatistics.of(pair, RATE))
+    assert found.codes() == ("clipped",)
+    assert "Channel 1 of those that were averaged" in found.warnings()[0]
+
+
+def test_the_octave_that_is_lost_is_named() -> None:
+    """A delay of 4 samples at 16 kHz takes out 2 kHz, and 6 kHz."""
+    pair = np.stack([voice(), np.roll(voice(), 4)], axis=1)
+    found = condition(voice(), RATE, averaged=ChannelStatistics.of(pair, RATE))
+    assert "The channels cancel at 1.4 to 2.8 kHz" in found.warnings()[0]
 
 
 def test_flat_tops_are_found_before_the_rate_is_changed(tmp_path: Path) -> None:

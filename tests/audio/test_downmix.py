@@ -58,7 +58,7 @@ def test_statistics_are_those_of_numpy_and_add_up(tmp_path: Path) -> None:
 )
 def test_how_much_the_mean_keeps(second, kept: float) -> None:
     a, b = np.random.default_rng(2).normal(0, 0.1, (2, 50_000)).astype(np.float32)
-    found = ChannelStatistics.of(np.stack([a, second(a, b)], axis=1) + np.float32(0.3))
+    found = ChannelStatistics.of(np.stack([a, second(a, b)], axis=1) + np.float32(0.3), RATE)
     assert found.kept == pytest.approx(kept, abs=0.01)
 
 

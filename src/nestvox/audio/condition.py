@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.audio.downmix import ChannelStatistics
+from nestvox.audio.defects import clipped_fraction, dropouts
+from nestvox.audio.downmix import CLIP_LEVEL, ChannelStatistics
 
-__all__ = ["CODES", "SHORT_S", "Condition", "clipped_fraction", "condition", "count_codes", "doubts", "dropouts"]
+__all__ = ["CODES", "SHORT_S", "Condition", "condition", "count_codes", "doubts"]
 
 CODES = {
     "short": "the audio is shorter than 2 s: scores scatter widely",
@@ -40,10 +41,6 @@ CODES = {
 SHORT_S = 2.0
 """Seconds below which a recording is short."""
 
-_CLIP_LEVEL = 0.999  # of full scale
-_CLIP_RUN = 2  # samples in a row at that level: one alone is a peak, not a flat top
-_LIMIT_RUN = 3  # equal samples at the recording's own peak, where that is below full scale
-_LIMIT_LEAST = 0.05  # a peak below it has so few steps of 16 bits that neighbours are often equal
 _FRAME_S = 0.02
 _SILENT_DBFS = -60.0
 
@@ -53,18 +50,17 @@ _MUCH_CLIPPING = 0.0005
 _MISSING_S = 0.1
 _OFFSET = 2e-4  # of full scale, a few steps of 16 bits, and ...
 _OFFSET_SHARE = 0.02  # ... of the level of the sound
+_DRIFT_SHARE = 0.15  # of that level: of 1,043 recordings one has 0.11 below 8 Hz, the others less
+_DRIFT_S = 0.25
 _NARROW_HZ = 4_000.0
 _EDGE_HZ = 150.0  # what a filter at 4 kHz leaves just above it
 _BELOW_HZ = (2_500.0, 3_400.0)  # what a telephone still carries
 _NARROW_SHARE = 1e-3  # of the power in that band: natural speech has 1/500 or more
-_NARROW_LEAST = 1e-6  # of all power in that band: a low tone or a hum has no edge
+_NOTHING = 1e-6  # of all power: natural speech has seven times as much above 4 kHz, at the least
+_TONE = 0.95  # of the power about one frequency: a hum or a whistle has no band
 _ROOM_HZ = 10_000  # lowest sample rate that has room above 4 kHz
 _SPECTRUM = 512
-_GAP_S, _LONGEST_GAP_S, _EDGE_S = 0.004, 1.0, 0.004
-_GAP_LEVEL = 1e-4
-_GAP_EDGE = 0.1  # of the level of the whole: what stands at the edges of a gap that is no pause
 _SILENT_CHANNEL_DB = -40.0  # below the loudest
-_CANCELLED = 0.25  # of the power: 6 dB
 _ALIKE = 0.5
 
 
@@ -81,8 +77,9 @@ class Condition:
             0.1 % of full scale or above it, or three or more equal ones at a lower peak.
         silent_fraction: share of 20 ms frames whose level about their own mean is below -60 dBFS, 0 to 1.
         dc_offset: mean of the samples.
+        drift: mean square of their means over quarters of a second, for an offset that does not stay.
         band_fractions: shares of the power that lie in 2.5 to 3.4 kHz and above 4.15 kHz, 0 to 1; None where the rate
-            has no room for these.
+            has no room for these, or where the sound is one tone.
         dropouts: gaps of 4 ms to 1 s without any sound, with sound up to both their edges.
         expected_s: seconds that there should be; None: nobody said.
         averaged: of the channels whose mean this is; None: there is one, or one was chosen.
@@ -100,6 +97,7 @@ class Condition:
     expected_s: float | None = None
     averaged: ChannelStatistics | None = None
     cut_off: str | None = None
+    drift: float = 0.0
 
     def __add__(self, other: Condition) -> Condition:
         whole_s = self.duration_s + other.duration_s
@@ -125,6 +123,7 @@ class Condition:
             expected_s=stated,
             averaged=sum(measured[1:], start=measured[0]) if measured else None,
             cut_off=self.cut_off or other.cut_off,
+            drift=a * self.drift + b * other.drift,
         )
 
     @property
@@ -161,25 +160,48 @@ class Condition:
             found["quiet"] = f"The audio is almost silent: its level is {sound_dbfs:.1f} dBFS."
         elif self.silent_fraction > _MUCH_SILENCE:
             found["mostly-silent"] = f"The audio is mostly silence: {self.silent_fraction:.0%} of it is below -60 dBFS."
-        if "silent" not in found and self.clipped_fraction > _MUCH_CLIPPING:
-            where = "full scale" if self.peak >= _CLIP_LEVEL else f"a limit of {self.peak:.2f}"
-            found["clipped"] = f"The audio is clipped: {self.clipped_fraction:.2%} of its samples stand at {where}."
+        clipped = self._clipped()
+        if "silent" not in found and clipped is not None:
+            found["clipped"] = clipped
         elif self.peak > 1.0:
             found["beyond-full-scale"] = f"The audio reaches beyond full scale: its peak is {self.peak:.2f}."
-        # The mean of a short stretch is never quite 0, that of noise least of all.
-        share = max(_OFFSET_SHARE, 4 / math.sqrt(16_000 * self.duration_s))
-        if abs(self.dc_offset) > max(_OFFSET, share * math.sqrt(self._sound)):
-            found["dc-offset"] = (
-                f"The audio has a constant offset of {self.dc_offset:+.1%} of full scale, which shifts scores: take "
-                "the mean off the samples."
-            )
-        below, above = self.band_fractions or (0.0, 0.0)
-        if below > _NARROW_LEAST and above < _NARROW_SHARE * below:
+        offset = self._offset()
+        if offset is not None:
+            found["dc-offset"] = offset
+        below, above = self.band_fractions or (0.0, 1.0)
+        if "silent" not in found and above < max(_NARROW_SHARE * below, _NOTHING):
             found["narrow-band"] = "The audio has nothing above 4 kHz, as behind a telephone."
         if self.dropouts:
             times = "once" if self.dropouts == 1 else f"{self.dropouts} times"
             found["dropouts"] = f"The audio breaks off within the sound {times}: parts of it are lost."
         return {**found, **self._found_in_channels()}
+
+    def _offset(self) -> str | None:
+        # The mean of a short stretch is never quite 0, that of noise least of all.
+        share = max(_OFFSET_SHARE, 4 / math.sqrt(16_000 * self.duration_s))
+        if abs(self.dc_offset) > max(_OFFSET, share * math.sqrt(self._sound)):
+            return (
+                f"The audio has a constant offset of {self.dc_offset:+.1%} of full scale, which shifts scores: take "
+                "the mean off the samples."
+            )
+        if self.drift > max(_OFFSET**2, _DRIFT_SHARE**2 * self._sound):
+            return (
+                f"The audio has an offset that wanders, by {math.sqrt(self.drift):.1%} of full scale, which shifts "
+                "scores: take out what lies below 20 Hz."
+            )
+        return None
+
+    def _clipped(self) -> str | None:
+        if self.clipped_fraction > _MUCH_CLIPPING:
+            where = "full scale" if self.peak >= CLIP_LEVEL else f"a limit of {self.peak:.2f}"
+            return f"The audio is clipped: {self.clipped_fraction:.2%} of its samples stand at {where}."
+        if self.averaged is None or not self.averaged.n:
+            return None
+        share = self.averaged.tops / self.averaged.n  # which the mean hides
+        worst = int(share.argmax())
+        if share[worst] <= _MUCH_CLIPPING:
+            return None
+        return f"Channel {worst} of those that were averaged is clipped: {share[worst]:.2%} of it stands at full scale."
 
     def _found_in_channels(self) -> dict[str, str]:
         if self.averaged is None or not self.averaged.n:
@@ -198,10 +220,16 @@ class Condition:
         if np.count_nonzero(powers >= floor) < 2 or powers.max() <= 0:
             return found
         correlation = self.averaged.lowest_correlation(floor)
-        if correlation < 0 and self.averaged.kept < _CANCELLED:
+        lost = self.averaged.lost_hz
+        if self.averaged.cancels:
             found["channels-cancel"] = (
                 f"The channels cancel: their mean has {self.averaged.kept:.1%} of their power (correlation "
                 f"{correlation:+.2f}): {choose}."
+            )
+        elif lost:
+            places = ", ".join(f"{low / 1000:.1f} to {high / 1000:.1f} kHz" for low, high in lost)
+            found["channels-cancel"] = (
+                f"The channels cancel at {places}, where their mean has less than half of what it should: {choose}."
             )
         elif correlation < _ALIKE:
             found["channels-differ"] = (
@@ -254,6 +282,7 @@ def condition(
         expected_s=expected_s,
         averaged=averaged,
         cut_off=cut_off,
+        drift=_drift(samples, sample_rate),
     )
 
 
@@ -277,54 +306,13 @@ def doubts(conditions: Iterable[str | None]) -> tuple[str, ...]:
     return (f"{sum(map(bool, measured))} of {len(measured)} recordings are doubtful: {found}.",)
 
 
-def clipped_fraction(samples: NDArray[np.floating[Any]]) -> float:
-    """Share of (T,) samples that stand in flat tops, of both signs: at full scale, or at a lower limit."""
-    if not len(samples):
-        return 0.0
-    count = 0
-    for peak in (max(0.0, float(samples.max())), min(0.0, float(samples.min()))):
-        if abs(peak) < _LIMIT_LEAST:
-            continue
-        full = abs(peak) >= _CLIP_LEVEL
-        limit = math.copysign(_CLIP_LEVEL, peak) if full else peak
-        lengths = _runs(samples >= limit if peak > 0 else samples <= limit)[1]
-        count += int(lengths[lengths >= (_CLIP_RUN if full else _LIMIT_RUN)].sum())
-    return count / len(samples)
-
-
-def dropouts(samples: NDArray[np.floating[Any]], sample_rate: int) -> int:
-    """Count gaps without any sound, of 4 ms to 1 s, on both sides of which there is sound at once.
-
-    A pause fades in and out, and so do the gaps that a noise gate makes; a buffer that ran empty, or a lost packet,
-    does not.
-    """
-    starts, lengths = _runs(np.abs(samples) <= _GAP_LEVEL)
-    edge = max(1, round(_EDGE_S * sample_rate))
-    shortest, longest = max(2, round(_GAP_S * sample_rate)), round(_LONGEST_GAP_S * sample_rate)
-    there = (lengths >= shortest) & (lengths <= longest) & (starts >= edge)
-    there &= starts + lengths + edge <= len(samples)
-    if not there.any():
-        return 0
-    level = math.sqrt(float(np.mean(np.square(samples, dtype=np.float64))))
-    count = 0
-    for start, length in zip(starts[there].tolist(), lengths[there].tolist(), strict=True):
-        before, after = samples[start - edge : start], samples[start + length : start + length + edge]
-        count += min(_level(before), _level(after)) > max(_GAP_EDGE * level, 10 * _GAP_LEVEL)
-    return count
-
-
-def _level(samples: NDArray[np.floating[Any]]) -> float:
-    return math.sqrt(float(np.mean(np.square(samples, dtype=np.float64))))
-
-
-def _runs(flags: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the stretches of true begin, and how long they are."""
-    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-    if len(flags) and flags[0]:
-        edges = np.concatenate(([0], edges))
-    if len(flags) and flags[-1]:
-        edges = np.concatenate((edges, [len(flags)]))
-    return edges[::2], edges[1::2] - edges[::2]
+def _drift(samples: NDArray[np.floating[Any]], sample_rate: int) -> float:
+    size = max(2, round(_DRIFT_S * sample_rate))
+    if len(samples) < size:
+        return float(np.mean(samples, dtype=np.float64)) ** 2
+    window = np.hanning(size)  # whose side lobes leave nothing of a voice
+    means = samples[: len(samples) // size * size].reshape(-1, size) @ (window / window.sum())
+    return float(np.mean(np.square(means)))
 
 
 def _silent_fraction(samples: NDArray[np.floating[Any]], sample_rate: int) -> float:
@@ -345,5 +333,8 @@ def _band_fractions(samples: NDArray[np.floating[Any]], sample_rate: int) -> tup
     total = float(power.sum())
     if not total > 0:
         return 0.0, 0.0
+    loudest = int(power.argmax())
+    if power[max(0, loudest - 2) : loudest + 3].sum() > _TONE * total:
+        return None
     first, last, edge = (math.ceil(hz * size / sample_rate) for hz in (*_BELOW_HZ, _NARROW_HZ + _EDGE_HZ))
     return float(power[first:last].sum()) / total, float(power[edge:].sum()) / total

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChannelStatistics", "mono"]
+__all__ = ["CLIP_LEVEL", "ChannelStatistics", "mono"]
+
+CLIP_LEVEL = 0.999
+"""Part of full scale from which on samples in a row are a flat top."""
+
+_OCTAVES_HZ = 250.0 * 2.0 ** (np.arange(6) - 0.5)  # edges of the octaves about 250 Hz to 4 kHz
+_FRAME_S = 0.032
+_FAINT = 1e-5  # of the loudest octave: what an octave must have for its loss to matter
+_LOST = 0.5  # of what the mean keeps of channels that have nothing to do with each other
 
 
 @dataclass(frozen=True)
@@ -19,22 +28,32 @@ class ChannelStatistics:
         n: samples per channel.
         sums: (C,) float64.
         products: (C, C) float64, sums of the products of two channels.
+        octaves: (5, C, C) float64, sums of the co-spectra of two channels in the octaves about 250 Hz to 4 kHz.
+        tops: (C,) samples in flat tops at full scale.
     """
 
     n: int
     sums: NDArray[np.float64]
     products: NDArray[np.float64]
+    octaves: NDArray[np.float64]
+    tops: NDArray[np.int64]
 
     @classmethod
-    def of(cls, block: NDArray[np.float32]) -> Self:
-        """Measure (n, C) samples."""
+    def of(cls, block: NDArray[np.float32], sample_rate: int) -> Self:
+        """Measure (n, C) samples at a rate in Hz."""
         with np.errstate(over="ignore", invalid="ignore"):  # such audio is refused by its own name
             wide = block.astype(np.float64)
-            return cls(len(block), wide.sum(axis=0), wide.T @ wide)
+            return cls(len(block), wide.sum(axis=0), wide.T @ wide, _octaves(block, sample_rate), _tops(block))
 
     def __add__(self, other: ChannelStatistics) -> ChannelStatistics:
         with np.errstate(over="ignore", invalid="ignore"):
-            return ChannelStatistics(self.n + other.n, self.sums + other.sums, self.products + other.products)
+            return ChannelStatistics(
+                self.n + other.n,
+                self.sums + other.sums,
+                self.products + other.products,
+                self.octaves + other.octaves,
+                self.tops + other.tops,
+            )
 
     @property
     def covariance(self) -> NDArray[np.float64]:
@@ -61,6 +80,19 @@ class ChannelStatistics:
         mean_power = float(self.powers.mean())
         return max(0.0, float(self.covariance.mean())) / mean_power if mean_power > 0 else 1.0
 
+    @property
+    def cancels(self) -> bool:
+        """Whether the mean keeps less than half of what it would keep of channels without anything in common."""
+        return self.kept < _LOST / len(self.sums)
+
+    @property
+    def lost_hz(self) -> tuple[tuple[float, float], ...]:
+        """Octaves in which the channels cancel, as where one is delayed a little or has another phase there."""
+        powers = np.diagonal(self.octaves, axis1=1, axis2=2).mean(axis=1)
+        kept = np.divide(self.octaves.mean(axis=(1, 2)), powers, out=np.ones(len(powers)), where=powers > 0)
+        lost = (kept < _LOST / len(self.sums)) & (powers > _FAINT * powers.max())
+        return tuple((float(_OCTAVES_HZ[place]), float(_OCTAVES_HZ[place + 1])) for place in np.flatnonzero(lost))
+
     def lowest_correlation(self, floor: float) -> float:
         """Correlation of the two channels that are least alike, of those of at least this power; else 1."""
         powers = self.powers
@@ -69,6 +101,31 @@ class ChannelStatistics:
             return 1.0
         deviations = np.sqrt(powers[loud])
         return float((self.covariance[np.ix_(loud, loud)] / np.outer(deviations, deviations)).min())
+
+
+def _octaves(block: NDArray[np.float32], sample_rate: int) -> NDArray[np.float64]:
+    size = max(2, round(_FRAME_S * sample_rate))
+    channels = block.shape[1]
+    sums = np.zeros((len(_OCTAVES_HZ) - 1, channels, channels))
+    frames = block[: len(block) // size * size].reshape(-1, size, channels)
+    if not len(frames):
+        return sums
+    spectrum = np.fft.rfft((frames - frames.mean(axis=1, keepdims=True)) * np.hanning(size)[:, None], axis=1)
+    edges = np.ceil(_OCTAVES_HZ * size / sample_rate).astype(int)
+    for number, (first, last) in enumerate(pairwise(edges)):
+        part = spectrum[:, first:last].reshape(-1, channels)
+        sums[number] = (part.conj().T @ part).real
+    return sums
+
+
+def _tops(block: NDArray[np.float32]) -> NDArray[np.int64]:
+    count = np.zeros(block.shape[1], np.int64)
+    for side in (block >= CLIP_LEVEL, block <= -CLIP_LEVEL):
+        neighbours = np.zeros_like(side)
+        neighbours[1:] |= side[:-1]
+        neighbours[:-1] |= side[1:]
+        count += np.count_nonzero(side & neighbours, axis=0)
+    return count
 
 
 def mono(block: NDArray[np.float32], channel: int | None = None) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.audio.condition import clipped_fraction, dropouts
+from nestvox.audio.defects import clipped_fraction, dropouts
 from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
@@ -97,9 +97,9 @@ def heard(
         return read_recording(place, sample_rate=to_hz, min_duration_s=min_duration_s), ()
     samples, from_hz = _split(audio, sample_rate)
     channels = _channels(samples)
-    averaged = ChannelStatistics.of(channels) if channels.shape[1] > 1 else None
-    samples = mono(channels)
     believed = _rate(to_hz if from_hz is None else from_hz)
+    averaged = ChannelStatistics.of(channels, believed) if channels.shape[1] > 1 else None
+    samples = mono(channels)
     hint = "" if from_hz is not None else f", if it is at {to_hz} Hz: no sample_rate= was given"
     if len(samples) < min_duration_s * believed:
         seconds = len(samples) / believed

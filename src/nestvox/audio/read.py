@@ -16,8 +16,9 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from nestvox.audio.condition import Condition, clipped_fraction, condition, dropouts
+from nestvox.audio.condition import Condition, condition
 from nestvox.audio.containers import CONTAINER_EXTENSIONS
+from nestvox.audio.defects import clipped_fraction, dropouts
 from nestvox.audio.downmix import ChannelStatistics, mono
 from nestvox.audio.errors import (
     AudioRangeError,
@@ -184,7 +185,7 @@ def _collect(
             last = len(block) if stop is None else min(len(block), stop - position)
             part = block[first:last]
             if channel is None and stream.channels > 1:
-                measured = ChannelStatistics.of(part)
+                measured = ChannelStatistics.of(part, stream.samplerate)
                 averaged = measured if averaged is None else averaged + measured
             parts.append(mono(part, channel))
         position = end
