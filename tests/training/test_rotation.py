@@ -18,12 +18,13 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.ge2e import GE2E
-from nestvox.errors import ModelError, OverlapError, StoreError, TableError
+from nestvox.errors import ModelError, OverlapError, StoreError, TableError, TrainingError
 from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
 from nestvox.heads.contract import truncate
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.training.tasks.rotation import nest_encoder, thresholds_on, trial_pairs
+from nestvox.training.data.development import Development
+from nestvox.training.tasks.rotation import nest_encoder
 
 SIZE, SPEAKERS, TAKES = 256, 30, 4
 DEV_FROM = 20  # speakers 0 to 19 are for training, 20 to 29 for development
@@ -142,10 +143,17 @@ def test_thresholds_give_the_rates_that_they_were_stored_with(
             assert abs(stored.p_fa - stored.p_miss) <= 1 / stored.n_target + 1 / stored.n_nontarget
 
 
-def test_minimum_cost_threshold_is_cheapest(table: UtteranceTable, store: EmbeddingStore) -> None:
+def test_minimum_cost_threshold_is_cheapest(
+    encoder: SpeakerModel, table: UtteranceTable, store: EmbeddingStore
+) -> None:
     trials = dev_trials()
-    pairs = trial_pairs(store, trials)
-    found = thresholds_on(truncation(SIZE, (64,)), pairs, trials, ("leaky",))
+    development = Development.of(parts(table)[1], trials)
+    pairs = development.pairs(lambda names: store.take(store.index_of(names)))
+    model = SpeakerModel(encoder.encoder, truncation(SIZE, (64,)), "cut")
+    found, missing = development.thresholds(model, pairs, ("leaky",))
+    assert all(threshold.fingerprint == model.fingerprint for threshold in found)
+    assert all(threshold.value_interval and threshold.p_fa_interval for threshold in found)
+    assert len(found) + len(missing) == 4
     for stored in found:
         assert stored.labels == ("leaky",)
         assert stored.default == (stored.operating_point == "eer")  # that decides until the owner sets one
@@ -216,7 +224,7 @@ def test_what_cannot_be_nested(
         nest_encoder(encoder, pooled, train, dev, dev_trials())
     unlabelled = dev_trials()
     unlabelled = Trials(unlabelled.frame.with_columns(target=pl.lit(None, pl.Boolean)), "unknown.txt")
-    with pytest.raises(ModelError, match=r"unknown\.txt: \d+ trials have no label"):
+    with pytest.raises(TrainingError, match=r"unknown\.txt: \d+ trials have no label"):
         nest_encoder(encoder, store, train, dev, unlabelled)
     more = pl.concat([train.frame, train.frame.head(1).with_columns(utt_id=pl.lit("new"), path=pl.lit("new.wav"))])
     with pytest.raises(StoreError, match=r"lacks 1 of 81 utterances, e\.g\. new"):

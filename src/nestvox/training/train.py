@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.checkpoint import Progressed, read_checkpoint
-from nestvox.training.data.development import Development
+from nestvox.training.data.development import REPLICATES, Development
 from nestvox.training.data.material import Material
 from nestvox.training.loop import CHECKPOINT_FILE
 from nestvox.training.parallel import processes
@@ -34,7 +34,7 @@ from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.run import Finished, Run
 from nestvox.training.tasks.encoder import DEV_FOLDER, train_encoder
 from nestvox.training.tasks.head import train_head
-from nestvox.training.tasks.rotation import thresholds_on, train_rotation
+from nestvox.training.tasks.rotation import train_rotation
 from nestvox.training.watch import Watch
 
 __all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
@@ -43,7 +43,6 @@ RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
 
-_REPLICATES = 200
 _TASKS: Mapping[str, Callable[[Run[Any]], Finished]] = {
     "rotation": train_rotation,
     "head": train_head,
@@ -219,8 +218,9 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
     head, dev, progressed = finished.model.head, material.dev, finished.progressed
     assert head is not None
     done = run.described(finished.model)
-    found = thresholds_on(head, finished.pairs, dev.trials, material.labels)
-    done.thresholds = tuple(replace(threshold, fingerprint=done.fingerprint) for threshold in found)
+    done.thresholds, missing = dev.thresholds(done, finished.pairs, material.labels)
+    for note in missing:
+        run.watch.warn(note)
     done.save(folder / MODEL_FOLDER)
     trained = Trained(
         model=done,
@@ -229,7 +229,7 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
         best_epoch=progressed.best_epoch,
         epochs=progressed.epoch,
         kept=_kept(recipe, head, progressed),
-        notes=finished.notes,
+        notes=(*finished.notes, *missing),
         labels=material.labels,
         trials_source=dev.trials.source,
         trials_sha256=dev.trials.sha256,
@@ -266,15 +266,14 @@ def _kept(recipe: Recipe, head: Head, progressed: Progressed) -> str:
 
 
 def _rates(finished: Finished, head: Head, dev: Development, plain: Mapping[int, float]) -> tuple[DevRate, ...]:
-    names = dev.table.frame["speaker"].gather(dev.utterances).to_numpy()
-    _, codes = np.unique(np.concatenate([names[dev.first], names[dev.second]]), return_inverse=True)
+    _, codes = np.unique(np.concatenate(dev.speakers), return_inverse=True)
     enrol, test = np.split(codes, 2)
     start = finished.progressed.eers["0"]
     best = finished.pairs.eers(head)
     rates = []
     for dim in head.dims:
         scores = finished.pairs.scores(head, dim)
-        interval = speaker_bootstrap(scores, dev.target, enrol, test, n_replicates=_REPLICATES).eer
+        interval = speaker_bootstrap(scores, dev.target, enrol, test, n_replicates=REPLICATES).eer
         rates.append(DevRate(dim, plain.get(dim), start[str(dim)], best[dim], interval.low, interval.high))
     return tuple(rates)
 
@@ -295,7 +294,7 @@ def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
             "sha256": trained.trials_sha256,
             "n_target": trained.n_target,
             "n_nontarget": trained.n_nontarget,
-            "interval": f"95 % percentile bootstrap over speakers, {_REPLICATES} replicates",
+            "interval": f"95 % percentile bootstrap over speakers, {REPLICATES} replicates",
             "note": "the weights were chosen on these trials: report on others",
             "eer": [asdict(rate) for rate in trained.rates],
         },

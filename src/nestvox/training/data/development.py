@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import OverlapError, TrainingError, first_of
+from nestvox.errors import OverlapError, TrainingError, TrialsError, first_of
+from nestvox.evaluation.set_threshold import set_thresholds
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
+from nestvox.metrics.thresholds import DecisionRule
+from nestvox.model.speaker_model import SpeakerModel
+from nestvox.model.threshold import Threshold
+from nestvox.scoring.speakers import speakers_of_sides
+from nestvox.scoring.system import System
 
-__all__ = ["Development", "keep_apart"]
+__all__ = ["REPLICATES", "Development", "keep_apart"]
+
+REPLICATES = 200
+"""Draws of the speakers for an interval on the development trials."""
 
 
 def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
@@ -99,3 +108,40 @@ class Development:
             gather: utt_ids to their vectors (n, D).
         """
         return LabelledPairs(gather(self.utt_ids), self.first, self.second, self.target)
+
+    @property
+    def speakers(self) -> tuple[list[str], list[str]]:
+        """Speakers of both sides of each trial."""
+        names = self.table.frame["speaker"].gather(self.utterances)
+        return names.gather(self.first).to_list(), names.gather(self.second).to_list()
+
+    def thresholds(
+        self, model: SpeakerModel, pairs: LabelledPairs, labels: Sequence[str]
+    ) -> tuple[tuple[Threshold, ...], tuple[str, ...]]:
+        """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
+
+        Args:
+            model: whose head has the prefix lengths.
+            pairs: of the trials, on the vectors that its head takes.
+            labels: what every rate must be shown with, e.g. ``synthetic``.
+
+        Returns:
+            The thresholds, and a sentence on each that these trials cannot set.
+        """
+        head = model.head
+        assert head is not None
+        found: list[Threshold] = []
+        notes = []
+        for dim in head.dims:
+            scores: dict[int | None, NDArray[np.float64]] = {dim: np.asarray(pairs.scores(head, dim), np.float64)}
+            system = System(model.name, scores, self.trials.sha256, "", model.fingerprint, tuple(labels))
+            for rule in (DecisionRule("eer"), DecisionRule("min_dcf")):
+                try:
+                    sides = speakers_of_sides(self.trials, *self.speakers, source=self.table.source)
+                    # Decides until the model's owner sets one: he alone knows what errors cost him.
+                    default = rule.kind == "eer"
+                    fit = set_thresholds(system, self.trials, sides, rule, default=default, n_bootstrap=REPLICATES)
+                    found += [replace(threshold, fitted=True) for threshold in fit.thresholds]
+                except TrialsError as error:
+                    notes.append(f"no threshold of {dim} dimensions: {error}")
+        return tuple(found), tuple(notes)

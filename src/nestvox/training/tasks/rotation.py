@@ -8,10 +8,8 @@ are set on these as well, and so are optimistic: report on other speakers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from nestvox.corpora.overlap import refuse_overlap, speaker_key
 from nestvox.corpora.trials import Trials
@@ -19,22 +17,17 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import ModelError, RecipeError
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.choose import Candidate, Method, choose_rotation
-from nestvox.heads.contract import Head
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Rotation
-from nestvox.metrics.curves import error_curve
-from nestvox.metrics.dcf import min_dcf
-from nestvox.metrics.eer import eer
-from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.model.threshold import Threshold
 from nestvox.progress import Progress, silent
 from nestvox.training.checkpoint import Progressed
+from nestvox.training.data.development import Development
 from nestvox.training.recipe.kinds import RotationRecipe
 from nestvox.training.run import Finished, Run
 
-__all__ = ["NestedFit", "fit_for", "nest_encoder", "thresholds_on", "train_rotation", "trial_pairs"]
+__all__ = ["NestedFit", "fit_for", "nest_encoder", "train_rotation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +79,7 @@ def nest_encoder(
         OverlapError: training and development share speakers.
         StoreError: an utterance is not in the store.
         TableError: a trial names an utterance that is not in `dev`.
+        TrainingError: a trial has no label.
     """
     if encoder.head is not None:
         raise ModelError(f"{encoder.name} has a head already; start from its encoder")
@@ -99,8 +93,8 @@ def nest_encoder(
     dev_speakers = dev.frame["speaker"].unique().to_list()
     refuse_overlap(keys, dev_speakers)
     # Trials that name other utterances than those of `dev` would slip past the line above.
-    dev.resolve([*dev_trials.frame["enrol"], *dev_trials.frame["test"]])
-    pairs = trial_pairs(store, dev_trials)
+    development = Development.of(dev, dev_trials)
+    pairs = development.pairs(lambda names: store.take(store.index_of(names)))
     candidates = choose_rotation(
         store.take(store.index_of(train.frame["utt_id"].to_list())),
         train_speakers,
@@ -118,10 +112,13 @@ def nest_encoder(
         "head_data": f"{len(train)} utterances of {len(keys)} speakers ({train.source}), chosen on {dev_trials.source}",
     }
     model = SpeakerModel(
-        encoder.encoder, rotation, name or f"{encoder.name}-nested", training_speakers=speakers, card=card
+        encoder.encoder,
+        rotation,
+        name or f"{encoder.name}-nested",
+        training_speakers=speakers,
+        card=card,
     )
-    found = thresholds_on(rotation, pairs, dev_trials, labels)
-    model.thresholds = tuple(replace(threshold, fingerprint=model.fingerprint) for threshold in found)
+    model.thresholds = development.thresholds(model, pairs, labels)[0]
     return NestedFit(model, candidates, speakers)
 
 
@@ -175,81 +172,3 @@ def train_rotation(run: Run[RotationRecipe]) -> Finished:
     progressed = Progressed(run.recipe.hash)
     progressed.eers = {"0": {str(dim): rate for dim, rate in pairs.eers(rotation).items()}}
     return Finished(SpeakerModel(model.encoder, rotation), pairs, progressed, notes)
-
-
-def trial_pairs(store: EmbeddingStore, trials: Trials) -> LabelledPairs:
-    """Return the trials as pairs of rows of the vectors that they name.
-
-    Raises:
-        ModelError: a trial has no label.
-        StoreError: an utterance is not in the store.
-    """
-    target = trials.frame["target"]
-    if target.null_count():
-        raise ModelError(
-            f"{trials.source}: {target.null_count()} trials have no label; a head cannot be chosen on them"
-        )
-    sides = [store.index_of(trials.frame[side].to_list()) for side in ("enrol", "test")]
-    rows, positions = np.unique(np.concatenate(sides), return_inverse=True)
-    first, second = np.split(positions.astype(np.int64), 2)
-    return LabelledPairs(store.take(rows), first, second, target.to_numpy().astype(bool))
-
-
-def thresholds_on(
-    head: Head,
-    pairs: LabelledPairs,
-    trials: Trials,
-    labels: Sequence[str] = (),
-    *,
-    p_target: float = 0.05,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-) -> tuple[Threshold, ...]:
-    """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
-
-    That at the equal error rate decides until the model's owner sets one: he alone knows what errors cost him.
-
-    Args:
-        head: any.
-        pairs: the trials as pairs of rows of the vectors that it takes, see `trial_pairs`.
-        trials: where the pairs come from; hash and name travel with each threshold.
-        labels: what every rate must be shown with, e.g. ``synthetic``.
-        p_target: prior of the detection cost.
-        c_miss: cost of a miss.
-        c_fa: cost of a false alarm.
-
-    Returns:
-        Two thresholds per prefix length, or one where the detection cost is lowest when everybody is rejected; none
-        where the trials are too few to set one on.
-    """
-    found: list[Threshold] = []
-    if DecisionRule("eer").too_few(int(pairs.target.sum()), int((~pairs.target).sum())):
-        return ()
-    for dim in head.dims:
-        scores = pairs.scores(head, dim)
-        curve = error_curve(scores, pairs.target)
-        cost = min_dcf(curve, p_target, c_miss, c_fa)
-        points = {
-            "eer": eer(curve).threshold,
-            f"min_dcf p_target={p_target:g} c_miss={c_miss:g} c_fa={c_fa:g}": cost.threshold,
-        }
-        for point, value in points.items():
-            if not np.isfinite(value):
-                continue  # the cheapest decision is to reject everybody: no score to compare with
-            found.append(
-                Threshold(
-                    dim=dim,
-                    value=float(value),
-                    operating_point=point,
-                    p_fa=float(np.mean(scores[~pairs.target] >= value)),
-                    p_miss=float(np.mean(scores[pairs.target] < value)),
-                    n_target=int(pairs.target.sum()),
-                    n_nontarget=int((~pairs.target).sum()),
-                    trials_sha256=trials.sha256,
-                    trials_source=trials.source,
-                    labels=tuple(labels),
-                    default=point == "eer",
-                    fitted=True,
-                )
-            )
-    return tuple(found)
