@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,6 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
-from nestvox.heads.rotation import Rotation
 from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration
 from nestvox.schema import Count, OpenModel, Size, Word, validated
 from nestvox.tensor_files import read_arrays
@@ -212,7 +212,9 @@ def read_head(config: dict[str, Any] | None, tensors: dict[str, FloatArray]) -> 
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in _HEADS:
         raise ModelError(f"unknown head {str(kind)[:80]!r}; this version knows {', '.join(_HEADS)}")
-    return _HEADS[kind](config, tensors)
+    # Imported when it is read: all but the rotation need torch.
+    head: Head = getattr(importlib.import_module(f"nestvox.heads.{kind}"), _HEADS[kind]).from_saved(config, tensors)
+    return head
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -232,20 +234,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _saved_linear(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
-    from nestvox.heads.linear import LinearHead  # noqa: PLC0415  imports torch
-
-    return LinearHead.from_saved(config, tensors)
-
-
-def _saved_mlp(config: dict[str, Any], tensors: dict[str, FloatArray]) -> Head:
-    from nestvox.heads.mlp import MlpHead  # noqa: PLC0415  imports torch
-
-    return MlpHead.from_saved(config, tensors)
-
-
-_HEADS: dict[str, Callable[[dict[str, Any], dict[str, FloatArray]], Head]] = {
-    "linear": _saved_linear,
-    "mlp": _saved_mlp,
-    "rotation": Rotation.from_saved,
-}
+_HEADS = {"linear": "LinearHead", "mlp": "MlpHead", "rotation": "Rotation"}

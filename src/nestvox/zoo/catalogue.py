@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
@@ -24,29 +24,12 @@ _NEEDED_BY: dict[str, set[str]] = {
     "url": {"url"},
     "file": {"member", "sha256"},
 }
-_DEFAULTS: dict[str, Any] = {
-    "config": {},
-    "config_key": "",
-    "config_status": "confirmed",
-    "distribution": "",
-    "download_bytes": None,
-    "drop": [],
-    "member": "",
-    "notes": "",
-    "restriction": "",
-    "sha256": "",
-    "size_bytes": None,
-    "state_key": "",
-    "url": "",
-    "variant": "",
-    "version": "",
-}
 # Names of tables that are no entries.
 _FAMILIES = "families"
 _LISTED = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
     """One set of pretrained weights.
 
@@ -86,29 +69,29 @@ class CatalogueEntry:
     architecture: str
     description: str
     source: Source
-    distribution: str
-    version: str
-    url: str
-    member: str
-    download_bytes: int | None
-    size_bytes: int | None
-    sha256: str
-    state_key: str
-    config_key: str
-    drop: tuple[str, ...]
+    distribution: str = ""
+    version: str = ""
+    url: str = ""
+    member: str = ""
+    download_bytes: int | None = None
+    size_bytes: int | None = None
+    sha256: str = ""
+    state_key: str = ""
+    config_key: str = ""
+    drop: tuple[str, ...] = ()
     licence: str
     licence_url: str
-    restriction: str
+    restriction: str = ""
     project: str
     paper: str
     training_data: str
     sample_rate: int
     embedding_dim: int
     published: str
-    variant: str
-    config: Mapping[str, Any]
-    config_status: ConfigStatus
-    notes: str
+    variant: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_status: ConfigStatus = "confirmed"
+    notes: str = ""
 
     @property
     def origin(self) -> str:
@@ -156,8 +139,9 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
     kind = given.get("source")
     if "source" in given and kind not in get_args(Source):
         raise CatalogueError(f"{where} source: must be one of {', '.join(get_args(Source))}, got {kind!r}")
-    known = {field.name for field in fields(CatalogueEntry)} - {"name"}
-    needed = (known - _DEFAULTS.keys()) | _NEEDED_BY.get(str(kind), set())
+    known = {item.name for item in fields(CatalogueEntry)} - {"name"}
+    always = {item.name for item in fields(CatalogueEntry) if item.default is item.default_factory is MISSING}
+    needed = (always - {"name"}) | _NEEDED_BY.get(str(kind), set())
     if missing := sorted(needed - given.keys()):
         raise CatalogueError(f"{where}: missing {', '.join(missing)}")
     if unknown := sorted(given.keys() - known):
@@ -168,8 +152,7 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
         given = {"config": dict(size.config), "config_status": size.status, **given}
     if given.get("url"):
         given = {"member": unquote(urlsplit(given["url"]).path.rsplit("/", 1)[-1]), **given}
-    complete = {**_DEFAULTS, **given}
-    return CatalogueEntry(name=name, **{**complete, "drop": tuple(complete["drop"])})
+    return CatalogueEntry(name=name, **{**given, "drop": tuple(given.get("drop", ()))})
 
 
 def _check_values(given: Mapping[str, Any], where: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nestvox.encoders.pooling import ASTP, Pooling
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
-from nestvox.encoders.runtime.folding import folded, scale_and_shift
+from nestvox.encoders.runtime.folding import Product, folded, scale_and_shift
 
 __all__ = ["fold_ends"]
 
@@ -37,15 +37,6 @@ def fold_ends(encoder: ReDimNetEncoder) -> None:
     encoder.bn2 = nn.Identity()
 
 
-def _product(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A 1x1 convolution as a product with every row."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype, device=weight.device)
-    layer.weight.copy_(weight.flatten(1))
-    if bias is not None:
-        layer.bias.copy_(bias)
-    return layer
-
-
 class _LeanASTP(Pooling):
     """Attentive statistics that multiply their context once."""
 
@@ -54,9 +45,10 @@ class _LeanASTP(Pooling):
         self.fewest_frames = original.fewest_frames
         weight, bias = folded(original.linear1, None)
         parts = weight[:, :, 0].chunk(3, dim=1) if original.global_context else (weight[:, :, 0],)
-        self.seen = _product(parts[0], bias)
-        self.context = _product(torch.cat(parts[1:], dim=1), None) if original.global_context else None
-        self.weigh = _product(*folded(original.linear2, None))
+        self.seen = Product(parts[0], bias)
+        self.context = Product(torch.cat(parts[1:], dim=1), None) if original.global_context else None
+        weight, bias = folded(original.linear2, None)
+        self.weigh = Product(weight.flatten(1), bias)
         self.floor = 1e-7
 
     def statistics(self, frames: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.encoders.redimnet.redimnet2 import Repeat
 from nestvox.encoders.redimnet.temporal import AttentionLayer, Positions, TemporalBlock
-from nestvox.encoders.runtime.folding import fewer_groups, folded, joined, scale_and_shift, scaled
+from nestvox.encoders.runtime.folding import Arranged, Product, fewer_groups, folded, joined, scale_and_shift, scaled
 from nestvox.errors import ModelError
 
 __all__ = ["arrange_rows"]
@@ -89,32 +89,13 @@ def _convolution(conv: nn.Conv1d | nn.Conv2d, norm: nn.Module | None) -> nn.Modu
     weight, bias = folded(conv, norm)
     kernel = tuple(conv.kernel_size)
     if conv.groups == 1 and max(kernel) == 1 == max(conv.stride):
-        return _Product(weight.flatten(1), bias)
+        return Product(weight.flatten(1), bias)
     if kernel == tuple(conv.stride):
         return _Step(joined(weight, conv.groups, 1), bias)
     return _PlaneConvolution(weight, bias, conv.groups)
 
 
-class _Arranged(nn.Module):
-    """Tensors that are computed from those of the original."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-
-class _Product(_Arranged):
-    """A 1x1 convolution: a product with every row."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return functional.linear(rows, self.weight, self.bias)
-
-
-class _Step(_Arranged):
+class _Step(Arranged):
     """A convolution whose kernel is its stride: each piece of the plane is one row of a product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -128,7 +109,7 @@ class _Step(_Arranged):
         return functional.linear(pieces.transpose(2, 3).flatten(3), self.weight, self.bias)
 
 
-class _PlaneConvolution(_Arranged):
+class _PlaneConvolution(Arranged):
     """A convolution that keeps the plane's size, over channels that lie side by side."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, groups: int) -> None:
@@ -142,7 +123,7 @@ class _PlaneConvolution(_Arranged):
         return heard.permute(0, 2, 3, 1)
 
 
-class _Stem(_Arranged):
+class _Stem(Arranged):
     """The first convolution, features (B, 1, F, T) to a plane. One channel gains nothing from being last."""
 
     def __init__(self, conv: nn.Module) -> None:
@@ -154,7 +135,7 @@ class _Stem(_Arranged):
         return heard.permute(0, 2, 3, 1).contiguous()
 
 
-class _Affine(_Arranged):
+class _Affine(Arranged):
     """A normalisation with stored statistics that cannot be folded: padding or an activation is between."""
 
     def __init__(self, norm: nn.Module) -> None:
@@ -167,7 +148,7 @@ class _Affine(_Arranged):
         return torch.addcmul(self.bias, rows, self.weight)
 
 
-class _RowsMapSum(_Arranged):
+class _RowsMapSum(Arranged):
     def __init__(self, original: MapSum) -> None:
         super().__init__(original.w.double().softmax(dim=1)[0, :, :, 0].to(original.w.dtype), None)  # (K, W)
 
@@ -197,7 +178,7 @@ class _RowsFlatten(nn.Module):
         return plane.flatten(2)
 
 
-class _RowsChannelNorm(_Arranged):
+class _RowsChannelNorm(Arranged):
     def __init__(self, original: ChannelNorm) -> None:
         super().__init__(original.weight.detach(), original.bias.detach())
 
@@ -278,7 +259,7 @@ class _RowsAttention(nn.Module):
         attention = original.attention
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         self.heads = heads
-        self.enter = _Product(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections]))
+        self.enter = Product(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections]))
         self.leave = attention.out_proj
         self.first_norm, self.last_norm = original.layer_norm, original.final_layer_norm
         self.feed_forward = original.feed_forward
@@ -310,7 +291,7 @@ class _RowsRepeat(nn.Module):
         return rows if self.times == 1 else rows.repeat_interleave(self.times, dim=1)
 
 
-class _RowsGroupNorm(_Arranged):
+class _RowsGroupNorm(Arranged):
     def __init__(self, original: nn.GroupNorm) -> None:
         super().__init__(original.weight.detach(), original.bias.detach())
         self.groups, self.eps = original.num_groups, original.eps

@@ -6,11 +6,32 @@ Both leave a network's results as they are, up to rounding, and its weights in f
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["fewer_groups", "folded", "joined", "scale_and_shift", "scaled"]
+__all__ = ["Arranged", "Product", "fewer_groups", "folded", "joined", "scale_and_shift", "scaled"]
 
 # Channels of one register of AVX2 in float32: narrower groups leave lanes of it empty.
 _LANES = 8
+
+
+class Arranged(nn.Module):
+    """Part of a network for inference, whose tensors are computed from those of the original."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+class Product(Arranged):
+    """A convolution of size one, as a product with every row."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (..., entering) to (..., leaving)."""
+        return functional.linear(rows, self.weight, self.bias)
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
