@@ -33,6 +33,7 @@ from nestvox.compat.redimnet_mrl.checkpoints import (
     read_mrl_checkpoint,
     read_state,
 )
+from nestvox.compat.redimnet_mrl.heads import MatryoshkaProjection, RotationLayer, prefixes
 from nestvox.compat.redimnet_mrl.losses import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.device import find_device
@@ -45,9 +46,7 @@ from nestvox.gate import decode, naming, parse_json
 from nestvox.heads.contract import Head
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
-from nestvox.heads.projection import MatryoshkaProjection, prefixes
 from nestvox.heads.rotation import Rotation, check_dims, truncation
-from nestvox.heads.rotation_layer import RotationLayer
 from nestvox.heads.trained import TrainedHead
 from nestvox.model.calibration import ModelCalibration
 from nestvox.model.folder import CONFIG_FILE, read_head

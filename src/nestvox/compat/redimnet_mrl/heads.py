@@ -1,4 +1,4 @@
-"""The projection of redimnet-mrl, and the rule by which an embedding is cut to its prefixes.
+"""Heads as layers: redimnet-mrl's projection, a rotation that gradients pass through, and the cut to prefixes.
 
 Notation: B vectors, P input size, D the largest dimension.
 """
@@ -6,13 +6,15 @@ Notation: B vectors, P input size, D the largest dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
-from nestvox.heads.rotation import check_dims
+from nestvox.heads.rotation import Rotation, check_dims
 
-__all__ = ["MatryoshkaProjection", "prefixes"]
+__all__ = ["MatryoshkaProjection", "RotationLayer", "prefixes"]
 
 
 class MatryoshkaProjection(nn.Module):
@@ -65,3 +67,31 @@ def prefixes(
     if not 1 <= target_dim <= dims[-1]:
         raise ModelError(f"target_dim must be between 1 and {dims[-1]}, got {target_dim}")
     return full[:, :target_dim]
+
+
+class RotationLayer(nn.Module):
+    """nested = embedding @ matrix.
+
+    Args:
+        rotation: the head; a rotation is fitted and not trained, so the layer has no parameters.
+
+    Attributes:
+        rotation: the same.
+        tap: of the encoder, which the layer takes.
+        dims: prefix lengths.
+        matrix: (D, D) float64, the rotation's.
+    """
+
+    tap: ClassVar[Literal["embedding"]] = "embedding"
+    matrix: Tensor
+
+    def __init__(self, rotation: Rotation) -> None:
+        super().__init__()
+        self.rotation = rotation
+        self.dims = rotation.dims
+        self.register_buffer("matrix", torch.from_numpy(rotation.matrix.copy()))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map (B, D) to (B, D), not normalised."""
+        rotated: Tensor = vectors @ self.matrix.to(vectors.dtype)
+        return rotated
