@@ -18,16 +18,16 @@ from nestvox.schema import validated_dataclass
 
 __all__ = ["ReDimNet2Config", "ReDimNetConfig", "Stage"]
 
-_MOST_STAGES = 64
-_MOST_BLOCKS = 256
-_MOST_STRIDE = 256
-_MOST_KERNELS = 16
-_MOST_KERNEL = 255
-_MOST_EXPANSION = 1024
-
 # Far beyond every network that there is, and small enough that a sketch of it takes no memory.
 Width = Annotated[int, Field(ge=1, le=4096)]
 Wide = Annotated[int, Field(ge=1, le=1 << 16)]
+Stride = Annotated[int, Field(ge=1, le=256)]
+Blocks = Annotated[int, Field(ge=0, le=256)]
+Expansion = Annotated[int, Field(gt=0, le=1024)] | Annotated[float, Field(gt=0, le=1024)]
+Size = Annotated[int, Field(ge=1, le=255)]
+Kernels = Annotated[list[tuple[Size, Size]], Field(min_length=1, max_length=16)]
+Reduction = Annotated[int, Field(ge=1)] | None
+Stages = Field(min_length=1, max_length=64)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Config:
         feat_agg_dropout: on the maps, in training (ReDimNet only).
     """
 
-    stages_setup: list[list[Any]]
+    stages_setup: list[Any]
     F: Width = 72
     C: Width = 16
     block_1d_type: str = "att"
@@ -122,23 +122,11 @@ class _Config:
             ModelError: which, and what there is instead.
         """
         freq = self.F
-        if len(self.stages_setup) > _MOST_STAGES:
-            raise ModelError(f"stages_setup: {len(self.stages_setup)} stages, at most {_MOST_STAGES}")
         for number, stage in enumerate(self.stages()):
-            if stage.freq_stride < 1 or stage.time_stride < 1 or stage.n_blocks < 0 or not stage.expansion > 0:
-                raise ModelError(f"stages_setup[{number}]: strides, blocks and expansion must be positive: {stage}")
-            if (
-                max(stage.freq_stride, stage.time_stride) > _MOST_STRIDE
-                or stage.n_blocks > _MOST_BLOCKS
-                or stage.expansion > _MOST_EXPANSION
-                or not 1 <= len(stage.kernels) <= _MOST_KERNELS
-                or any(not 1 <= size <= _MOST_KERNEL for kernel in stage.kernels for size in kernel)
-            ):
-                raise ModelError(f"stages_setup[{number}]: numbers that no network has: {str(stage)[:200]}")
             if freq % stage.freq_stride:
                 raise ModelError(f"stages_setup[{number}]: {freq} frequencies cannot be divided by {stage.freq_stride}")
             freq //= stage.freq_stride
-            if stage.reduction is not None and not 1 <= stage.reduction <= self.C * self.F:
+            if stage.reduction is not None and stage.reduction > self.C * self.F:
                 raise ModelError(f"stages_setup[{number}]: the reduction must lie in 1 to C * F, or be null: {stage}")
 
     def stages(self) -> tuple[Stage, ...]:
@@ -156,6 +144,7 @@ class ReDimNetConfig(_Config):
         tf_optimized_arch: must be false; the variant was never published.
     """
 
+    stages_setup: Annotated[list[tuple[Stride, Blocks, Expansion, Any, Reduction]], Stages]
     return_all_outputs: bool = False
     tf_optimized_arch: bool = False
 
@@ -172,8 +161,8 @@ class ReDimNetConfig(_Config):
     def stages(self) -> tuple[Stage, ...]:
         """`stages_setup`, parsed; blocks are 3x3 whatever it says."""
         return tuple(
-            Stage(_whole(stride), 1, _whole(blocks), _real(expansion), ((3, 3),), _reduction(reduction))
-            for stride, blocks, expansion, _, reduction in _rows(self.stages_setup)
+            Stage(stride, 1, blocks, float(expansion), ((3, 3),), reduction)
+            for stride, blocks, expansion, _, reduction in self.stages_setup
         )
 
 
@@ -197,6 +186,7 @@ class ReDimNet2Config(_Config):
         return_all_outputs: accepted; the taps are the same.
     """
 
+    stages_setup: Annotated[list[tuple[tuple[Stride, Stride], Blocks, Expansion, Kernels, Reduction]], Stages]
     # Said as a field: a bare annotation would take over the default of the class above.
     C: Width = field()
     spec_params: dict[str, Any] = field()
@@ -231,52 +221,9 @@ class ReDimNet2Config(_Config):
     def stages(self) -> tuple[Stage, ...]:
         """`stages_setup`, parsed."""
         return tuple(
-            Stage(*_pair(strides), _whole(blocks), _real(expansion), _kernels(kernels), _reduction(reduction))
-            for strides, blocks, expansion, kernels, reduction in _rows(self.stages_setup)
+            Stage(*strides, blocks, float(expansion), tuple(kernels), reduction)
+            for strides, blocks, expansion, kernels, reduction in self.stages_setup
         )
-
-
-def _rows(setup: Any) -> list[list[Any]]:
-    if not isinstance(setup, list | tuple) or not setup:
-        raise ModelError(f"stages_setup: must be a list of stages, got {setup!r}")
-    for number, row in enumerate(setup):
-        if not isinstance(row, list | tuple) or len(row) != 5:
-            raise ModelError(
-                f"stages_setup[{number}]: must be [stride, blocks, expansion, kernels, reduction], got {row!r}"
-            )
-    return [list(row) for row in setup]
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ModelError(f"stages_setup: must be a whole number, got {_shown(value)}")
-    return value
-
-
-def _real(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MOST_EXPANSION:
-        raise ModelError(f"stages_setup: must be a number up to {_MOST_EXPANSION}, got {_shown(value)}")
-    return float(value)
-
-
-def _reduction(value: Any) -> int | None:
-    return None if value is None else _whole(value)
-
-
-def _kernels(value: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list | tuple):
-        raise ModelError(f"stages_setup: kernels must be a list of [frequency, time], got {_shown(value)}")
-    return tuple(map(_pair, value))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ModelError(f"stages_setup: must be [frequency, time], got {_shown(value)}")
-    return _whole(value[0]), _whole(value[1])
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:80]
 
 
 def _plain(value: Any) -> Any:
