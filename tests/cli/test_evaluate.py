@@ -98,7 +98,7 @@ def test_python_and_the_command_give_one_result(files):
         skip_missing=True,
         settings=Settings(n_bootstrap=60),
     )
-    assert json.loads((files / "a.json").read_text()) == json.loads(json.dumps(found.to_json()))
+    assert json.loads((files / "a.json").read_text()) == json.loads(json.dumps(found.to_dict()))
 
 
 def other_store(files: Path) -> Path:

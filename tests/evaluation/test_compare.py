@@ -41,7 +41,11 @@ def test_figures_are_those_of_evaluate_and_a_shuffled_file_changes_nothing(world
     found = compare_systems(world.trials, systems, **FEW)
     direct = evaluate_store(world.store(), world.trials, dims=[32], settings=Settings(n_bootstrap=60)).headline
     first, second = found.systems
-    assert (first.eer, first.min_dcf, first.eer_threshold) == (direct.eer, direct.min_dcf, direct.eer_threshold)
+    assert (first.eer, first.min_dcf, first.eer_threshold) == (
+        direct.eer.value,
+        direct.min_dcf.value,
+        direct.eer_threshold,
+    )
     assert first.accuracy == pytest.approx(
         np.mean((world.cosines(32) >= first.eer_threshold) == world.trials.frame["target"].to_numpy())
     )
@@ -246,7 +250,7 @@ def test_json_holds_every_number_with_its_conditions(world):
     found = compare_systems(
         world.trials, systems, table=world.table, settings=Settings(p_target=0.01, n_bootstrap=100), n_permutations=100
     )
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert content["trials_sha256"] == world.trials.sha256
     assert (content["p_target"], content["c_miss"], content["n_clusters"]) == (0.01, 1.0, 12)
     figure = content["rows"][0]["paired"]["eer"]

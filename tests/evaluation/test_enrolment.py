@@ -111,7 +111,7 @@ def test_counts_that_nobody_has_are_said():
     assert found.rows[2].eer is None
     assert found.rows[2].reason == "0 speakers have 11 such clips: it takes 5"
     assert found.advice[-1].startswith("10 clips and more cannot be said")
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [row["n_clips"] for row in content["rows"]] == [1, 3, 10]
 
 

@@ -44,10 +44,10 @@ def test_store_scores_are_cosines_of_renormalised_prefixes(world):
     for dim in (8, 16, 32):
         curve = error_curve(world.cosines(dim), targets)
         row = evaluation.rates(dim)
-        assert row.eer == pytest.approx(eer(curve).rate, abs=1e-12)
-        assert row.min_dcf == pytest.approx(min_dcf(curve).value, abs=1e-12)
+        assert row.eer.value == pytest.approx(eer(curve).rate, abs=1e-12)
+        assert row.min_dcf.value == pytest.approx(min_dcf(curve).value, abs=1e-12)
         assert row.eer_threshold == pytest.approx(eer(curve).threshold, abs=1e-9)
-        assert row.eer_low <= row.eer <= row.eer_high
+        assert row.eer.low <= row.eer.value <= row.eer.high
     assert evaluation.headline.dim == 32
     assert evaluation.fingerprint == evaluation.headline.fingerprint == "0123456789abcdef"
     worst = evaluation.highest_nontargets[0]
@@ -74,8 +74,8 @@ def test_what_else_the_field_reports_stands_beside_it(world):
     expected |= {"FRR at FAR 10 %": np.interp(0.1, fa, miss)}
     assert int((~targets).sum()) < 3000  # so that one in a thousand cannot be said
     assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected, abs=1e-9)
-    assert found["minDCF(0.2, 3, 1)"].value == evaluation.headline.min_dcf
-    assert found["minDCF(0.2, 3, 1)"].low == evaluation.headline.min_dcf_studentised[0]
+    assert found["minDCF(0.2, 3, 1)"].value == evaluation.headline.min_dcf.value
+    assert found["minDCF(0.2, 3, 1)"].low == evaluation.headline.min_dcf.low
     for figure in evaluation.further:  # rejecting everybody costs 1 whoever speaks
         assert (figure.low is None) == (figure.value == 1)
         assert figure.low is None or figure.low <= figure.value <= figure.high
@@ -108,8 +108,8 @@ def test_all_three_roads_agree(world):
 
     by_model = evaluate_model(Model(), world.trials, world.table, embed, dims=[16], **FEW)
     for other in (by_scores, by_model):
-        assert other.headline.eer == pytest.approx(by_store.headline.eer, abs=1e-12)
-        assert other.headline.eer_high == pytest.approx(by_store.headline.eer_high, abs=1e-12)
+        assert other.headline.eer.value == pytest.approx(by_store.headline.eer.value, abs=1e-12)
+        assert other.headline.eer.high == pytest.approx(by_store.headline.eer.high, abs=1e-12)
         assert other.headline.trials_sha256 == by_store.headline.trials_sha256
 
 
@@ -129,7 +129,7 @@ def test_conditions_partition_the_trials(world):
     alone = evaluate_store(world.store(), part, dims=[32], **FEW).headline
     assert rows["corpus=a"].trials_sha256 == part.sha256 == alone.trials_sha256
     assert rows["corpus=a"].n_clusters == 6
-    assert (rows["corpus=a"].eer, rows["corpus=a"].eer_low) == (alone.eer, alone.eer_low)
+    assert (rows["corpus=a"].eer.value, rows["corpus=a"].eer.low) == (alone.eer.value, alone.eer.low)
     # Two speakers of different corpora are never one speaker.
     assert [(row.condition, row.reason) for row in evaluation.not_computable] == [
         ("corpus=mixed", "no target trials"),
@@ -230,7 +230,7 @@ def test_scores_without_a_trial_are_counted(world):
     )
     assert evaluation.n_ignored_scores == 2
     assert any("2 scores that no trial names" in note for note in evaluation.notes)
-    assert evaluation.headline.eer == evaluate_store(world.store(), world.trials, **FEW).headline.eer
+    assert evaluation.headline.eer.value == evaluate_store(world.store(), world.trials, **FEW).headline.eer.value
 
 
 def test_fingerprints_must_agree(world):
@@ -252,7 +252,7 @@ def test_training_speakers_are_refused_by_name_or_labelled_on_every_row(world):
         store, world.trials, allow_overlap=True, table=world.table, conditions=["corpus"], **FEW
     )
     assert {row.labels for row in evaluation.results} == {("leaky",)}
-    assert evaluation.to_json()["labels"] == ["leaky"]
+    assert evaluation.to_dict()["labels"] == ["leaky"]
     others = world.store("others", training_speakers=(speaker_key("elsewhere"),))
     assert evaluate_store(others, world.trials, **FEW).labels == ()
 
@@ -309,7 +309,7 @@ def test_speakers_of_the_caller_are_used(world):
     speakers = tuple([name[:3] for name in world.trials.frame[side]] for side in ("enrol", "test"))
     given = evaluate_scores(world.trials, world.cosines(32), speakers=speakers, **FEW).headline
     table = evaluate_scores(world.trials, world.cosines(32), table=world.table, **FEW).headline
-    assert (given.eer_low, given.eer_high) == (table.eer_low, table.eer_high)
+    assert given.eer.ends == table.eer.ends
     with pytest.raises(TrialsError, match="for each side"):
         evaluate_scores(world.trials, world.cosines(32), speakers=([1], [2]), **FEW)
 
@@ -319,15 +319,15 @@ def test_same_seed_same_result_whatever_the_order(world):
     assert evaluate_store(world.store(), world.trials, **FEW) == once
     shuffled = Trials(world.trials.frame.sample(fraction=1, shuffle=True, seed=1), "shuffled")
     again = evaluate_store(world.store(), shuffled, **FEW)
-    assert [(r.eer, r.eer_low, r.min_dcf_high, r.trials_sha256) for r in again.results] == [
-        (r.eer, r.eer_low, r.min_dcf_high, r.trials_sha256) for r in once.results
+    assert [(r.eer.value, r.eer.low, r.min_dcf.high, r.trials_sha256) for r in again.results] == [
+        (r.eer.value, r.eer.low, r.min_dcf.high, r.trials_sha256) for r in once.results
     ]
 
 
 def test_no_errors_at_all_is_said_to_have_no_interval():
     trials, _ = voxceleb(contradiction=False)
     perfect = evaluate_scores(trials, trials.frame["target"].cast(float).to_numpy(), **FEW)
-    assert perfect.headline.eer == perfect.headline.eer_high == 0
+    assert perfect.headline.eer.value == perfect.headline.eer.high == 0
     (note,) = perfect.notes
     fewest = min(perfect.headline.n_target, perfect.headline.n_nontarget)
     assert f"{fewest} of a class without an error only say that the rate is below {300 / fewest:.3g} %" in note
@@ -372,7 +372,7 @@ def test_the_operating_point_reaches_every_row(world):
         world.store(), world.trials, settings=Settings(p_target=0.01, c_miss=10, c_fa=2, n_bootstrap=60)
     )
     curve = error_curve(world.cosines(32), world.trials.frame["target"].to_numpy())
-    assert evaluation.headline.min_dcf == pytest.approx(min_dcf(curve, 0.01, 10, 2).value, abs=1e-12)
+    assert evaluation.headline.min_dcf.value == pytest.approx(min_dcf(curve, 0.01, 10, 2).value, abs=1e-12)
     assert {(row.p_target, row.c_miss, row.c_fa) for row in evaluation.results} == {(0.01, 10, 2)}
 
 

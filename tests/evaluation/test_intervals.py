@@ -25,12 +25,9 @@ def test_the_interval_that_was_asked_for(world, interval):
     ).headline
     spread = direct(world)
     expected = {"studentised": spread.eer_studentised, "percentile": spread.eer}[interval]
-    assert (row.eer_low, row.eer_high) == pytest.approx(tuple(expected), abs=1e-9)
-    assert (row.eer_interval, row.min_dcf_interval) == (interval, interval)
-    # What is resampled, is so only where it is shown.
-    assert row.eer_percentile == (None if interval == "studentised" else pytest.approx(tuple(spread.eer), abs=1e-9))
-    assert row.eer_studentised == pytest.approx(tuple(spread.eer_studentised), abs=1e-9)
-    assert row.eer_error == pytest.approx(spread.eer_error)
+    assert row.eer.ends == pytest.approx(tuple(expected), abs=1e-9)
+    assert (row.eer.interval, row.min_dcf.interval) == (interval, interval)
+    assert row.eer.error == pytest.approx(spread.eer_error)
     words = {
         "studentised": ("Student's t with 11 degrees of freedom", "12 speakers (the speaker column of world.tsv)"),
         "percentile": ("60 bootstrap replicates (seed 0)", "drawn with replacement on both sides"),
@@ -42,14 +39,14 @@ def test_the_interval_that_was_asked_for(world, interval):
 def test_studentised_is_the_usual_one(world):
     evaluation = evaluate_store(world.store(), world.trials, table=world.table, **FEW)
     assert evaluation.interval == "studentised"
-    assert {row.eer_interval for row in evaluation.results} == {"studentised"}
-    assert evaluation.to_json()["eer_interval"] == "studentised"
+    assert {row.eer.interval for row in evaluation.results} == {"studentised"}
+    assert evaluation.to_dict()["eer_interval"] == "studentised"
 
 
 def test_without_errors_there_is_no_studentised_interval_and_it_says_so(world):
     targets = world.trials.frame["target"].to_numpy()
     row = evaluate_scores(world.trials, targets.astype(float), table=world.table, **FEW).headline
-    assert (row.eer, row.eer_interval, row.min_dcf_interval) == (0.0, "percentile", "percentile")
+    assert (row.eer.value, row.eer.interval, row.min_dcf.interval) == (0.0, "percentile", "percentile")
     assert "60 bootstrap replicates" in row.interval
     assert "no studentised interval" in row.interval
 
@@ -60,7 +57,7 @@ def test_one_figure_with_and_one_without(world):
     row = evaluate_scores(
         world.trials, scores, table=world.table, settings=Settings(n_bootstrap=60, p_target=1e-6)
     ).headline
-    assert (row.min_dcf, row.min_dcf_interval, row.eer_interval) == (1.0, "percentile", "studentised")
+    assert (row.min_dcf.value, row.min_dcf.interval, row.eer.interval) == (1.0, "percentile", "studentised")
     assert row.interval.index("EER: 95 % studentised") < row.interval.index("minDCF: 95 % percentile")
     assert "this minDCF has no studentised interval" in row.interval
 

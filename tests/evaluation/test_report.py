@@ -61,8 +61,8 @@ def test_json_has_the_headline_on_top_and_every_row_below(world, tmp_path):
         assert f"{figure.value:.4f} {figure.low:.4f}" in page
     content = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
     headline = evaluation.headline
-    assert content["eer"] == headline.eer
-    assert content["min_dcf"] == headline.min_dcf
+    assert content["eer"] == headline.eer.value
+    assert content["min_dcf"] == headline.min_dcf.value
     assert (content["n_target"], content["n_nontarget"]) == (world.trials.n_target, world.trials.n_nontarget)
     assert content["trials_sha256"] == world.trials.sha256
     assert content["dim"] == 32
@@ -112,8 +112,8 @@ def test_page_is_well_formed_and_self_contained(world, tmp_path):
     for needed in (
         evaluation.trials_sha256,
         evaluation.fingerprint,
-        percent(evaluation.headline.eer),
-        f"{evaluation.headline.min_dcf:.4f}",
+        percent(evaluation.headline.eer.value),
+        f"{evaluation.headline.min_dcf.value:.4f}",
         evaluation.headline.interval,
         "truncation",
         "not computable: no target trials",
@@ -201,7 +201,7 @@ def test_same_input_same_page(world):
 def test_per_cent(world):
     row = evaluate_store(world.store(), world.trials, **FEW).headline
     assert percent(0.05177) == "5.18"
-    assert percent_interval(row) == f"{100 * row.eer:.2f} [{100 * row.eer_low:.2f}, {100 * row.eer_high:.2f}]"
+    assert percent_interval(row) == f"{100 * row.eer.value:.2f} [{100 * row.eer.low:.2f}, {100 * row.eer.high:.2f}]"
 
 
 def test_a_notebook_shows_a_short_line_and_a_table(world):

@@ -54,7 +54,7 @@ def test_the_best_on_other_trials_is_put_first_and_said(halves):
     assert {row.a for row in found.rows} == {"fine"}
     assert any("fine was chosen of 3" in note and "dev.txt" in note for note in found.notes)
     assert not any("looks better than it is" in note for note in found.notes)
-    assert found.to_json()["selection"]["trials_sha256"] == dev.sha256
+    assert found.to_dict()["selection"]["trials_sha256"] == dev.sha256
 
 
 def test_every_dimension_is_a_candidate_and_of_equals_the_smaller(world, halves):

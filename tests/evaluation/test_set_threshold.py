@@ -107,7 +107,7 @@ def test_few_errors_are_told(made):
     system, trials, speakers, _ = made
     found = set_thresholds(system, trials, speakers, DecisionRule("far", 0.02), **FEW)
     assert all(any("false alarms rests on" in sentence for sentence in row) for row in found.warnings)
-    content = found.to_json()
+    content = found.to_dict()
     assert len(content["thresholds"]) == len(content["warnings"]) == 3
 
 

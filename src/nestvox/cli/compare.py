@@ -136,7 +136,7 @@ def compare(
         )
     print_comparison(found)
     if json_out is not None:
-        write_text(json_out, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+        write_text(json_out, json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n")
         say(f"JSON: {json_out}")
     if report is not None or csv is not None or figures is not None:
         alone = _each_alone(listed, made, utterances, settings=settings, allow_overlap=allow_overlap)

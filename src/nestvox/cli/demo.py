@@ -274,7 +274,7 @@ def _show_test(found: dict[str, Evaluation]) -> None:
     console().print(shown)
     head = nested.headline
     if "truncation" in found:
-        pairs = [(row.dim, row.eer, found["truncation"].rates(row.dim).eer) for row in nested.overall[:-1]]
+        pairs = [(row.dim, row.eer.value, found["truncation"].rates(row.dim).eer.value) for row in nested.overall[:-1]]
         if worse := [str(dim) for dim, rate, plain in pairs if rate >= plain > 0]:
             say(f"The rotation does not help at {', '.join(worse)} dimensions: plain truncation is as good.")
     say(
@@ -305,7 +305,7 @@ def _markdown(found: dict[str, Evaluation]) -> str:
 def _card_row(row: Any, evaluation: Evaluation) -> dict[str, Any]:
     fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "p_target", "n_target", "n_nontarget")
     return {
-        **{name: getattr(row, name) for name in fields},
+        **{name: value for name, value in row.to_dict().items() if name in fields},
         "labels": list(row.labels),
         "trials_sha256": evaluation.trials_sha256,
         "trials_source": Path(evaluation.trials_source).name,

@@ -211,7 +211,7 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
     heading = title or evaluation.model or "scores"
     shown = whole_table(number("dim"), *by, *rates, title=heading, labels=evaluation.labels)
     for row in evaluation.results:
-        cost = f"{row.min_dcf:.4f} {interval_in_words(row.min_dcf_low, row.min_dcf_high, 4)}"
+        cost = f"{row.min_dcf.value:.4f} {interval_in_words(*row.min_dcf.ends, 4)}"
         place = [row.condition, str(row.n_target), str(row.n_nontarget)] if conditions else []
         equal = [percent_interval(row), show_score(row.eer_threshold), percent(row.eer_rocch)]
         values = ["-" if row.dim is None else str(row.dim), *place, *equal, cost]
@@ -225,7 +225,7 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
         places = dict.fromkeys(empty.condition for empty in evaluation.not_computable if empty.reason == reason)
         say(f"not computable: {', '.join(places)}: {reason}", style="dim")
     say(
-        f"Headline: EER {percent(headline.eer, 3)} %, minDCF({headline.p_target:g}) {headline.min_dcf:.4f}; "
+        f"Headline: EER {percent(headline.eer.value, 3)} %, {headline.min_dcf.name} {headline.min_dcf.value:.4f}; "
         "the EER by linear interpolation, ties merged, largest dimension, all trials."
     )
     say(

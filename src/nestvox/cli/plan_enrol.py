@@ -120,7 +120,7 @@ def enrol(
     found = replace(found, notes=(*found.notes, *doubts(heard)))
     _print(found)
     if json_out is not None:
-        write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(json_out, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         say(f"JSON: {json_out}")
 
 

@@ -135,7 +135,7 @@ def threshold(
         add_to_file(out, scored.system.fingerprint or "", thresholds=found.thresholds)
         say(f"Written to {out}")
     if json_out is not None:
-        write_text(json_out, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(json_out, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         say(f"JSON: {json_out}")
 
 

@@ -188,7 +188,7 @@ class Comparison:
         sides = ((row.a, row.dim_a), (row.b, row.dim_b))
         return " and ".join(name if dim is None else f"{name} at {dim}" for name, dim in sides)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values; rates are fractions, an infinite threshold is null."""
         plain: dict[str, Any] = plain_values(asdict(self))
         return plain

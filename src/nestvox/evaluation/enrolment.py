@@ -102,7 +102,7 @@ class EnrolmentPlan:
     notes: tuple[str, ...]
     seed: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values; rates are fractions."""
         plain: dict[str, Any] = plain_values(asdict(self))
         return plain

@@ -10,14 +10,15 @@ Notation: N trials, S speakers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.evaluation.intervals import STUDENTISED
 from nestvox.evaluation.settings import Settings
 from nestvox.metrics import ErrorCurve, act_dcf, auc, cllr, min_dcf
 from nestvox.metrics.dcf import P_TARGETS
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import (
     Clusters,
     auc_influence,
@@ -28,33 +29,12 @@ from nestvox.metrics.influence import (
     student_quantile,
 )
 
-__all__ = ["FARS", "FurtherFigure", "further_figures", "reachable_fars"]
+__all__ = ["FARS", "further_figures", "reachable_fars"]
 
 FARS = (0.001, 0.01, 0.1)
 """False-alarm rates at which the misses are reported, where the trials can say them."""
 
 _RULE_OF_THREE = 3.0
-
-
-@dataclass(frozen=True)
-class FurtherFigure:
-    """One figure of one dimension over all trials.
-
-    Attributes:
-        dim: prefix length; None: scores of a file.
-        name: ``AUC``, ``minDCF(0.01)``, ``FRR at FAR 1 %``, ``Cllr``, ``actDCF(0.05)``...
-        value: a fraction, a normalised cost, or bits (Cllr).
-        low: lower end of its interval; None where there is none: no speaker changes it, or it is a rate of 0 or 1.
-        high: upper end.
-        interval: ``studentised`` or ``percentile``; empty where there is none.
-    """
-
-    dim: int | None
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    interval: str
 
 
 def reachable_fars(n_nontarget: int) -> tuple[float, ...]:
@@ -66,36 +46,35 @@ def further_figures(
     dim: int | None,
     curve: ErrorCurve,
     clusters: Clusters,
+    trials: TrialSet,
     settings: Settings,
     misses: Sequence[tuple[float, float, float, float]],
     *,
     llr: bool,
-) -> tuple[FurtherFigure, ...]:
+) -> tuple[Estimate, ...]:
     """Every other figure of one dimension.
 
     Args:
         dim: prefix length.
         curve: of N trials.
         clusters: their speakers, two or more.
+        trials: their record.
         settings: operating point, shown beside the usual ones where it is another, and confidence.
         misses: false-alarm rate, miss rate there on the DET curve, and both ends of its interval.
         llr: the scores are log likelihood ratios in nats.
     """
     reach = student_quantile((1 + settings.confidence) / 2, clusters.size - 1)
 
-    def of_rate(name: str, value: float, influence: NDArray[np.float64]) -> FurtherFigure:
+    def of_rate(name: str, value: float, influence: NDArray[np.float64]) -> Estimate:
         error = clusters.standard_error(influence)
-        if not (0 < value < 1 and error > 0):
-            return FurtherFigure(dim, name, value, None, None, "")
-        return FurtherFigure(
-            dim, name, value, *logit_interval(value, error, clusters.size, settings.confidence), "studentised"
-        )
+        there = 0 < value < 1 and error > 0
+        ends = logit_interval(value, error, clusters.size, settings.confidence) if there else None
+        return _estimate(name, dim, value, ends, STUDENTISED, trials, error)
 
-    def of_cost(name: str, value: float, influence: NDArray[np.float64]) -> FurtherFigure:
+    def of_cost(name: str, value: float, influence: NDArray[np.float64]) -> Estimate:
         error = clusters.standard_error(influence)
-        if not error > 0:
-            return FurtherFigure(dim, name, value, None, None, "")
-        return FurtherFigure(dim, name, value, max(0.0, value - reach * error), value + reach * error, "studentised")
+        ends = (max(0.0, value - reach * error), value + reach * error) if error > 0 else None
+        return _estimate(name, dim, value, ends, STUDENTISED, trials, error)
 
     points = {f"({p:g})": (p, 1.0, 1.0) for p in P_TARGETS}
     if settings.point not in points.values():
@@ -110,10 +89,22 @@ def further_figures(
             found.append(of_cost(f"actDCF{place}", value, dcf_influence(curve, threshold, **cost)))
     if llr:
         found.append(of_cost("Cllr", cllr(curve), cllr_influence(curve)))
-    found += [
-        FurtherFigure(dim, f"FRR at FAR {100 * far:g} %", value, low, high, settings.interval)
-        if low < high
-        else FurtherFigure(dim, f"FRR at FAR {100 * far:g} %", value, None, None, "")
-        for far, value, low, high in misses
-    ]
+    for far, value, low, high in misses:
+        ends = (low, high) if low < high else None
+        found.append(_estimate(f"FRR at FAR {100 * far:g} %", dim, value, ends, settings.interval, trials))
     return tuple(found)
+
+
+def _estimate(
+    name: str,
+    dim: int | None,
+    value: float,
+    ends: tuple[float, float] | None,
+    kind: str,
+    trials: TrialSet,
+    error: float | None = None,
+) -> Estimate:
+    low, high = ends or (None, None)
+    return Estimate(
+        name=name, dim=dim, value=value, low=low, high=high, interval=kind if ends else "", error=error, trials=trials
+    )

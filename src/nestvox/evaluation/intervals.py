@@ -9,40 +9,25 @@ each holds the truth.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from nestvox.errors import NestvoxError
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.scoring.speakers import TrialSpeakers
 
 __all__ = [
     "INTERVALS",
     "PERCENTILE",
     "STUDENTISED",
-    "ChosenInterval",
     "check_interval",
-    "choose_interval",
     "has_studentised",
     "in_words",
+    "with_interval",
 ]
 
 STUDENTISED = "studentised"
 PERCENTILE = "percentile"
 INTERVALS = (STUDENTISED, PERCENTILE)
-
-
-class ChosenInterval(NamedTuple):
-    """The interval of one figure.
-
-    Attributes:
-        low: lower end.
-        high: upper end.
-        method: ``studentised`` or ``percentile``: the second also where the first was asked for but does not exist.
-    """
-
-    low: float
-    high: float
-    method: str
 
 
 def check_interval(interval: str) -> None:
@@ -55,24 +40,36 @@ def check_interval(interval: str) -> None:
         raise NestvoxError(f"interval must be one of {', '.join(INTERVALS)}; got {interval!r}")
 
 
-def choose_interval(
-    wanted: str, *, figure: float, error: float, studentised: Interval, percentile: Interval | None
-) -> ChosenInterval:
-    """Take the interval that was asked for, or the percentile one where a studentised one does not exist.
+def with_interval(
+    name: str,
+    dim: int | None,
+    value: float,
+    error: float,
+    *,
+    wanted: str,
+    studentised: Interval,
+    percentile: Interval | None,
+    trials: TrialSet,
+) -> Estimate:
+    """A figure with the interval that was asked for, or the percentile one where a studentised one does not exist.
 
     It does not exist for a figure of exactly 0 or 1, which has no logit, and where the standard error is 0 or not a
     number: then the speakers say nothing of how the figure would vary.
 
     Args:
-        wanted: one of `INTERVALS`.
-        figure: rate or normalised cost.
+        name: of the figure.
+        dim: prefix length.
+        value: rate or normalised cost.
         error: its standard error.
+        wanted: one of `INTERVALS`.
         studentised: the one kind.
         percentile: the other; None where `has_studentised` holds and nothing was resampled.
+        trials: that it was measured on.
     """
-    if percentile is None or (wanted == STUDENTISED and has_studentised(figure, error)):
-        return ChosenInterval(*studentised, STUDENTISED)
-    return ChosenInterval(*percentile, PERCENTILE)
+    taken = percentile is None or (wanted == STUDENTISED and has_studentised(value, error))
+    low, high = studentised if taken or percentile is None else percentile
+    kind = STUDENTISED if taken else PERCENTILE
+    return Estimate(name=name, dim=dim, value=value, low=low, high=high, interval=kind, error=error, trials=trials)
 
 
 def has_studentised(figure: float, error: float) -> bool:

@@ -16,14 +16,15 @@ from scipy.special import ndtr, ndtri
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve, calibration_curve
-from nestvox.evaluation.further import FurtherFigure, further_figures, reachable_fars
-from nestvox.evaluation.intervals import PERCENTILE, choose_interval, has_studentised, in_words
+from nestvox.evaluation.further import further_figures, reachable_fars
+from nestvox.evaluation.intervals import PERCENTILE, has_studentised, in_words, with_interval
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
 from nestvox.evaluation.settings import Settings
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import BootstrapIntervals, ErrorCurve, eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
 from nestvox.metrics.bootstrap import studentised_intervals
 from nestvox.metrics.det_band import det_band
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import Clusters
 from nestvox.progress import Progress, silent
 from nestvox.scoring.conditions import Sides, condition_masks
@@ -99,23 +100,23 @@ def measure(
     for n_dim, (dim, values) in enumerate(scores.items()):
         for n_mask, (name, mask) in enumerate(masks.items()):
             part = _part(values, targets, mask, speakers)
-            row: dict[str, Any] = {
-                "dim": dim,
-                "condition": name,
-                "n_target": int(targets[mask].sum()),
-                "n_nontarget": int((~targets[mask]).sum()),
-                "n_clusters": part.n_clusters,
-                "trials_sha256": hashes[name],
-            }
+            of = TrialSet(
+                trials_sha256=hashes[name],
+                n_target=int(targets[mask].sum()),
+                n_nontarget=int((~targets[mask]).sum()),
+                n_clusters=part.n_clusters,
+                labels=labels,
+            )
+            row: dict[str, Any] = {"dim": dim, "condition": name, **of.trials_to_dict()}
             if part.curve is None or part.clusters is None:
                 if name == ALL:
                     raise TrialsError(part.reason, source=trials.source)
                 found.refused.append(NotComputable(**row, reason=part.reason))
             else:
-                row |= _rates(part.curve, part.clusters, speakers, settings)
-                found.rates.append(ErrorRates(**row, labels=labels, fingerprint=origin.fingerprint))
+                row |= _rates(dim, part.curve, part.clusters, of, speakers, settings)
+                found.rates.append(ErrorRates(**row, fingerprint=origin.fingerprint))
                 if name == ALL:
-                    _look_closer(found, dim, part.curve, part.clusters, settings, llr=origin.llr)
+                    _look_closer(found, dim, part.curve, part.clusters, of, settings, llr=origin.llr)
             progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
     by_dim: dict[int | None, Scores] = dict(scores.items())
     detail_dim = settings.detailed(by_dim)
@@ -159,19 +160,19 @@ def measure(
 def _warnings(rates: Sequence[ErrorRates]) -> tuple[str, ...]:
     """What a reader could mistake figures for."""
     found = []
-    if any(row.eer_low >= row.eer_high and row.eer > 0 for row in rates):
+    if any(row.eer.ends[0] >= row.eer.ends[1] and row.eer.value > 0 for row in rates):
         found.append("Where it says [none] an interval cannot be had: no draw of these speakers changes the figure.")
-    if perfect := [min(row.n_target, row.n_nontarget) for row in rates if row.eer == 0]:
+    if perfect := [min(row.n_target, row.n_nontarget) for row in rates if row.eer.value == 0]:
         fewest = min(perfect)
         found.append(
             "Where no error occurred an interval cannot be had: resampling cannot say how rare errors are. Even of "
             f"independent trials {fewest} of a class without an error only say that the rate is below "
             f"{100 * min(1.0, 3 / fewest):.3g} %."
         )
-    if chance := [row for row in rates if row.condition == ALL and row.eer >= 0.5]:
+    if chance := [row for row in rates if row.condition == ALL and row.eer.value >= 0.5]:
         dims = ", ".join(str(row.dim) for row in chance if row.dim is not None)
         found.append(
-            f"An EER of {100 * chance[-1].eer:.1f} %{f' (dimensions {dims})' if dims else ''} is no better than "
+            f"An EER of {100 * chance[-1].eer.value:.1f} %{f' (dimensions {dims})' if dims else ''} is no better than "
             "chance: are the scores distances, of which the lower is more alike, or the labels exchanged?"
         )
     return tuple(found)
@@ -184,7 +185,7 @@ class _Found:
     rates: list[ErrorRates] = field(default_factory=list)
     refused: list[NotComputable] = field(default_factory=list)
     det: list[DetCurve] = field(default_factory=list)
-    further: list[FurtherFigure] = field(default_factory=list)
+    further: list[Estimate] = field(default_factory=list)
     histograms: list[ScoreHistogram] = field(default_factory=list)
     calibration: list[CalibrationCurve] = field(default_factory=list)
 
@@ -213,7 +214,14 @@ def _part(values: Scores, targets: Mask, mask: Mask, speakers: TrialSpeakers) ->
     return _Part(n_clusters, error_curve(scores, labels), Clusters(enrol, test))
 
 
-def _rates(curve: ErrorCurve, clusters: Clusters, speakers: TrialSpeakers, settings: Settings) -> dict[str, Any]:
+def _rates(
+    dim: int | None,
+    curve: ErrorCurve,
+    clusters: Clusters,
+    trials: TrialSet,
+    speakers: TrialSpeakers,
+    settings: Settings,
+) -> dict[str, Any]:
     """The figures of a row."""
     equal, cost = eer(curve), min_dcf(curve, *settings.point)
     student = studentised_intervals(curve, clusters, settings.point, settings.confidence)
@@ -222,39 +230,29 @@ def _rates(curve: ErrorCurve, clusters: Clusters, speakers: TrialSpeakers, setti
     if settings.interval == PERCENTILE or not all(has_studentised(*pair) for pair in errors.values()):
         spread = _replicates(curve, clusters, settings)
     of_eer, of_cost = (
-        choose_interval(
-            settings.interval,
-            figure=figure,
-            error=error,
+        with_interval(
+            title,
+            dim,
+            *errors[name],
+            wanted=settings.interval,
             studentised=getattr(student, name),
             percentile=None if spread is None else getattr(spread, name),
+            trials=trials,
         )
-        for name, (figure, error) in errors.items()
+        for name, title in (("eer", "EER"), ("min_dcf", f"minDCF({settings.p_target:g})"))
     )
     return {
-        "eer": equal.rate,
-        "eer_low": of_eer.low,
-        "eer_high": of_eer.high,
-        "eer_interval": of_eer.method,
-        "eer_percentile": None if spread is None else tuple(spread.eer),
-        "eer_studentised": tuple(student.eer),
-        "eer_error": student.eer_error,
+        "eer": of_eer,
         "eer_rocch": eer_rocch(curve),
         "eer_threshold": equal.threshold,
-        "min_dcf": cost.value,
-        "min_dcf_low": of_cost.low,
-        "min_dcf_high": of_cost.high,
-        "min_dcf_interval": of_cost.method,
-        "min_dcf_percentile": None if spread is None else tuple(spread.min_dcf),
-        "min_dcf_studentised": tuple(student.min_dcf),
-        "min_dcf_error": student.min_dcf_error,
+        "min_dcf": of_cost,
         "min_dcf_threshold": cost.threshold,
         "p_target": settings.p_target,
         "c_miss": settings.c_miss,
         "c_fa": settings.c_fa,
         "interval": in_words(
-            of_eer.method,
-            of_cost.method,
+            of_eer.interval,
+            of_cost.interval,
             spread,
             speakers,
             n_clusters=clusters.size,
@@ -283,7 +281,14 @@ def _replicates(
 
 
 def _look_closer(
-    found: _Found, dim: int | None, curve: ErrorCurve, clusters: Clusters, settings: Settings, *, llr: bool
+    found: _Found,
+    dim: int | None,
+    curve: ErrorCurve,
+    clusters: Clusters,
+    trials: TrialSet,
+    settings: Settings,
+    *,
+    llr: bool,
 ) -> None:
     """Add what is shown of a dimension over all trials."""
     n_nontarget = int(curve.n_nontarget)
@@ -296,7 +301,7 @@ def _look_closer(
     columns = np.stack([at, *band])
     found.det.append(DetCurve(dim, *(tuple(part) for part in columns[:, :_DET_POINTS].tolist())))
     misses = columns[:, _DET_POINTS:].T.tolist()
-    found.further += further_figures(dim, curve, clusters, settings, misses, llr=llr)
+    found.further += further_figures(dim, curve, clusters, trials, settings, misses, llr=llr)
     found.histograms.append(_histogram(dim, curve))
     found.calibration.append(calibration_curve(dim, curve, settings.point, llr=llr))
 

@@ -19,7 +19,8 @@ def percent(rate: float, digits: int = 2) -> str:
 
 def percent_interval(row: ErrorRates) -> str:
     """Equal error rate and its interval in per cent: ``5.18 [4.28, 6.06]``, or ``0.00 [none]``."""
-    return f"{percent(row.eer)} {interval_in_words(100 * row.eer_low, 100 * row.eer_high, 2)}"
+    low, high = row.eer.ends
+    return f"{percent(row.eer.value)} {interval_in_words(100 * low, 100 * high, 2)}"
 
 
 def interval_in_words(low: float, high: float, digits: int) -> str:

@@ -1,6 +1,6 @@
 """What an evaluation found: rows of error rates that never travel without counts, hash, operating point and interval.
 
-Rates are fractions. Everything is frozen, and `Evaluation.to_json` gives it all as plain values.
+Rates are fractions. Everything is frozen, and `Evaluation.to_dict` gives it all as plain values.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve
-from nestvox.evaluation.further import FurtherFigure
 from nestvox.evaluation.rates_in_words import html_table, interval_in_words, percent_interval
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest
+from nestvox.metrics.estimate import Estimate, TrialSet
 
 if TYPE_CHECKING:
     from nestvox.evaluation.llr_fit import LlrCost
@@ -33,83 +33,57 @@ __all__ = [
 ALL = "all"
 
 
-@dataclass(frozen=True)
-class ErrorRates:
+@dataclass(frozen=True, kw_only=True)
+class ErrorRates(TrialSet):
     """Error rates of one dimension under one condition.
 
     Attributes:
         dim: prefix length of the embeddings; None where scores came from a file.
         condition: ``all``, or ``column=value`` (both sides have the value), or ``column=mixed`` (they differ).
-        n_target: target trials.
-        n_nontarget: non-target trials.
-        n_clusters: speakers (or what else was resampled) in these trials.
-        trials_sha256: of the canonical form of exactly these trials.
         eer: equal error rate by linear interpolation: the headline.
-        eer_low: lower end of its interval.
-        eer_high: upper end of its interval.
-        eer_interval: kind of that interval, ``studentised`` or ``percentile``.
-        eer_percentile: both ends of the percentile interval; None where nothing was resampled.
-        eer_studentised: both ends of the studentised interval.
-        eer_error: standard error of `eer` over samples of speakers.
         eer_rocch: equal error rate on the convex hull of the ROC curve.
         eer_threshold: score at which `eer` is reached.
         min_dcf: normalised minimum detection cost.
-        min_dcf_low: lower end of its interval.
-        min_dcf_high: upper end of its interval.
-        min_dcf_interval: kind of that interval.
-        min_dcf_percentile: both ends of the percentile interval; None where nothing was resampled.
-        min_dcf_studentised: both ends of the studentised interval.
-        min_dcf_error: standard error of `min_dcf` over samples of speakers.
         min_dcf_threshold: score at which `min_dcf` is reached; infinity if accepting nothing is cheapest.
         p_target: prior of the detection cost.
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
         interval: in words: confidence, what was resampled and how often, or that nothing was.
-        labels: what has to be said with the number wherever it appears, e.g. ``synthetic``, ``leaky``.
         fingerprint: of the model that made the embeddings, if known.
     """
 
     dim: int | None
     condition: str
-    n_target: int
-    n_nontarget: int
-    n_clusters: int
-    trials_sha256: str
-    eer: float
-    eer_low: float
-    eer_high: float
-    eer_interval: str
-    eer_percentile: tuple[float, float] | None
-    eer_studentised: tuple[float, float]
-    eer_error: float
+    eer: Estimate
     eer_rocch: float
     eer_threshold: float
-    min_dcf: float
-    min_dcf_low: float
-    min_dcf_high: float
-    min_dcf_interval: str
-    min_dcf_percentile: tuple[float, float] | None
-    min_dcf_studentised: tuple[float, float]
-    min_dcf_error: float
+    min_dcf: Estimate
     min_dcf_threshold: float
     p_target: float
     c_miss: float
     c_fa: float
     interval: str
-    labels: tuple[str, ...]
     fingerprint: str | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, one a column: ``eer``, ``eer_low``, ``eer_high``, ``eer_interval``, ``eer_error``, ..."""
+        found: dict[str, Any] = {"dim": self.dim, "condition": self.condition, **self.trials_to_dict()}
+        for name in ErrorRates.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Estimate):
+                parts = {f"{name}_{part}": getattr(value, part) for part in ("low", "high", "interval", "error")}
+                found |= {name: value.value, **parts}
+            elif name not in found:
+                found[name] = value
+        return found
 
-@dataclass(frozen=True)
-class NotComputable:
+
+@dataclass(frozen=True, kw_only=True)
+class NotComputable(TrialSet):
     """A condition whose trials do not carry an error rate, and why; shown, never dropped."""
 
     dim: int | None
     condition: str
-    n_target: int
-    n_nontarget: int
-    n_clusters: int
-    trials_sha256: str
     reason: str
 
 
@@ -207,7 +181,7 @@ class Evaluation:
     results: tuple[ErrorRates, ...]
     not_computable: tuple[NotComputable, ...]
     det: tuple[DetCurve, ...]
-    further: tuple[FurtherFigure, ...]
+    further: tuple[Estimate, ...]
     histograms: tuple[ScoreHistogram, ...]
     highest_nontargets: tuple[ScoredTrial, ...]
     lowest_targets: tuple[ScoredTrial, ...]
@@ -246,7 +220,7 @@ class Evaluation:
                 "-" if row.dim is None else str(row.dim),
                 row.condition,
                 percent_interval(row),
-                f"{row.min_dcf:.4f} {interval_in_words(row.min_dcf_low, row.min_dcf_high, 4)}",
+                f"{row.min_dcf.value:.4f} {interval_in_words(*row.min_dcf.ends, 4)}",
                 f"{row.n_target} + {row.n_nontarget}",
             )
             for row in self.results
@@ -285,14 +259,14 @@ class Evaluation:
         there = ", ".join(f"{row.condition} at {row.dim}" for row in self.results)
         raise TrialsError(f"no error rate for condition {condition} at dimension {dim}; there are: {there}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values: the headline row on top, all rows under ``results``; rates are fractions.
 
         An infinite threshold (accepting nothing is cheapest) becomes null, as does every rate of a condition that is
         not computable; its ``reason`` says why.
         """
-        top = asdict(self.headline)
-        rows = [{**asdict(row), "reason": None} for row in self.results]
+        top = self.headline.to_dict()
+        rows = [{**row.to_dict(), "reason": None} for row in self.results]
         empty = {key: None for key in top if key.startswith(("eer", "min_dcf"))}
         rows += [{**empty, **asdict(row)} for row in self.not_computable]
         found: dict[str, Any] = {
@@ -308,7 +282,7 @@ class Evaluation:
             "interval_asked": self.interval,
             "results": rows,
             "det": [asdict(curve) for curve in self.det],
-            "further": [asdict(figure) for figure in self.further],
+            "further": [figure.to_dict() for figure in self.further],
             "histograms": [asdict(histogram) for histogram in self.histograms],
             "calibration": [asdict(curve) for curve in self.calibration],
             "speakers": [asdict(row) for row in self.speakers],
@@ -330,11 +304,11 @@ def _named(dim: int | None) -> str:
 
 
 def plain_values(value: Any) -> Any:
-    """Lists for tuples, names for named ones, null for infinities, at any depth, so that strict JSON can hold it."""
+    """Lists for tuples, names for named ones, null for what is not finite, at any depth: strict JSON."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
         return {key: plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain_values(inner) for inner in value]
-    return None if isinstance(value, float) and math.isinf(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

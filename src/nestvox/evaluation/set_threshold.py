@@ -63,7 +63,7 @@ class ThresholdsSet:
     labels: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values; rates are fractions."""
         plain: dict[str, Any] = plain_values(asdict(self))
         return plain

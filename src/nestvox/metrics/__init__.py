@@ -14,6 +14,7 @@ from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scor
 from nestvox.metrics.curves import ErrorCurve, error_curve
 from nestvox.metrics.dcf import ActDcf, MinDcf, act_dcf, bayes_threshold, dcf_at, min_dcf
 from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.pav import IsotonicBins, pav
@@ -28,6 +29,7 @@ __all__ = [
     "CohortStatistics",
     "EqualErrorRate",
     "ErrorCurve",
+    "Estimate",
     "Interval",
     "IsotonicBins",
     "McNemar",
@@ -39,6 +41,7 @@ __all__ = [
     "SpeakerBootstrap",
     "SpeakerCorrelation",
     "StudyPlan",
+    "TrialSet",
     "act_dcf",
     "as_norm",
     "auc",

@@ -124,7 +124,7 @@ def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Drawing:
     """
     rows = {name: [row for row in found if row.dim] for name, found in systems.items()}
     dims = sorted({row.dim for found in rows.values() for row in found if row.dim})
-    top = max(row.eer_high for found in rows.values() for row in found)
+    top = max(row.eer.ends[1] for found in rows.values() for row in found)
     # Room for the key above the lines.
     headroom = 1.0 + 0.07 * len(rows) if len(rows) > 1 else 1.05
     step = _round_step(100 * top * headroom / 6) / 100
@@ -143,12 +143,12 @@ def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Drawing:
         shift = 7 * (number - (len(rows) - 1) / 2)  # pixels, so that the intervals of two systems stand side by side
         series = SYSTEM_SERIES[number % len(SYSTEM_SERIES)]
         points = [(plot.x(math.log2(row.dim)) + shift, row) for row in found if row.dim]
-        drawing.line([(x, plot.y(row.eer)) for x, row in points], "line", series=series)
+        drawing.line([(x, plot.y(row.eer.value)) for x, row in points], "line", series=series)
         for x, row in points:
-            low, high = plot.y(row.eer_low), plot.y(row.eer_high)
+            low, high = map(plot.y, row.eer.ends)
             for ends in ([(x - 3, low), (x + 3, low)], [(x, low), (x, high)], [(x - 3, high), (x + 3, high)]):
                 drawing.line(ends, "whisker", series=series)
-            drawing.dot((x, plot.y(row.eer)), series=series)
+            drawing.dot((x, plot.y(row.eer.value)), series=series)
     if len(rows) > 1:
         plot.key([("line", name, SYSTEM_SERIES[i % len(SYSTEM_SERIES)]) for i, name in enumerate(rows)])
     return drawing

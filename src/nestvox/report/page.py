@@ -15,10 +15,10 @@ from markupsafe import Markup
 from nestvox import __version__
 from nestvox.atomic import write_text
 from nestvox.errors import TrialsError
-from nestvox.evaluation.further import FurtherFigure
 from nestvox.evaluation.rates_in_words import percent
 from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
 from nestvox.metrics import bayes_threshold
+from nestvox.metrics.estimate import Estimate
 from nestvox.report.drawing import PALETTES, Drawing, style_sheet
 from nestvox.report.figures import (
     SYSTEM_SERIES,
@@ -50,7 +50,7 @@ _MOST_SPEAKERS = 20
 _SAME_RATE = 1e-4
 
 
-def further_in_words(figure: FurtherFigure) -> str:
+def further_in_words(figure: Estimate) -> str:
     """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
     scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
     numbers = [
@@ -61,8 +61,8 @@ def further_in_words(figure: FurtherFigure) -> str:
 
 
 def write_json(evaluation: Evaluation, path: str | Path) -> None:
-    """Write `Evaluation.to_json` atomically; rates are fractions."""
-    text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    """Write `Evaluation.to_dict` atomically; rates are fractions."""
+    text = json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -152,7 +152,7 @@ def systems_dim(systems: Mapping[str, Evaluation]) -> int | None:
     """
     first = next(iter(systems.values()))
     for row in reversed(first.overall):
-        rates = [other.eer for found in systems.values() for other in found.overall if other.dim == row.dim]
+        rates = [other.eer.value for found in systems.values() for other in found.overall if other.dim == row.dim]
         if max(rates) - min(rates) > _SAME_RATE:
             return row.dim
     return first.headline.dim
@@ -246,9 +246,9 @@ def _by_condition(evaluation: Evaluation) -> dict[str, list[ErrorRates | NotComp
     return grouped
 
 
-def _by_figure(evaluation: Evaluation) -> dict[str, list[FurtherFigure]]:
+def _by_figure(evaluation: Evaluation) -> dict[str, list[Estimate]]:
     """Each further figure by its name, dimensions ascending."""
-    grouped: dict[str, list[FurtherFigure]] = {}
+    grouped: dict[str, list[Estimate]] = {}
     for figure in evaluation.further:
         grouped.setdefault(figure.name, []).append(figure)
     return grouped

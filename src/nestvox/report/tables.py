@@ -14,8 +14,6 @@ from nestvox.evaluation.results import Evaluation, plain_values
 
 __all__ = ["evaluation_tables", "frame_of", "write_tables"]
 
-_LISTS = ("eer_percentile", "eer_studentised", "min_dcf_percentile", "min_dcf_studentised")
-
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> dict[str, pl.DataFrame]:
     """The tables of one or several evaluations, each row with the name of its system in the column ``system``.
@@ -55,12 +53,7 @@ def write_tables(tables: Mapping[str, pl.DataFrame], folder: str | Path) -> tupl
 
 
 def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    rates = []
-    for row in evaluation.results:
-        plain = asdict(row)
-        for name in _LISTS:
-            plain[f"{name}_low"], plain[f"{name}_high"] = plain.pop(name) or (None, None)
-        rates.append({**plain, "reason": None})
+    rates = [{**row.to_dict(), "reason": None} for row in evaluation.results]
     empty = [{**dict.fromkeys(rates[0]), **asdict(row)} for row in evaluation.not_computable]
     calibration = evaluation.calibration
     bins = ("bin_low", "bin_high", "bin_llr", "bin_target", "bin_nontarget")
@@ -74,7 +67,7 @@ def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
             for curve in evaluation.det
             for a, b, c, d in zip(curve.p_fa, curve.p_miss, curve.p_miss_low, curve.p_miss_high, strict=True)
         ],
-        "further": [asdict(figure) for figure in evaluation.further],
+        "further": [figure.to_dict() for figure in evaluation.further],
         "histograms": [
             {"dim": found.dim, "low": low, "high": high, "n_target": target, "n_nontarget": nontarget}
             for found in evaluation.histograms

@@ -192,7 +192,7 @@ def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:
         figures = tuple(
             number
             for row in found.overall
-            for number in (row.dim or 0, row.eer, row.eer_threshold, row.min_dcf, row.min_dcf_threshold)
+            for number in (row.dim or 0, row.eer.value, row.eer_threshold, row.min_dcf.value, row.min_dcf_threshold)
         )
         if figures in seen:
             raise ScoresError(

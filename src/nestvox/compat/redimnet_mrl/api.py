@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -538,7 +537,7 @@ def evaluate_mrl_eer(
             labels=chosen_on_these(trials, speaker_model.chosen_on)[0],
             settings=Settings(n_bootstrap=n_bootstrap),
         ).headline
-        measured[dim] = {**asdict(rates), "threshold": rates.eer_threshold}
+        measured[dim] = {**rates.to_dict(), "threshold": rates.eer_threshold}
     return measured
 
 
