@@ -23,10 +23,11 @@ from nestvox.heads.trained import TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.criterion import Criterion
 from nestvox.training.head_start import begin_head
-from nestvox.training.loop import ParameterGroup, Source, TrainingLoop
+from nestvox.training.loop import TrainingLoop
 from nestvox.training.parallel import processes
 from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.recipe.recipe import parse_recipe
+from nestvox.training.task import ParameterGroup, Source
 from nestvox.training.tasks.head import split_decay
 from nestvox.zoo.variants import variant
 

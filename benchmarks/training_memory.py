@@ -34,7 +34,7 @@ from _training_runs import (
 )
 from nestvox.heads.linear import LinearHead
 from nestvox.training.data.sampling import Seen
-from nestvox.training.loop import Batch, MicroBatch
+from nestvox.training.task import Batch, MicroBatch
 from nestvox.training.tasks.encoder import NestedNetwork
 
 CROP_S = 3.0

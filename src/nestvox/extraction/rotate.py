@@ -24,11 +24,11 @@ from nestvox.errors import ModelError, StoreError
 from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors, vector_shape
 from nestvox.extraction.formats.labels import read_labels
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch, is_store, writing
-from nestvox.heads.choose import Method, choose_rotation
+from nestvox.heads.choose import Method, choose_rotation, fit_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
-from nestvox.heads.rotation import Rotation, Scatter, pca, truncation
+from nestvox.heads.rotation import Rotation, Scatter, truncation
 from nestvox.progress import Progress, silent
 
 __all__ = ["PrefixQuality", "RotationReport", "apply_rotation", "read_labels", "rotate_store", "rotate_vectors"]
@@ -171,7 +171,7 @@ def rotate_vectors(
         for batch in batches:
             scatter.add(batch.vectors)
             sample.add(batch.vectors)
-        rotation = pca(scatter, dims)
+        rotation = fit_rotation("pca", scatter, dims)
         return _report(rotation, sample, None)
     if total != len(labels):
         raise ModelError(f"{len(labels)} labels for the {total} rows of {source}")

@@ -1,4 +1,4 @@
-"""Choosing a rotation on pairs of speakers that no candidate was fitted on."""
+"""Fitting a rotation, and choosing one on pairs of speakers that no candidate was fitted on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Rotation, Scatter, default_dims, discriminant, pca, truncation
 from nestvox.progress import Progress, silent
 
-__all__ = ["WEIGHTS", "Candidate", "Method", "choose_rotation"]
+__all__ = ["WEIGHTS", "Candidate", "Method", "choose_rotation", "fit_rotation"]
 
 Method = Literal["auto", "pca", "discriminant", "refined"]
 
@@ -35,6 +35,39 @@ class Candidate:
     rotation: Rotation
     eers: dict[int, float]
     criterion: float
+
+
+def fit_rotation(
+    method: Literal["pca", "discriminant", "refined"],
+    scatter: Scatter,
+    dims: Sequence[int] | None = None,
+    *,
+    weight: float = 1.0,
+    every_speaker: bool = False,
+    labelled: tuple[FloatArray, Sequence[str]] | None = None,
+    refinement: Refinement | None = None,
+) -> Rotation:
+    """Fit one rotation: all that fit any, with or without pairs to choose on, do it here.
+
+    Args:
+        method: ``pca``; ``discriminant``; ``refined``: gradient steps from the discriminant order.
+        scatter: moments of the vectors.
+        dims: prefix lengths.
+        weight: of the spread within a speaker.
+        every_speaker: see `discriminant`.
+        labelled: (N, D) vectors and N names, for ``refined``.
+        refinement: its settings.
+
+    Raises:
+        ModelError: too few speakers.
+    """
+    if method == "pca":
+        return pca(scatter, dims)
+    order = discriminant(scatter, weight, dims, every_speaker=every_speaker)
+    if method == "discriminant":
+        return order
+    assert labelled is not None
+    return refine(order, *labelled, refinement or Refinement())
 
 
 def choose_rotation(
@@ -91,10 +124,19 @@ def choose_rotation(
     scatter = Scatter(size)
     for start in range(0, len(vectors), _BLOCK):  # double precision of everything at once would be the peak of memory
         scatter.add(vectors[start : start + _BLOCK], speakers[start : start + _BLOCK])
-    found = {"truncation": measured(truncation(size, lengths)), "pca": measured(pca(scatter, lengths))}
+    found = {"truncation": measured(truncation(size, lengths)), "pca": measured(fit_rotation("pca", scatter, lengths))}
     if depth > 1:
-        found["discriminant"] = best([measured(discriminant(scatter, weight, lengths)) for weight in weights])
+        orders = (fit_rotation("discriminant", scatter, lengths, weight=weight) for weight in weights)
+        found["discriminant"] = best([measured(order) for order in orders])
     if depth > 2:
-        first = discriminant(scatter, refinement.weight, lengths, every_speaker=True)
-        found["refined"] = measured(refine(first, vectors, speakers, refinement))
+        refined = fit_rotation(
+            "refined",
+            scatter,
+            lengths,
+            weight=refinement.weight,
+            every_speaker=True,
+            labelled=(vectors, speakers),
+            refinement=refinement,
+        )
+        found["refined"] = measured(refined)
     return found | {"best": best([candidate for name, candidate in found.items() if name != "truncation"])}

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.arrays import as_names
 from nestvox.errors import ModelError
 from nestvox.extras import require
+from nestvox.heads.choose import fit_rotation
 from nestvox.heads.contract import normalise
-from nestvox.heads.refine import Refinement, refine
-from nestvox.heads.rotation import Scatter, default_dims, discriminant, pca
+from nestvox.heads.refine import Refinement
+from nestvox.heads.rotation import Scatter, default_dims
 
 require("sklearn", extra="sklearn", purpose="NestedRotation")
 
@@ -82,12 +83,14 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         labelled = scatter.n_speakers >= 2
         if self.method in ("discriminant", "refined") and not labelled:
             raise ValueError(f"method={self.method!r} needs y with two speakers of two vectors each, or more")
-        if self.method == "pca" or not labelled:
-            self.rotation_ = pca(scatter, dims)
-        else:
-            self.rotation_ = discriminant(scatter, self.weight, dims)
-        if self.method == "refined" and speakers is not None:
-            self.rotation_ = refine(self.rotation_, vectors, speakers, Refinement(seed=self.random_state))
+        self.rotation_ = fit_rotation(
+            "pca" if not labelled else "discriminant" if self.method == "auto" else self.method,
+            scatter,
+            dims,
+            weight=self.weight,
+            labelled=(vectors, speakers) if speakers is not None else None,
+            refinement=Refinement(seed=self.random_state),
+        )
         self.matrix_ = self.rotation_.matrix
         return self
 

@@ -17,9 +17,10 @@ from nestvox.training.checkpoint import Progressed
 from nestvox.training.data.material import Material
 from nestvox.training.data.source import OrderedSource
 from nestvox.training.epoch_models import EpochModels
-from nestvox.training.loop import Task, TrainingLoop
+from nestvox.training.loop import TrainingLoop
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
+from nestvox.training.task import Task
 from nestvox.training.watch import Watch
 
 __all__ = ["Finished", "Run"]

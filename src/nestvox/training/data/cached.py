@@ -15,9 +15,9 @@ from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import normalise
 from nestvox.training.data.sampling import BalancedOrder, generator
 from nestvox.training.data.source import OrderedSource, cached_rows
-from nestvox.training.loop import MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.task import MicroBatch
 
 __all__ = ["CachedSource", "CachedUtterances"]
 

@@ -20,10 +20,10 @@ from nestvox.extraction.cache.feature_cache import FeatureCache
 from nestvox.training.data.material import augmentation_of
 from nestvox.training.data.sampling import WindowedOrder
 from nestvox.training.data.source import OrderedSource
-from nestvox.training.loop import MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
 from nestvox.training.schedule import Schedule
+from nestvox.training.task import MicroBatch
 
 __all__ = ["DEFAULT_CROP_S", "AudioSource"]
 

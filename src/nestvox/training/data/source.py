@@ -16,9 +16,9 @@ from torch import Tensor
 from nestvox.errors import StoreError
 from nestvox.extraction.cache.feature_cache import FeatureCache
 from nestvox.training.data.sampling import BalancedOrder, Order, Seen, ShuffledOrder, seen_in, split
-from nestvox.training.loop import Batch, MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.task import Batch, MicroBatch
 
 __all__ = ["OrderedSource", "cached_rows"]
 

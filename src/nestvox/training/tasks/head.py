@@ -12,9 +12,9 @@ from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.criterion import Criterion
 from nestvox.training.data.cached import CachedSource
 from nestvox.training.head_start import copy_of_head, first_criterion, prepared_head
-from nestvox.training.loop import ParameterGroup
 from nestvox.training.recipe.kinds import HeadRecipe, LoopRecipe
 from nestvox.training.run import Finished, Run
+from nestvox.training.task import ParameterGroup
 
 __all__ = ["HeadTask", "moving_statistics", "split_decay", "train_head"]
 

@@ -1,0 +1,112 @@
+"""What the loop runs: a task (a network, a criterion, what learns, how it is validated) and a source of batches.
+
+A task is a small object: whoever has these members is trained, checkpointed, resumed and reported like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from nestvox.training.criterion import Criterion
+from nestvox.training.data.sampling import Seen
+
+__all__ = ["Batch", "MicroBatch", "ParameterGroup", "Source", "Task"]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples that are in memory at once.
+
+    Attributes:
+        inputs: (b, ...) what the network takes.
+        labels: (b,) int64 speakers.
+        teacher: (b, E) pretrained embeddings, where there is distillation.
+        n_repeated: of them clips that were too short for the crop, and were repeated to fill it.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+    n_repeated: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of the optimizer; its parts are used up before the next batch is asked for.
+
+    Attributes:
+        n: samples of all processes together.
+        parts: this process's samples, one micro-batch at a time; there may be none.
+    """
+
+    n: int
+    parts: Iterable[MicroBatch]
+
+
+class Source(Protocol):
+    """Where batches come from.
+
+    Indexed data begin anywhere at no cost; a source that streams from shards skips what was seen.
+    """
+
+    @property
+    def n(self) -> int:
+        """Samples of an epoch, for the display."""
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `first` on: the same ones whenever it is asked."""
+
+    def seen(self, epoch: int) -> Seen:
+        """How much of the training data the batches of an epoch hold."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one learning rate.
+
+    Attributes:
+        parameters: that learn at some time.
+        scale: factor of the learning rate.
+        weight_decay: of the optimizer.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    scale: float
+    weight_decay: float
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Maps inputs to embeddings (b, D)."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """Maps embeddings and labels to a loss; it may have parameters of its own."""
+
+    @property
+    def groups(self) -> Sequence[ParameterGroup]:
+        """Everything that learns at some time, always in the same order."""
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """Names in the network's state of what changes: the tensors that are averaged, kept and restored."""
+
+    @property
+    def statistics(self) -> Sequence[Tensor]:
+        """Running statistics that a step renews, which processes have to agree on."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what learns in an epoch, and the modes of the modules."""
+
+    def validate(self) -> Mapping[int, float]:
+        """Return the EER on the development trials at each dimension."""
