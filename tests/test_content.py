@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def test_a_model_folder_with_pointers_in_place_of_its_weights_says_so(tmp_path: 
         read_tensors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"PK\x03\x04\x14\x00", "Excel"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Excel"),
+        (b"\x93NUMPY\x01\x00", "NumPy"),
+        (b"PAR1\x15\x04", "call it .parquet"),
+        (pickle.dumps([1]), "pickle"),
+        (gzip.compress(b"x", mtime=0), "gunzip"),
+    ],
+)
+def test_binaries_in_place_of_a_text_are_named(tmp_path: Path, head: bytes, words: str) -> None:
+    for name, read in (("t.csv", read_utterances), ("l.txt", read_trials), ("s.txt", read_scores)):
+        (tmp_path / name).write_bytes(head)
+        with pytest.raises(NestvoxError, match=words):
+            read(tmp_path / name)
+
+
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title>"
 POINTERS = pytest.mark.parametrize(
     ("content", "words"),
@@ -128,7 +147,6 @@ def _read_gate(path: Path) -> object:
         ("v.scp", lambda path: list(iter_vectors(path, 10))),
         ("v.parquet", lambda path: list(iter_vectors(path, 10))),
         ("m.jsonl", lambda path: list(json_lines(path))),
-        ("m.jsonl.gz", lambda path: list(json_lines(path))),
         ("wav.scp", lambda path: prepare_kaldi(path.parent)),
         ("c.json", _read_gate),
         ("r.yaml", lambda path: read_yaml(path, naming(RecipeError))),

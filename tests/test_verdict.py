@@ -230,3 +230,15 @@ def test_real_thresholds_decide_beside_synthetic_ones():
 def test_an_answer_prints_as_a_sentence() -> None:
     none = Verification(0.25, 64, None, None, ("first recording: It is short.",), "m", "f", reason="no threshold")
     assert str(none) == "no verdict (no threshold): cosine +0.2500 at 64 dimensions\nfirst recording: It is short."
+
+
+@pytest.mark.parametrize("value", [1.001, -1.5, 1e12, -1e308])
+def test_a_cosine_is_never_beyond_one(value: float) -> None:
+    with pytest.raises(NestvoxError, match="lies in -1 to 1"):
+        replace(REAL, value=value)
+    assert replace(REAL, value=value, space=LLR).value == value
+
+
+def test_an_interval_runs_from_low_to_high() -> None:
+    with pytest.raises(NestvoxError, match="from low to high"):
+        replace(REAL, value_interval=(0.5, 0.25))

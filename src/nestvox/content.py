@@ -59,6 +59,21 @@ _PACKED = (
     (b"Rar!\x1a\x07", "a rar archive: unpack it first"),
     (b"\x00\x05\x16\x07", "the resource fork that macOS puts beside a file ('._NAME'): use the file itself"),
 )
+# What begins no text that anybody writes, and what to do where a text is wanted.
+_NO_TEXT = (
+    *_PACKED,
+    (b"PK\x03\x04", "a ZIP archive, as Excel's .xlsx, .npz and .pt are: export a table as CSV (UTF-8) first"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file: export it as CSV (UTF-8) first"),
+    (b"\x93NUMPY", "a NumPy array, no text"),
+    (b"PAR1", "a Parquet file: call it .parquet"),
+    (b"ARROW1\0", "an Arrow file, no text"),
+    (b"SQLite format 3\0", "an SQLite database: export its table as CSV first"),
+    (b"%PDF-", "a PDF, no text"),
+    (b"\x80\x02", "a Python pickle, which is never opened"),
+    (b"\x80\x03", "a Python pickle, which is never opened"),
+    (b"\x80\x04", "a Python pickle, which is never opened"),
+    (b"\x80\x05", "a Python pickle, which is never opened"),
+)
 _JSON = re.compile(r'[{\[]\s*(?:["{\[\]}\d-]|true|false|null)')
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
@@ -119,7 +134,7 @@ def or_else(path: str | Path, words: str) -> str:
 
 
 def stand_in(head: bytes) -> str:
-    """Say what a file that should be a text is in its place: a pointer of a repository, or a page of a server.
+    """Say what a file that should be a text is in its place: a pointer of a repository, a page of a server, a binary.
 
     A pointer has few lines of few words, as a list of trials has, so ask before the text is read. Unlike
     `content_instead` this knows only what no list, table or configuration begins with.
@@ -130,6 +145,9 @@ def stand_in(head: bytes) -> str:
     Returns:
         As `content_instead`.
     """
+    for magic, words in _NO_TEXT:
+        if head.startswith(magic):
+            return words
     text = _text(head)
     if text is None or not (text.startswith("<") or len(text) < _LONGEST_POINTER):
         return ""

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         GE2E(),
         Rotation(matrix, (16, 64), "pca"),
         "tiny",
-        thresholds=(threshold(16, -1.0), threshold(64, 1.5), threshold(64, -1.0, "min_dcf p_target=0.05")),
+        thresholds=(threshold(16, -1.0), threshold(64, 1.0), threshold(64, -1.0, "min_dcf p_target=0.05")),
     )
     model.save(folder / "model")
     generator = np.random.default_rng(1)
@@ -91,8 +91,8 @@ def test_python_and_the_command_choose_the_same(
 ) -> None:
     """A strict threshold that was stored decides, and neither the laxer one nor a synthetic one that is stricter."""
     model = nestvox.load(folder / "model")
-    strict = replace(threshold(64, 1.2, "far 0.001"), domain="phone", p_fa=0.001)
-    synthetic = replace(threshold(64, 1.5, "far 0.0001"), labels=("synthetic",))
+    strict = replace(threshold(64, 1.0, "far 0.001"), domain="phone", p_fa=0.001)
+    synthetic = replace(threshold(64, 1.0, "far 0.0001"), labels=("synthetic",))
     lax = threshold(64, -1.0)
     for stored, code, chosen in (
         ([lax], 0, lax),

@@ -253,3 +253,16 @@ def test_its_repr_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("1 a b\n0 a c\n0 b c\n")
     trials = read_trials(tmp_path / "t.txt")
     assert repr(trials) == f"Trials('t.txt', 1 target + 2 nontarget, sha256 {trials.sha256[:16]})"
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.tsv"])
+@pytest.mark.parametrize("mark", ["\t", ",", ";", "|"])
+def test_columns_that_something_else_divides_are_told(tmp_path: Path, name: str, mark: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"enrol{mark}test{mark}target\na{mark}b{mark}1\n")
+    if {"l.csv": ",", "l.tsv": "\t"}[name] == mark:
+        assert len(read_trials(path)) == 1
+        return
+    words = {"\t": "has tabs .* called .tsv", ",": "has commas .* called .csv", ";": "has semicolons", "|": "has bars"}
+    with pytest.raises(TrialsError, match=words[mark]):
+        read_trials(path)

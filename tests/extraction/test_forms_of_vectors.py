@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -205,3 +206,12 @@ def test_an_scp_whose_lines_would_break_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot name a path with a line end"), VectorWriter(folder / "v.scp") as sink:
         sink.write(VectorBatch(["a"], np.ones((1, 2), np.float32)))
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(pickle.dumps({"a": [1.0]}), "pickle"), (b"PK\x03\x04" + bytes(90), "ZIP")]
+)
+def test_what_is_called_npy_and_is_none(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(StoreError, match=words):
+        read(tmp_path / "v.npy")

@@ -38,6 +38,8 @@ __all__ = [
 LocatedError = type[TableError] | type[TrialsError] | type[ScoresError]
 """Which error a reader raises: that of the thing that the file should be."""
 
+_DELIMITERS = {"tabs": "\t", "commas": ",", "semicolons": ";", "bars": "|"}
+_CALLED = {"tabs": ".tsv", "commas": ".csv"}
 _ROWS_AT_ONCE = 1 << 16
 # A Parquet file of few bytes may promise any number of rows; a column of one value takes hardly any room for them.
 _LEAST_ROWS, _MOST_ROWS_A_BYTE = 1_000_000, 100
@@ -161,6 +163,11 @@ def read_delimited(path: Path, delimiter: str, kind: LocatedError) -> tuple[pl.D
     header = [name_key(name) for name in first]
     if not any(header):
         raise kind("no header line with column names", source=path, line=1)
+    others = {name: mark for name, mark in _DELIMITERS.items() if mark != delimiter}
+    if len(header) == 1 and (found := next((name for name, mark in others.items() if mark in header[0]), None)):
+        hint = f"; with {found} a table is called {_CALLED[found]}" if found in _CALLED else ""
+        wanted = next(name for name, mark in _DELIMITERS.items() if mark == delimiter)
+        raise kind(f"the header has {found} and no {wanted}, which divide its columns here{hint}", source=path, line=1)
     if "" in header:
         raise kind(f"column {header.index('') + 1} of the header has no name", source=path, line=1)
     doubled = [name for name in header if header.count(name) > 1]

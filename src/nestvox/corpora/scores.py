@@ -28,7 +28,7 @@ _SIDES = ("enrol", "test")
 # Places of the label and of the score among four fields; the other two are the names.
 _LABELLED = (("3", "2"), ("2", "3"), ("0", "3"))
 _NORMALISED = 8  # fields of wespeaker after score normalisation: two magnitudes and two means of the cohort behind
-_KNOWN = "'score enrol test' nor 'enrol test score', nor either with a label"
+_KNOWN = "'score enrol test' nor 'enrol test score', nor either with a label (scores with a header are called .csv)"
 
 
 def read_scores(path: str | Path) -> pl.DataFrame:

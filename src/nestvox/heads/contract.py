@@ -99,7 +99,10 @@ def in_working_precision(vectors: ArrayLike, input_dim: int, what: str) -> Float
     Raises:
         ModelError: another shape, or whole numbers.
     """
-    array = np.asarray(vectors)
+    try:
+        array = np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as problem:  # a tensor of another device, or with a gradient
+        raise ModelError(f"this {what} takes arrays: {problem}") from problem
     if array.ndim != 2 or array.shape[1] != input_dim or not np.issubdtype(array.dtype, np.floating):
         raise ModelError(f"this {what} takes floating-point (N, {input_dim}) vectors, got {array.dtype} {array.shape}")
     working: FloatArray = array.astype(np.result_type(array.dtype, np.float32), copy=False)

@@ -37,6 +37,7 @@ DURATION_EDGES_S = (2.0, 4.0, 8.0, 16.0)
 """Borders of the usual duration classes; a duration on a border belongs to the longer class."""
 
 Pair = tuple[float, float]
+_LARGEST_COSINE = 1 + 1e-5  # of two vectors whose length was rounded, and the next number above
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ class Threshold:
     interval: str = ""
     default: bool = False
     fitted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.space.kind == "cosine" and not abs(self.value) <= _LARGEST_COSINE:
+            raise NestvoxError(
+                f"a threshold on the cosine lies in -1 to 1, got {self.value:g}: it decides the same for every pair"
+            )
+        if self.value_interval is not None and self.value_interval[0] > self.value_interval[1]:
+            raise NestvoxError(f"the interval of a threshold runs from low to high, got {self.value_interval}")
 
     @property
     def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:

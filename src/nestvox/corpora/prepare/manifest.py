@@ -32,7 +32,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     def no_json(problem: str, _: str) -> TableError:
         return TableError(f"is not JSON lines: {problem}", source=path, line=number)
 
-    with open_regular(path, located(TableError), missing="no such file", text=True) as raw:
+    with open_regular(path, located(TableError), missing="no such file", text=path.suffix != ".gz") as raw:
         limit = max(_LEAST_LIMIT, _MOST_RATIO * os.fstat(raw.fileno()).st_size)
         try:
             with gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:

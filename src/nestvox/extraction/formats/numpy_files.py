@@ -32,6 +32,7 @@ _MOST_BLOCK_BYTES = 64 << 20
 _LAST_LETTER, _HALVES = 0x10FFFF, (0xD800, 0xDFFF)
 _MOST_RATIO = 200  # of an archive unpacked to itself: texts of four bytes a letter compress far, numbers hardly
 _ERROR = naming(StoreError)
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # What unpacking a file raises that is none: zipfile says some of it with RuntimeError and NotImplementedError.
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -89,6 +90,13 @@ class _Array:
     def _header(handle: IO[bytes]) -> io.BytesIO:
         """Magic, length and header, no more than a header may have."""
         start = handle.read(8)
+        if start[:2] in _PICKLES:
+            raise ValueError(
+                "it is a Python pickle, which is never opened: save the vectors with np.save(file, vectors)"
+            )
+        if start[:4] == b"PK\x03\x04":
+            raise ValueError("it is a ZIP archive, as np.savez (.npz) and torch.save (.pt) write: np.save makes a .npy")
+        npy.read_magic(io.BytesIO(start))
         length = handle.read(2 if start[6:7] == b"\x01" else 4)
         size = int.from_bytes(length, "little")
         if size > _MOST_HEADER_BYTES:
