@@ -16,7 +16,7 @@ from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresE
 from nestvox.evaluation import Settings, evaluate_store
 from nestvox.evaluation.compare import IDENTICAL, compare_systems
 from nestvox.extraction.store.store import ShardRows, StoreWriter
-from nestvox.scoring.system import System, system_of_model, system_of_scores, system_of_store
+from nestvox.scoring.system import System, known_model, system_of_scores, system_of_store
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 
@@ -237,12 +237,12 @@ def test_a_model_is_embedded_once_a_named_utterance_and_scored_like_its_store(wo
         return writer.finish()
 
     few = Trials(world.trials.frame.head(20), "few.txt")
-    system = system_of_model("model", few, Model(), world.table, embed)
+    system = known_model("model", few, Model(), world.table, embed).score()
     assert asked == [len(set(few.frame["enrol"]) | set(few.frame["test"]))]
     np.testing.assert_allclose(system.scores[16], world.cosines(16)[:20], atol=1e-12)
     Model.fingerprint = "e" * 16
     with pytest.raises(FingerprintError, match="0123456789abcdef"):
-        system_of_model("model", few, Model(), world.table, embed)
+        known_model("model", few, Model(), world.table, embed).score()
 
 
 def test_json_holds_every_number_with_its_conditions(world):

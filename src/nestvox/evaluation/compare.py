@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
@@ -28,7 +28,7 @@ from nestvox.progress import Progress, silent
 from nestvox.scoring.conditions import marks_of
 from nestvox.scoring.paths import path_in_table
 from nestvox.scoring.refusals import check_trials, chosen_on_these
-from nestvox.scoring.speakers import training_overlap, trial_speakers
+from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
 from nestvox.scoring.system import Scores, System, check_system
 
 __all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems"]
@@ -235,86 +235,37 @@ def compare_systems(
     known = trial_speakers(trials, systems, speakers=speakers, table=table)
     keys = [key for system in systems for key in system.training_speakers]
     labels, notes = training_overlap(known, keys, allow=allow_overlap)
-    for system, (of_choice, sentences) in ((s, chosen_on_these(trials, s.chosen_on)) for s in systems):
-        labels += of_choice
-        notes += tuple(f"{system.name}: {sentence}" for sentence in sentences)
-    labels = tuple(sorted({*labels, *marks_of(trials, table), *itertools.chain(*(s.labels for s in systems))}))
+    labels, notes = _said(trials, systems, known, selection, (*labels, *marks_of(trials, table)), notes)
     enrol, test, n_clusters = known.restricted(targets | True)
     first, others = systems[0], systems[1:]
     tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]
     _refuse_copies(systems)
     paired: list[PairedComparison | None] = []
     for done, (other, dim_a, dim_b) in enumerate(tasks, start=1):
-        a, b = first.scores[dim_a], other.scores[dim_b]
-        paired.append(
-            None
-            if _same(a, b)
-            else compare_scores(
-                a,
-                b,
-                targets,
-                enrol,
-                test,
-                p_target=settings.p_target,
-                c_miss=settings.c_miss,
-                c_fa=settings.c_fa,
-                n_replicates=settings.n_bootstrap,
-                n_permutations=n_permutations,
-                seed=settings.seed,
-                confidence=confidence,
-            )
-        )
+        pair = first.scores[dim_a], other.scores[dim_b]
+        paired.append(None if _same(*pair) else _pair(*pair, targets, (enrol, test), settings, n_permutations))
         progress(done, len(tasks))
-    made = [found for found in paired if found is not None]
-    p_eer, p_cost = (
-        iter(holm([found.eer.p_value for found in made])),
-        iter(holm([found.min_dcf.p_value for found in made])),
-    )
+    made = sum(found is not None for found in paired)
     unit = "speakers" if known.known else "utterances"
     figures = {
         (system.name, dim): _system_row(system, dim, targets, settings.point)
         for system in systems
         for dim in system.scores
     }
-    rows: list[ComparisonRow] = []
-    for (other, dim_a, dim_b), found in zip(tasks, paired, strict=True):
-        pair = (first.name, other.name, dim_a, dim_b)
-        changes = _changes(figures[first.name, dim_a], figures[other.name, dim_b])
-        if found is None:
-            rows.append(ComparisonRow(*pair, None, 1.0, 1.0, IDENTICAL, IDENTICAL, **changes))
-            continue
-        p_values = float(next(p_eer)), float(next(p_cost))
-        words = [
-            difference_in_words(
-                first.name,
-                other.name,
-                figure,
-                n_trials=len(trials),
-                n_clusters=n_clusters,
-                percent=percent,
-                unit=unit,
-                p_value=p_value,
-                confidence=confidence,
-                level=1 - confidence,
-            )
-            for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
-        ]
-        rows.append(ComparisonRow(*pair, found, *p_values, words[0], words[1], **changes))
-    # What two systems say alike, as of the recordings that both heard, is said once.
-    notes += tuple(dict.fromkeys(itertools.chain(*(system.notes for system in systems))))
-    if not known.known:
-        notes += (f"Intervals and p values are {known.warning}.",)
-    if selection is not None:
-        notes += (selection.sentence,)
-    elif len(systems) > 2:
-        notes += (
-            "Whoever picks the best of these systems by these figures has to measure it on other trials: the best of "
-            "several looks better than it is.",
-        )
-    corrected = f", p values corrected for {len(made)} comparisons (Holm)" if len(made) > 1 else ""
+    rows = _rows(
+        first,
+        tasks,
+        paired,
+        figures,
+        n_trials=len(trials),
+        n_clusters=n_clusters,
+        unit=unit,
+        confidence=confidence,
+    )
+    corrected = f", p values corrected for {made} comparisons (Holm)" if made > 1 else ""
     return Comparison(
         systems=tuple(figures.values()),
-        rows=tuple(rows),
+        rows=rows,
         means=tuple(_means(first, other, figures) for other in others if len(_dims_of(first, other)) > 1),
         disputed=tuple(
             trial
@@ -347,6 +298,100 @@ def compare_systems(
         labels=labels,
         notes=notes,
     )
+
+
+def _said(
+    trials: Trials,
+    systems: Sequence[System],
+    known: TrialSpeakers,
+    selection: Selection | None,
+    labels: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels and sentences of a comparison."""
+    for system, (of_choice, sentences) in ((s, chosen_on_these(trials, s.chosen_on)) for s in systems):
+        labels += of_choice
+        notes += tuple(f"{system.name}: {sentence}" for sentence in sentences)
+    labels = tuple(sorted({*labels, *itertools.chain(*(s.labels for s in systems))}))
+    # What two systems say alike, as of the recordings that both heard, is said once.
+    notes += tuple(dict.fromkeys(itertools.chain(*(system.notes for system in systems))))
+    if not known.known:
+        notes += (f"Intervals and p values are {known.warning}.",)
+    if selection is not None:
+        notes += (selection.sentence,)
+    elif len(systems) > 2:
+        notes += (
+            "Whoever picks the best of these systems by these figures has to measure it on other trials: the best of "
+            "several looks better than it is.",
+        )
+    return labels, notes
+
+
+def _pair(
+    a: Scores,
+    b: Scores,
+    targets: NDArray[np.bool_],
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    settings: Settings,
+    n_permutations: int,
+) -> PairedComparison:
+    return compare_scores(
+        a,
+        b,
+        targets,
+        *sides,
+        p_target=settings.p_target,
+        c_miss=settings.c_miss,
+        c_fa=settings.c_fa,
+        n_replicates=settings.n_bootstrap,
+        n_permutations=n_permutations,
+        seed=settings.seed,
+        confidence=settings.confidence,
+    )
+
+
+def _rows(
+    first: System,
+    tasks: Sequence[tuple[System, int | None, int | None]],
+    paired: Sequence[PairedComparison | None],
+    figures: Mapping[tuple[str, int | None], SystemRow],
+    *,
+    n_trials: int,
+    n_clusters: int,
+    unit: str,
+    confidence: float,
+) -> tuple[ComparisonRow, ...]:
+    """Every other system against the first, p values corrected for how many comparisons there are."""
+    made = [found for found in paired if found is not None]
+    p_eer, p_cost = (
+        iter(holm([found.eer.p_value for found in made])),
+        iter(holm([found.min_dcf.p_value for found in made])),
+    )
+    rows: list[ComparisonRow] = []
+    for (other, dim_a, dim_b), found in zip(tasks, paired, strict=True):
+        pair = (first.name, other.name, dim_a, dim_b)
+        changes = _changes(figures[first.name, dim_a], figures[other.name, dim_b])
+        if found is None:
+            rows.append(ComparisonRow(*pair, None, 1.0, 1.0, IDENTICAL, IDENTICAL, **changes))
+            continue
+        p_values = float(next(p_eer)), float(next(p_cost))
+        words = [
+            difference_in_words(
+                first.name,
+                other.name,
+                figure,
+                n_trials=n_trials,
+                n_clusters=n_clusters,
+                percent=percent,
+                unit=unit,
+                p_value=p_value,
+                confidence=confidence,
+                level=1 - confidence,
+            )
+            for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
+        ]
+        rows.append(ComparisonRow(*pair, found, *p_values, words[0], words[1], **changes))
+    return tuple(rows)
 
 
 def _ordered(trials: Trials, systems: Sequence[System], selection: Selection | None) -> list[System]:

@@ -38,7 +38,6 @@ __all__ = [
     "known_model",
     "known_scores",
     "known_store",
-    "system_of_model",
     "system_of_scores",
     "system_of_store",
 ]
@@ -344,19 +343,6 @@ def known_model(
         )
 
     return Unscored(known, trials, wanted, "nested", score)
-
-
-def system_of_model(
-    name: str,
-    trials: Trials,
-    model: NamedModel,
-    table: UtteranceTable,
-    embed: Callable[[UtteranceTable, Path], EmbeddingStore],
-    *,
-    dims: Sequence[int] | None = None,
-) -> System:
-    """A model that has embedded the utterances of the trials: `known_model`, scored; raises what that raises."""
-    return known_model(name, trials, model, table, embed, dims=dims).score()
 
 
 def cut_notes(name: str, dims: Sequence[int], made_for: Sequence[int]) -> tuple[str, ...]:
