@@ -116,7 +116,7 @@ def test_families_share_fields_and_entries_may_differ() -> None:
         parse(text.replace('family = "voice"', 'family = "voices"'), "x.toml")
     with pytest.raises(CatalogueError, match="missing url"):
         parse(text.replace('url = "https://example.org/a/b%2Bc.pt"', ""), "x.toml")
-    with pytest.raises(CatalogueError, match="config_status: must be one of confirmed"):
+    with pytest.raises(CatalogueError, match="config_status: input should be 'confirmed'"):
         parse(text + 'config_status = "sure"', "x.toml")
 
 

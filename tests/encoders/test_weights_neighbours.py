@@ -26,7 +26,7 @@ from typer.testing import CliRunner  # noqa: E402
 from nestvox.cli.main import app  # noqa: E402
 from nestvox.encoders.ge2e import GE2E  # noqa: E402
 from nestvox.errors import DownloadError, WeightsError  # noqa: E402
-from nestvox.model import load as loading  # noqa: E402
+from nestvox.model import loading  # noqa: E402
 from nestvox.model.loading import load  # noqa: E402
 from nestvox.zoo import weights as room  # noqa: E402
 from nestvox.zoo.cache import cached_weights  # noqa: E402

@@ -5,20 +5,24 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from pydantic import Field
+
 from nestvox.errors import CatalogueError
+from nestvox.gate import naming
+from nestvox.schema import validated_dataclass
 from nestvox.zoo.variants import ConfigStatus, variant
 
 __all__ = ["CatalogueEntry", "Source", "entries", "find", "parse"]
 
 Source = Literal["wheel", "url", "file"]
 
-# What an entry needs besides what every entry needs.
+# What an entry needs besides what every entry needs, by its source.
 _NEEDED_BY: dict[str, set[str]] = {
     "wheel": {"distribution", "version", "member", "download_bytes", "size_bytes", "sha256"},
     "url": {"url"},
@@ -75,7 +79,7 @@ class CatalogueEntry:
     member: str = ""
     download_bytes: int | None = None
     size_bytes: int | None = None
-    sha256: str = ""
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     state_key: str = ""
     config_key: str = ""
     drop: tuple[str, ...] = ()
@@ -136,38 +140,14 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
     if family is not None and family not in families:
         raise CatalogueError(f"{where} family: {family!r} is not among {', '.join(families) or 'none'}")
     given = {**families.get(family, {}), **given}
-    kind = given.get("source")
-    if "source" in given and kind not in get_args(Source):
-        raise CatalogueError(f"{where} source: must be one of {', '.join(get_args(Source))}, got {kind!r}")
-    known = {item.name for item in fields(CatalogueEntry)} - {"name"}
-    always = {item.name for item in fields(CatalogueEntry) if item.default is item.default_factory is MISSING}
-    needed = (always - {"name"}) | _NEEDED_BY.get(str(kind), set())
-    if missing := sorted(needed - given.keys()):
+    if missing := sorted(_NEEDED_BY.get(str(given.get("source")), set()) - given.keys()):
         raise CatalogueError(f"{where}: missing {', '.join(missing)}")
-    if unknown := sorted(given.keys() - known):
-        raise CatalogueError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    _check_values(given, where)
     if given.get("variant"):
-        size = variant(given["variant"])
+        size = variant(str(given["variant"]))
         given = {"config": dict(size.config), "config_status": size.status, **given}
     if given.get("url"):
-        given = {"member": unquote(urlsplit(given["url"]).path.rsplit("/", 1)[-1]), **given}
-    return CatalogueEntry(name=name, **{**given, "drop": tuple(given.get("drop", ()))})
-
-
-def _check_values(given: Mapping[str, Any], where: str) -> None:
-    special: dict[str, type] = {"config": dict, "drop": list}
-    numbers = {"download_bytes", "size_bytes", "sample_rate", "embedding_dim"}
-    for key, value in given.items():
-        expected = special.get(key, int if key in numbers else str)
-        if type(value) is not expected:
-            raise CatalogueError(f"{where} {key}: must be {expected.__name__}, got {value!r}")
-    status = given.get("config_status", "confirmed")
-    if status not in get_args(ConfigStatus):
-        raise CatalogueError(f"{where} config_status: must be one of {', '.join(get_args(ConfigStatus))}")
-    sha256 = given.get("sha256", "")
-    if "sha256" in given and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
-        raise CatalogueError(f"{where} sha256: must be 64 lower-case hex digits, got {sha256!r}")
+        given = {"member": unquote(urlsplit(str(given["url"])).path.rsplit("/", 1)[-1]), **given}
+    return validated_dataclass(CatalogueEntry, {**given, "name": name}, where, naming(CatalogueError))
 
 
 @cache
