@@ -66,8 +66,16 @@ def read_text(path: Path, kind: LocatedError) -> str:
     Raises:
         kind: no regular file, what stands in for one, or the text is not UTF-8; with the line.
     """
+    return _decoded(_read(path, kind), path, kind)
+
+
+def _read(path: Path, kind: LocatedError) -> bytes:
     raw = read_bytes(path, located(kind), most_bytes=MOST_TEXT_BYTES, missing="no such file")
     refuse_stand_in(raw, str(path), located(kind))
+    return raw
+
+
+def _decoded(raw: bytes, path: Path, kind: LocatedError) -> str:
     wide = raw.startswith(_UTF16_MARKS) and not raw.startswith(codecs.BOM_UTF32_LE)
     raw = raw.removeprefix(_UTF8_MARK)
     try:
@@ -202,7 +210,11 @@ def read_fields(
     Raises:
         kind: no regular file, not UTF-8, or another number of fields; with the line.
     """
-    text = read_text(path, kind)
+    raw = _read(path, kind)
+    plain = _plain_fields(raw, layout)
+    if plain is not None:
+        return plain, np.arange(1, len(plain) + 1)
+    text = _decoded(raw, path, kind)
     begin = _WORD.search(text)
     if begin is None:
         return pl.DataFrame(), np.zeros(0, np.int64)
@@ -213,9 +225,6 @@ def read_fields(
         raise kind(f"{' '.join(first)!r} {other}", source=path, line=line)
     what, width = found
     schema = {str(number): pl.String for number in range(width)}
-    table = None if any(mark in text for mark in "\t\r\ufeff") else _plain_fields(text, schema)
-    if table is not None:
-        return table, np.arange(1, len(table) + 1)
     numbered = [(n, fields) for n, line in enumerate(split_lines(text), 1) if (fields := split_fields(line))]
     for number, fields in numbered:
         if len(fields) != width:
@@ -224,12 +233,17 @@ def read_fields(
     return rows, np.array([number for number, _ in numbered])
 
 
-def _plain_fields(text: str, schema: dict[str, type[pl.String]]) -> pl.DataFrame | None:
-    """Split at single blanks; None where a line has more blanks, or fewer fields, or none."""
-    raw = text.encode()
+def _plain_fields(raw: bytes, layout: Callable[[list[str]], tuple[str, int] | None]) -> pl.DataFrame | None:
+    """Split UTF-8 at single blanks; None where a line has more blanks, or fewer fields, or none, or anything is odd."""
+    if any(mark in raw for mark in (b"\t", b"\r", _UTF8_MARK)) or raw.startswith(_UTF16_MARKS):
+        return None
     try:
-        table = pl.read_csv(io.BytesIO(raw), separator=" ", has_header=False, schema=schema, quote_char=None)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        found = layout(split_fields(raw[: raw.find(b"\n") + 1 or len(raw)].decode()))
+        if found is None:
+            return None
+        schema = {str(number): pl.String for number in range(found[1])}
+        table = pl.read_csv(raw, separator=" ", has_header=False, schema=schema, quote_char=None)
+    except (UnicodeDecodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
     # Blank lines and doubled blanks give nulls; rows that polars left out would take their lines along.
     lines = raw.count(b"\n") + (not raw.endswith(b"\n"))

@@ -13,13 +13,16 @@ A label may be written 1.0 or 0.0, as programs do that took the column for numbe
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from nestvox.corpora.delimited import name_column, read_fields, write_frame
+from nestvox.corpora.name_pairs import NamePairs, number_names
 from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import TrialsError
@@ -36,6 +39,8 @@ _NUMBERS = {word: label for word, label in LABELS.items() if word[0] in "01"}
 _LAST = {**_NUMBERS, "target": True, "nontarget": False}
 _HEADERS = {("enrol", "test"), ("enroll", "test"), ("label", "enrol"), ("target", "enrol")}
 _NO_NAME = ["\t", "\r", "\n"]
+_LABELS = ("0", "1", "?")  # of the canonical form, as they sort
+_LINES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,10 +51,12 @@ class Trials:
         frame: `enrol` and `test` (names: non-empty text), `target` (true, false, or null where unknown), in the
             order of the list.
         source: where it came from, for messages and reports.
+        pairs: the names of both sides as numbers.
     """
 
     frame: pl.DataFrame
     source: str
+    pairs: NamePairs = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         missing = [name for name in _SIDES if name not in self.frame.columns]
@@ -64,16 +71,21 @@ class Trials:
         frame = self.frame.select(*sides, target)
         if frame["target"].dtype != pl.Boolean:
             frame = frame.with_columns(labels_of(frame["target"], self.source))
-        for name in _SIDES:
-            # A tab or line break in a name would make two lists with different trials hash alike.
-            names = frame[name].fill_null("")
-            bad = (names.str.contains_any(_NO_NAME) | (key_column(names) == "")).arg_true()
-            if len(bad):
-                row = int(bad[0])
+        pairs = number_names(*(frame[name].fill_null("") for name in _SIDES))
+        # A tab or line break in a name would make two lists with different trials hash alike.
+        bad = (pairs.names.str.contains_any(_NO_NAME) | (key_column(pairs.names) == "")).to_numpy()
+        for name, side in zip(_SIDES, (pairs.enrol, pairs.test), strict=True):
+            if bad.any() and bad[side].any():
+                row = int(bad[side].argmax())
                 found = "the name is missing" if frame[name][row] is None else f"{frame[name][row]!r} is not a name"
                 problem = f"trial {row + 1}: {found}"
                 raise TrialsError(problem, source=self.source, column=name)
-        object.__setattr__(self, "frame", frame)
+        # The text of each name is kept once, however many trials name it.
+        sides = [
+            pairs.names.gather(side).alias(name) for name, side in zip(_SIDES, (pairs.enrol, pairs.test), strict=True)
+        ]
+        object.__setattr__(self, "frame", frame.with_columns(sides))
+        object.__setattr__(self, "pairs", pairs)
 
     def __len__(self) -> int:
         return self.frame.height
@@ -106,9 +118,35 @@ class Trials:
         unknown), line feed; UTF-8; the lines sorted as bytes. So neither file format nor order matter; the sides of
         a trial and doubled trials do.
         """
-        label = pl.col("target").cast(pl.Int8).cast(pl.String).fill_null("?")
-        lines = self.frame.select(pl.concat_str("enrol", "test", label, separator="\t").alias("line"))["line"].sort()
-        return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+        # Lines differ first where names followed by a tab do.
+        names = self.pairs.names
+        order = (names + "\t").arg_sort().to_numpy()
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        lines = (rank[self.pairs.enrol] * len(rank) + rank[self.pairs.test]) * len(_LABELS)
+        lines += self.frame["target"].cast(pl.Int8).fill_null(_LABELS.index("?")).to_numpy()
+        lines.sort()
+        ranked, words = names.gather(order), pl.Series(_LABELS)
+        digest = hashlib.sha256()
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            pair, label = np.divmod(lines[start : start + _LINES_AT_ONCE], len(_LABELS))
+            enrol, test = np.divmod(pair, len(rank))
+            columns = [ranked.gather(enrol).alias("a"), ranked.gather(test).alias("b"), words.gather(label).alias("c")]
+            part = io.BytesIO()
+            pl.DataFrame(columns).write_csv(part, separator="\t", include_header=False, quote_style="never")
+            digest.update(part.getbuffer())
+        return digest.hexdigest()
+
+    @cached_property
+    def doubled(self) -> pl.DataFrame:
+        """Pairs of names that stand in the list more than once, each once, in the order of the list."""
+        keyed = self.pairs.keyed
+        codes = keyed.codes
+        ordered = np.sort(codes)
+        twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if not len(twice):
+            return self.frame.select(_SIDES).clear()
+        return self.frame.filter(np.isin(codes, twice)).select(_SIDES).unique(maintain_order=True)
 
 
 def read_trials(path: str | Path, fmt: str | None = None) -> Trials:

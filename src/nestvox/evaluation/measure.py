@@ -28,7 +28,7 @@ from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import Clusters
 from nestvox.progress import Progress, silent
 from nestvox.scoring.conditions import Sides, condition_masks
-from nestvox.scoring.speakers import TrialSpeakers, numbered
+from nestvox.scoring.speakers import TrialSpeakers
 
 __all__ = ["Origin", "Scores", "measure"]
 
@@ -125,7 +125,7 @@ def measure(
     of_speakers: tuple[SpeakerRow, ...] = ()
     if speakers.known:
         named_sides = (speakers.enrol, speakers.test, speakers.names)
-        recordings = numbered(trials.frame["enrol"], trials.frame["test"])[:2]
+        recordings = trials.pairs.keyed.enrol, trials.pairs.keyed.test
         zoo = zoo_tests(detail, targets, *named_sides, recordings)
         threshold = next(row.eer_threshold for row in found.rates if row.condition == ALL and row.dim == detail_dim)
         of_speakers = speaker_rows(detail, targets, *named_sides, threshold, zoo)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.corpora.name_pairs import NamePairs, number_names
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ScoresError, TrialsError
 from nestvox.names import key_column
@@ -49,9 +50,8 @@ def check_trials(trials: Trials) -> NDArray[np.bool_]:
             f"{n_unknown} of {len(frame)} trials have no label; error rates need to know which are targets",
             source=trials.source,
         )
-    twice = frame.filter(_keys(frame).is_duplicated())
-    if len(twice):
-        pairs = twice.select("enrol", "test").unique(maintain_order=True)
+    pairs = trials.doubled
+    if len(pairs):
         raise TrialsError(
             f"{len(pairs)} trials are listed more than once and would count twice: {_listed(pairs)}; remove the copies",
             source=trials.source,
@@ -99,43 +99,58 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
             f"in row {first + 1}",
             source=source,
         )
-    pairs = _keys(scores).with_columns(values.alias("score")).unique()
-    twice = pairs.filter(pairs.select("enrol", "test").is_duplicated()).select("enrol", "test").unique()
-    if len(twice):
-        raise ScoresError(
-            f"{len(twice)} trials have two different scores: {_listed(twice.sort('enrol', 'test'))}", source=source
+    listed = trials.pairs.keyed
+    sides = (scores[side].cast(pl.String).fill_null("") for side in ("enrol", "test"))
+    given = number_names(*sides).keyed.numbered_as(listed.names)
+    listed = NamePairs(given.names, listed.enrol, listed.test)
+    order, codes = listed.codes, given.codes
+    said = scores["target"].cast(pl.Boolean) if "target" in scores.columns else None
+    if np.array_equal(order, codes):  # the same trials in the same order, none of them twice
+        found, n_pairs = values.to_numpy(), len(codes)
+        _refuse_other_labels(
+            trials, listed, source, None if said is None else pl.DataFrame({"code": codes, "said": said})
         )
-    _refuse_other_labels(trials, scores, source)
-    joined = _keys(trials.frame).join(pairs, on=["enrol", "test"], how="left", maintain_order="left")
-    missing = joined.filter(pl.col("score").is_null())
-    if len(missing):
-        turned = len(missing.join(pairs, left_on=["enrol", "test"], right_on=["test", "enrol"], how="semi"))
-        raise ScoresError(
-            f"{len(missing)} of {len(joined)} trials of {trials.source} have no score: {_listed(missing)}; "
-            + (
-                f"{turned} of them have one with their sides exchanged: write the sides as the list has them, or "
-                if turned
-                else ""
+    else:
+        pairs = pl.DataFrame({"code": codes, "score": values}).unique()
+        n_pairs = len(pairs)
+        twice = pairs.filter(pairs["code"].is_duplicated())["code"].unique().to_numpy()
+        if len(twice):
+            shown = _listed(given.text(twice).sort("enrol", "test"))
+            raise ScoresError(f"{len(twice)} trials have two different scores: {shown}", source=source)
+        if said is not None:
+            _refuse_other_labels(trials, listed, source, pl.DataFrame({"code": codes, "said": said}).unique())
+        joined = pl.DataFrame({"code": order}).join(pairs, on="code", how="left", maintain_order="left")["score"]
+        missing = order[joined.is_null().to_numpy()]
+        if len(missing):
+            exchanged = NamePairs(given.names, *np.divmod(missing, len(given.names))[::-1]).codes
+            turned = int(np.isin(exchanged, codes).sum())
+            raise ScoresError(
+                f"{len(missing)} of {len(order)} trials of {trials.source} have no score: "
+                f"{_listed(given.text(missing[: _SHOWN + 1]), len(missing))}; "
+                + (
+                    f"{turned} of them have one with their sides exchanged: write the sides as the list has them, or "
+                    if turned
+                    else ""
+                )
+                + "score them, or evaluate the list that was scored",
+                source=source,
             )
-            + "score them, or evaluate the list that was scored",
-            source=source,
-        )
-    found = joined["score"].to_numpy()
+        found = joined.to_numpy()
     check_scale(found, source=source)
-    return found, len(pairs) - len(joined)
+    return found, n_pairs - len(order)
 
 
-def _refuse_other_labels(trials: Trials, scores: pl.DataFrame, source: str | None) -> None:
-    if "target" not in scores.columns:
+def _refuse_other_labels(trials: Trials, listed: NamePairs, source: str | None, said: pl.DataFrame | None) -> None:
+    """`said`: the code of each scored trial and its label; None where the scores have no labels."""
+    if said is None:
         return
-    said = _keys(scores).with_columns(scores["target"].cast(pl.Boolean).alias("said")).unique()
-    listed = _keys(trials.frame).with_columns(trials.frame["target"])
-    both = listed.join(said, on=["enrol", "test"], how="inner", maintain_order="left").drop_nulls()
-    other = both.filter(pl.col("target") != pl.col("said"))
+    known = pl.DataFrame({"code": listed.codes, "target": trials.frame["target"]})
+    both = known.join(said, on="code", how="inner", maintain_order="left").drop_nulls()
+    other = both.filter(pl.col("target") != pl.col("said"))["code"].to_numpy()
     if len(other):
         raise ScoresError(
-            f"{len(other)} of {len(both)} labels in the scores differ from those of {trials.source}: {_listed(other)}; "
-            "give the list that was scored",
+            f"{len(other)} of {len(both)} labels in the scores differ from those of {trials.source}: "
+            f"{_listed(listed.text(other))}; give the list that was scored",
             source=source,
         )
 
@@ -244,6 +259,7 @@ def chosen_on_these(trials: Trials, chosen_on: Sequence[str]) -> tuple[tuple[str
     )
 
 
-def _listed(pairs: pl.DataFrame) -> str:
+def _listed(pairs: pl.DataFrame, number: int | None = None) -> str:
     shown = ", ".join(f"{enrol} {test}" for enrol, test in pairs.select("enrol", "test").head(_SHOWN).iter_rows())
-    return shown + (f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else "")
+    more = (len(pairs) if number is None else number) - _SHOWN
+    return shown + (f" and {more} more" if more > 0 else "")

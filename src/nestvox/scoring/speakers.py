@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.corpora.name_pairs import number_names
 from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TrialsError
-from nestvox.names import key_column
 from nestvox.scoring.conditions import values_of_sides
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ class TrialSpeakers:
 
     def restricted(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Clusters of the trials in `mask`, renumbered without gaps, and how many there are."""
-        both = np.concatenate([self.enrol[mask], self.test[mask]])
-        used, codes = np.unique(both, return_inverse=True)
-        half = len(both) // 2
-        return codes[:half].astype(np.int64), codes[half:].astype(np.int64), len(used)
+        sides = [side if mask.all() else side[mask] for side in (self.enrol, self.test)]
+        size = 1 + max(int(side.max(initial=-1)) for side in sides)
+        used = np.bincount(sides[0], minlength=size) + np.bincount(sides[1], minlength=size) > 0
+        number = np.cumsum(used) - 1
+        return number[sides[0]], number[sides[1]], int(used.sum())
 
 
 def given_speakers(trials: Trials, enrol: ArrayLike, test: ArrayLike) -> TrialSpeakers:
@@ -106,28 +107,28 @@ def speakers_of_sides(trials: Trials, enrol: Sequence[str], test: Sequence[str],
 
 def guess_speakers(trials: Trials) -> TrialSpeakers:
     """Speakers from names like ``id10270/x6uYqmx31kE/00001.wav``, else one cluster an utterance with a warning."""
-    frame = trials.frame
-    enrol = frame["enrol"].str.extract(_VOXCELEB)
-    test = frame["test"].str.extract(_VOXCELEB)
-    n_without = int((enrol.is_null() | test.is_null()).sum())
-    if n_without:
+    pairs = trials.pairs
+    ids = pairs.names.str.extract(_VOXCELEB)
+    if ids.null_count():
         reason = "the trials do not say who speaks"
     else:
-        found = TrialSpeakers(*numbered(enrol, test), "VoxCeleb ids in the file names")
+        names = ids.unique().sort()
+        number = names.search_sorted(ids).to_numpy().astype(np.int64)
+        sides = number[pairs.enrol], number[pairs.test]
+        found = TrialSpeakers(*sides, tuple(names.to_list()), "VoxCeleb ids in the file names")
         wrong = _contradictions(trials, found)
         if not len(wrong):
             return found
-        first = frame.row(int(wrong[0]), named=True)
+        first = trials.frame.row(int(wrong[0]), named=True)
         reason = (
             f"the names look like VoxCeleb's, but {len(wrong)} labels contradict the ids in them "
             f"(first: {first['enrol']} {first['test']} labelled {'target' if first['target'] else 'non-target'})"
         )
-    by_utterance = numbered(frame["enrol"], frame["test"])
     warning = (
         f"CLUSTERED BY UTTERANCE because {reason}: utterances of one speaker are treated as independent, "
         "so the interval is too narrow; give a table with a speaker column"
     )
-    return TrialSpeakers(by_utterance[0], by_utterance[1], (), "utterances", warning)
+    return TrialSpeakers(pairs.keyed.enrol, pairs.keyed.test, (), "utterances", warning)
 
 
 def trial_speakers(
@@ -179,10 +180,8 @@ def numbered(
     enrol: Sequence[str] | pl.Series, test: Sequence[str] | pl.Series
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
     """Number the names of both sides, (N,) each, from 0 in the order of their sorted keys, which are returned too."""
-    both = pl.concat([key_column(pl.Series("name", side, dtype=pl.String)) for side in (enrol, test)])
-    names = both.unique().sort()
-    codes = names.search_sorted(both).to_numpy().astype(np.int64)
-    return codes[: len(enrol)], codes[len(enrol) :], tuple(names.to_list())
+    found = number_names(*(pl.Series("name", side, dtype=pl.String) for side in (enrol, test))).keyed
+    return found.enrol, found.test, tuple(found.names.to_list())
 
 
 def _contradictions(trials: Trials, speakers: TrialSpeakers) -> NDArray[np.int64]:
