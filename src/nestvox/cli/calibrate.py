@@ -71,7 +71,7 @@ def calibrate(
     from nestvox.evaluation.llr_fit import check_fit, fit_llr
     from nestvox.metrics.dcf import check_operating_point
     from nestvox.model.calibration import add_to_file, store_in_model
-    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.quality import check_measures, trial_quality
     from nestvox.scoring.refusals import check_trials
 
@@ -86,7 +86,7 @@ def calibrate(
     steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
-    scored = run(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
+    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("measuring quality", "files") as progress:
         measured = trial_quality(measures, scored.system, listed, utterances, progress=progress)
     with progress_bar("fitting", "dimensions") as progress:

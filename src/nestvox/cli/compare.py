@@ -228,13 +228,13 @@ def _each_alone(
     """What the report shows of every system by itself."""
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.evaluate import evaluate_scored
-    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.system import known_scores
 
     found = {}
     with progress_bar("measuring", "rows") as progress:
         for system in systems:
-            scored = run(known_scores(system, trials), table=table, allow_overlap=allow_overlap)
+            scored = score_trials(known_scores(system, trials), table=table, allow_overlap=allow_overlap)
             found[system.name] = evaluate_scored(scored, settings=settings, progress=progress)
     return found
 

@@ -111,7 +111,7 @@ def evaluate(
     from nestvox.evaluation.settings import Settings
     from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.report.drawing import check_figure_format
-    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.refusals import check_trials, refuse_copies
 
     check_figure_format(figure_format)
@@ -167,7 +167,7 @@ def evaluate(
         skip_missing=skip_missing,
     )
     settings.detailed(source.dims or [None])
-    scored = run(
+    scored = score_trials(
         source,
         table=utterances,
         conditions=_conditions(condition or (), utterances, with_durations=report is not None),

@@ -91,7 +91,7 @@ def threshold(
     from nestvox.evaluation.set_threshold import set_thresholds
     from nestvox.metrics.bootstrap import check_replicates, seeded
     from nestvox.model.calibration import add_to_file, store_in_model
-    from nestvox.scoring.pipeline import run
+    from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.refusals import check_trials
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
@@ -110,7 +110,7 @@ def threshold(
     steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration)
     wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
     source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
-    scored = run(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
+    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("setting", "thresholds") as progress:
         found = set_thresholds(
             scored.system,

@@ -11,7 +11,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.evaluation.compare import Comparison, compare_systems
-    from nestvox.evaluation.evaluate import evaluate_model, evaluate_scores, evaluate_store
+    from nestvox.evaluation.evaluate import evaluate_model, evaluate_scored, evaluate_scores, evaluate_store
     from nestvox.evaluation.results import ErrorRates, Evaluation
     from nestvox.evaluation.settings import Settings
 
@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "compare_systems",
     "evaluate_model",
+    "evaluate_scored",
     "evaluate_scores",
     "evaluate_store",
 ]
@@ -35,6 +36,7 @@ __getattr__, __dir__ = lazily(
         "Settings": "settings",
         "compare_systems": "compare",
         "evaluate_model": "evaluate",
+        "evaluate_scored": "evaluate",
         "evaluate_scores": "evaluate",
         "evaluate_store": "evaluate",
     },

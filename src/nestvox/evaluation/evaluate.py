@@ -1,6 +1,6 @@
 """Error rates of a system on a list of trials; its scores come from a file, a store or a model.
 
-Every road is `scoring.pipeline.run`, then `measure.measure`.
+Every road is `scoring.pipeline.score_trials`, then `measure.measure`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nestvox.evaluation.set_threshold import use_thresholds
 from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.progress import Progress, silent
-from nestvox.scoring.pipeline import Given, ScoredTrials, run
+from nestvox.scoring.pipeline import Given, ScoredTrials, score_trials
 from nestvox.scoring.refusals import check_trials
 from nestvox.scoring.system import NamedModel, known_model, known_scores, known_store, system_of_scores
 
@@ -38,7 +38,7 @@ def evaluate_scored(
     do here.
 
     Args:
-        scored: of `scoring.pipeline.run`.
+        scored: of `scoring.pipeline.score_trials`.
         llr: the scores are log likelihood ratios in nats, also where the system calls them given, so that their
             calibration can be judged.
         settings: operating point, replicates and kind of the intervals.
@@ -127,10 +127,10 @@ def evaluate_scores(
         source: name of the score file, for messages.
         settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
-        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.run`.
+        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.score_trials`.
 
     Raises:
-        NestvoxError: as `system_of_scores`, `run` and `evaluate_scored`.
+        NestvoxError: as `system_of_scores`, `score_trials` and `evaluate_scored`.
     """
     check_trials(trials)
     system = system_of_scores(
@@ -145,7 +145,7 @@ def evaluate_scores(
         labels=labels,
     )
     return evaluate_scored(
-        run(known_scores(system, trials), table=table, **given), llr=llr, settings=settings, progress=progress
+        score_trials(known_scores(system, trials), table=table, **given), llr=llr, settings=settings, progress=progress
     )
 
 
@@ -175,17 +175,17 @@ def evaluate_store(
         labels: added to those of the store.
         settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
-        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.run`.
+        **given: speakers, conditions, steps, allow_overlap: see `scoring.pipeline.score_trials`.
 
     Raises:
         StoreError: utterances that the store does not hold.
         ScoresError: a dimension that the store does not have, or a vector without a direction.
-        NestvoxError: as `run` and `evaluate_scored`.
+        NestvoxError: as `score_trials` and `evaluate_scored`.
     """
     name = store.metadata.model
     known = known_store(name, trials, store, dims=dims, labels=labels, skip_missing=skip_missing)
     settings.detailed(known.dims)
-    return evaluate_scored(run(known, table=table, **given), settings=settings, progress=progress)
+    return evaluate_scored(score_trials(known, table=table, **given), settings=settings, progress=progress)
 
 
 def evaluate_model(
@@ -216,12 +216,12 @@ def evaluate_model(
         labels: added to those of the material.
         settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
-        **given: conditions, steps, allow_overlap: see `scoring.pipeline.run`.
+        **given: conditions, steps, allow_overlap: see `scoring.pipeline.score_trials`.
 
     Raises:
         FingerprintError: `embed` made the store with another model.
-        NestvoxError: as `scoring.system.known_model`, `run` and `evaluate_scored`.
+        NestvoxError: as `scoring.system.known_model`, `score_trials` and `evaluate_scored`.
     """
     known = known_model(model.name, trials, model, table, embed, dims=dims, labels=labels, skip_missing=skip_missing)
     settings.detailed(known.dims)
-    return evaluate_scored(run(known, table=table, **given), settings=settings, progress=progress)
+    return evaluate_scored(score_trials(known, table=table, **given), settings=settings, progress=progress)

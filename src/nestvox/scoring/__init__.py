@@ -1,1 +1,44 @@
-"""From trials and embeddings to scores, and what is refused on the way."""
+"""From trials and a score file, a store or a model to scores: normalised, calibrated, and refused where they mislead.
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nestvox.lazy import lazily
+
+if TYPE_CHECKING:
+    from nestvox.scoring.normalise import ScoreNorm
+    from nestvox.scoring.pipeline import ScoredTrials, Steps, score_trials
+    from nestvox.scoring.system import System, known_model, known_scores, known_store, system_of_scores, system_of_store
+
+__all__ = [
+    "ScoreNorm",
+    "ScoredTrials",
+    "Steps",
+    "System",
+    "known_model",
+    "known_scores",
+    "known_store",
+    "score_trials",
+    "system_of_scores",
+    "system_of_store",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "ScoreNorm": "normalise",
+        "ScoredTrials": "pipeline",
+        "Steps": "pipeline",
+        "System": "system",
+        "known_model": "system",
+        "known_scores": "system",
+        "known_store": "system",
+        "score_trials": "pipeline",
+        "system_of_scores": "system",
+        "system_of_store": "system",
+    },
+)

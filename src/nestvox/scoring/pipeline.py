@@ -1,7 +1,7 @@
 """The one road from a system to scores: score, normalise, calibrate, split by condition; refusals before any of it.
 
-`run` takes a system that has not scored yet (`system.known_store`, `known_model`, `known_scores`) and gives scored
-trials, which `evaluation` measures, compares, fits a calibration to or sets thresholds on.
+`score_trials` takes a system that has not scored yet (`system.known_store`, `known_model`, `known_scores`) and gives
+scored trials, which `evaluation` measures, compares, fits a calibration to or sets thresholds on.
 
 Notation: N trials.
 """
@@ -31,7 +31,7 @@ from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
 from nestvox.scoring.system import System, Unscored, check_system
 
-__all__ = ["AS_THEY_COME", "Given", "ScoredTrials", "Steps", "check_unscored", "run"]
+__all__ = ["AS_THEY_COME", "Given", "ScoredTrials", "Steps", "check_unscored", "score_trials"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ AS_THEY_COME = Steps()
 
 
 class Given(TypedDict, total=False):
-    """What is known beside a system and its table; the keyword arguments of `run`."""
+    """What is known beside a system and its table; the keyword arguments of `score_trials`."""
 
     speakers: tuple[ArrayLike, ArrayLike] | None
     conditions: Mapping[str, Sides] | Sequence[str]
@@ -111,7 +111,7 @@ class ScoredTrials:
         return frame.with_columns(pl.Series(self.raw.space.kind, self.raw.scores[dim]))
 
 
-def run(
+def score_trials(
     unscored: Unscored,
     *,
     table: UtteranceTable | None = None,
@@ -192,7 +192,7 @@ def check_unscored(
         Labels and sentences for the results.
 
     Raises:
-        OverlapError, FingerprintError, ScoresError, StoreError, TrialsError, NestvoxError: as `run`.
+        OverlapError, FingerprintError, ScoresError, StoreError, TrialsError, NestvoxError: as `score_trials`.
     """
     system, norm, llr = unscored.system, steps.norm, steps.calibration
     labels, notes = training_overlap(speakers, system.training_speakers, allow=allow_overlap)
