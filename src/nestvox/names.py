@@ -15,10 +15,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["BYTE_ORDER_MARK", "key_column", "name_key", "split_fields", "split_first", "split_lines"]
+__all__ = [
+    "BYTE_ORDER_MARK",
+    "NO_TEXT",
+    "is_text",
+    "key_column",
+    "name_key",
+    "split_fields",
+    "split_first",
+    "split_lines",
+]
 
 BYTE_ORDER_MARK = "\ufeff"
 """What some programs put before a text to say that it is Unicode."""
+
+NO_TEXT = "its name holds bytes that are no text, which no table can name: give it another name"
+"""Why a file is left out of a table."""
 
 _FIELD = re.compile(r"[^ \t]+")
 # Characters that no screen shows: control characters that are no blanks (a NUL fills up names of fixed length), and
@@ -45,6 +57,15 @@ def name_key(text: str) -> str:
         return text.strip(" ")
     # Composed again at the end: what a joiner kept apart may compose without it.
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written: Linux lets file names hold any bytes, which Python carries as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def key_column(names: pl.Series) -> pl.Series:

@@ -217,3 +217,18 @@ def test_an_archive_is_a_regular_file(tmp_path: Path) -> None:
             read(tmp_path / f"{name}::a.wav")
         with pytest.raises(UnreadableAudioError, match="not a regular file"):
             list(members_in(tmp_path / name))
+
+
+def test_archives_one_behind_the_other_are_all_read(tmp_path: Path) -> None:
+    """As ``cat a.tar b.tar`` makes them: tar itself stops at the end of the first."""
+    files = {name: bytes([number]) * 700 * (number + 1) for number, name in enumerate("abcd")}
+    for made, names in (("first.tar", "ab"), ("second.tar", "cd")):
+        archive(tmp_path / made, *(member(name, files[name]) for name in names))
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes((tmp_path / "first.tar").read_bytes() + (tmp_path / "second.tar").read_bytes())
+    found = list(members_in(joined))
+    assert [one.name for one in found] == list(files)
+    for one in found:
+        assert read_bytes(one.path) == read_bytes(f"{joined}::{one.name}") == files[one.name]
+    (tmp_path / "more.tar").write_bytes((tmp_path / "first.tar").read_bytes() + b"no archive" * 300)
+    assert [one.name for one in members_in(tmp_path / "more.tar")] == ["a", "b"]

@@ -21,6 +21,7 @@ from threading import Lock
 from typing import BinaryIO, cast
 
 from nestvox.audio.errors import EmptyAudioError, UnreadableAudioError
+from nestvox.audio.tags import after_zeros
 from nestvox.content import or_else
 from nestvox.gate import open_regular
 
@@ -207,15 +208,15 @@ def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
             if file.read(len(mark)) == mark:
                 raise tarfile.ReadError(f"it is compressed ({kind}), and there is nothing to seek to: decompress it")
             file.seek(0)
-        for info in _headers(file):
+        for info in _headers(file, size):
             stored = _stored(info)
             if info.offset_data + stored > size:
                 raise UnreadableAudioError(archive, f"truncated in the middle of {info.name}")
             yield info
 
 
-def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield what stands up to the mark of the end.
+def _headers(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
+    """Yield what stands up to the end, of several archives one behind the other too.
 
     `TarFile.next` would take a damaged header for that mark, and the members behind it would be lost in silence.
     """
@@ -225,7 +226,12 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         place = archive.offset
         file.seek(place)
         if file.read(tarfile.BLOCKSIZE) == _END:
-            return
+            # Archives one behind the other: tar stops at the end of the first, unless it is told (--ignore-zeros).
+            place = after_zeros(file, place, size) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            archive.offset = place
+            file.seek(place)
+            if not _is_header(file.read(tarfile.BLOCKSIZE)):
+                return
         file.seek(place)
         try:
             info = tarfile.TarInfo.fromtarfile(archive)
@@ -236,6 +242,14 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         if archive.offset <= place:
             raise tarfile.ReadError(f"a member of {info.size} bytes at byte {place}")
         yield info
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=_KEPT_INDEXES)

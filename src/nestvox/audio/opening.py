@@ -25,6 +25,7 @@ from nestvox.audio.pieces import PieceFile
 from nestvox.audio.spans import PcmLayout, Span
 from nestvox.content import HEAD_BYTES, content_instead
 from nestvox.gate import open_regular
+from nestvox.names import is_text
 
 __all__ = [
     "HIGHEST_HZ",
@@ -261,7 +262,9 @@ def _openers(
             _refuse(within)
             openers += _openers(view, None, within, view.seek(0, os.SEEK_END))
         else:
-            openers.append(_opener(file, name if len(spans) == 1 else None, span, size))
+            openers.append(
+                _opener(file, name if len(spans) == 1 and name is not None and is_text(name) else None, span, size)
+            )
     return openers
 
 

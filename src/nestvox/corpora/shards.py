@@ -32,6 +32,7 @@ from nestvox.differences import differences, differences_in_words
 from nestvox.errors import AudioError, TableError
 from nestvox.gate import decode, parse_json, read_json
 from nestvox.locking import held
+from nestvox.names import NO_TEXT, is_text
 from nestvox.progress import Progress, silent
 
 __all__ = ["SHARD_TABLE", "prepare_shards", "write_shards"]
@@ -296,6 +297,8 @@ def _rows(sample: _Sample, speaker: str, root: Path) -> Iterable[dict[str, Any]]
     if len(sample.audio) != 1:
         raise AudioError(sample.archive, f"{len(sample.audio) or 'no'} audio files under one key")
     (audio,) = sample.audio
+    if not is_text(audio.name):
+        raise AudioError(sample.archive, NO_TEXT)
     described: Any = {}
     if ".json" in sample.texts:
         described = _json(sample.archive, read_bytes(sample.texts[".json"].path))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,13 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nestvox.audio.read import read_recording
 from nestvox.corpora import read_utterances, write_utterances
 from nestvox.corpora.prepare.folder import Skipped, prepare_folder, told, unique_ids
+from nestvox.corpora.prepare.scan import scan
+from nestvox.corpora.shards import prepare_shards
 from nestvox.errors import TableError
+from nestvox.names import NO_TEXT
 
 
 def speak(path: Path, seconds: float = 0.5) -> Path:
@@ -112,3 +119,33 @@ def test_ids_are_always_distinct_and_without_blanks(paths: list[str]) -> None:
     ids = unique_ids(paths)
     assert len(set(ids)) == len(paths)
     assert not any(" " in name for name in ids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names as text")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Such a file is read, but no table can name it."""
+    folder = tmp_path / "speakers" / "anna"
+    folder.mkdir(parents=True)
+    names = [b"a.wav", b"b\xff.wav", b"\xe9.flac", b"c\xfe.ogg"]
+    samples = 0.1 * np.random.default_rng(0).standard_normal(8_000)
+    for name in names:
+        soundfile.write(os.fsencode(folder) + b"/" + name, samples, 16_000)
+        read = read_recording(folder / os.fsdecode(name))
+        assert len(read.samples) == 8_000
+    prepared = prepare_folder(tmp_path / "speakers")
+    assert prepared.table.frame["path"].to_list() == ["anna/a.wav"]
+    assert {one.path for one in prepared.skipped} == {f"anna/{os.fsdecode(name)}" for name in names[1:]}
+    assert {one.reason for one in prepared.skipped} == {NO_TEXT}
+    found = scan(tmp_path, ["speakers"], suffixes=(".wav", ".flac", ".ogg"), durations=True, journal=tmp_path / "notes")
+    assert found["problem"].to_list().count(NO_TEXT) == 3
+    assert found["path"][0] == "speakers/anna/a.wav"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names[:2]:
+            for suffix in (b".wav", b".cls"):
+                info = tarfile.TarInfo(os.fsdecode(name[:-4] + suffix))
+                content = (folder / os.fsdecode(name)).read_bytes() if suffix == b".wav" else b"7"
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    shards = prepare_shards([tmp_path / "a.tar"], speaker=".cls")
+    assert [one.reason for one in shards.skipped] == [NO_TEXT]
+    assert shards.table.frame["utt_id"].to_list() == ["a"]

@@ -21,7 +21,7 @@ from nestvox.audio import probe
 from nestvox.audio.read import EXTENSIONS
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
-from nestvox.names import name_key
+from nestvox.names import NO_TEXT, is_text, name_key
 from nestvox.progress import Progress, silent
 
 __all__ = ["Prepared", "Skipped", "durations", "prepare_folder", "told", "unique_ids"]
@@ -80,6 +80,8 @@ def prepare_folder(
         parts = PurePosixPath(file).parts
         if len(parts) == 1:
             skipped.append(Skipped(file, "stands outside of the speaker folders"))
+        elif not is_text(file):
+            skipped.append(Skipped(file, NO_TEXT))
         elif isinstance(duration, AudioError):
             skipped.append(Skipped(file, duration.problem))
         else:

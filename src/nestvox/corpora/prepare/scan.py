@@ -24,8 +24,10 @@ from nestvox.atomic import write_text
 from nestvox.audio.read import probe
 from nestvox.errors import AudioError, NestvoxError
 from nestvox.gate import naming, read_json
+from nestvox.names import NO_TEXT, is_text
 from nestvox.progress import Progress, silent
 from nestvox.schema import Count, validated_dataclass
+from nestvox.shown import shown
 
 __all__ = ["discard_journal", "folders_in", "scan"]
 
@@ -110,7 +112,8 @@ def discard_journal(journal: str | Path) -> None:
 
 
 def _frame(top: str, found: _Found) -> pl.DataFrame:
-    columns = [found.paths, [top] * len(found.paths), found.sizes, found.durations, found.problems]
+    paths = [path if is_text(path) else shown(path) for path in found.paths]
+    columns = [paths, [top if is_text(top) else shown(top)] * len(paths), found.sizes, found.durations, found.problems]
     return pl.DataFrame(dict(zip(_SCHEMA, columns, strict=True)), schema=_SCHEMA)
 
 
@@ -125,7 +128,7 @@ def _look(root: Path, top: str, suffixes: tuple[str, ...], durations: bool) -> _
             except AudioError as error:
                 problem = error.problem
         found.durations.append(duration)
-        found.problems.append(problem)
+        found.problems.append(problem if is_text(path) else NO_TEXT)
     return found
 
 
@@ -165,7 +168,7 @@ class _Notes:
         }
 
     def _file(self, top: str) -> Path:
-        return self.folder / f"{hashlib.sha256(top.encode()).hexdigest()[:24]}.json"
+        return self.folder / f"{hashlib.sha256(os.fsencode(top)).hexdigest()[:24]}.json"
 
     def _head(self, top: str) -> dict[str, object]:
         return {**self.made_for, "top": top, "changed_ns": (self.root / top).stat().st_mtime_ns}
