@@ -538,8 +538,10 @@ def test_warnings_name_the_recording(model: SpeakerModel) -> None:
     answer = model.verify(noise(11, 0.5), clipped)
     assert any(w.startswith("first recording: ") and "short" in w for w in answer.warnings)
     assert any(w.startswith("second recording: ") and "clipped" in w for w in answer.warnings)
-    quiet = model.verify(noise(12, 4), np.zeros(4 * RATE, np.float32))
+    quiet = model.verify(noise(12, 4), np.full(4 * RATE, 0.25, np.float32))
     assert any(w.startswith("second recording: ") and "silent" in w for w in quiet.warnings)
+    with pytest.raises(AudioError, match="all 64000 samples are zero"):  # as the file of such samples
+        model.verify(noise(12, 4), np.zeros(4 * RATE, np.float32))
 
 
 def test_card_describes_the_model(model: SpeakerModel, saved: Path) -> None:

@@ -14,6 +14,7 @@ from nestvox.audio.errors import (
     EmptyAudioError,
     NonFiniteAudioError,
     SampleRateError,
+    SilentAudioError,
     TooShortAudioError,
 )
 from nestvox.audio.given import heard, recordings_of
@@ -139,6 +140,27 @@ def test_a_signal_that_contradicts_the_rate_is_told():
 def test_what_is_no_audio_is_refused_in_words(audio, options, error, words):
     with pytest.raises(error, match=words):
         heard(audio, to_hz=RATE, **options)
+
+
+@pytest.mark.parametrize(
+    ("audio", "error", "words"),
+    [
+        ((np.zeros(RATE), RATE), SilentAudioError, "all 16000 samples are zero"),
+        (np.zeros(RATE, np.int16), SilentAudioError, "all 16000 samples are zero"),
+        ((np.full(RATE, 128, np.uint8), RATE), SilentAudioError, "all 16000 samples are zero"),
+        ((np.stack([NOISE, -NOISE], 1), RATE), SilentAudioError, "its channels cancel"),
+        ((np.ma.array(NOISE, mask=NOISE > 0), RATE), AudioError, "is masked"),
+    ],
+)
+def test_samples_are_refused_as_their_files_are(audio, error, words):
+    with pytest.raises(error, match=words):
+        heard(audio, to_hz=RATE)
+
+
+@pytest.mark.parametrize("nothing", [None, 5, 2.5, True, b"RIFF", bytearray(4), object()])
+def test_what_holds_no_recordings_is_told_by_its_kind(nothing):
+    with pytest.raises(AudioError, match=f"is {type(nothing).__name__.replace('bytearray', 'bytes')}"):
+        recordings_of(nothing)
 
 
 @pytest.mark.parametrize("several", [[NOISE, NOISE], (NOISE, NOISE), ("a.wav", "b.wav"), [(NOISE, RATE), "b.wav"]])

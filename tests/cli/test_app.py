@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -42,3 +43,16 @@ def test_an_unknown_command_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) 
         main(["evalute"])
     assert end.value.code == 2
     assert "evalute" in capsys.readouterr().err
+
+
+def test_help_wraps_where_the_terminal_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    text, _, _ = capsys.readouterr().out.partition("Arguments")
+    paragraph = [line.strip() for line in text.split("Exit code 0")[1].splitlines() if line.strip(" ╭─")]
+    # A line ends only where the first word of the next has no more place.
+    for line, following in itertools.pairwise(paragraph[1:]):
+        assert len(line) + 1 + len(following.split()[0]) > 78

@@ -6,7 +6,7 @@ that contradicts it is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -21,6 +21,7 @@ from nestvox.audio.errors import (
     EmptyAudioError,
     NonFiniteAudioError,
     SampleRateError,
+    SilentAudioError,
     TooShortAudioError,
 )
 from nestvox.audio.opening import Content
@@ -63,6 +64,9 @@ def recordings_of(audio: Audio | Sequence[Audio]) -> tuple[list[Audio], bool]:
             or hasattr(audio, "read")
             or hasattr(audio, "__array__")
         )
+    if not single and (isinstance(audio, bytes | bytearray) or not isinstance(audio, Iterable)):
+        words = "is bytes; open them with io.BytesIO" if isinstance(audio, bytes | bytearray) else _no_audio(audio)
+        raise AudioError("the audio", words)
     return ([cast("Audio", audio)], True) if single else (list(cast("Sequence[Audio]", audio)), False)
 
 
@@ -104,6 +108,8 @@ def heard(
     if len(samples) < min_duration_s * believed:
         seconds = len(samples) / believed
         raise TooShortAudioError(_WHERE, f"{seconds:.3f} s of audio, at least {min_duration_s:.3f} s needed{hint}")
+    if not samples.any():
+        raise SilentAudioError.of(_WHERE, len(samples), cancelled=averaged is not None and averaged.audible)
     doubts = () if from_hz is not None else _doubts(samples, to_hz)
     resampled = np.ascontiguousarray(resample(samples, believed, to_hz))
     return Recording(resampled, to_hz, averaged, clipped_fraction(samples), dropouts(samples, believed)), doubts
@@ -195,10 +201,14 @@ def _array(samples: Any) -> NDArray[Any]:
         samples = samples.detach().cpu()
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     if not (isinstance(samples, np.ndarray) or hasattr(samples, "__array__")):
-        raise AudioError(
-            _WHERE, f"is {type(samples).__name__}; audio is a path, an open file, or samples with their rate"
-        )
+        raise AudioError(_WHERE, _no_audio(samples))
+    if np.ma.is_masked(samples):
+        raise AudioError(_WHERE, "is masked; say what the masked samples are: samples.filled(0)")
     return np.asarray(samples)
+
+
+def _no_audio(given: object) -> str:
+    return f"is {type(given).__name__}; audio is a path, an open file, or samples with their rate"
 
 
 def _frames_first(array: NDArray[Any]) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -98,7 +99,8 @@ def _loaded(name: str) -> Any:
         options = {param.name: _typed(param) for param in one.params}
         one.callback = checked(full_name.rpartition(" ")[2], one.callback, options)
         if HAS_RICH:  # typer takes help for markup: [av] would vanish
-            one.help = escape(one.help or "")
+            paragraphs = inspect.cleandoc(one.help or "").split("\n\n")  # whose lines are as long as the terminal's
+            one.help = escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
             for param in one.params:
                 param.help = escape(param.help or "")
     return command
