@@ -64,8 +64,9 @@ def recordings_of(audio: Audio | Sequence[Audio]) -> tuple[list[Audio], bool]:
             or hasattr(audio, "read")
             or hasattr(audio, "__array__")
         )
-    if not single and (isinstance(audio, bytes | bytearray) or not isinstance(audio, Iterable)):
-        words = "is bytes; open them with io.BytesIO" if isinstance(audio, bytes | bytearray) else _no_audio(audio)
+    given: Any = audio  # who has no type checker may pass anything
+    if not single and (isinstance(given, bytes | bytearray) or not isinstance(given, Iterable)):
+        words = "is bytes; open them with io.BytesIO" if isinstance(given, bytes | bytearray) else _no_audio(given)
         raise AudioError("the audio", words)
     return ([cast("Audio", audio)], True) if single else (list(cast("Sequence[Audio]", audio)), False)
 
