@@ -124,7 +124,7 @@ def test_two_outputs_are_two_files(tmp_path: Path, one: str, two: str) -> None:
 
 def test_models_stores_recordings_and_what_is_read_in_a_folder_are_kept(tmp_path: Path) -> None:
     model, store, kaldi = tmp_path / "model", tmp_path / "store", tmp_path / "kaldi"
-    for folder, files in ((model, ["config.json", "x.safetensors"]), (store, ["store.json"]), (kaldi, ["wav.scp"])):
+    for folder, files in ((model, ["config.json", "x.safetensors"]), (store, ["store.json", "shard-000000.arrow"]), (kaldi, ["wav.scp"])):
         folder.mkdir()
         for file in files:
             (folder / file).touch()
@@ -153,7 +153,7 @@ def test_models_stores_recordings_and_what_is_read_in_a_folder_are_kept(tmp_path
 def test_no_folder_is_made_in_a_model_or_store(tmp_path: Path, kind: str, below: str) -> None:
     kept = tmp_path / kind
     (kept / "sub").mkdir(parents=True)
-    for file in ("config.json", "x.safetensors") if kind == "model" else ("store.json",):
+    for file in ("config.json", "x.safetensors") if kind == "model" else ("store.json", "shard-000000.arrow"):
         (kept / file).touch()
     (tmp_path / "link").symlink_to(kept)
     for command, option in (

@@ -191,7 +191,7 @@ def _check_rights(output: Named) -> None:
 
 def _kept_in(folder: Path) -> str:
     """``model`` or ``store`` where the folder is one, else empty."""
-    if (folder / "store.json").is_file():
+    if (folder / "store.json").is_file() and any(folder.glob("*.arrow")):  # the name alone may be a result's
         return "store"
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return "model"
