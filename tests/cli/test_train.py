@@ -97,7 +97,7 @@ def test_from_a_table_to_a_model(corpus: Path, tmp_path: Path, capsys: pytest.Ca
     table = [line.split() for line in shown.splitlines() if re.match(r"\s+(8|24)\s", line)]
     assert [float(line[3]) for line in table] == [round(100 * rate["best"], 2) for rate in rates]
     assert {threshold.dim for threshold in model.thresholds} | {
-        dim for dim in (8, 24) if f"no threshold of {dim} dimensions" in err
+        dim for dim in (8, 24) if f"no threshold of {dim} dimensions" in (out / "result.json").read_text()
     } == {8, 24}
     assert all(threshold.fingerprint == model.fingerprint for threshold in model.thresholds)
 

@@ -83,6 +83,7 @@ class Trained:
         epochs: that were run.
         kept: which weights the model has, and why these.
         notes: what was warned of.
+        not_set: a sentence on each threshold that the development trials cannot set.
         labels: what every rate must be shown with.
         trials_source: name of the development trials.
         trials_sha256: their hash.
@@ -97,6 +98,7 @@ class Trained:
     epochs: int
     kept: str
     notes: tuple[str, ...]
+    not_set: tuple[str, ...]
     labels: tuple[str, ...]
     trials_source: str
     trials_sha256: str
@@ -219,8 +221,6 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
     assert head is not None
     done = run.described(finished.model)
     done.thresholds, missing = dev.thresholds(done, finished.pairs, material.labels)
-    for note in missing:
-        run.watch.warn(note)
     done.save(folder / MODEL_FOLDER)
     trained = Trained(
         model=done,
@@ -229,7 +229,8 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
         best_epoch=progressed.best_epoch,
         epochs=progressed.epoch,
         kept=_kept(recipe, head, progressed),
-        notes=(*finished.notes, *missing),
+        notes=finished.notes,
+        not_set=missing,
         labels=material.labels,
         trials_source=dev.trials.source,
         trials_sha256=dev.trials.sha256,
@@ -297,6 +298,7 @@ def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
             "interval": f"95 % percentile bootstrap over speakers, {REPLICATES} replicates",
             "note": "the weights were chosen on these trials: report on others",
             "eer": [asdict(rate) for rate in trained.rates],
+            "thresholds_not_set": list(trained.not_set),
         },
         "recipe": recipe.settings(),
     }
