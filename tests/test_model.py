@@ -457,9 +457,28 @@ def test_similarity_is_the_cosine_of_all_pairs(model: SpeakerModel) -> None:
     assert model.similarity(rows[0], rows).shape == (1, 5)
     # Whole numbers of one byte, as stores quantise, do not wrap around.
     np.testing.assert_allclose(model.similarity(np.array([[100, 100]], np.int8), [[100, 100]]), 1)
-    for first, second in ((rows, rows[:, :8]), (np.zeros((2, 16)), rows), (rows[None], rows), (rows * np.nan, rows)):
+    tiny = model.similarity(rows * 1e-200, rows * 1e200)
+    np.testing.assert_allclose(tiny, unit @ unit.T, atol=1e-12)
+    masked = np.ma.masked_array(rows, rows > 1)
+    for first, second in (
+        (rows, rows[:, :8]),
+        (np.zeros((2, 16)), rows),
+        (rows[None], rows),
+        (rows * np.nan, rows),
+        (rows * 1j, rows),
+        (rows, masked),
+        (rows.astype(str), rows),
+        (torch.from_numpy(rows).requires_grad_(), rows),
+    ):
         with pytest.raises(ModelError, match="similarity"):
             model.similarity(first, second)
+
+
+def test_a_network_that_gives_zeros_has_no_score(model: SpeakerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    monkeypatch.setattr(SpeakerModel, "embed", lambda *_, **__: np.zeros((2, 256), np.float32))
+    with pytest.raises(ModelError, match=r"nothing but zeros for the first recording, which have no direction"):
+        model.verify(noise, noise, sample_rate=16_000)
 
 
 def test_its_repr_is_one_line(model: SpeakerModel) -> None:

@@ -47,6 +47,7 @@ def write(
     kind: int = FLOAT,
     outputs: Sequence[tuple[str, Any]] = (("embs", None),),
     constants: Sequence[Any] = (),
+    framework: str = "wespeaker",
 ) -> Path:
     graph = onnx.helper.make_graph(
         list(nodes),
@@ -56,7 +57,7 @@ def write(
         [onnx.numpy_helper.from_array(WEIGHT, "weight"), onnx.numpy_helper.from_array(CLASSES, "classes"), *constants],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
-    onnx.helper.set_model_props(model, {"framework": "wespeaker"})
+    onnx.helper.set_model_props(model, {"framework": framework})
     path.write_bytes(model.SerializeToString())
     return path
 
@@ -67,6 +68,24 @@ def network(given: str = "feats", out: str = "embs") -> list[Any]:
         node("Tanh", ["hidden"], ["active"]),
         node("ReduceMean", ["active"], [out], axes=[1], keepdims=0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "words"),
+    [
+        (("B", "S"), FLOAT, "which is a waveform"),
+        (("B", "T", 80), onnx.TensorProto.INT64, "of int64"),
+        ((4, "T", 80), FLOAT, "always 4 utterances"),
+        (("B", 1, "T", 80), FLOAT, "expected one input"),
+    ],
+)
+def test_what_takes_no_filter_banks_is_told_so_before_it_is_asked_for_them(
+    tmp_path: Path, shape: tuple[Any, ...], kind: int, words: str
+) -> None:
+    cast = [node("Cast", ["feats"], ["cast"], to=FLOAT), *network("cast")]
+    path = write(tmp_path / "n.onnx", cast, shape=shape, kind=kind, framework="none")
+    with pytest.raises(ModelError, match=words):
+        load(path)
 
 
 # Several outputs

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.arrays import as_numbers
 from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
 from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of, versions_of
-from nestvox.heads.contract import FloatArray, Head, truncate, warn_of_cut
+from nestvox.heads.contract import FloatArray, Head, normalise, truncate, warn_of_cut
 from nestvox.model.calibration import LlrCalibration, ModelCalibration
 from nestvox.model.card import render_card
 from nestvox.model.folder import read_model, write_model
@@ -307,16 +308,18 @@ class SpeakerModel:
             (N, M) in [-1, 1].
 
         Raises:
-            ModelError: arrays of other shapes or of different dim, or a row of zeros.
+            ModelError: arrays of other shapes or of different dim, what is no finite real number, or a row of zeros.
         """
-        rows = [np.atleast_2d(np.asarray(vectors, np.float64)) for vectors in (first, second)]
+        rows = [
+            np.atleast_2d(as_numbers(v, "numbers of a similarity", ndim=None, error=ModelError))
+            for v in (first, second)
+        ]
         if any(array.ndim != 2 for array in rows) or rows[0].shape[1] != rows[1].shape[1]:
             shapes = " and ".join(str(np.shape(vectors)) for vectors in (first, second))
             raise ModelError(f"similarity takes (N, dim) and (M, dim) with one dim, got {shapes}")
-        lengths = [np.linalg.norm(array, axis=1, keepdims=True) for array in rows]
-        if any(not (np.isfinite(length) & (length > 0)).all() for length in lengths):
-            raise ModelError("similarity is of directions: a row is all zeros or not finite")
-        cosines: NDArray[np.float64] = np.clip((rows[0] / lengths[0]) @ (rows[1] / lengths[1]).T, -1.0, 1.0)
+        if not all(array.any(axis=1).all() for array in rows):
+            raise ModelError("similarity is of directions: a row is all zeros")
+        cosines: NDArray[np.float64] = np.clip(normalise(rows[0]) @ normalise(rows[1]).T, -1.0, 1.0)
         return cosines
 
     def _embedded(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.given import Audio, heard
 from nestvox.audio.snr import estimate_snr_db
-from nestvox.errors import FingerprintError
+from nestvox.errors import FingerprintError, ModelError
 from nestvox.heads.contract import cut_in_words, truncate
 from nestvox.model.calibration import DURATION, MEASURES, NORM, SNR
 from nestvox.model.threshold import COSINE, Verification, check_marks, choose_threshold
@@ -50,6 +50,11 @@ def verify_pair(
     whole = model.embed(waveforms, dim=model.embedding_dim, normalize=False, sample_rate=model.sample_rate)
     vectors = whole[:, :size]
     first, second = truncate(vectors, size).astype(np.float64)
+    for label, vector in zip(("first", "second"), (first, second), strict=True):
+        if not vector.any():
+            raise ModelError(
+                f"the network of {model.name} gave nothing but zeros for the {label} recording, which have no direction"
+            )
     score = float(np.clip(np.dot(first, second), -1.0, 1.0))
     llr, origin = _llr_of(model, score, size, waveforms, vectors)
     duration_s = min(len(waveform) for waveform in waveforms) / model.sample_rate

@@ -98,7 +98,7 @@ class OnnxNetwork:
         check_onnx(content, source, n_mels=front_end.n_mels)
         self._session = _session(content, source, threads)
         self.metadata = _metadata(self._session, source)
-        self._input, self._type, self._bands_first = self._only_input()
+        self._input, self._type, self._bands_first = _only_input(self._session, source, front_end.n_mels)
         self._output, self.output = self._chosen(output)
         # A run on a second of noise tells the size, and at once whether the network takes such features at all.
         rate = front_end.sample_rate
@@ -134,34 +134,6 @@ class OnnxNetwork:
             )
         vector: NDArray[np.float32] = found[0].astype(np.float32)
         return vector
-
-    def _only_input(self) -> tuple[str, type[np.floating[Any]], bool]:
-        """Name and type of the input, and whether its bands stand before its frames."""
-        bands = self.front_end.n_mels
-        inputs = self._session.get_inputs()
-        described = ", ".join(_described_node(node) for node in inputs) or "nothing"
-        wrap = f"expected one input (batch, frames, {bands}) of float32; wrap another network with from_callable"
-        problem = ""
-        shape = inputs[0].shape if inputs else []
-        turned = len(shape) == 3 and shape[1] == bands and shape[2] != bands
-        if len(inputs) != 1:
-            problem = f"takes {described}, {wrap}"
-        elif len(shape) == 2:
-            problem = f"takes {described}, which is a waveform and no filter bank; {wrap}"
-        elif (
-            len(shape) != 3
-            or inputs[0].type not in _TYPES
-            or (not turned and isinstance(shape[2], int) and shape[2] != bands)
-        ):
-            problem = f"takes {described}, {wrap}"
-        elif isinstance(shape[0], int) and shape[0] != 1:
-            problem = f"takes {described}, which is always {shape[0]} utterances at once; {_DYNAMIC}"
-        elif isinstance(frames := shape[2 if turned else 1], int):
-            seconds = f"{(frames - 1) / 100 + 0.025:.2f} s"
-            problem = f"takes {described}, which is always {frames} frames ({seconds}) and no other length; {_DYNAMIC}"
-        if problem:
-            raise ModelError(f"{self.source}: {problem}")
-        return str(inputs[0].name), _TYPES[inputs[0].type], turned
 
     def _chosen(self, asked: str | None) -> tuple[str, str | None]:
         outputs = self._session.get_outputs()
@@ -273,7 +245,9 @@ def read_onnx(
     require("onnxruntime", extra="onnx", purpose="running an ONNX file")
     content = read_bytes(path, naming(ModelError), most_bytes=MOST_ONNX_BYTES, missing="cannot be read: not there")
     check_onnx(content, str(path), n_mels=_USUAL_BANDS)
-    metadata = _metadata(_session(content, str(path), 1), str(path))
+    session = _session(content, str(path), 1)
+    metadata = _metadata(session, str(path))
+    _only_input(session, str(path))  # before anybody looks up the filter banks of a network that takes none
     beside = path.with_name(path.stem + _DESCRIPTION_SUFFIX)
     card: dict[str, Any] = {}
     asked: Any = front_end
@@ -302,6 +276,34 @@ def encoder_config(file: OnnxFile, embedding_dim: int, output: str | None = None
         # Absent where there is no choice: files of one output keep the fingerprint that they always had.
         **({} if output is None else {"output": output}),
     }
+
+
+def _only_input(session: Any, source: str, bands: int | None = None) -> tuple[str, type[np.floating[Any]], bool]:
+    """Name and type of the input, and whether its bands stand before its frames; None: of any number of bands."""
+    inputs = session.get_inputs()
+    described = ", ".join(_described_node(node) for node in inputs) or "nothing"
+    wrap = f"expected one input (batch, frames, {bands or _USUAL_BANDS}) of float32; wrap another network with from_callable"
+    problem = ""
+    shape = inputs[0].shape if inputs else []
+    turned = len(shape) == 3 and bands is not None and shape[1] == bands and shape[2] != bands
+    if len(inputs) != 1:
+        problem = f"takes {described}, {wrap}"
+    elif len(shape) == 2:
+        problem = f"takes {described}, which is a waveform and no filter bank; {wrap}"
+    elif (
+        len(shape) != 3
+        or inputs[0].type not in _TYPES
+        or (bands is not None and not turned and isinstance(shape[2], int) and shape[2] != bands)
+    ):
+        problem = f"takes {described}, {wrap}"
+    elif isinstance(shape[0], int) and shape[0] != 1:
+        problem = f"takes {described}, which is always {shape[0]} utterances at once; {_DYNAMIC}"
+    elif bands is not None and isinstance(frames := shape[2 if turned else 1], int):
+        seconds = f"{(frames - 1) / 100 + 0.025:.2f} s"
+        problem = f"takes {described}, which is always {frames} frames ({seconds}) and no other length; {_DYNAMIC}"
+    if problem:
+        raise ModelError(f"{source}: {problem}")
+    return str(inputs[0].name), _TYPES[inputs[0].type], turned
 
 
 def _session(content: bytes, source: str, threads: int) -> Any:
@@ -359,7 +361,8 @@ def _front_end(asked: str | None, metadata: Mapping[str, str], path: Path) -> Ka
         said = f"front_end {asked!r}" if asked else f"the file says {metadata.get('framework', 'nothing')!r}"
         names = " or ".join(repr(name) for name in FRONT_ENDS)
         raise ModelError(
-            f"{path}: not known which filter banks it was trained on ({said}); give front_end={names} or a KaldiFbank, "
+            f"{path}: not known which filter banks it was trained on ({said}); give front_end={names} or a KaldiFbank "
+            f"(--front-end of 'nestvox models import-onnx'), "
             f'or write {{"front_end": "wespeaker"}} into {path.stem}{_DESCRIPTION_SUFFIX} beside it'
         )
     found = FRONT_ENDS[known]
