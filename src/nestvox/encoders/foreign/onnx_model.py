@@ -282,7 +282,8 @@ def _only_input(session: Any, source: str, bands: int | None = None) -> tuple[st
     """Name and type of the input, and whether its bands stand before its frames; None: of any number of bands."""
     inputs = session.get_inputs()
     described = ", ".join(_described_node(node) for node in inputs) or "nothing"
-    wrap = f"expected one input (batch, frames, {bands or _USUAL_BANDS}) of float32; wrap another network with from_callable"
+    wanted = f"one input (batch, frames, {bands or _USUAL_BANDS}) of float32"
+    wrap = f"expected {wanted}; wrap another network with from_callable"
     problem = ""
     shape = inputs[0].shape if inputs else []
     turned = len(shape) == 3 and bands is not None and shape[1] == bands and shape[2] != bands
