@@ -124,7 +124,8 @@ def test_two_outputs_are_two_files(tmp_path: Path, one: str, two: str) -> None:
 
 def test_models_stores_recordings_and_what_is_read_in_a_folder_are_kept(tmp_path: Path) -> None:
     model, store, kaldi = tmp_path / "model", tmp_path / "store", tmp_path / "kaldi"
-    for folder, files in ((model, ["config.json", "x.safetensors"]), (store, ["store.json", "shard-000000.arrow"]), (kaldi, ["wav.scp"])):
+    held = {model: ["config.json", "x.safetensors"], store: ["store.json", "shard-000000.arrow"], kaldi: ["wav.scp"]}
+    for folder, files in held.items():
         folder.mkdir()
         for file in files:
             (folder / file).touch()

@@ -216,7 +216,6 @@ def test_a_length_that_breaks_the_network() -> None:
     [
         (threshold(fingerprint="0" * 16), "is of the model 0000000000000000"),
         (threshold(dim=9), "the model has 8"),
-        (threshold(value=float("nan")), "is nan"),
         (threshold(space=ScoreSpace("llr", "calibration 123")), "calibration that the model does not hold"),
     ],
 )
