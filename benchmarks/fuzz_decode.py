@@ -13,7 +13,6 @@ else.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -28,8 +27,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from _child_process import answers_to_parent, memory_mib
 from _damaged_files import FORMATS, N_ORIGINALS, SECONDS, damage, has_av, original, path_of
 
 MEMORY_LIMIT = 4 << 30  # bytes of addresses for the process that decodes: what asks for more gets a MemoryError
@@ -209,7 +209,7 @@ def _decode_what_is_named(pretend: str | None) -> None:
     import nestvox.audio.read  # noqa: F401  # before anything is measured
 
     warnings.simplefilter("error")
-    answers = _answers()
+    answers = answers_to_parent()
     longest = LONGEST * 2 * 48_000 * SECONDS
     answers.write("ready\n")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
@@ -221,12 +221,12 @@ def _decode_what_is_named(pretend: str | None) -> None:
             os.abort()
         if pretend == "hang":
             time.sleep(3600)
-        before = _memory_mib(reset=True)
+        before = memory_mib(reset=True)
         if pretend == "memory":
             hoard = [np.ones(50_000_000)]
         outcome, detail = _outcome(path, pretend, longest)
         del hoard[:]
-        grown = _memory_mib(reset=False) - before
+        grown = memory_mib(reset=False) - before
         answers.write(json.dumps({"outcome": outcome, "detail": detail, "grown_mib": grown}) + "\n")
 
 
@@ -257,13 +257,6 @@ def _outcome(path: Path, pretend: str | None, longest: float) -> tuple[str, str]
     return next((outcome for outcome in found if outcome[0] in BAD), found[0])
 
 
-def _answers() -> IO[str]:
-    """The pipe to the parent; whatever a library prints to standard output goes to standard error instead."""
-    pipe = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    return pipe
-
-
 def _judge(samples: Any, rate: int, expected_rate: int, longest: float) -> tuple[str, str]:
     import numpy as np
 
@@ -288,18 +281,6 @@ def _safely(step: Callable[[], tuple[str, str]], path: Path) -> tuple[str, str]:
         if isinstance(error, AudioError) and str(path) in str(error):
             return type(error).__name__, ""
         return "exception", f"{type(error).__name__}: {error}"
-
-
-def _memory_mib(*, reset: bool) -> float:
-    """Resident memory now, or its peak since the last reset (Linux), else the peak of the process."""
-    if reset:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

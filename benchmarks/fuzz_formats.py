@@ -32,6 +32,7 @@ from typing import IO, Any
 
 import _fuzzed_models
 import _fuzzed_tables
+from _child_process import answers_to_parent, memory_mib
 from _fuzzed_tables import Format
 
 FORMATS = {found.name: found for found in (*_fuzzed_tables.FORMATS, *_fuzzed_models.FORMATS)}
@@ -203,8 +204,7 @@ class Reader:
 
 def _work(options: argparse.Namespace) -> None:
     """Do jobs: spoil and read files of a format, and print a line about each."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints goes elsewhere
+    answers = answers_to_parent()
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -227,10 +227,10 @@ def _try_files(found: Format, top: Path, numbers: range, options: argparse.Names
         whole = target.read_bytes()
         kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for _ in range(3):  # the first time, modules are imported
-            before = _memory_mib(reset=True)
+            before = memory_mib(reset=True)
             with contextlib.suppress(*((NestvoxError,) if found.refused else ())):
                 found.read(folder)
-            clean = _memory_mib(reset=False) - before
+            clean = memory_mib(reset=False) - before
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     answers.write(json.dumps({"clean_mib": clean}) + "\n")
     for number in numbers:
@@ -248,9 +248,9 @@ def _try_files(found: Format, top: Path, numbers: range, options: argparse.Names
 
 
 def _read(found: Format, folder: Path, most_mib: float, pretend: str | None) -> dict[str, Any]:
-    before, began = _memory_mib(reset=True), time.monotonic()
+    before, began = memory_mib(reset=True), time.monotonic()
     outcome, detail = _outcome(found, folder, pretend)
-    seconds, grown = time.monotonic() - began, _memory_mib(reset=False) - before
+    seconds, grown = time.monotonic() - began, memory_mib(reset=False) - before
     if outcome not in BAD and grown > most_mib:
         outcome, detail = "memory", f"{grown:.0f} MiB"
     return {"outcome": outcome, "detail": detail, "grown_mib": grown, "seconds": seconds}
@@ -284,18 +284,6 @@ def _pretended(pretend: str | None) -> None:
         raise KeyError("pretended")
     if pretend == "memory":
         bytearray(b"x") * (512 << 20)
-
-
-def _memory_mib(*, reset: bool) -> float:
-    """Resident memory now, or its peak since the last reset (Linux), else the peak of the process."""
-    if reset:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
