@@ -24,8 +24,8 @@ from nestvox.audio.errors import (
     SilentAudioError,
     TooShortAudioError,
 )
-from nestvox.audio.opening import Content
-from nestvox.audio.read import Recording, read_recording, resample
+from nestvox.audio.opening import HIGHEST_HZ, LOWEST_HZ, Content
+from nestvox.audio.read import LARGEST_SAMPLE, Recording, read_recording, resample
 from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
 
@@ -46,8 +46,6 @@ with ``array`` and ``sampling_rate``, as data sets hold it."""
 _WHERE = "the audio array"
 _MOST_CHANNELS = 32
 _MOST_BYTES = 1 << 31  # of a file that is read whole
-_LARGEST_SAMPLE = 64.0  # as of files
-_LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
 # Of 200 recordings at 16 kHz in 25 languages none had less than -50.3 dB above 4 kHz; what was recorded at 48 kHz and
 # is taken to be at 16, or comes from a telephone, has below -100 dB, or the noise of 16 bits.
 _BAND_EDGE_HZ, _NOTHING_DB = 4_000, -55.0
@@ -112,6 +110,8 @@ def heard(
     if not samples.any():
         raise SilentAudioError.of(_WHERE, len(samples), cancelled=averaged is not None and averaged.audible)
     doubts = () if from_hz is not None else _doubts(samples, to_hz)
+    if believed == to_hz:  # as every batch of an embedding comes: its condition is measured where somebody asks for it
+        return Recording(samples, to_hz, averaged), doubts
     resampled = np.ascontiguousarray(resample(samples, believed, to_hz))
     return Recording(resampled, to_hz, averaged, clipped_fraction(samples), dropouts(samples, believed)), doubts
 
@@ -164,9 +164,9 @@ def _split(audio: Any, sample_rate: float | None) -> tuple[Any, float | None]:
 
 
 def _rate(rate: float) -> int:
-    if not _is_number(rate) or not _LOWEST_HZ <= rate <= _HIGHEST_HZ or rate != int(rate):
+    if not _is_number(rate) or not LOWEST_HZ <= rate <= HIGHEST_HZ or rate != int(rate):
         raise SampleRateError(
-            _WHERE, f"sample rate {rate!r}: expected a whole number of Hz from {_LOWEST_HZ} to {_HIGHEST_HZ}"
+            _WHERE, f"sample rate {rate!r}: expected a whole number of Hz from {LOWEST_HZ} to {HIGHEST_HZ}"
         )
     return int(rate)
 
@@ -188,7 +188,7 @@ def _channels(samples: Any) -> NDArray[np.float32]:
     if not np.isfinite(array).all():
         raise NonFiniteAudioError(_WHERE, "holds values that are not finite")
     largest = float(np.abs(array).max())
-    if largest > _LARGEST_SAMPLE:
+    if largest > LARGEST_SAMPLE:
         raise AudioRangeError(
             _WHERE, f"its largest sample is {largest:g}, 1 is full scale: divide 16-bit samples by 32768"
         )

@@ -35,6 +35,7 @@ from nestvox.errors import AudioError
 
 __all__ = [
     "EXTENSIONS",
+    "LARGEST_SAMPLE",
     "SAMPLE_RATE",
     "AudioInfo",
     "Recording",
@@ -59,7 +60,8 @@ _BLOCK_SAMPLES = 1 << 16  # over all channels: what one read may allocate, whate
 # No format packs more samples into a byte for long (FLAC, one constant block: 65,535 in about 14 bytes), so a
 # decoder that gives more than this is running in circles on a damaged file.
 _SAMPLES_PER_BYTE = 8_192
-_LARGEST_SAMPLE = 64.0  # 36 dB above full scale
+LARGEST_SAMPLE = 64.0
+"""36 dB above full scale: what lies beyond is no sound."""
 _RESAMPLE_MARGIN = 512  # samples at the lower of both rates; the HQ filter is shorter
 
 
@@ -374,7 +376,7 @@ def _check_samples(path: Place, samples: NDArray[np.float32]) -> None:
     if not math.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(samples)))
         raise NonFiniteAudioError(path, f"{bad} of {len(samples)} samples are NaN or infinite")
-    if peak > _LARGEST_SAMPLE:
+    if peak > LARGEST_SAMPLE:
         raise AudioRangeError(
             path,
             f"the largest sample is {peak:.4g} times full scale; if the file holds integers stored as floats, "
