@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.metrics import Interval, compare_scores, eer, error_curve, speaker_bootstrap
+from nestvox.metrics.bootstrap import studentised_intervals
+from nestvox.metrics.influence import Clusters
 
 P_TARGET = 0.05
 SETTINGS = (
@@ -88,6 +90,8 @@ def cover(setting: tuple[int, int, int, float], n_studies: int, n_replicates: in
     for number in range(n_studies):
         trials = study(*setting, np.random.default_rng((seed, number)))
         found = speaker_bootstrap(*trials, p_target=P_TARGET, n_replicates=n_replicates, seed=number)
+        curve = error_curve(trials.scores, trials.targets)
+        student = studentised_intervals(curve, Clusters(trials.enrol, trials.test), (P_TARGET, 1.0, 1.0))
         alone = np.arange(len(trials.scores))  # every trial its own cluster: trials are resampled
         naive = speaker_bootstrap(
             trials.scores, trials.targets, alone, alone, p_target=P_TARGET, n_replicates=n_replicates, seed=number
@@ -95,10 +99,10 @@ def cover(setting: tuple[int, int, int, float], n_studies: int, n_replicates: in
         intervals: dict[str, tuple[Interval, float]] = {
             "eer trials": (naive.eer, rate),
             "eer percentile": (found.eer, rate),
-            "eer studentised": (found.eer_studentised, rate),
+            "eer studentised": (student.eer, rate),
             "min_dcf trials": (naive.min_dcf, cost),
             "min_dcf percentile": (found.min_dcf, cost),
-            "min_dcf studentised": (found.min_dcf_studentised, cost),
+            "min_dcf studentised": (student.min_dcf, cost),
         }
         for name, (interval, truth) in intervals.items():
             inside[name] = inside.get(name, 0) + (interval.low <= truth <= interval.high)

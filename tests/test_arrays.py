@@ -20,7 +20,7 @@ from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Scatter, discriminant, truncation
 from nestvox.metrics.compare import rank_identically
 from nestvox.metrics.curves import check_scores
-from nestvox.metrics.influence import auc_influence, by_speaker, cllr_influence, eer_influence, standard_error
+from nestvox.metrics.influence import Clusters, auc_influence, cllr_influence, eer_influence, standard_error
 from nestvox.metrics.replicates import SpeakerBootstrap
 from nestvox.metrics.thresholds import DecisionRule, fit_threshold
 from nestvox.scoring.cosine import prefix_cosines
@@ -180,7 +180,7 @@ def test_clusters_of_any_whole_type(kind: str) -> None:
         lambda e, t: fit_threshold(SCORES, TARGETS, e, t, DecisionRule("eer"), **DRAWS),
         lambda e, t: metrics.compare_scores(SCORES, OTHER, TARGETS, e, t, **DRAWS),
         lambda e, t: metrics.speaker_correlation(SCORES, TARGETS, e, t),
-        lambda e, t: by_speaker(SCORES, e, t),
+        lambda e, t: Clusters(e, t).by_cluster(SCORES),
         lambda e, t: standard_error(SCORES, e, t),
     ],
 )

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics import SpeakerBootstrap, eer, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics.bootstrap import studentised_intervals
+from nestvox.metrics.influence import Clusters
 
 GRID = np.array([0.0, 0.01, 0.1, 0.37, 0.5, 0.9])
 
@@ -194,10 +196,11 @@ def test_many_trials_are_counted_in_blocks_and_equal_the_weighted_curve():
 
 def test_studentised_intervals_hold_the_estimate_and_agree_with_the_spread_of_the_replicates():
     trials = trials_of(60, 6000, 13, decimals=6)
-    found = speaker_bootstrap(*trials, n_replicates=400)
-    assert found.eer_studentised.low < eer(error_curve(*trials[:2])).rate < found.eer_studentised.high
-    assert found.min_dcf_studentised.low < min_dcf(error_curve(*trials[:2])).value < found.min_dcf_studentised.high
+    drawn = speaker_bootstrap(*trials, n_replicates=400)
+    curve = error_curve(*trials[:2])
+    found = studentised_intervals(curve, Clusters(*trials[2:]), (0.05, 1.0, 1.0))
+    assert found.eer.low < eer(curve).rate < found.eer.high
+    assert found.min_dcf.low < min_dcf(curve).value < found.min_dcf.high
     # Percentiles of the bootstrap are up to root 2 wider where trials make most of the noise.
-    ratio = (found.eer.high - found.eer.low) / (found.eer_studentised.high - found.eer_studentised.low)
-    assert 0.8 < ratio < 1.6
-    assert found.eer_studentised.high - found.eer_studentised.low == pytest.approx(4.0 * found.eer_error, rel=0.05)
+    assert 0.8 < (drawn.eer.high - drawn.eer.low) / (found.eer.high - found.eer.low) < 1.6
+    assert found.eer.high - found.eer.low == pytest.approx(4.0 * found.eer_error, rel=0.05)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import auc, cllr, dcf_at, eer, error_curve, min_dcf
-from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed, refuse_copied_series
+from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed
 from nestvox.metrics.det_band import det_band
 from nestvox.metrics.influence import (
     Clusters,
     auc_influence,
-    by_speaker,
     cllr_influence,
     dcf_influence,
     eer_influence,
@@ -205,7 +204,7 @@ def test_influence_is_the_derivative(figure, influence_of):
     a = a.round(1)  # ties
     of_trial = influence_of(error_curve(a, targets))
     assert of_trial.sum() == pytest.approx(0, abs=1e-12)
-    influence = by_speaker(of_trial, enrol, test)
+    influence = Clusters(enrol, test).by_cluster(of_trial)
     for speaker in range(9):
         found = []
         for change in (-1e-6, 1e-6):
@@ -303,12 +302,6 @@ def test_one_system_twice_is_refused():
         compare_scores(a, a.copy(), *rest, **FEW)
     with pytest.raises(ScoresError, match="same order"):
         compare_scores(a, 3 * a + 1, *rest, **FEW)
-
-
-def test_copied_logs_are_refused_by_name():
-    refuse_copied_series({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.30001], "once": [0.1], "again": [0.1]})
-    with pytest.raises(ScoresError, match="run 3 and run 1 have the same 3 values"):
-        refuse_copied_series({"run 1": [0.1, 0.2, 0.0], "run 2": [0.1, 0.2], "run 3": np.array([0.1, 0.2, -0.0])})
 
 
 @pytest.mark.parametrize(

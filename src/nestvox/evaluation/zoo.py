@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtri, stdtr
 
 from nestvox.metrics import error_curve, holm
-from nestvox.metrics.influence import by_speaker, eer_influence, standard_error
+from nestvox.metrics.influence import Clusters, eer_influence, standard_error
 
 __all__ = ["ANIMALS", "SpeakerRow", "ZooTest", "kruskal_wallis", "mid_ranks", "speaker_rows", "zoo_tests"]
 
@@ -136,7 +136,7 @@ def speaker_rows(
     with np.errstate(invalid="ignore"):
         mean_target = sums(scores, targets) / 2 / n_target
         mean_nontarget = sums(scores, ~targets) / n_nontarget
-    change = by_speaker(eer_influence(error_curve(scores, targets)), enrol, test)
+    change = Clusters(enrol, test).by_cluster(eer_influence(error_curve(scores, targets)))
     animals: dict[str, list[str]] = {}
     for found in zoo:
         for speaker in found.speakers:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import ErrorCurve, error_curve
+from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
@@ -71,10 +71,6 @@ class BootstrapIntervals:
         n_replicates: R, all of them valid.
         n_redrawn: draws thrown away because a class had no weight in them.
         confidence: e.g. 0.95.
-        eer_error: standard error of the equal error rate over samples of speakers, without resampling.
-        min_dcf_error: of the minimum cost.
-        eer_studentised: interval from that error: Student's t with S - 1 degrees of freedom on the logit scale.
-        min_dcf_studentised: of the minimum cost.
     """
 
     eer: Interval
@@ -86,10 +82,6 @@ class BootstrapIntervals:
     n_replicates: int
     n_redrawn: int
     confidence: float
-    eer_error: float
-    min_dcf_error: float
-    eer_studentised: Interval
-    min_dcf_studentised: Interval
 
 
 class StudentisedIntervals(NamedTuple):
@@ -163,7 +155,7 @@ def speaker_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> BootstrapIntervals:
-    """Percentile intervals of EER, minDCF and the DET curve under the clustered bootstrap, and studentised ones.
+    """Percentile intervals of EER, minDCF and the DET curve under the clustered bootstrap.
 
     The same seed and the same clusters give the same draws whatever the scores are, so two systems on one trial list
     are resampled together.
@@ -207,8 +199,6 @@ def speaker_bootstrap(
         bands.append(counted.p_miss[counted.valid])
         kept += int(counted.valid.sum())
         n_redrawn += int((~counted.valid).sum())
-    point = (p_target, c_miss, c_fa)
-    student = studentised_intervals(error_curve(scores, targets), Clusters(enrol, test), point, confidence)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     band_low, band_high = np.quantile(np.concatenate(bands), ends, axis=0)
     return BootstrapIntervals(
@@ -221,10 +211,6 @@ def speaker_bootstrap(
         n_replicates=kept,
         n_redrawn=n_redrawn,
         confidence=confidence,
-        eer_error=student.eer_error,
-        min_dcf_error=student.min_dcf_error,
-        eer_studentised=student.eer,
-        min_dcf_studentised=student.min_dcf,
     )
 
 

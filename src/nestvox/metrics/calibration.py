@@ -55,6 +55,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 _STEPS = 100
+_MANY = 1 << 20  # trials from which a part is fitted first
 _FULL = "scores"  # key of a calibration that belongs to no dimension
 _BEND = 1.0  # nats below a bound from which the map bends towards it
 _PER_WEIGHT = 5  # independent trials of the rarer class that each quality measure takes
@@ -322,26 +323,28 @@ def _newton(design: Floats, sign: Floats, weights: Floats, prior_log_odds: float
     penalty = np.full(design.shape[1], ridge)
     penalty[0] = 0.0  # the offset is free
     solution = np.zeros(design.shape[1])
+    if (step := len(design) // _MANY) > 1:  # begin where a part of the trials ends
+        part = slice(None, None, step)
+        solution = _newton(design[part], sign[part], step * weights[part], prior_log_odds, ridge)
 
-    def loss_of(candidate: Floats) -> float:
+    def loss_of(candidate: Floats) -> tuple[float, Floats]:
         margin = sign * (design @ candidate + prior_log_odds)
-        return float(weights @ np.logaddexp(0.0, -margin) + penalty @ candidate**2 / 2)
+        return float(weights @ np.logaddexp(0.0, -margin) + penalty @ candidate**2 / 2), margin
 
-    loss = loss_of(solution)
+    loss, margin = loss_of(solution)
     for _ in range(_STEPS):
-        margin = sign * (design @ solution + prior_log_odds)
         wrong = np.exp(-np.logaddexp(0.0, margin))  # 1 / (1 + exp(margin)), without overflow
         gradient = design.T @ (-sign * weights * wrong) + penalty * solution
         curvature = (design * (weights * wrong * (1 - wrong))[:, None]).T @ design + np.diag(penalty)
-        step = np.linalg.lstsq(curvature, -gradient, rcond=None)[0]
+        change = np.linalg.lstsq(curvature, -gradient, rcond=None)[0]
         length = 1.0
-        while length > 1e-10 and not (lower := loss_of(solution + length * step)) <= loss:
+        while length > 1e-10 and not (found := loss_of(solution + length * change))[0] <= loss:
             length /= 2
         if length <= 1e-10:
             break
-        solution = solution + length * step
-        finished = np.abs(length * step).max() < 1e-12 * (1 + np.abs(solution).max())
-        loss = lower
+        solution = solution + length * change
+        finished = np.abs(length * change).max() < 1e-12 * (1 + np.abs(solution).max())
+        loss, margin = found
         if finished:
             break
     return solution

@@ -19,7 +19,7 @@ Notation: N trials, S clusters, R replicates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -43,7 +43,6 @@ __all__ = [
     "compare_scores",
     "pairs_needed",
     "rank_identically",
-    "refuse_copied_series",
     "refuse_identical",
 ]
 
@@ -264,30 +263,6 @@ def refuse_identical(scores_a: ArrayLike, scores_b: ArrayLike) -> None:
             "both systems put the trials in the same order: one is the other recalibrated, and no error rate over "
             "thresholds can differ"
         )
-
-
-def refuse_copied_series(series: Mapping[str, ArrayLike]) -> None:
-    """Refuse logs of two runs that are one: metric series, e.g. the EER of every epoch, equal number by number.
-
-    Args:
-        series: name to (n,) values; series of one value or none are not looked at.
-
-    Raises:
-        ScoresError: with both names.
-    """
-    seen: dict[bytes, str] = {}
-    for name, values in series.items():
-        numbers = as_numbers(values, name, ndim=None, finite=False)
-        if numbers.size < 2:
-            continue
-        # 0.0 turns -0.0 into 0.0; the bytes of equal numbers are then equal.
-        key = (numbers + 0.0).tobytes()
-        if key in seen:
-            raise ScoresError(
-                f"{name} and {seen[key]} have the same {numbers.size} values, which two runs never have: one log was "
-                "copied or read twice"
-            )
-        seen[key] = name
 
 
 def _differences(

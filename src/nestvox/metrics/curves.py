@@ -9,7 +9,6 @@ Notation: N trials, K thresholds (one more than there are distinct scores).
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,9 +146,8 @@ class ErrorCurve:
             The threshold (infinity: only where nothing is accepted) and the highest score below it (minus infinity:
             there is none).
         """
-        found, before = np.inf, -np.inf
-        sides = (self.target.values, self.nontarget.values)
-        for values in sides:
+        found = np.inf
+        for values in (self.target.values, self.nontarget.values):
             low, high = 0, len(values)
             while low < high:
                 middle = (low + high) // 2
@@ -160,11 +158,12 @@ class ErrorCurve:
                     low = middle + 1
             if low < len(values):
                 found = min(found, float(values[low]))
-        for values in sides:
-            position = int(np.searchsorted(values, found, side="left"))
-            if position:
-                before = max(before, float(values[position - 1]))
-        return found, before
+        return found, self.highest_below(found)
+
+    def highest_below(self, threshold: float) -> float:
+        """The highest score below a threshold; minus infinity: there is none."""
+        sides = (self.target.values, self.nontarget.values)
+        return max(float(values[i - 1]) if (i := np.searchsorted(values, threshold)) else -np.inf for values in sides)
 
     def cheapest(self, miss_cost: float, fa_cost: float) -> tuple[float, float]:
         """Lowest ``miss_cost p_miss + fa_cost p_fa`` over all thresholds, and the lowest threshold that has it.
@@ -208,29 +207,15 @@ class ErrorCurve:
         wanted = as_numbers(p_fa, "false-alarm rates", error=NestvoxError)
         if ((wanted < 0) | (wanted > 1)).any():
             raise NestvoxError("false-alarm rates lie between 0 and 1")
-        # The first point at or below a rate has the lowest miss rate of those that share it; it comes right behind the
-        # non-target that must be rejected for it, so no curve is made.
-        values, total = self.nontarget.values, self.n_nontarget
-
-        def must_go(most: float) -> int:
-            return bisect_left(
-                range(len(values) + 1), True, key=lambda i: bool(total - self.nontarget.weight_of(i) <= most)
-            )
-
-        rejected = np.array([must_go(rate * total) for rate in wanted], dtype=np.int64)
-        lowest = min(self.target.values[0], values[0])
-        before = np.where(rejected > 0, values[rejected - 1], lowest)
-        after = np.minimum(self._next(self.target.values, before), self._next(values, before))
-        (miss, fa), (miss_after, fa_after) = self.rates(before), self.rates(after)
-        step = fa - fa_after
-        share = np.divide(fa - wanted, step, out=np.zeros_like(wanted), where=step > 0)
-        return np.asarray(miss + np.clip(share, 0.0, 1.0) * (miss_after - miss))
-
-    @staticmethod
-    def _next(values: Floats, thresholds: Floats) -> Floats:
-        """The lowest of some ascending values above each threshold, or infinity."""
-        at = np.searchsorted(values, thresholds, side="right")
-        return np.where(at < len(values), values[np.minimum(at, len(values) - 1)], np.inf)
+        # Scanned from the left (p_fa falls), the first point at or below the wanted rate has the lowest miss rate.
+        after = np.searchsorted(-self.n_false_alarm, -wanted * self.n_nontarget, side="left")
+        after = np.clip(after, 1, len(self.thresholds) - 1)
+        (fa, miss), (fa_before, miss_before) = (
+            (self.n_false_alarm[at] / self.n_nontarget, self.n_miss[at] / self.n_target) for at in (after, after - 1)
+        )
+        step = fa_before - fa
+        share = np.divide(fa_before - wanted, step, out=np.zeros_like(wanted), where=step > 0)
+        return np.asarray(miss_before + np.clip(share, 0.0, 1.0) * (miss - miss_before))
 
 
 def check_scores(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:

@@ -50,21 +50,9 @@ def eer_rocch(curve: ErrorCurve) -> float:
     thresholds; its equal error rate is the largest minimum Bayes error over all priors and never above `eer`
     (N. Brummer and E. de Villiers, "The BOSARIS toolkit user guide", 2011).
 
-    Only the hull edge that crosses ``p_miss = p_fa`` is looked for: starting from the chord between both ends, the
-    point furthest below it replaces the end on its own side of the diagonal until none lies below.
     """
-    left, right = (0.0, 1.0), (1.0, 0.0)  # (p_miss, p_fa); left: p_fa >= p_miss, right: p_fa <= p_miss
-    while True:
-        miss_cost, fa_cost = left[1] - right[1], right[0] - left[0]
-        cost, threshold = curve.cheapest(miss_cost, fa_cost)
-        # Points on the edge itself differ from its ends by rounding only.
-        ends = min(miss_cost * miss + fa_cost * fa for miss, fa in (left, right))
-        if cost >= ends * (1 - 1e-14):
-            break
-        miss, fa = map(float, curve.rates(threshold))
-        if miss <= fa:
-            left = miss, fa
-        else:
-            right = miss, fa
-    gap_left, gap_right = left[1] - left[0], right[0] - right[1]
-    return left[0] + gap_left / (gap_left + gap_right) * (right[0] - left[0])
+    miss, fa = curve.isotonic.n_miss / curve.n_target, curve.isotonic.n_false_alarm / curve.n_nontarget
+    after = int(np.argmax(miss > fa))
+    before = after - 1
+    gap_before, gap_after = fa[before] - miss[before], miss[after] - fa[after]
+    return float(miss[before] + gap_before / (gap_before + gap_after) * (miss[after] - miss[before]))

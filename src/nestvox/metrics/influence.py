@@ -30,7 +30,6 @@ from nestvox.metrics.eer import eer
 __all__ = [
     "Clusters",
     "auc_influence",
-    "by_speaker",
     "cllr_influence",
     "dcf_influence",
     "eer_influence",
@@ -148,7 +147,10 @@ class Clusters:
         return np.unique(codes, return_inverse=True)[1]
 
     def by_cluster(self, influence: ArrayLike) -> Floats:
-        """(S,) sums of the influences (N,) of each cluster's trials; a trial between two belongs to both.
+        """Sum the influences (N,) of the trials of each cluster; a trial between two belongs to both.
+
+        Returns:
+            (S,): by how much the figure would change if this speaker's trials counted double.
 
         Raises:
             TrialsError: not N finite numbers.
@@ -159,11 +161,18 @@ class Clusters:
         return np.asarray(sums, dtype=np.float64)
 
     def standard_error(self, influence: ArrayLike) -> float:
-        """Standard error of a figure from the influences (N,) of its trials; see `standard_error`."""
+        """Standard error of a figure over samples of the clusters, from the influences (N,) of its trials.
+
+        Multiplied by S / (S - 1), which makes up for measuring the spread of the speakers around their own mean. For a
+        difference of two figures take the difference of the influences.
+
+        Raises:
+            TrialsError: fewer than two clusters, or not N finite numbers.
+        """
         values = self._checked(influence)
-        of_speaker = self.by_cluster(values)
         if self.size < 2:
             raise TrialsError("a standard error over speakers needs at least two speakers")
+        of_speaker = self.by_cluster(values)
         of_pair = np.bincount(self.pairs, values[self.between])
         alone = np.bincount(self.enrol[~self.between], values[~self.between])
         return float(error_of_squares(self.size, of_speaker @ of_speaker, of_pair @ of_pair, alone @ alone))
@@ -175,36 +184,8 @@ class Clusters:
         return values
 
 
-def by_speaker(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
-    """Sum the influences of the trials of each cluster; a trial between two belongs to both.
-
-    Args:
-        influence: (N,) of the trials.
-        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
-        test: (N,) cluster of the second side.
-
-    Returns:
-        (S,): by how much the figure would change if this speaker's trials counted double.
-
-    Raises:
-        TrialsError: clusters that do not fit.
-    """
-    return Clusters(enrol, test).by_cluster(influence)
-
-
 def standard_error(influence: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> float:
-    """Standard error of a figure over samples of S clusters, from the influences of its trials.
-
-    Multiplied by S / (S - 1), which makes up for measuring the spread of the speakers around their own mean.
-
-    Args:
-        influence: (N,) of the trials; for a difference of two figures, the difference of the influences.
-        enrol: (N,) cluster of the first side: whole numbers 0 to S - 1.
-        test: (N,) cluster of the second side.
-
-    Raises:
-        TrialsError: fewer than two clusters, or clusters that do not fit.
-    """
+    """`Clusters.standard_error` of one figure: (N,) influences, (N,) clusters of both sides; errors as there."""
     return Clusters(enrol, test).standard_error(influence)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr
 
 from nestvox.arrays import as_booleans, as_numbers
 from nestvox.errors import NestvoxError, ScoresError
@@ -49,13 +50,9 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
         raise ScoresError(f"decisions must be two lists of booleans of one length, got {a.shape} and {b.shape}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     n, fewer = only_a + only_b, min(only_a, only_b)
-    # log of C(n, i) / 2^n for i = 0 to fewer, by its recurrence
-    i = np.arange(1, fewer + 1)
-    logs = np.concatenate(([0.0], np.cumsum(np.log(n - i + 1) - np.log(i)))) - n * np.log(2)
-    terms = np.exp(logs)
-    p_exact = min(1.0, float(2 * terms.sum()))
-    p_mid = 1.0 if only_a == only_b else float(2 * terms.sum() - terms[-1])
-    return McNemar(only_a, only_b, p_exact, p_mid)
+    upto, below = bdtr(fewer, n, 0.5), bdtr(fewer - 1, n, 0.5) if fewer else 0.0
+    p_mid = 1.0 if only_a == only_b else float(upto + below)
+    return McNemar(only_a, only_b, min(1.0, float(2 * upto)), p_mid)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

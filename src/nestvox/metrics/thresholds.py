@@ -324,11 +324,7 @@ def _wider(one: Interval, other: Interval) -> Interval:
 
 def _between(curve: ErrorCurve, threshold: float) -> float:
     """Half-way down to the next lower score: the same decisions about every trial."""
-    below = -math.inf
-    for side in (curve.target, curve.nontarget):
-        position = int(np.searchsorted(side.values, threshold, side="left"))
-        if position:
-            below = max(below, float(side.values[position - 1]))
+    below = curve.highest_below(threshold)
     if not (math.isfinite(below) and math.isfinite(threshold)):
         return threshold
     middle = below / 2 + threshold / 2
