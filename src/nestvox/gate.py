@@ -129,12 +129,13 @@ def read_bytes(path: str | Path, error: ErrorMaker, *, most_bytes: int, missing:
         NestvoxError: of `error`: no regular file, larger, or not to be read.
     """
     with open_regular(path, error, missing=missing) as file:
-        if os.fstat(file.fileno()).st_size > most_bytes:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
             raise error(_too_large(most_bytes), str(path))
-        return read_limited(file, str(path), error, most_bytes=most_bytes)
+        return read_limited(file, str(path), error, most_bytes=most_bytes, at_once=size + 1)
 
 
-def read_limited(file: BinaryIO, source: str, error: ErrorMaker, *, most_bytes: int) -> bytes:
+def read_limited(file: BinaryIO, source: str, error: ErrorMaker, *, most_bytes: int, at_once: int = _CHUNK) -> bytes:
     """Read the rest of an open file, of at most `most_bytes`.
 
     Args:
@@ -142,13 +143,14 @@ def read_limited(file: BinaryIO, source: str, error: ErrorMaker, *, most_bytes: 
         source: its name in messages.
         error: makes the error.
         most_bytes: that it may hold.
+        at_once: bytes to ask for: all of them, where their number is known, are not copied.
 
     Raises:
         NestvoxError: of `error`: larger, or not to be read.
     """
     try:
         parts, left = [], most_bytes + 1
-        while left and (part := file.read(min(left, _CHUNK))):
+        while left and (part := file.read(min(left, at_once))):
             parts.append(part)
             left -= len(part)
     except (OSError, EOFError) as why:

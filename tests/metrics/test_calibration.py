@@ -260,3 +260,18 @@ def test_what_cannot_be_mapped_or_read():
         Calibration.from_dict({**content, "scale": -1.0})
     with pytest.raises(NestvoxError, match="no dimension"):
         calibrations_from_dict({"full": content})
+
+
+def test_a_long_list_is_fitted_as_a_short_one(monkeypatch):
+    """Begun where a part of the trials ends, the fit still ends where the gradient of all of them is zero."""
+    monkeypatch.setattr("nestvox.metrics.calibration._MANY", 1000)
+    monkeypatch.setattr("nestvox.metrics.calibration._PART", 300)
+    generator = np.random.default_rng(8)
+    targets = generator.random(4000) < 0.3
+    scores = generator.normal(size=4000) + 2 * targets
+    found = fit_calibration(scores, targets)
+    weights = np.where(targets, 0.5 / targets.sum(), 0.5 / (~targets).sum())
+    wrong = np.where(targets, -1, 1) * weights / (1 + np.exp(np.where(targets, 1, -1) * found.affine(scores)))
+    assert wrong.sum() == pytest.approx(0, abs=1e-14)
+    unit = (scores - scores.mean()) / scores.std()
+    assert wrong @ unit + found.ridge * found.scale * scores.std() == pytest.approx(0, abs=1e-14)

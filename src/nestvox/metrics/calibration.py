@@ -55,7 +55,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 _STEPS = 100
-_MANY = 1 << 20  # trials from which a part is fitted first
+_MANY, _PART = 1 << 20, 1 << 17  # of more trials than the one about as many as the other are fitted first
+_ROUNDING = 1e-13  # of a loss over so many
 _FULL = "scores"  # key of a calibration that belongs to no dimension
 _BEND = 1.0  # nats below a bound from which the map bends towards it
 _PER_WEIGHT = 5  # independent trials of the rarer class that each quality measure takes
@@ -322,8 +323,10 @@ def _newton(design: Floats, sign: Floats, weights: Floats, prior_log_odds: float
     """Minimise the weighted logistic loss; every step goes down, and the loss is convex."""
     penalty = np.full(design.shape[1], ridge)
     penalty[0] = 0.0  # the offset is free
-    solution = np.zeros(design.shape[1])
-    if (step := len(design) // _MANY) > 1:  # begin where a part of the trials ends
+    solution, rounding = np.zeros(design.shape[1]), 0.0
+    if len(design) > _MANY:  # begin where a part of the trials ends, so close that the loss tells no step from the next
+        rounding = _ROUNDING
+        step = len(design) // _PART
         part = slice(None, None, step)
         solution = _newton(design[part], sign[part], step * weights[part], prior_log_odds, ridge)
 
@@ -338,7 +341,7 @@ def _newton(design: Floats, sign: Floats, weights: Floats, prior_log_odds: float
         curvature = (design * (weights * wrong * (1 - wrong))[:, None]).T @ design + np.diag(penalty)
         change = np.linalg.lstsq(curvature, -gradient, rcond=None)[0]
         length = 1.0
-        while length > 1e-10 and not (found := loss_of(solution + length * change))[0] <= loss:
+        while length > 1e-10 and not (found := loss_of(solution + length * change))[0] <= loss * (1 + rounding):
             length /= 2
         if length <= 1e-10:
             break

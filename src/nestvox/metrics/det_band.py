@@ -10,6 +10,8 @@ Notation: N trials, S clusters, G rates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -64,7 +66,7 @@ def _errors(curve: ErrorCurve, clusters: Clusters, thresholds: Floats, slope: Fl
     miss, fa = curve.rates(thresholds)
     width = len(thresholds) + 1
     # A trial's cell: how many of the thresholds accept it, targets behind the non-targets; (2 width, G) its influence.
-    cell = np.searchsorted(thresholds, values, side="right") + width * labels
+    cell = np.searchsorted(thresholds, values, side="right").astype(np.int32) + np.int32(width) * labels
     accepted = np.arange(width)[:, None] > np.arange(len(thresholds))
     influence = np.concatenate(
         [(accepted - fa) * slope / curve.n_nontarget, (~accepted - miss) / curve.n_target], dtype=np.float64
@@ -79,7 +81,7 @@ def _errors(curve: ErrorCurve, clusters: Clusters, thresholds: Floats, slope: Fl
     return np.asarray(error_of_squares(clusters.size, of_speakers, of_pairs, alone))
 
 
-def _squares(groups: Integers, cells: Integers, influence: Floats) -> Floats:
+def _squares(groups: Integers, cells: NDArray[np.int32], influence: Floats) -> Floats:
     """(G,) sums over groups of the squared sum of their entries' influences.
 
     Args:
@@ -90,22 +92,31 @@ def _squares(groups: Integers, cells: Integers, influence: Floats) -> Floats:
     n_cells, total = len(influence), np.zeros(influence.shape[1])
     sizes = np.bincount(groups)
     few = sizes <= _FEW
-    # Small groups, of which there may be millions: the products of all two entries, counted by their cells.
     chosen = few[groups]
-    codes = np.sort(groups[chosen] * n_cells + cells[chosen])
+    whole = np.int32 if len(sizes) * n_cells < 2**31 else np.int64  # half the memory, sorted in half the time
+
+    def ordered(numbers: Integers, mask: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
+        codes: NDArray[np.integer[Any]] = numbers.astype(whole)[groups[mask]]
+        codes *= n_cells
+        codes += cells[mask]
+        codes.sort()
+        return codes
+
+    # Small groups, of which there may be millions: the products of all two entries, counted by their cells.
+    codes = ordered(np.arange(len(sizes)), chosen)
     group, cell = np.divmod(codes, n_cells)
     total += np.bincount(cell, minlength=n_cells) @ influence**2
     for apart in range(1, _FEW):
         same = np.flatnonzero(group[apart:] == group[:-apart])
-        counts = np.bincount(cell[same] * n_cells + cell[same + apart], minlength=n_cells**2).reshape(n_cells, -1)
+        counts = np.bincount(cell[same].astype(np.int64) * n_cells + cell[same + apart], minlength=n_cells**2).reshape(
+            n_cells, -1
+        )
         total += 2 * np.einsum("ct,ct->t", counts @ influence, influence)
     # The others, some at a time: how many entries of each cell they have.
-    number = np.cumsum(~few) - 1
-    chosen = ~chosen
-    codes = np.sort(number[groups[chosen]] * n_cells + cells[chosen])
+    codes = ordered(np.cumsum(~few) - 1, ~chosen)
     step = max(1, _CELLS // n_cells)
     for first in range(0, int((~few).sum()), step):
-        low, high = np.searchsorted(codes, [first * n_cells, (first + step) * n_cells])
+        low, high = np.searchsorted(codes, np.array([first, first + step]) * n_cells)
         counts = np.bincount(codes[low:high] - first * n_cells, minlength=step * n_cells).reshape(step, n_cells)
         sums = counts @ influence
         total += np.einsum("gt,gt->t", sums, sums)

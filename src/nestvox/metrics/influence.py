@@ -137,13 +137,17 @@ class Clusters:
         self.enrol, self.test = (as_clusters(side, length) for side in (enrol, test))
         self.size = 1 + int(max(self.enrol.max(), self.test.max()))
         self.between = self.enrol != self.test
-        self._other = self.test[self.between]
+        self._across: Any = slice(None) if self.between.all() else self.between  # without a copy where it can be
+        self._other = self.test[self._across]
 
     @cached_property
     def pairs(self) -> Integers:
         """(M,) number of the pair of clusters of each trial between two."""
-        one = self.enrol[self.between]
+        one = self.enrol[self._across]
         codes = np.minimum(one, self._other) * self.size + np.maximum(one, self._other)
+        ordered = np.sort(codes)
+        if (ordered[1:] > ordered[:-1]).all():  # no two trials between the same two
+            return np.arange(len(codes))
         return np.unique(codes, return_inverse=True)[1]
 
     def by_cluster(self, influence: ArrayLike) -> Floats:
@@ -157,7 +161,7 @@ class Clusters:
         """
         values = self._checked(influence)
         sums = np.bincount(self.enrol, values, self.size)
-        sums += np.bincount(self._other, values[self.between], self.size)
+        sums += np.bincount(self._other, values[self._across], self.size)
         return np.asarray(sums, dtype=np.float64)
 
     def standard_error(self, influence: ArrayLike) -> float:
@@ -173,7 +177,7 @@ class Clusters:
         if self.size < 2:
             raise TrialsError("a standard error over speakers needs at least two speakers")
         of_speaker = self.by_cluster(values)
-        of_pair = np.bincount(self.pairs, values[self.between])
+        of_pair = np.bincount(self.pairs, values[self._across])
         alone = np.bincount(self.enrol[~self.between], values[~self.between])
         return float(error_of_squares(self.size, of_speaker @ of_speaker, of_pair @ of_pair, alone @ alone))
 
