@@ -93,12 +93,12 @@ def _squares(groups: Integers, cells: NDArray[np.int32], influence: Floats) -> F
     sizes = np.bincount(groups)
     few = sizes <= _FEW
     chosen = few[groups]
-    whole = np.int32 if len(sizes) * n_cells < 2**31 else np.int64  # half the memory, sorted in half the time
+    # Half the memory, sorted in half the time.
+    whole = np.dtype(np.int32 if len(sizes) * n_cells < 2**31 else np.int64)
 
-    def ordered(numbers: Integers, mask: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
-        codes: NDArray[np.integer[Any]] = numbers.astype(whole)[groups[mask]]
-        codes *= n_cells
-        codes += cells[mask]
+    def ordered(numbers: Integers, mask: NDArray[np.bool_]) -> NDArray[Any]:
+        codes: NDArray[Any] = numbers.astype(whole)[groups[mask]]
+        codes = codes * whole.type(n_cells) + cells[mask]
         codes.sort()
         return codes
 
