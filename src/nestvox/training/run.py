@@ -97,10 +97,11 @@ class Run(Generic[_Recipe_co]):
         """
         recipe, trials = self.recipe, self.material.dev.trials
         notes = self.warned(source.notes)
-        every = recipe.run.save_interval
-        models = EpochModels(
-            self.folder, every or 1, recipe.run.keep_last_n, lambda epoch: self.described(copied(), epoch=epoch)
-        )
+        every, models = recipe.run.save_interval, None
+        if every is not None:
+            models = EpochModels(
+                self.folder, every, recipe.run.keep_last_n, lambda epoch: self.described(copied(), epoch=epoch)
+            )
         about = {
             "epochs": recipe.training.epochs,
             "labels": list(self.material.labels),
@@ -123,7 +124,7 @@ class Run(Generic[_Recipe_co]):
                 about=about,
                 progress=progress,
                 watch=self.watch,
-                keep_epoch=None if every is None else models,
+                keep_epoch=models,
             )
             return loop.run(), notes
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from nestvox.training.recipe.fields import MOST_LISTED, Dim, Epoch, Samples, Text, Whole
+from nestvox.training.recipe.sections import MOST_LISTED, Dim, Epoch, Samples, Text, Whole
 
 __all__ = ["checked_value", "folders_in"]
 

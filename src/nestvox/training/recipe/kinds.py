@@ -15,38 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from nestvox.training.recipe.fields import MOST_LISTED, MOST_SAMPLES, Section, Text, Whole
-from nestvox.training.recipe.learning import (
-    AngularMargin,
-    AnyLoss,
-    ClipTraining,
-    OneCenter,
-    Pairwise,
-    PartsStage,
-    Prototypes,
-    Stage,
-    TrainingSection,
-    Triplets,
-    check_angle,
-)
-from nestvox.training.recipe.sections import (
-    AdapterSection,
-    AnyHead,
-    ClipData,
-    Data,
-    EncoderSection,
-    FeatureData,
-    HeadData,
-    LinearSection,
-    LoopSection,
-    Lora,
-    MlpSection,
-    PartsSection,
-    RotationSection,
-    RunSection,
-    TuningData,
-    WholeSection,
-)
+from nestvox.training.recipe import learning, sections
 
 __all__ = [
     "AnyRecipe",
@@ -66,7 +35,7 @@ __all__ = [
 _FIRST = ("kind", "model", "start", "teacher", "seed")
 
 
-class Recipe(Section):
+class Recipe(sections.Section):
     """A training run; every section is described by its class.
 
     Attributes:
@@ -79,16 +48,16 @@ class Recipe(Section):
     task: ClassVar[Literal["rotation", "head", "encoder"]]
 
     kind: str
-    start: Text | None = None
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
-    data: Data = Data()
-    head: RotationSection = RotationSection()
-    run: RunSection = RunSection()
+    start: sections.Text | None = None
+    seed: Annotated[sections.Whole, Field(ge=0, lt=2**63)] = 0
+    data: sections.Data = sections.Data()
+    head: sections.RotationSection = sections.RotationSection()
+    run: sections.RunSection = sections.RunSection()
 
     @property
-    def features(self) -> FeatureData | None:
+    def features(self) -> sections.FeatureData | None:
         """The section `data`, where the run begins with features of a pretrained encoder."""
-        return self.data if isinstance(self.data, FeatureData) else None
+        return self.data if isinstance(self.data, sections.FeatureData) else None
 
     @property
     def variants(self) -> int:
@@ -125,7 +94,7 @@ class RotationRecipe(Recipe):
     task = "rotation"
 
     kind: Literal["rotation"]
-    data: FeatureData = FeatureData()
+    data: sections.FeatureData = sections.FeatureData()
 
 
 class LoopRecipe(Recipe):
@@ -137,12 +106,12 @@ class LoopRecipe(Recipe):
         stages: what joins later.
     """
 
-    teacher: Text | None = None
-    head: AnyHead = LinearSection()
-    loss: AnyLoss = OneCenter()
-    training: TrainingSection = TrainingSection()
-    stages: Annotated[tuple[Stage, ...], Field(max_length=MOST_LISTED)] = ()
-    run: LoopSection = LoopSection()
+    teacher: sections.Text | None = None
+    head: sections.AnyHead = sections.LinearSection()
+    loss: learning.AnyLoss = learning.OneCenter()
+    training: learning.TrainingSection = learning.TrainingSection()
+    stages: Annotated[tuple[learning.Stage, ...], Field(max_length=sections.MOST_LISTED)] = ()
+    run: sections.LoopSection = sections.LoopSection()
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -150,16 +119,16 @@ class LoopRecipe(Recipe):
             raise ValueError(problem)
         if not self.loss.distill:
             self.refuse_idle("loss.distill is 0", "teacher")
-        if not isinstance(self.loss, Prototypes | Triplets):
+        if not isinstance(self.loss, learning.Prototypes | learning.Triplets):
             self.refuse_idle(f"loss {self.loss.kind} has no margin", "training.margin_warmup_epochs")
-        if not isinstance(self.loss, Prototypes) and self.loss.kind != "angular":
+        if not isinstance(self.loss, learning.Prototypes) and self.loss.kind != "angular":
             self.refuse_idle(f"loss {self.loss.kind} has nothing of its own that learns", "training.prototype_rate")
         return self
 
     def _problems(self) -> Iterator[str]:
         """What does not go together; the first is reported."""
         training, loss = self.training, self.loss
-        pairwise = isinstance(loss, Pairwise | Triplets)
+        pairwise = isinstance(loss, learning.Pairwise | learning.Triplets)
         epochs = [stage.epoch for stage in self.stages]
         if epochs != sorted(set(epochs)):
             yield f"stages: epochs must rise, got {epochs}"
@@ -170,15 +139,15 @@ class LoopRecipe(Recipe):
         if (pairwise or loss.distill) and training.micro_batch is not None:
             what = "distillation" if loss.distill else f"loss {loss.kind}"
             yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
-        if training.batch > MOST_SAMPLES:
-            yield f"training.balanced: {training.batch:,} samples in a batch; there may be {MOST_SAMPLES:,}"
+        if training.batch > sections.MOST_SAMPLES:
+            yield f"training.balanced: {training.batch:,} samples in a batch; there may be {sections.MOST_SAMPLES:,}"
         if training.batch < self.fewest:
             yield f"training.batch_size: distillation needs at least {self.fewest} samples in a batch"
-        if training.large_margin is not None and isinstance(loss, Pairwise):
+        if training.large_margin is not None and isinstance(loss, learning.Pairwise):
             yield f"training.large_margin: loss {loss.kind} has no margin"
-        if training.large_margin is not None and isinstance(loss, AngularMargin):
+        if training.large_margin is not None and isinstance(loss, learning.AngularMargin):
             try:
-                check_angle(training.large_margin.margin)
+                learning.check_angle(training.large_margin.margin)
             except ValueError as error:
                 yield f"training.large_margin.margin: loss {loss.kind} takes {error}"
 
@@ -193,7 +162,7 @@ class HeadRecipe(LoopRecipe):
 
     task = "head"
 
-    data: HeadData = HeadData()
+    data: sections.HeadData = sections.HeadData()
 
     @property
     def variants(self) -> int:
@@ -205,14 +174,14 @@ class LinearRecipe(HeadRecipe):
     """A linear head."""
 
     kind: Literal["linear"]
-    head: LinearSection = LinearSection()
+    head: sections.LinearSection = sections.LinearSection()
 
 
 class MlpRecipe(HeadRecipe):
     """A perceptron beside the linear path."""
 
     kind: Literal["mlp"]
-    head: MlpSection = MlpSection()
+    head: sections.MlpSection = sections.MlpSection()
 
 
 class ProgressiveRecipe(HeadRecipe):
@@ -236,9 +205,9 @@ class EncoderRecipe(LoopRecipe):
     task = "encoder"
     trains_all: ClassVar[bool] = True  # dropout and masking too; without, weights that hardly move keep the mode
 
-    data: ClipData = ClipData()
-    training: ClipTraining = ClipTraining()
-    encoder: EncoderSection = EncoderSection()
+    data: sections.ClipData = sections.ClipData()
+    training: learning.ClipTraining = learning.ClipTraining()
+    encoder: sections.EncoderSection = sections.EncoderSection()
 
     @model_validator(mode="after")
     def _draws_from_archives(self) -> Self:
@@ -258,7 +227,7 @@ class EncoderRecipe(LoopRecipe):
         return True
 
     @property
-    def lora(self) -> Lora | None:
+    def lora(self) -> sections.Lora | None:
         """Low-rank additions, which learn in the encoder's stead."""
         return None
 
@@ -267,9 +236,9 @@ class UnfreezeRecipe(EncoderRecipe):
     """An encoder whose parts join later."""
 
     kind: Literal["unfreeze"]
-    data: TuningData = TuningData()
-    encoder: PartsSection = PartsSection()
-    stages: Annotated[tuple[PartsStage, ...], Field(max_length=MOST_LISTED)] = ()
+    data: sections.TuningData = sections.TuningData()
+    encoder: sections.PartsSection = sections.PartsSection()
+    stages: Annotated[tuple[learning.PartsStage, ...], Field(max_length=sections.MOST_LISTED)] = ()
 
     def _problems(self) -> Iterator[str]:
         if not any(stage.train for stage in self.stages):
@@ -298,8 +267,8 @@ class LoraRecipe(EncoderRecipe):
     trains_all = False
 
     kind: Literal["lora"]
-    data: TuningData = TuningData()
-    encoder: AdapterSection = AdapterSection()
+    data: sections.TuningData = sections.TuningData()
+    encoder: sections.AdapterSection = sections.AdapterSection()
 
     @property
     def renews_statistics(self) -> bool:
@@ -307,7 +276,7 @@ class LoraRecipe(EncoderRecipe):
         return False
 
     @property
-    def lora(self) -> Lora:
+    def lora(self) -> sections.Lora:
         """The additions."""
         return self.encoder.lora
 
@@ -322,8 +291,8 @@ class ScratchRecipe(EncoderRecipe):
 
     kind: Literal["scratch"]
     start: None = None
-    model: Text | dict[str, Any]
-    encoder: WholeSection = WholeSection()
+    model: sections.Text | dict[str, Any]
+    encoder: sections.WholeSection = sections.WholeSection()
 
     def _problems(self) -> Iterator[str]:
         if self.head.start != "random":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nestvox.training.recipe.fields import (
+from nestvox.training.recipe.sections import (
     MOST_EPOCHS,
     MOST_LISTED,
     MOST_SAMPLES,
