@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from small_world import World, small_world
+
+if TYPE_CHECKING:
+    from nestvox.encoders import Encoder
+    from nestvox.errors import DownloadError
 
 # A deadline says something about the machine's other work, not about the code; tests that measure time do so openly.
 settings.register_profile("nestvox", deadline=None)
@@ -38,3 +47,37 @@ def lists_dir() -> Path:
 def reference_dir() -> Path:
     """Folder with golden vectors of other implementations."""
     return _material("NESTVOX_REFERENCE", "reference")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Twelve speakers whose trials, table and store agree."""
+    return small_world(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> Callable[[str], Encoder | DownloadError]:
+    """A catalogue encoder with its weights, from the user's own cache, or the error that says why not."""
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    from nestvox.errors import DownloadError
+    from nestvox.zoo import load_encoder
+
+    @cache
+    def load(name: str) -> Encoder | DownloadError:
+        try:
+            return load_encoder(name)
+        except DownloadError as error:
+            return error
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def ge2e(pretrained: Callable[[str], Encoder | DownloadError]) -> Encoder:
+    """The pretrained GE2E encoder; skips where its weights cannot be had."""
+    from nestvox.errors import DownloadError
+
+    loaded = pretrained("ge2e")
+    if isinstance(loaded, DownloadError):
+        pytest.skip(f"the weights of ge2e cannot be had here: {loaded}")
+    return loaded

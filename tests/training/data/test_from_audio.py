@@ -36,7 +36,7 @@ from nestvox.training.recipe.sections import Lora, SpecAugment
 from nestvox.training.tasks.encoder import EncoderTask, NestedNetwork, blanked_bands, full_precision_front_end
 from nestvox.training.train import Trained, train
 
-from .conftest import TINY, World
+from ..conftest import TINY, World
 
 RATE = 16_000
 TRAIN, DEV, TAKES = 8, 4, 3

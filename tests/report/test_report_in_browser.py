@@ -27,8 +27,7 @@ from nestvox.report.comparison_page import write_comparison
 from nestvox.report.drawing import PALETTES
 from nestvox.report.page import write_html
 from nestvox.scoring.system import system_of_store
-
-from .conftest import small_world
+from small_world import small_world
 
 DESKTOP, MOBILE = 1280, 500  # Chromium without a window is never narrower than 500
 NARROW = 390

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytest
 
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
@@ -81,8 +80,3 @@ def small_world(folder: Path) -> World:
         "world.txt",
     )
     return World(UtteranceTable(frame, "world.tsv", folder), trials, vectors, folder)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return small_world(tmp_path)

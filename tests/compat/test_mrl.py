@@ -220,7 +220,7 @@ def test_what_was_never_released_is_not_made_up(released: Path) -> None:
 
 
 def golden() -> ModuleType:
-    path = Path(__file__).parent / "encoders" / "redimnet_golden.py"
+    path = Path(__file__).parents[1] / "encoders" / "redimnet_golden.py"
     spec = importlib.util.spec_from_file_location("redimnet_golden", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["redimnet_golden"] = module
