@@ -10,12 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.markup import escape
-from typer.core import HAS_RICH, TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
-
-from nestvox import __version__
-from nestvox.cli.console import say
 
 __all__ = ["app", "commands", "parser"]
 
@@ -95,15 +91,19 @@ def _loaded(name: str) -> Any:
         alone.command(name)(found)
         command = get_command(alone)
     command.name = name
+    _plain(command)
     for full_name, one in _within(name, command):
         options = {param.name: _typed(param) for param in one.params}
         one.callback = checked(full_name.rpartition(" ")[2], one.callback, options)
-        if HAS_RICH:  # typer takes help for markup: [av] would vanish
-            paragraphs = inspect.cleandoc(one.help or "").split("\n\n")  # whose lines are as long as the terminal's
-            one.help = escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
-            for param in one.params:
-                param.help = escape(param.help or "")
     return command
+
+
+def _plain(command: Any) -> None:
+    """Help as text: it is quick, fits any terminal, and [av] is no markup."""
+    command.rich_markup_mode = None
+    command.short_help = inspect.cleandoc(command.help or "").partition("\n\n")[0]  # whole, where commands are listed
+    for one in getattr(command, "commands", {}).values():
+        _plain(one)
 
 
 class _Commands(TyperGroup):
@@ -115,7 +115,7 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return what the list of commands shows."""
         place = _PLACES.get(cmd_name)
-        return None if place is None else TyperCommand(cmd_name, help=place.summary)
+        return None if place is None else TyperCommand(cmd_name, short_help=place.summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that is called."""
@@ -132,12 +132,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from nestvox import __version__
+        from nestvox.cli.console import say
+
         say(f"nestvox {__version__}")
         raise typer.Exit
 
