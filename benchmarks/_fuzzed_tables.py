@@ -80,7 +80,9 @@ def _json(file: str, value: Any) -> Callable[[Path], None]:
 
 
 def _make_store(folder: Path, tap: str = "nested") -> None:
-    from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+    from nestvox.extraction.store.metadata import StoreMetadata
+    from nestvox.extraction.store.shard_files import ShardRows
+    from nestvox.extraction.store.store import StoreWriter
 
     frames, cache = tap == "frames", tap == "pooled"
     metadata = StoreMetadata(

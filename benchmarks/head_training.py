@@ -40,8 +40,10 @@ from _training_runs import (
 )
 from nestvox.audio.augment import Banks
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.extraction.cache.feature_cache import CachePlan, FeatureCache, build_cache, cache_metadata, open_cache
-from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
+from nestvox.extraction.cache.plan import CachePlan
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.heads.linear import LinearHead
 from nestvox.training.data.cached import CachedSource, CachedUtterances
 from nestvox.training.data.clips import AudioSource

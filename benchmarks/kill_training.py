@@ -32,8 +32,10 @@ import torch
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.cache.feature_cache import CachePlan, cache_metadata
-from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.extraction.cache.feature_cache import cache_metadata
+from nestvox.extraction.cache.plan import CachePlan
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.recipe.recipe import parse_recipe

@@ -19,7 +19,9 @@ from nestvox.corpora.augmented import write_augmented
 from nestvox.corpora.shards import write_shards
 from nestvox.errors import AudioError, NestvoxError
 from nestvox.extraction.formats.interchange import export_store
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 from nestvox.report.drawing import Drawing
 
 resource = pytest.importorskip("resource", reason="limits the size of files, on Unix only")

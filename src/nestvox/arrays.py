@@ -17,18 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 
-__all__ = [
-    "Refusal",
-    "as_booleans",
-    "as_clusters",
-    "as_count",
-    "as_names",
-    "as_numbers",
-    "as_rows",
-    "as_vectors",
-    "fit_to_square",
-]
-
 Refusal = Callable[[str], NestvoxError]
 """Makes the error of a message: most classes of `nestvox.errors`."""
 

@@ -20,8 +20,6 @@ from nestvox.locking import LOCK_NAME
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_path", "names_in", "protecting", "special_file", "write_bytes", "write_text"]
-
 # Of the names that `atomic_path` makes, and nobody else.
 _PARTIAL = re.compile(r"\..*-[^-]+\.partial(\..*)?", re.DOTALL)
 _NAME_BYTES = 200  # of the stem and the suffix; file systems end at 255

@@ -19,8 +19,6 @@ from nestvox.atomic import atomic_path
 from nestvox.errors import NestvoxError
 from nestvox.locking import locked
 
-__all__ = ["changing", "read_together", "settled"]
-
 _NEXT = ".next"
 _BEGUN = f"{_NEXT}-"
 _TRIES = 5

@@ -10,8 +10,6 @@ import json
 import re
 from pathlib import Path
 
-__all__ = ["HEAD_BYTES", "content_instead", "content_instead_of", "or_else", "stand_in"]
-
 HEAD_BYTES = 4096
 """Bytes from the beginning of a file that are enough to tell."""
 

@@ -9,8 +9,6 @@ from nestvox.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_device"]
-
 
 def find_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device called `name`, once it is sure that it is there; torch must be installed.

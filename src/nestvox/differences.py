@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["differences", "differences_in_words"]
-
 _MOST_CHARACTERS = 60
 _MOST_DIFFERENCES = 8
 _BEFORE_IT = 12  # characters that both share

@@ -24,16 +24,6 @@ from nestvox.locking import locked
 from nestvox.progress import Progress, silent
 from nestvox.web import Watch, careful_opener
 
-__all__ = [
-    "Announce",
-    "alone",
-    "announce_on_stderr",
-    "download",
-    "file_sha256",
-    "offline_by_environment",
-    "readable_size",
-]
-
 Announce = Callable[[str], None]
 
 _CHUNK = 1 << 18

@@ -7,8 +7,6 @@ from types import ModuleType
 
 from nestvox.errors import MissingExtraError
 
-__all__ = ["require"]
-
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import `module`, or raise `MissingExtraError` that names the extra and what it is for.

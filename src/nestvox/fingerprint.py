@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fingerprint_of", "versions_of"]
-
 
 def fingerprint_of(config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return 16 hex digits over a configuration and arrays.

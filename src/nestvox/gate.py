@@ -22,27 +22,6 @@ import yaml
 from nestvox.content import HEAD_BYTES, stand_in
 from nestvox.errors import NestvoxError
 
-__all__ = [
-    "MOST_DEPTH",
-    "MOST_JSON_BYTES",
-    "MOST_TEXT_BYTES",
-    "MOST_YAML_BYTES",
-    "ErrorMaker",
-    "decode",
-    "is_file",
-    "is_folder",
-    "naming",
-    "open_regular",
-    "parse_json",
-    "parse_yaml",
-    "read_bytes",
-    "read_json",
-    "read_limited",
-    "read_text",
-    "read_yaml",
-    "refuse_stand_in",
-]
-
 ErrorMaker = Callable[[str, str], NestvoxError]
 """Makes the error of a reader from what is wrong and the name of the file."""
 

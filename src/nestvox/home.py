@@ -6,8 +6,6 @@ from pathlib import Path
 
 from nestvox.errors import NestvoxError
 
-__all__ = ["expand_home", "home_folder"]
-
 
 def expand_home(path: str | Path, *, what: str = "") -> Path:
     """Return `path` with ``~`` and ``~user`` replaced.

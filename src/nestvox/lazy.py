@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-__all__ = ["lazily"]
-
 
 def lazily(
     package: str, home: Mapping[str, str], need: Callable[[str], None] | None = None

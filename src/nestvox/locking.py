@@ -10,8 +10,6 @@ from filelock import FileLock, Timeout
 
 from nestvox.errors import NestvoxError
 
-__all__ = ["LOCK_NAME", "held", "locked"]
-
 LOCK_NAME = ".lock"  # of a folder, inside of it
 
 

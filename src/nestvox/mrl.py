@@ -1,13 +1,8 @@
 """The names of redimnet-mrl, for scripts that change one import; `nestvox.compat.redimnet_mrl` holds them."""
 
 from nestvox.compat.redimnet_mrl.api import (
-    AAMSoftmax,
-    MatryoshkaLoss,
-    MatryoshkaProjection,
     PretrainedReDimNet,
     ReDimNetMRL,
-    SubCenterAAMSoftmax,
-    TripletLoss,
     create_mrl_from_pretrained,
     evaluate_mrl_eer,
     get_model_info,
@@ -17,6 +12,8 @@ from nestvox.compat.redimnet_mrl.api import (
     load_trained_mrl,
     unfreeze_backbone,
 )
+from nestvox.compat.redimnet_mrl.heads import MatryoshkaProjection
+from nestvox.compat.redimnet_mrl.losses import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
 
 __all__ = [
     "AAMSoftmax",

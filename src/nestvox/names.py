@@ -15,17 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = [
-    "BYTE_ORDER_MARK",
-    "NO_TEXT",
-    "is_text",
-    "key_column",
-    "name_key",
-    "split_fields",
-    "split_first",
-    "split_lines",
-]
-
 BYTE_ORDER_MARK = "\ufeff"
 """What some programs put before a text to say that it is Unicode."""
 

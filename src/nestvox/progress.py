@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["Bars", "Progress", "no_bars", "silent"]
-
 
 class Progress(Protocol):
     """Called with the absolute amount done and, when known, the whole amount."""

@@ -12,17 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nestvox.gate import ErrorMaker
 
-__all__ = [
-    "Count",
-    "Fraction",
-    "OpenModel",
-    "Size",
-    "StrictModel",
-    "Word",
-    "validated",
-    "validated_dataclass",
-]
-
 _MOST = 2**53  # beyond it a float, which other programs write counts as, no longer tells neighbours apart
 _MOST_PROBLEMS = 3
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["shown"]
-
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Joiners change how neighbours are drawn and are part of words in several scripts.
 _JOINERS = "\u200c\u200d"

@@ -19,8 +19,6 @@ from nestvox.content import HEAD_BYTES, content_instead
 from nestvox.gate import ErrorMaker, decode, open_regular, parse_json
 from nestvox.schema import StrictModel, Word, validated
 
-__all__ = ["TensorHeader", "TensorInfo", "read_arrays", "read_header"]
-
 _MOST_HEADER_BYTES = 100_000_000  # as the library has it
 _ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SideBySide", "one_thread", "side_by_side", "torch_threads"]
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

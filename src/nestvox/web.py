@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 from nestvox.errors import DownloadError
 
-__all__ = ["Watch", "careful_opener"]
-
 
 def careful_opener(watch: Watch) -> urllib.request.OpenerDirector:
     """Make what opens http and https addresses; proxies are those of the environment.

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from nestvox.cli.main import main
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import cllr, eer, error_curve
 from nestvox.model.calibration import read_calibration
 

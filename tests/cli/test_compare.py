@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from nestvox.cli.compare import compare
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(compare)

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from nestvox.cli.embed import embed, export
 from nestvox.errors import FingerprintError, StoreError
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 
 app = typer.Typer()
 app.command()(embed)

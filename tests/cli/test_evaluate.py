@@ -20,7 +20,9 @@ from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
 from nestvox.evaluation import Settings, evaluate_store
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)

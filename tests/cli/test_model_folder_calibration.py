@@ -16,7 +16,9 @@ import torch
 import nestvox
 from nestvox.cli.main import main
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.heads.rotation import Rotation
 from nestvox.model.calibration import read_calibration
 from nestvox.model.speaker_model import SpeakerModel

@@ -120,7 +120,9 @@ def test_calls_that_mean_nothing(arguments, words):
 
 
 def test_a_store_is_a_pilot_as_its_scores_are(tmp_path):
-    from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+    from nestvox.extraction.store.metadata import StoreMetadata
+    from nestvox.extraction.store.shard_files import ShardRows
+    from nestvox.extraction.store.store import StoreWriter
 
     generator = np.random.default_rng(4)
     names = [f"id{10000 + speaker}/v/{take}.wav" for speaker in range(20) for take in range(5)]

@@ -13,7 +13,9 @@ import pytest
 
 from nestvox.cli.main import main
 from nestvox.extraction.formats.interchange import VectorWriter
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
 from nestvox.heads.rotation import Rotation
 
 SIZE, SPEAKERS, TAKES = 32, 30, 5

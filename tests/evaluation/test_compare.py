@@ -15,7 +15,8 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate_store
 from nestvox.evaluation.compare import IDENTICAL, compare_systems
-from nestvox.extraction.store.store import ShardRows, StoreWriter
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.scoring.system import System, known_model, system_of_scores, system_of_store
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}

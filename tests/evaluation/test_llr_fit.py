@@ -13,10 +13,10 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.errors import OverlapError, TrialsError
 from nestvox.evaluation import llr_fit
-from nestvox.evaluation.compare import trial_speakers
 from nestvox.evaluation.llr_fit import fit_llr
 from nestvox.metrics import cllr, error_curve
 from nestvox.scoring.quality import trial_quality
+from nestvox.scoring.speakers import trial_speakers
 from nestvox.scoring.system import system_of_scores, system_of_store
 
 

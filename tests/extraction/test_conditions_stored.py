@@ -14,7 +14,9 @@ from nestvox.encoders.foreign.adapters import CallableModel, from_callable
 from nestvox.errors import AudioError
 from nestvox.extraction.embed import embed_table
 from nestvox.extraction.formats.interchange import export_store
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 
 RATE = 16_000
 

@@ -18,7 +18,8 @@ from nestvox.audio.read import read
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, FingerprintError, ModelError, StoreError
 from nestvox.extraction.embed import embed_table, run_embedding
-from nestvox.extraction.store.store import EmbeddingStore, read_metadata
+from nestvox.extraction.store.metadata import read_metadata
+from nestvox.extraction.store.store import EmbeddingStore
 
 RATE = 16_000
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_resume.py"

@@ -20,14 +20,9 @@ from nestvox.extraction.formats import labels as labels_module
 from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors
 from nestvox.extraction.formats.labels import read_labels
 from nestvox.extraction.rotate import apply_rotation, rotate_store, rotate_vectors
-from nestvox.extraction.store.store import (
-    EmbeddingStore,
-    FailedUtterance,
-    ShardRows,
-    StoreMetadata,
-    StoreWriter,
-    VectorBatch,
-)
+from nestvox.extraction.store.metadata import FailedUtterance, StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Rotation, Scatter, pca, truncation
 

@@ -12,7 +12,9 @@ from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresE
 from nestvox.evaluation.evaluate import evaluate_store
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
 from nestvox.evaluation.settings import Settings
-from nestvox.extraction.store.store import ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
 from nestvox.model.threshold import COSINE
 from nestvox.scoring.calibrated import calibrated

@@ -29,8 +29,8 @@ from nestvox.zoo import weights as room
 from nestvox.zoo import wheel as wheels
 from nestvox.zoo.cache import cached_weights
 from nestvox.zoo.catalogue import CatalogueEntry, find
-from nestvox.zoo.checkpoint import unwrapped
-from nestvox.zoo.weights import fetch, load_encoder, load_strict, read_tensors
+from nestvox.zoo.checkpoint import read_tensors, unwrapped
+from nestvox.zoo.weights import fetch, load_encoder, load_strict
 
 MEMBER = "fakevoice/weights.pt"
 

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch", reason="the extra [torch] is not installed"
 
 from typer.testing import CliRunner  # noqa: E402
 
-from nestvox.cli.main import app  # noqa: E402
+from nestvox.cli.app import app  # noqa: E402
 from nestvox.encoders.ge2e import GE2E  # noqa: E402
 from nestvox.errors import DownloadError, WeightsError  # noqa: E402
 from nestvox.model import loading  # noqa: E402

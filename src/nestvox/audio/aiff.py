@@ -11,8 +11,6 @@ from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, sound_
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import Span, lacking
 
-__all__ = ["aiff_span", "caf_span"]
-
 _AIFF = ChunkStyle(">4sI")
 _CAF = ChunkStyle(">4sq", align=1)
 _MOST_CHUNKS = 10_000

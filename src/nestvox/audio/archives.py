@@ -25,8 +25,6 @@ from nestvox.audio.tags import after_zeros
 from nestvox.content import or_else
 from nestvox.gate import open_regular
 
-__all__ = ["ArchiveMember", "file_of", "member_of", "members_in", "read_bytes"]
-
 _PATH = re.compile(r"(?P<archive>.+?\.tar)::(?:(?P<offset>\d+)::)?(?P<name>.+)", re.IGNORECASE | re.DOTALL)
 _KEPT_INDEXES = 256
 _END = bytes(tarfile.BLOCKSIZE)

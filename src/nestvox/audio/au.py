@@ -10,8 +10,6 @@ from nestvox.audio.chunks import Sound, sound_span
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import Span
 
-__all__ = ["au_span", "sphere_span"]
-
 # Sun's numbers of codings: coding, and bytes a sample.
 _AU = {
     1: ("ulaw", 1), 2: ("pcm", 1), 3: ("pcm", 2), 4: ("pcm", 3), 5: ("pcm", 4), 6: ("float", 4), 7: ("float", 8),

@@ -25,8 +25,6 @@ from nestvox.audio.reverb import reverberate
 from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 
-__all__ = ["Augmentation", "Banks", "NoiseType", "Treatment", "augment", "utterance_rng"]
-
 NoiseType = Literal["noise", "music", "babble", "white"]
 
 _KINDS: tuple[NoiseType, ...] = ("noise", "music", "babble", "white")

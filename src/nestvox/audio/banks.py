@@ -25,8 +25,6 @@ from nestvox.errors import AudioError
 from nestvox.gate import is_file, naming, read_text
 from nestvox.names import split_lines
 
-__all__ = ["BankFile", "NoiseBank", "NoiseKind", "RoomBank", "SpeechBank", "Voice"]
-
 NoiseKind = Literal["noise", "music"]
 
 _KEPT_BYTES = 64 << 20

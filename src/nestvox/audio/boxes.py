@@ -15,8 +15,6 @@ from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import MARK_BYTES, Span, adts_frame_at, lacking, mark_of
 from nestvox.audio.tags import after_id3
 
-__all__ = ["adts_span", "matroska_span", "mp4_span"]
-
 _KNOWN_BOXES = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta pnot udta emsg prft ssix pdin bloc".split()
 )

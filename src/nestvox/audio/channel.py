@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from nestvox.audio.errors import AugmentationError
 from nestvox.extras import require
 
-__all__ = ["CHANNELS", "Channel", "change_gain", "change_speed", "clip", "telephone_band", "through_channel"]
-
 _TELEPHONE_HZ = (300.0, 3400.0)
 _TELEPHONE_RATE = 8_000
 _TAPS = 257  # 32 ms at 8 kHz: 40 dB down 100 Hz beyond the edges

@@ -11,8 +11,6 @@ from nestvox.audio.pieces import Piece, bytes_at, find
 from nestvox.audio.sample_layout import pcm_layout
 from nestvox.audio.spans import MARK_BYTES, Span, adts_frame_at, behind, frames_begin, lacking, mark_of, unexplained
 
-__all__ = ["UNKNOWN_32", "UNKNOWN_64", "ChunkStyle", "Sound", "chunk_at", "inner_of", "sound_span", "walk_behind"]
-
 # What is written where the length is not known yet, as into a pipe: -1, the largest number, or a little less (sox).
 UNKNOWN_32 = 0x7FFF_F000
 UNKNOWN_64 = 1 << 62

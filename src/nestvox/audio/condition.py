@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from nestvox.audio.defects import clipped_fraction, dropouts
 from nestvox.audio.downmix import CLIP_LEVEL, ChannelStatistics
 
-__all__ = ["CODES", "SHORT_S", "Condition", "condition", "count_codes", "doubts"]
-
 CODES = {
     "short": "the audio is shorter than 2 s: scores scatter widely",
     "partial": "less audio is there than the segment or the stated duration says",

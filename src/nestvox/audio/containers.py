@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from nestvox.errors import MissingExtraError
 from nestvox.extras import require
 
-__all__ = ["CONTAINER_EXTENSIONS", "BrokenStreamError", "ContainerStream", "container_of"]
-
 CONTAINER_EXTENSIONS = (".aac", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp4", ".webm")
 """File name endings (lower case) that are taken for audio, as they are by `audio.read.EXTENSIONS`."""
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from nestvox.audio.downmix import CLIP_LEVEL
 
-__all__ = ["clipped_fraction", "dropouts"]
-
 _CLIP_RUN = 2  # samples in a row at that level: one alone is a peak, not a flat top
 _LIMIT_RUN = 3  # equal samples at the recording's own peak, where that is below full scale
 _LIMIT_LEAST = 0.05  # a peak below it has so few steps of 16 bits that neighbours are often equal

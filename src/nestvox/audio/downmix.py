@@ -9,8 +9,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIP_LEVEL", "ChannelStatistics", "mono"]
-
 CLIP_LEVEL = 0.999
 """Part of full scale from which on samples in a row are a flat top."""
 

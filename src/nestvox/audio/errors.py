@@ -6,19 +6,6 @@ from typing import Self
 
 from nestvox.errors import AudioError, NestvoxError
 
-__all__ = [
-    "AudioRangeError",
-    "AudioWarning",
-    "AugmentationError",
-    "ChannelError",
-    "EmptyAudioError",
-    "NonFiniteAudioError",
-    "SampleRateError",
-    "SilentAudioError",
-    "TooShortAudioError",
-    "UnreadableAudioError",
-]
-
 
 class UnreadableAudioError(AudioError):
     """The file is missing, is not audio, is of a format that is not read, or breaks while it is decoded."""

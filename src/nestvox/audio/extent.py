@@ -21,8 +21,6 @@ from nestvox.audio.spans import MARK_BYTES, Span, behind, frames_begin, mark_of,
 from nestvox.audio.tags import after_id3
 from nestvox.audio.wav import wav_span, wave64_span
 
-__all__ = ["survey"]
-
 _BY_FORMAT = {
     "WAV": wav_span,
     "W64": wave64_span,

@@ -11,8 +11,6 @@ from typing import BinaryIO
 from nestvox.audio.pieces import Piece, bytes_at, chunks_of, find
 from nestvox.audio.spans import Span, behind, lacking
 
-__all__ = ["flac_span"]
-
 _MARK = b"fLaC"
 _STREAMINFO_BYTES = 34
 _AGAIN = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the block that must come first

@@ -29,8 +29,6 @@ from nestvox.audio.read import LARGEST_SAMPLE, Recording, read_recording, resamp
 from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
 
-__all__ = ["Audio", "heard", "recordings_of"]
-
 
 class _Samples(Protocol):
     """An array of numpy, torch or another library."""

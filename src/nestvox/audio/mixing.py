@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError
 
-__all__ = ["active_power", "fit_length", "mix_at_snr", "sum_of_voices"]
-
 _FRAME_S = 0.02
 _ACTIVE_RANGE_DB = 30.0
 

@@ -17,8 +17,6 @@ from typing import BinaryIO
 
 from nestvox.audio.tags import after_id3, after_tag, after_zeros
 
-__all__ = ["LONGEST_FREE_START", "MpegRun", "frame_at", "honest_mp3", "mpeg_run"]
-
 _KBPS = {  # by MPEG 1 or not, and layer
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),

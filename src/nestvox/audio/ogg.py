@@ -15,8 +15,6 @@ from nestvox.audio.flac import flac_span
 from nestvox.audio.pieces import Piece, PieceFile, bytes_at, find
 from nestvox.audio.spans import Span
 
-__all__ = ["ogg_span"]
-
 _PAGE = b"OggS\0"
 _HEAD_BYTES = 27
 _CONTINUED, _BEGINS, _ENDS = 1, 2, 4

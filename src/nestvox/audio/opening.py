@@ -27,19 +27,6 @@ from nestvox.content import HEAD_BYTES, content_instead
 from nestvox.gate import open_regular
 from nestvox.names import is_text
 
-__all__ = [
-    "HIGHEST_HZ",
-    "LOWEST_HZ",
-    "ChainedStream",
-    "Content",
-    "FileStream",
-    "Place",
-    "SoundStream",
-    "opened",
-    "reason",
-    "spans_of",
-]
-
 LOWEST_HZ, HIGHEST_HZ = 1_000, 768_000
 """Sample rates between which there is sound."""
 

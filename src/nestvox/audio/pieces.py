@@ -7,8 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-__all__ = ["Piece", "PieceFile", "bytes_at", "chunks_of", "find"]
-
 Piece = tuple[int, int] | bytes
 """Bytes [start, stop) of a file, or bytes that stand for themselves."""
 

@@ -33,19 +33,6 @@ from nestvox.audio.errors import (
 from nestvox.audio.opening import HIGHEST_HZ, LOWEST_HZ, Content, FileStream, Place, SoundStream, opened, reason
 from nestvox.errors import AudioError
 
-__all__ = [
-    "EXTENSIONS",
-    "LARGEST_SAMPLE",
-    "SAMPLE_RATE",
-    "AudioInfo",
-    "Recording",
-    "check_channel",
-    "probe",
-    "read",
-    "read_recording",
-    "resample",
-]
-
 SAMPLE_RATE = 16_000
 """Rate in Hz of most speaker encoders, and the default of `read`."""
 

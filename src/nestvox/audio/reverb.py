@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError
 
-__all__ = ["direct_path", "reverberate"]
-
 _DIRECT_SHARE = 0.5  # of the largest sample: a reflection may be louder than the direct sound, by less than 6 dB
 _DIRECT_WIDTH_S = 0.001
 

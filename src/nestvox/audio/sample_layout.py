@@ -15,8 +15,6 @@ import numpy as np
 from nestvox.audio.pieces import Piece, chunks_of
 from nestvox.audio.spans import PcmLayout
 
-__all__ = ["pcm_layout", "subtype_of"]
-
 _PCM = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 _FLOAT = {4: "FLOAT", 8: "DOUBLE"}
 _AT_ONCE = 12 << 16  # bytes, of whole samples of every width

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from nestvox.audio.read import SAMPLE_RATE, Recording, check_channel, probe, read_recording
 
-__all__ = ["Segment"]
-
 
 @dataclass(frozen=True)
 class Segment:

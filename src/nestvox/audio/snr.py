@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["estimate_snr_db"]
-
 _FRAME_S = 0.02
 _FLOOR_SHARE = 0.1  # the quietest tenth of the frames is taken for noise alone
 _HIGHEST_DB = 60.0  # digital silence between words says nothing about noise

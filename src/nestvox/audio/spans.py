@@ -13,18 +13,6 @@ from nestvox.audio.mp3 import frame_at
 from nestvox.audio.pieces import Piece, bytes_at
 from nestvox.audio.tags import after_tag, after_zeros
 
-__all__ = [
-    "MARK_BYTES",
-    "PcmLayout",
-    "Span",
-    "adts_frame_at",
-    "behind",
-    "frames_begin",
-    "lacking",
-    "mark_of",
-    "unexplained",
-]
-
 MARK_BYTES = 16
 _EBML = b"\x1a\x45\xdf\xa3"
 _FILE_TYPE = b"ftyp"

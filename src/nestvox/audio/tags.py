@@ -10,8 +10,6 @@ from typing import BinaryIO
 
 from nestvox.audio.pieces import bytes_at, chunks_of
 
-__all__ = ["after_id3", "after_tag", "after_zeros"]
-
 _ID3V1_BYTES = 128
 _LYRICS_BYTES = 9_000
 _MOST_TAGS = 64

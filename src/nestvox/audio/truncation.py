@@ -16,8 +16,6 @@ from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.opening import spans_of
 from nestvox.gate import open_regular
 
-__all__ = ["truncation"]
-
 
 def truncation(path: str | Path) -> str | None:
     """Say what a file lacks at its end.

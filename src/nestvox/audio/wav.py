@@ -14,8 +14,6 @@ from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, inner_
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import Span
 
-__all__ = ["wav_span", "wave64_span"]
-
 _EXTENSIBLE = 0xFFFE
 _CODINGS = {1: "pcm", 3: "float", 6: "alaw", 7: "ulaw"}
 # Of a subtype that is a plain tag: as it is, and of ambisonic channels.

@@ -19,8 +19,6 @@ from nestvox.audio.read import read
 from nestvox.audio.truncation import truncation
 from nestvox.errors import AudioError
 
-__all__ = ["whole_length", "write_audio"]
-
 
 def write_audio(
     path: str | Path, samples: NDArray[np.floating[Any]], sample_rate: int, *, subtype: str = "PCM_16"

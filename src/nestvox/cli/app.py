@@ -13,8 +13,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-__all__ = ["app", "commands", "parser"]
-
 
 class _Place(NamedTuple):
     """Where a command or a group stands, and its line in the list of all."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nestvox.audio.augment import Augmentation, Banks
 
-__all__ = ["settings_for", "summary"]
-
 
 def settings_for(banks: Banks, given: list[str]) -> Augmentation:
     """Return the defaults for the banks, changed as `name=value` says; values are JSON."""

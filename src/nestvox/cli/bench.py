@@ -22,8 +22,6 @@ from nestvox.cli.running import (
 if TYPE_CHECKING:
     from nestvox.inspection.bench import Bench
 
-__all__ = ["bench"]
-
 
 def bench(
     model: Annotated[str, typer.Argument(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")],

@@ -11,8 +11,6 @@ import typer
 from nestvox.cli.console import say
 from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 
-__all__ = ["cache"]
-
 
 class _Dtype(StrEnum):
     float32 = "float32"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from nestvox.evaluation.llr_fit import LlrCost, LlrFit
 
-__all__ = ["calibrate", "keeping_folder", "print_costs"]
-
 
 def calibrate(
     *,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from nestvox.errors import NestvoxError
 
-__all__ = ["pair_of_channels"]
-
 
 def pair_of_channels(text: str | None) -> tuple[int | None, int | None]:
     """Read ``0`` (of both recordings) or ``0,1`` (of the first and the second).

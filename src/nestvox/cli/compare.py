@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from nestvox.evaluation.settings import Settings
     from nestvox.scoring.system import System, Unscored
 
-__all__ = ["compare", "print_comparison"]
-
 
 def compare(
     systems: Annotated[
@@ -304,7 +302,8 @@ def _known(
 ) -> dict[tuple[str, str], Unscored]:
     """Every system on every list, by its name and the list's hash; files and stores are read before a model is."""
     from nestvox.cli.source import embedding_model, unscored_file
-    from nestvox.extraction.store.store import EmbeddingStore, is_store
+    from nestvox.extraction.store.metadata import is_store
+    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.scoring.system import known_store
 
     found: dict[tuple[str, str], Unscored] = {}

@@ -18,8 +18,6 @@ from rich.text import Text
 
 from nestvox.shown import shown
 
-__all__ = ["NestvoxConsole", "complain", "console", "lines", "number", "say", "tell", "text", "whole_table"]
-
 # Of what is not a terminal: wide enough for a log, and for a person who reads it.
 _LOG_WIDTH = 120
 # Of a message: lists of names and keys fit in, contents of files do not. The longest path has 4,096 bytes.

@@ -16,8 +16,6 @@ from nestvox.errors import DownloadError, TrialsError
 if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
 
-__all__ = ["app", "augment", "check", "describe", "fetch", "shards", "split", "trials"]
-
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
 

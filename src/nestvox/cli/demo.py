@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
     from nestvox.training.tasks.rotation import NestedFit
 
-__all__ = ["demo"]
-
 _MADE_OF = "made-of.txt"
 _COUNTED = {"n_vectors": "vectors", "n_speakers": "speakers"}
 

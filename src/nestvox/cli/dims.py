@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from nestvox.errors import NestvoxError
 
-__all__ = ["parse_dims"]
-
 _MOST, _LARGEST = 1000, 1_000_000
 
 

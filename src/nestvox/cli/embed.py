@@ -20,8 +20,6 @@ from nestvox.cli.running import (
     Weights,
 )
 
-__all__ = ["embed", "export"]
-
 
 class _Tap(StrEnum):
     nested = "nested"

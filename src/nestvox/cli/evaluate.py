@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from nestvox.evaluation import Evaluation
     from nestvox.scoring.pipeline import ScoredTrials
 
-__all__ = ["evaluate", "print_evaluation"]
-
 
 def evaluate(
     *,

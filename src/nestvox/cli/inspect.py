@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from nestvox.inspection.inspect import Inspection, MemoryUse
 
-__all__ = ["inspect"]
-
 _MOST_CLIPS = 12  # in a table
 
 _STYLES = {"pass": "green", "fail": "bold red", "note": "yellow"}

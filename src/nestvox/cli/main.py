@@ -10,14 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nestvox.cli.process import EXIT_ERROR, EXIT_FAULT, flush_streams, limit_words, open_streams, stopped_by, stopping
-
-if TYPE_CHECKING:
-    from nestvox.cli.app import app
-
-__all__ = ["app", "main"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,6 @@ from nestvox.errors import DownloadError
 if TYPE_CHECKING:
     from nestvox.zoo.catalogue import CatalogueEntry
 
-__all__ = ["app", "fetch", "import_mrl", "import_onnx", "import_weights", "list_models", "path", "show"]
-
 app = typer.Typer()
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]

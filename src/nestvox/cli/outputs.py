@@ -19,8 +19,6 @@ from nestvox.atomic import protecting, special_file
 from nestvox.cli.process import memory_words
 from nestvox.errors import NestvoxError
 
-__all__ = ["FOLDERS_OUT", "INPUTS", "OUTPUTS", "Named", "check_outputs", "checked", "inputs_of", "outputs_of"]
-
 # Options that are written, by the name of their parameter.
 OUTPUTS = frozenset({"csv", "figures", "json_file", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.

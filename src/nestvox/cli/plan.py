@@ -17,8 +17,6 @@ from nestvox.errors import NestvoxError
 if TYPE_CHECKING:
     from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan
 
-__all__ = ["app", "plan"]
-
 _ANY = 1000  # speakers: how many a study needs does not depend on how many it has
 
 app = typer.Typer(
@@ -177,7 +175,8 @@ def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[Speake
     from nestvox.corpora.scores import read_scores
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.extraction.store.store import EmbeddingStore, is_store
+    from nestvox.extraction.store.metadata import is_store
+    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.metrics.plan import SpeakerCorrelation, speaker_correlation, system_correlation
     from nestvox.scoring.refusals import check_trials
     from nestvox.scoring.speakers import trial_speakers

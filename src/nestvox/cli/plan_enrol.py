@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from nestvox.evaluation.enrolment import EnrolmentPlan
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["enrol"]
-
 
 def enrol(
     *,

@@ -17,24 +17,6 @@ if TYPE_CHECKING:
     from nestvox.corpora.prepare.folder import Prepared, Skipped
     from nestvox.corpora.utterances import UtteranceTable
 
-__all__ = [
-    "app",
-    "cnceleb",
-    "csv",
-    "folder",
-    "kaldi",
-    "lhotse",
-    "librispeech",
-    "nemo",
-    "print_rows",
-    "skipped_in_words",
-    "voxceleb1",
-    "voxceleb2",
-    "webdataset",
-    "writable_table",
-    "write_json",
-]
-
 app = typer.Typer(help="Make an utterance table of a folder, a list, or a published corpus.", no_args_is_help=True)
 
 _SHOWN_SKIPPED = 5

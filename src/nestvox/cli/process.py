@@ -15,17 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = [
-    "EXIT_ERROR",
-    "EXIT_FAULT",
-    "flush_streams",
-    "limit_words",
-    "memory_words",
-    "open_streams",
-    "stopped_by",
-    "stopping",
-]
-
 EXIT_ERROR = 2
 EXIT_FAULT = 70  # as in sysexits.h
 # What schedulers, shells and closing terminals send; the last: the limit of processor time.

@@ -22,8 +22,6 @@ from rich.text import Text
 from nestvox.cli.console import console, tell
 from nestvox.progress import Progress as Callback
 
-__all__ = ["progress_bar"]
-
 _LOG_EVERY_S = 10.0
 
 

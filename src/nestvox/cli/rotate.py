@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from nestvox.extraction.rotate import RotationReport
     from nestvox.progress import Progress
 
-__all__ = ["rotate"]
-
 
 def rotate(
     embeddings: Annotated[Path, typer.Argument(help="npy, npz, Parquet, kaldi ark/scp, or a store folder.")],
@@ -48,7 +46,8 @@ def rotate(
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.labels import read_labels
     from nestvox.extraction.rotate import apply_rotation, rotate_vectors
-    from nestvox.extraction.store.store import EmbeddingStore, is_store
+    from nestvox.extraction.store.metadata import is_store
+    from nestvox.extraction.store.store import EmbeddingStore
 
     if labels is not None and labels.exists() and labels.samefile(embeddings):
         raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")

@@ -12,8 +12,6 @@ import typer
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["Backend", "Device", "NetworkBackend", "NetworkPrecision", "Offline", "Precision", "Running", "Weights"]
-
 
 class NetworkBackend(StrEnum):
     """The names of `encoders.backends.Backend`."""

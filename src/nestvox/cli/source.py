@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from nestvox.scoring.pipeline import Steps
     from nestvox.scoring.system import Unscored
 
-__all__ = [
-    "check_model_folder",
-    "embedding_model",
-    "read_source",
-    "read_steps",
-    "show_dim",
-    "show_score",
-    "unscored_file",
-]
-
 
 def read_source(
     trials: Trials,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nestvox.metrics.thresholds import DecisionRule
     from nestvox.model.threshold import DurationClass, Threshold
 
-__all__ = ["print_uses", "threshold"]
-
 
 def threshold(
     *,

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nestvox.training.train import Trained
     from nestvox.training.watch import Watch
 
-__all__ = ["train"]
-
 _PAGE_EVERY_S = 2.0
 
 

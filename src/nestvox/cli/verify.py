@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nestvox.model.router import Route
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["verify"]
-
 _DIFFERENT, _NO_VERDICT = 1, 3  # exit codes; 2 is that of every error
 
 

@@ -26,8 +26,6 @@ from nestvox.errors import TableError
 from nestvox.gate import read_json
 from nestvox.progress import Progress, silent
 
-__all__ = ["AUGMENTED_TABLE", "named_by_id", "voices_of", "write_augmented"]
-
 AUGMENTED_TABLE = "utterances.tsv"
 
 _PLAN = "augmentation.json"

@@ -27,8 +27,6 @@ from nestvox.errors import AudioError
 from nestvox.names import key_column
 from nestvox.progress import Progress, silent
 
-__all__ = ["CheckReport", "Finding", "check_corpus"]
-
 _EXAMPLES = 5
 _AT_ONCE = 512
 # The sides of a trial in the order of the alphabet: a pair, whichever way round it is listed.

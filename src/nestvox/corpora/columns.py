@@ -8,8 +8,6 @@ import polars as pl
 
 from nestvox.errors import TableError
 
-__all__ = ["LONGEST_S", "MOST_CHANNELS", "Fail", "as_boolean", "as_channel", "as_seconds", "codec_apart"]
-
 LONGEST_S = 1e7
 """Seconds (116 days) beyond which a start or a duration is no time in a recording, but damage."""
 

@@ -23,18 +23,6 @@ from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
 from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes, refuse_stand_in
 from nestvox.names import name_key, split_fields, split_lines
 
-__all__ = [
-    "LocatedError",
-    "located",
-    "name_column",
-    "read_delimited",
-    "read_fields",
-    "read_parquet",
-    "read_text",
-    "refuse_float_names",
-    "write_frame",
-]
-
 LocatedError = type[TableError] | type[TrialsError] | type[ScoresError]
 """Which error a reader raises: that of the thing that the file should be."""
 

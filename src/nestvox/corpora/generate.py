@@ -22,8 +22,6 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TrialsError
 from nestvox.progress import Progress, silent
 
-__all__ = ["PRESETS", "Preset", "generate_trials", "usual_counts"]
-
 _UNKNOWN_SEX = ("", "n/a", "na", "none", "o", "other", "u", "unknown")
 _REPORT_EVERY = 1000
 _TARGETS_EACH, _MOST_TARGETS, _NONTARGETS_A_TARGET = 30, 10_000, 3

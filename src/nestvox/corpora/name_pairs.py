@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from nestvox.names import key_column
 
-__all__ = ["NamePairs", "number_names"]
-
 Numbers = NDArray[np.int64]
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Set
 from nestvox.errors import OverlapError, first_of
 from nestvox.names import name_key
 
-__all__ = ["refuse_overlap", "shared_speakers", "speaker_key"]
-
 
 def speaker_key(name: str) -> str:
     """Return the first 16 hex digits of the SHA-256 of a speaker's name, in the form in which names are compared.

@@ -22,8 +22,6 @@ from nestvox.corpora.delimited import name_column, read_fields
 from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import ScoresError
 
-__all__ = ["read_scores"]
-
 _SIDES = ("enrol", "test")
 # Places of the label and of the score among four fields; the other two are the names.
 _LABELLED = (("3", "2"), ("2", "3"), ("0", "3"))

@@ -35,8 +35,6 @@ from nestvox.locking import held
 from nestvox.names import NO_TEXT, is_text
 from nestvox.progress import Progress, silent
 
-__all__ = ["SHARD_TABLE", "prepare_shards", "write_shards"]
-
 SHARD_TABLE = "utterances.tsv"
 
 _MIB = 1 << 20

@@ -13,8 +13,6 @@ import polars as pl
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 
-__all__ = ["split_by_speaker"]
-
 _LEAST = 2  # speakers of a part that trials are drawn from: one alone meets nobody
 
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from nestvox.corpora.delimited import LocatedError, read_delimited, read_parquet
 from nestvox.errors import TrialsError
 
-__all__ = ["LABELS", "labels_of", "read_headed"]
-
 LABELS = {
     "1": True,
     "0": False,

@@ -23,12 +23,9 @@ import polars as pl
 
 from nestvox.corpora.delimited import name_column, read_fields, write_frame
 from nestvox.corpora.name_pairs import NamePairs, number_names
-from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import TrialsError
 from nestvox.names import key_column
-
-__all__ = ["FORMATS", "Trials", "format_to_write", "read_scores", "read_trials", "write_trials"]
 
 FORMATS = ("csv", "kaldi", "parquet", "voxceleb", "voxsrc")
 """Names of the formats, for `fmt`."""

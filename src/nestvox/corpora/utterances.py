@@ -28,16 +28,6 @@ from nestvox.corpora.delimited import name_column, read_delimited, read_parquet,
 from nestvox.errors import TableError
 from nestvox.names import key_column, name_key
 
-__all__ = [
-    "MARKS",
-    "REQUIRED",
-    "UtteranceTable",
-    "check_writable",
-    "read_utterances",
-    "table_sha256",
-    "write_utterances",
-]
-
 REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
 

@@ -21,8 +21,6 @@ from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
 
-__all__ = ["Affine", "Encoder", "Layer", "Tap", "Taps", "Translation"]
-
 Tap = Literal["frames", "pooled", "embedding"]
 
 

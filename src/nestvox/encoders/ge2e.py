@@ -22,8 +22,6 @@ from nestvox.encoders.pooling import TAP, length_mask
 from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
 
-__all__ = ["GE2E"]
-
 _HOP = 160  # 10 ms
 _N_FFT = 400  # 25 ms
 _N_MELS = 40

@@ -13,19 +13,6 @@ from torch import Tensor, nn
 
 from nestvox.errors import ModelError
 
-__all__ = [
-    "ASTP",
-    "MHASTP",
-    "MQMHASTP",
-    "TAP",
-    "TMAP",
-    "TSDP",
-    "TSTP",
-    "Pooling",
-    "length_mask",
-    "pooling",
-]
-
 # Under the root of every deviation.
 _VARIANCE_FLOOR = 1e-7
 

@@ -13,8 +13,6 @@ from nestvox.errors import ModelError
 from nestvox.gate import naming
 from nestvox.schema import validated
 
-__all__ = ["architectures", "build", "named"]
-
 _CLASSES = {
     "ge2e": "nestvox.encoders.ge2e:GE2E",
     "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",

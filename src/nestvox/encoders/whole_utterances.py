@@ -15,8 +15,6 @@ from torch.nn import functional
 from nestvox.encoders.contract import Encoder, Layer, Taps
 from nestvox.encoders.pooling import length_mask
 
-__all__ = ["WholeUtteranceEncoder"]
-
 
 class WholeUtteranceEncoder(Encoder):
     """A network whose layers may look at the whole utterance: convolutions with padding, attention, normalisation.

@@ -29,8 +29,6 @@ from nestvox.metrics import (
 from nestvox.metrics.bayes_error import bayes_errors
 from nestvox.metrics.curves import SortedScores
 
-__all__ = ["CalibrationCurve", "calibration_curve"]
-
 Floats = NDArray[np.float64]
 
 

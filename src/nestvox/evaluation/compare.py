@@ -31,8 +31,6 @@ from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
 from nestvox.scoring.system import Scores, System, check_system
 
-__all__ = ["Comparison", "ComparisonRow", "MeanOverDims", "SystemRow", "compare_systems"]
-
 IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
 
 _ROUNDING = 1e-5  # of a standard deviation of the scores: more than rotating float32 vectors leaves

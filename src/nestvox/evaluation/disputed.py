@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials
 from nestvox.evaluation.zoo import mid_ranks
 
-__all__ = ["DisputedTrial", "disputed_trials"]
-
 _MOST = 10
 
 Floats = NDArray[np.float64]

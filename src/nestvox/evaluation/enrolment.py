@@ -31,8 +31,6 @@ from nestvox.metrics.thresholds import wilson_interval
 from nestvox.model.threshold import DurationClass
 from nestvox.progress import Progress, silent
 
-__all__ = ["EnrolmentPlan", "EnrolmentRow", "plan_enrolment"]
-
 _FEWEST_SPEAKERS = 5
 WHOLE = "whole clips"
 

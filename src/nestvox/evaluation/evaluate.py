@@ -26,8 +26,6 @@ from nestvox.scoring.pipeline import Given, ScoredTrials, score_trials
 from nestvox.scoring.refusals import check_trials
 from nestvox.scoring.system import NamedModel, known_model, known_scores, known_store, system_of_scores
 
-__all__ = ["evaluate_model", "evaluate_scored", "evaluate_scores", "evaluate_store"]
-
 
 def evaluate_scored(
     scored: ScoredTrials, *, llr: bool = False, settings: Settings = USUAL, progress: Progress = silent

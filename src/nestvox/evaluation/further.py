@@ -29,8 +29,6 @@ from nestvox.metrics.influence import (
     student_quantile,
 )
 
-__all__ = ["FARS", "further_figures", "reachable_fars"]
-
 FARS = (0.001, 0.01, 0.1)
 """False-alarm rates at which the misses are reported, where the trials can say them."""
 

@@ -15,16 +15,6 @@ from nestvox.metrics.bootstrap import BootstrapIntervals, Interval
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.scoring.speakers import TrialSpeakers
 
-__all__ = [
-    "INTERVALS",
-    "PERCENTILE",
-    "STUDENTISED",
-    "check_interval",
-    "has_studentised",
-    "in_words",
-    "with_interval",
-]
-
 STUDENTISED = "studentised"
 PERCENTILE = "percentile"
 INTERVALS = (STUDENTISED, PERCENTILE)

@@ -32,8 +32,6 @@ from nestvox.scoring.refusals import check_trials
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap
 from nestvox.scoring.system import System
 
-__all__ = ["LlrCost", "LlrFit", "check_fit", "fit_llr", "llr_costs"]
-
 _PARTS = 5
 _FEWEST_TRIALS = 10  # of each class, for the one weight of the score
 _ROUNDING = 1e-5  # embeddings are float32

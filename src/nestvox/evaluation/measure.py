@@ -30,8 +30,6 @@ from nestvox.progress import Progress, silent
 from nestvox.scoring.conditions import Sides, condition_masks
 from nestvox.scoring.speakers import TrialSpeakers
 
-__all__ = ["Origin", "Scores", "measure"]
-
 _DET_POINTS = 161
 _BINS = 60
 _WORST = 10

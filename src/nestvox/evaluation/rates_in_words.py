@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nestvox.evaluation.results import ErrorRates
 
-__all__ = ["html_table", "interval_in_words", "percent", "percent_interval"]
-
 
 def percent(rate: float, digits: int = 2) -> str:
     """A fraction in per cent: 0.05177 is ``5.18``."""

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from nestvox.evaluation.llr_fit import LlrCost
     from nestvox.evaluation.set_threshold import ThresholdUse
 
-__all__ = [
-    "ALL",
-    "DetCurve",
-    "ErrorRates",
-    "Evaluation",
-    "NotComputable",
-    "ScoreHistogram",
-    "ScoredTrial",
-    "plain_values",
-]
-
 ALL = "all"
 
 

@@ -9,8 +9,6 @@ from pydantic import Field
 from nestvox.gate import ErrorMaker
 from nestvox.schema import Count, Fraction, OpenModel, Size, Word, validated
 
-__all__ = ["check_record", "check_result"]
-
 Epoch = Annotated[float, Field(ge=0, le=1e9)]
 Dim = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
 

@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.arrays import as_count, as_vectors
 from nestvox.errors import ScoresError
 
-__all__ = ["BLOCK_ROWS", "nearest"]
-
 BLOCK_ROWS = 16_384
 """Gallery rows whose scores are held at once: with 64 queries 4 MB."""
 

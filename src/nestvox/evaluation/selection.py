@@ -15,8 +15,6 @@ from nestvox.metrics import eer, error_curve
 from nestvox.scoring.refusals import check_trials, refuse_shared_trials
 from nestvox.scoring.system import System, check_system
 
-__all__ = ["Candidate", "Selection", "select_system"]
-
 
 @dataclass(frozen=True)
 class Candidate:

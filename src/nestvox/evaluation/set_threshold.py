@@ -26,8 +26,6 @@ from nestvox.scoring.refusals import SELECTED, check_trials
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap
 from nestvox.scoring.system import System
 
-__all__ = ["NotSet", "ThresholdUse", "ThresholdsSet", "set_thresholds", "use_thresholds"]
-
 _FEWEST_TRIALS = 30
 _FEWEST_SPEAKERS = 5
 

@@ -10,8 +10,6 @@ from nestvox.evaluation.intervals import STUDENTISED, check_interval
 from nestvox.metrics.bootstrap import check_replicates, seeded
 from nestvox.metrics.dcf import check_operating_point
 
-__all__ = ["USUAL", "Settings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

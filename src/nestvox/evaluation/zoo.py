@@ -28,8 +28,6 @@ from scipy.special import chdtrc, ndtri, stdtr
 from nestvox.metrics import error_curve, holm
 from nestvox.metrics.influence import Clusters, eer_influence, standard_error
 
-__all__ = ["ANIMALS", "SpeakerRow", "ZooTest", "kruskal_wallis", "mid_ranks", "speaker_rows", "zoo_tests"]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -11,10 +11,12 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, open_cache
-    from nestvox.extraction.embed import EmbeddingModel, EmbeddingRun, embed_table, run_embedding
+    from nestvox.extraction.embed import EmbeddingRun, embed_table, run_embedding
     from nestvox.extraction.formats.interchange import export_store, iter_vectors
     from nestvox.extraction.rotate import rotate_store, rotate_vectors
-    from nestvox.extraction.store.store import EmbeddingStore, StoreMetadata
+    from nestvox.extraction.shard_job import EmbeddingModel
+    from nestvox.extraction.store.metadata import StoreMetadata
+    from nestvox.extraction.store.store import EmbeddingStore
 
 __all__ = [
     "EmbeddingModel",

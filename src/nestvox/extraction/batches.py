@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Piece", "plan_batches", "split_utterance"]
-
 
 @dataclass(frozen=True)
 class Piece:

@@ -16,8 +16,6 @@ from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
 from nestvox.extraction.batches import Piece, split_utterance
 
-__all__ = ["DecodedBatch", "Decoder", "Source"]
-
 _Heard = tuple[NDArray[np.float32] | AudioError, Condition | None]
 
 

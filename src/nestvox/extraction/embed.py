@@ -25,32 +25,13 @@ from nestvox.extraction.shard_job import (
     StoreTap,
     decoder_for,
 )
-from nestvox.extraction.store.store import (
-    EmbeddingStore,
-    StoreMetadata,
-    StoreWriter,
-    default_shard_rows,
-    is_store,
-    read_metadata,
-    refuse_another_model,
-    writing,
-)
+from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, refuse_another_model, writing
 from nestvox.progress import Progress, silent
 from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
-
-__all__ = [
-    "DEFAULT_MAX_DURATION_S",
-    "EmbeddingModel",
-    "EmbeddingRun",
-    "Engine",
-    "StoreTap",
-    "check_max_duration",
-    "embed_table",
-    "run_embedding",
-]
 
 DEFAULT_MAX_DURATION_S = 300.0
 

@@ -17,8 +17,6 @@ from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.tuning import SIZES, choose
 
-__all__ = ["Pace", "try_out"]
-
 _TRIAL_CLIPS = 64
 _TRIAL_DECODING_S = 1.0
 _TRIAL_AUDIO_S = 320.0

@@ -32,8 +32,6 @@ from nestvox.progress import Progress, silent
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
 
-__all__ = ["EngineError", "check", "make_shards"]
-
 _ATTEMPTS = 3
 _REPORT_EVERY_S = 0.5
 _ANSWER_S = 10.0

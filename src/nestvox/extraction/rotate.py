@@ -22,16 +22,14 @@ from numpy.typing import NDArray
 from nestvox.corpora.overlap import speaker_key
 from nestvox.errors import ModelError, StoreError
 from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors, vector_shape
-from nestvox.extraction.formats.labels import read_labels
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch, is_store, writing
+from nestvox.extraction.store.metadata import is_store
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch, writing
 from nestvox.heads.choose import Method, choose_rotation, fit_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Rotation, Scatter, truncation
 from nestvox.progress import Progress, silent
-
-__all__ = ["PrefixQuality", "RotationReport", "apply_rotation", "read_labels", "rotate_store", "rotate_vectors"]
 
 _BATCH_ROWS = 16_384
 _SAMPLE_ROWS = 2_000  # rows whose pairs measure how well prefixes keep the scores

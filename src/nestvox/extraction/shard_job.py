@@ -32,19 +32,6 @@ from nestvox.threads import torch_threads
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
 
-__all__ = [
-    "MAX_BATCH_S",
-    "EmbeddingModel",
-    "Network",
-    "NetworkFailure",
-    "OutOfMemoryError",
-    "Plan",
-    "ShardJob",
-    "StoreTap",
-    "decoder_for",
-    "sources_of",
-]
-
 MAX_BATCH_S = 320.0
 """Seconds of audio in one batch with its padding: 64 utterances of 5 s. At 16 kHz these are 20 MB of samples."""
 

@@ -19,8 +19,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SIZES", "Choice", "Streams", "choose"]
-
 # A step up must pay by this factor: larger batches need more memory, and a tie is noise.
 _WORTH_IT = 1.1
 SIZES = (1, 4, 16, 64)

@@ -13,8 +13,6 @@ from nestvox.heads.refine import Refinement, refine
 from nestvox.heads.rotation import Rotation, Scatter, default_dims, discriminant, pca, truncation
 from nestvox.progress import Progress, silent
 
-__all__ = ["WEIGHTS", "Candidate", "Method", "choose_rotation", "fit_rotation"]
-
 Method = Literal["auto", "pca", "discriminant", "refined"]
 
 _BLOCK = 32_768

@@ -16,17 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.arrays import as_count, as_vectors, fit_to_square
 from nestvox.errors import ModelError
 
-__all__ = [
-    "FloatArray",
-    "Head",
-    "NotNestedWarning",
-    "cut_in_words",
-    "in_working_precision",
-    "normalise",
-    "truncate",
-    "warn_of_cut",
-]
-
 FloatArray = NDArray[np.floating[Any]]
 
 

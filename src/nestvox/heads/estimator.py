@@ -21,8 +21,6 @@ require("sklearn", extra="sklearn", purpose="NestedRotation")
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin  # noqa: E402
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
-__all__ = ["NestedRotation"]
-
 
 class _SpeakersError(ModelError, ValueError):
     """Speakers that cannot be used: scikit-learn's contract wants a ValueError."""

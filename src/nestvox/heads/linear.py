@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.trained import HeadTap, Norm, TrainedHead
 
-__all__ = ["LinearHead"]
-
 
 class LinearHead(TrainedHead):
     """Batch norm and a linear layer, as redimnet-mrl has them; `from_pretrained` begins at a pretrained model.

@@ -13,8 +13,6 @@ from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.trained import HeadTap, Norm, TrainedHead
 
-__all__ = ["MlpHead"]
-
 
 class MlpHead(TrainedHead):
     """Linear layer plus perceptron, of the same standardised input: W z + b + V h_n, h_i = relu(U_i h_{i-1} + c_i).

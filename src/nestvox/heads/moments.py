@@ -11,8 +11,6 @@ from nestvox.arrays import as_vectors
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 
-__all__ = ["Moments"]
-
 
 class Moments:
     """First and second moments of (N, P) vectors, in float64 and 8 P^2 bytes, however many rows there are.

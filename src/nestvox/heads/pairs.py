@@ -15,8 +15,6 @@ from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.metrics.curves import error_curve
 from nestvox.metrics.eer import eer
 
-__all__ = ["LabelledPairs"]
-
 _BLOCK = 262_144
 _DENSE = 4  # from one pair in so many of all (i, j), one matrix product is cheaper than gathering both sides
 

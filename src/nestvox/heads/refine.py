@@ -29,8 +29,6 @@ from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, normalise
 from nestvox.heads.rotation import Rotation
 
-__all__ = ["Refinement", "contrastive_loss", "refine", "refinements"]
-
 Rows = NDArray[np.float32]
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8

@@ -36,8 +36,6 @@ from nestvox.heads.contract import FloatArray, in_working_precision, normalise
 from nestvox.schema import Size, StrictModel, Word, validated
 from nestvox.tensor_files import read_arrays
 
-__all__ = ["Rotation", "Scatter", "check_dims", "default_dims", "discriminant", "pca", "truncation"]
-
 _FORMAT = "nestvox-rotation-1"
 _ORTHOGONAL_TOLERANCE = 1e-8
 _DEAD = 1e-10  # of the largest variance: rounding of float32 vectors leaves less

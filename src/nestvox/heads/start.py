@@ -16,8 +16,6 @@ from nestvox.errors import ModelError
 from nestvox.heads.moments import Moments
 from nestvox.heads.rotation import Rotation
 
-__all__ = ["AffineMap", "Start", "pretrained_start"]
-
 # Of the largest residual direction; below it a direction is the rounding of others.
 _NO_VARIANCE = 1e-9
 _SEED = 11

@@ -23,8 +23,6 @@ from nestvox.heads.rotation import Rotation, check_dims
 from nestvox.heads.start import AffineMap, Start, pretrained_start
 from nestvox.schema import Fraction, Size, StrictModel, Word, validated
 
-__all__ = ["HeadTap", "Norm", "TrainedHead"]
-
 Norm = Literal["batch", "fixed", "none"]
 HeadTap = Literal["pooled", "embedding"]
 

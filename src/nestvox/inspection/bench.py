@@ -26,8 +26,6 @@ from nestvox.threads import one_thread
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["SAYING", "Bench", "CostRow", "ExtractionCost", "bench_model"]
-
 SAYING = (
     "The dimension changes storage, scoring and search. It does not change extraction: the network runs whole at any "
     "of them, so a smaller one makes no recording faster; a smaller network does."

@@ -26,19 +26,6 @@ from nestvox.inspection.sample_clips import Clip
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = [
-    "CODEC_FLOOR",
-    "Check",
-    "check_batches",
-    "check_calibration",
-    "check_codecs",
-    "check_errors",
-    "check_repeats",
-    "check_saved",
-    "check_thresholds",
-    "check_vectors",
-]
-
 CODEC_FLOOR = 0.7
 """Lowest cosine between a recording and itself through a codec that passes; lower is another voice to the model."""
 

@@ -35,20 +35,6 @@ from nestvox.threads import one_thread
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = [
-    "ClipNorms",
-    "DimensionRow",
-    "Inspection",
-    "LatencyRow",
-    "MemoryUse",
-    "PartSize",
-    "Similarities",
-    "inspect_model",
-    "limit_of",
-    "machine_of",
-    "unloadable",
-]
-
 _CPU_LIMIT = 1e-4  # of unit-length components in float32, where another batch changes the order of sums
 _OTHER_LIMIT = 1e-2  # on a GPU, or in fewer digits
 

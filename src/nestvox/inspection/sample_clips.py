@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from nestvox.audio.segment import Segment
 from nestvox.metrics.bootstrap import seeded
 
-__all__ = ["Clip", "noise", "read_clips", "tones"]
-
 _PITCHES_HZ = (105.0, 140.0, 190.0, 235.0)
 _DURATIONS_S = (1.1, 2.0, 3.3, 4.7)
 _SYLLABLE_HZ = 3.7

@@ -18,8 +18,6 @@ from nestvox.errors import ModelError
 from nestvox.losses.nested import NestedTerms, PrefixLoss
 from nestvox.losses.precision import unit, working
 
-__all__ = ["PrefixDistillation"]
-
 _FEWEST = 3  # two rows have one cosine, which correlates with anything
 
 

@@ -23,8 +23,6 @@ from torch.nn import functional
 from nestvox.errors import ModelError
 from nestvox.losses.precision import check_batch, full_precision, unit, working
 
-__all__ = ["AamSoftmax", "AmSoftmax", "ClassifierLoss", "SphereFace2", "SubCenterAamSoftmax"]
-
 # Of sin^2: reached only where rounding makes the cosine 1, and there the gradient of the root must stay finite.
 _SMALLEST_SQUARE = 1e-12
 

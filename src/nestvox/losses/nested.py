@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from nestvox.errors import ModelError
 from nestvox.losses.precision import full_precision, unit, working
 
-__all__ = ["Classifier", "NestedLoss", "NestedTerms", "PrefixLoss"]
-
 Classifier = Literal["own", "shared"]
 
 

@@ -19,8 +19,6 @@ from torch.nn import functional
 from nestvox.errors import ModelError
 from nestvox.losses.precision import check_batch, full_precision, unit, working
 
-__all__ = ["AngularPrototypical", "Mining", "Prototypical", "Queries", "Triplet"]
-
 Queries = Literal["one", "every"]
 Mining = Literal["hard", "semi-hard", "all"]
 

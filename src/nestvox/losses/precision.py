@@ -10,8 +10,6 @@ from torch import Tensor
 
 from nestvox.errors import ModelError
 
-__all__ = ["check_batch", "full_precision", "unit", "working"]
-
 # Below it a vector has no direction: its gradient would be this many times larger than that of a unit vector.
 _SHORTEST = 1e-12
 

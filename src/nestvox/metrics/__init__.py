@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nestvox.metrics.auc import auc
 from nestvox.metrics.bayes_error import BayesErrorCurve, bayes_error_curve
-from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, Replicates, SpeakerBootstrap, speaker_bootstrap
+from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, speaker_bootstrap
 from nestvox.metrics.calibration import Calibration, fit_calibration
 from nestvox.metrics.cllr import cllr, min_cllr
 from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scores
@@ -19,6 +19,7 @@ from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.pav import IsotonicBins, pav
 from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan, plan_study, speaker_correlation, system_correlation
+from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 from nestvox.metrics.score_norm import CohortStatistics, as_norm, cohort_statistics, s_norm, t_norm, z_norm
 
 __all__ = [

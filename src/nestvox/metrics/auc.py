@@ -6,8 +6,6 @@ import numpy as np
 
 from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["auc"]
-
 
 def auc(curve: ErrorCurve) -> float:
     """Probability that a target scores above a non-target, ties counted half; 0.5 is chance, 1 is separable.

@@ -17,8 +17,6 @@ from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.pav import pav
 
-__all__ = ["BayesErrorCurve", "bayes_error_curve", "bayes_errors"]
-
 Floats = NDArray[np.float64]
 
 

@@ -28,20 +28,7 @@ from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.dcf import check_operating_point, min_dcf
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
-from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
-
-__all__ = [
-    "BootstrapIntervals",
-    "Interval",
-    "Replicates",
-    "SpeakerBootstrap",
-    "StudentisedIntervals",
-    "check_replicates",
-    "draw_speakers",
-    "seeded",
-    "speaker_bootstrap",
-    "studentised_intervals",
-]
+from nestvox.metrics.replicates import SpeakerBootstrap
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -43,15 +43,6 @@ from nestvox.errors import NestvoxError, ScoresError
 from nestvox.metrics.curves import check_scores
 from nestvox.metrics.dcf import bayes_threshold
 
-__all__ = [
-    "Calibration",
-    "calibrations_from_dict",
-    "calibrations_to_dict",
-    "check_prior",
-    "fit_calibration",
-    "symmetric_quality",
-]
-
 Floats = NDArray[np.float64]
 
 _STEPS = 100

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.pav import pav
 
-__all__ = ["cllr", "min_cllr"]
-
 Floats = NDArray[np.float64]
 
 

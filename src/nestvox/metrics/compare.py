@@ -37,15 +37,6 @@ from nestvox.metrics.influence import Clusters, eer_influence, min_dcf_influence
 from nestvox.metrics.mcnemar import McNemar, mcnemar
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
-__all__ = [
-    "PairedComparison",
-    "PairedFigure",
-    "compare_scores",
-    "pairs_needed",
-    "rank_identically",
-    "refuse_identical",
-]
-
 Floats = NDArray[np.float64]
 
 _REPLICATES = 256  # counted at once

@@ -20,8 +20,6 @@ from nestvox.arrays import as_booleans, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.pav import IsotonicBins, pool
 
-__all__ = ["ErrorCurve", "SortedScores", "check_scores", "error_curve"]
-
 Floats = NDArray[np.float64]
 
 

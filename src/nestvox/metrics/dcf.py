@@ -14,17 +14,6 @@ from typing import NamedTuple
 from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 
-__all__ = [
-    "P_TARGETS",
-    "ActDcf",
-    "MinDcf",
-    "act_dcf",
-    "bayes_threshold",
-    "check_operating_point",
-    "dcf_at",
-    "min_dcf",
-]
-
 P_TARGETS = (0.01, 0.05)
 """Priors at which the field reports the cost, both costs being 1."""
 

@@ -21,8 +21,6 @@ from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.influence import Clusters, error_of_squares, logit_interval
 from nestvox.metrics.operating_points import frr_at_far
 
-__all__ = ["det_band"]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

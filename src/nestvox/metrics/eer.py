@@ -8,8 +8,6 @@ import numpy as np
 
 from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["EqualErrorRate", "eer", "eer_rocch"]
-
 
 class EqualErrorRate(NamedTuple):
     """An equal error rate and the score at which it is reached.

@@ -27,19 +27,6 @@ from nestvox.metrics.curves import ErrorCurve
 from nestvox.metrics.dcf import min_dcf
 from nestvox.metrics.eer import eer
 
-__all__ = [
-    "Clusters",
-    "auc_influence",
-    "cllr_influence",
-    "dcf_influence",
-    "eer_influence",
-    "error_of_squares",
-    "logit_interval",
-    "min_dcf_influence",
-    "standard_error",
-    "student_quantile",
-]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

@@ -17,8 +17,6 @@ from scipy.special import bdtr
 from nestvox.arrays import as_booleans, as_numbers
 from nestvox.errors import NestvoxError, ScoresError
 
-__all__ = ["McNemar", "holm", "mcnemar"]
-
 
 class McNemar(NamedTuple):
     """Trials that one system decided rightly and the other wrongly.

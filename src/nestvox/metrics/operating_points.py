@@ -12,8 +12,6 @@ from typing import NamedTuple
 from nestvox.errors import NestvoxError
 from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["OperatingPoint", "far_at_frr", "frr_at_far", "rates_at"]
-
 
 class OperatingPoint(NamedTuple):
     """A threshold and what deciding by it costs: accept if score >= threshold.

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from nestvox.metrics.curves import ErrorCurve
 
-__all__ = ["IsotonicBins", "pav", "pool"]
-
 Floats = NDArray[np.float64]
 
 _FEW = 4096  # points that the plain loop takes in milliseconds

@@ -40,18 +40,6 @@ from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import Clusters, eer_influence
 
-__all__ = [
-    "USUAL",
-    "SpeakerCorrelation",
-    "StudyPlan",
-    "difference_error",
-    "eer_error",
-    "independent_trials",
-    "plan_study",
-    "speaker_correlation",
-    "system_correlation",
-]
-
 Floats = NDArray[np.float64]
 
 _MOST = 10**12

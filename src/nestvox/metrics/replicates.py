@@ -19,8 +19,6 @@ from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.curves import check_scores
 
-__all__ = ["Replicates", "SpeakerBootstrap"]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

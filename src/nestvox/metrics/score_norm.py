@@ -25,8 +25,6 @@ from nestvox.arrays import as_count, as_numbers, as_rows, as_vectors, fit_to_squ
 from nestvox.errors import NestvoxError, ScoresError
 from nestvox.progress import Progress, silent
 
-__all__ = ["TOP_K", "CohortStatistics", "as_norm", "cohort_statistics", "s_norm", "t_norm", "z_norm"]
-
 Floats = NDArray[np.float64]
 
 TOP_K = 300

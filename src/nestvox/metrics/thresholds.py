@@ -36,14 +36,6 @@ from nestvox.metrics.eer import eer
 from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
 from nestvox.progress import Progress, silent
 
-__all__ = [
-    "DecisionRule",
-    "MeasuredThreshold",
-    "fit_threshold",
-    "measure_threshold",
-    "wilson_interval",
-]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

@@ -6,8 +6,6 @@ import math
 
 from nestvox.metrics.compare import PairedFigure, pairs_needed
 
-__all__ = ["count_in_words", "difference_in_words", "p_in_words"]
-
 
 def difference_in_words(
     name_a: str,

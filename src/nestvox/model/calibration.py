@@ -34,22 +34,6 @@ from nestvox.model.card import replace_thresholds
 from nestvox.model.threshold import ScoreSpace, Threshold
 from nestvox.schema import StrictModel, Word, validated, validated_dataclass
 
-__all__ = [
-    "CALIBRATION_FILE",
-    "DURATION",
-    "MEASURES",
-    "NORM",
-    "SNR",
-    "LlrCalibration",
-    "ModelCalibration",
-    "add_to_file",
-    "quality_columns",
-    "quality_names",
-    "read_calibration",
-    "store_in_model",
-    "write_calibration",
-]
-
 CALIBRATION_FILE = "calibration.json"
 DURATION, NORM, SNR = "duration", "norm", "snr"
 MEASURES = (DURATION, NORM, SNR)

@@ -9,8 +9,6 @@ import yaml
 
 from nestvox.model.threshold import Threshold
 
-__all__ = ["render_card", "replace_thresholds"]
-
 _THRESHOLDS = "## Thresholds"
 _AFTER_THRESHOLDS = "## Training"
 

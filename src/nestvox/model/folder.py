@@ -25,18 +25,6 @@ from nestvox.tensor_files import read_arrays
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = [
-    "CONFIG_FILE",
-    "FORMAT",
-    "WEIGHTS_FILE",
-    "Card",
-    "ModelConfig",
-    "read_head",
-    "read_model",
-    "read_tensors",
-    "write_model",
-]
-
 _Model = TypeVar("_Model", bound="SpeakerModel")
 FORMAT = "nestvox-model-1"
 CONFIG_FILE = "config.json"

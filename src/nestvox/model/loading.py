@@ -15,8 +15,6 @@ from nestvox.gate import is_file, is_folder
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.zoo.catalogue import entries, find
 
-__all__ = ["load"]
-
 
 def load(
     name_or_folder: str | Path,

@@ -26,8 +26,6 @@ from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Verification
 from nestvox.schema import Size, StrictModel, Word, validated
 
-__all__ = ["Route", "RoutedEmbedding", "Router", "Rule", "load_router", "noisier_than", "shorter_than"]
-
 Rule = Callable[[NDArray[np.float32], int], bool]
 """Samples (T,) and their rate in Hz; true where a route is for such a recording."""
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from nestvox.encoders.contract import Encoder, Taps
 
-__all__ = ["Audio", "ModelTap", "SpeakerModel"]
-
 _Step = TypeVar("_Step")
 ModelTap = Literal["frames", "pooled", "embedding", "nested"]
 

@@ -20,19 +20,6 @@ from nestvox.errors import FingerprintError, ModelError, NestvoxError
 from nestvox.gate import naming
 from nestvox.schema import Count, Fraction, Size, validated_dataclass
 
-__all__ = [
-    "COSINE",
-    "DURATION_EDGES_S",
-    "Choice",
-    "DurationClass",
-    "ScoreSpace",
-    "Threshold",
-    "Verification",
-    "check_marks",
-    "choose_threshold",
-    "duration_classes",
-]
-
 DURATION_EDGES_S = (2.0, 4.0, 8.0, 16.0)
 """Borders of the usual duration classes; a duration on a border belongs to the longer class."""
 

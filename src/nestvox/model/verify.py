@@ -18,8 +18,6 @@ from nestvox.model.threshold import COSINE, Verification, check_marks, choose_th
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["verify_pair"]
-
 
 def verify_pair(
     model: SpeakerModel,

@@ -29,8 +29,6 @@ from nestvox.report.figures import (
 from nestvox.report.page import render_page
 from nestvox.report.tables import evaluation_tables, frame_of
 
-__all__ = ["comparison_figures", "comparison_tables", "render_comparison", "write_comparison"]
-
 _MOST_SPEAKERS = 15
 _MOST_VERDICTS = 6
 

@@ -16,8 +16,6 @@ from nestvox.atomic import atomic_path, write_text
 from nestvox.errors import NestvoxError
 from nestvox.extras import require
 
-__all__ = ["FIGURE_FORMATS", "N_SERIES", "PALETTES", "Drawing", "Plot", "check_figure_format", "style_sheet"]
-
 FIGURE_FORMATS = ("svg", "png")
 N_SERIES = 8
 

@@ -14,20 +14,6 @@ from nestvox.evaluation.calibration import CalibrationCurve
 from nestvox.evaluation.results import DetCurve, ErrorRates, ScoreHistogram
 from nestvox.report.drawing import Drawing, Plot
 
-__all__ = [
-    "SYSTEM_SERIES",
-    "BayesLine",
-    "DetLine",
-    "Difference",
-    "bayes_error_figure",
-    "calibration_figure",
-    "det_figure",
-    "difference_figure",
-    "eer_by_dim_figure",
-    "even_ticks",
-    "histogram_figure",
-]
-
 SYSTEM_SERIES = (3, 0, 4, 1, 2, 5, 6, 7)
 """Colours of systems, in an order of their own: dimensions count from 0, and blue is not 16 dimensions."""
 

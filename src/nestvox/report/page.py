@@ -33,18 +33,6 @@ from nestvox.report.figures import (
 from nestvox.scoring.conditions import DURATION
 from nestvox.scoring.refusals import refuse_copies
 
-__all__ = [
-    "banded_dims",
-    "evaluation_figures",
-    "further_in_words",
-    "render_html",
-    "render_page",
-    "systems_dim",
-    "write_figures",
-    "write_html",
-    "write_json",
-]
-
 _MOST_HISTOGRAMS = 8
 _MOST_SPEAKERS = 20
 _SAME_RATE = 1e-4

@@ -19,8 +19,6 @@ from nestvox.report.drawing import Drawing, Plot
 from nestvox.report.figures import even_ticks
 from nestvox.report.page import render_page
 
-__all__ = ["RUN_PAGE", "loss_figure", "rates_figure", "write_run_page"]
-
 RUN_PAGE = "training.html"
 
 _MOST_POINTS = 600  # of a curve; more than a page has pixels

@@ -12,8 +12,6 @@ import polars as pl
 from nestvox.atomic import write_text
 from nestvox.evaluation.results import Evaluation, plain_values
 
-__all__ = ["evaluation_tables", "frame_of", "write_tables"]
-
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> dict[str, pl.DataFrame]:
     """The tables of one or several evaluations, each row with the name of its system in the column ``system``.

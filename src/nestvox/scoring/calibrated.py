@@ -16,8 +16,6 @@ from nestvox.model.calibration import LlrCalibration
 from nestvox.model.threshold import ScoreSpace
 from nestvox.scoring.system import System
 
-__all__ = ["calibrated", "check_calibration"]
-
 
 def check_calibration(llr: LlrCalibration, name: str, fingerprint: str | None, space: ScoreSpace) -> None:
     """Refuse a calibration of another model, or of scores that mean something else.

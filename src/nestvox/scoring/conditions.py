@@ -18,16 +18,6 @@ from nestvox.corpora.utterances import MARKS, UtteranceTable
 from nestvox.errors import TableError, TrialsError
 from nestvox.model.threshold import DURATION_EDGES_S, duration_classes
 
-__all__ = [
-    "DURATION",
-    "MIXED",
-    "NO_VALUE",
-    "condition_masks",
-    "durations_of_sides",
-    "marks_of",
-    "values_of_sides",
-]
-
 DURATION = "duration"
 MIXED = "mixed"
 NO_VALUE = "(none)"

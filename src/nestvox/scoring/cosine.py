@@ -15,8 +15,6 @@ from nestvox.arrays import as_count, as_rows, as_vectors, fit_to_square
 from nestvox.errors import ScoresError
 from nestvox.progress import Progress, silent
 
-__all__ = ["prefix_cosines"]
-
 _BLOCK = 2**22  # numbers of one side held at once
 
 

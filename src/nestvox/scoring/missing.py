@@ -10,8 +10,6 @@ from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
 from nestvox.names import key_column
 
-__all__ = ["without_missing"]
-
 _SHOWN = 3
 
 

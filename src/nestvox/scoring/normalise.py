@@ -22,15 +22,6 @@ from nestvox.progress import Progress, silent
 from nestvox.scoring.speakers import TrialSpeakers
 from nestvox.scoring.system import System
 
-__all__ = [
-    "NORM_METHODS",
-    "NormMethod",
-    "ScoreNorm",
-    "check_cohort",
-    "normalised",
-    "refuse_cohort_speakers",
-]
-
 NormMethod = Literal["z", "t", "s", "as"]
 NORM_METHODS: tuple[NormMethod, ...] = get_args(NormMethod)
 _ROUGH = 50  # cohort scores below which their standard deviation is not known to 10 %

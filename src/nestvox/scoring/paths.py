@@ -7,8 +7,6 @@ from collections.abc import Callable
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.extraction.store.store import EmbeddingStore
 
-__all__ = ["path_in_store", "path_in_table"]
-
 
 def path_in_table(table: UtteranceTable | None) -> Callable[[str], str | None]:
     """A function from a name of the trials to its audio file; None where it is the name itself or there is no table."""

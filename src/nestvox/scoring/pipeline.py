@@ -31,8 +31,6 @@ from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
 from nestvox.scoring.system import System, Unscored, check_system
 
-__all__ = ["AS_THEY_COME", "Given", "ScoredTrials", "Steps", "check_unscored", "score_trials"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps:

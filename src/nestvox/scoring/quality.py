@@ -19,8 +19,6 @@ from nestvox.model.calibration import DURATION, NORM, SNR
 from nestvox.progress import Progress, silent
 from nestvox.scoring.system import System
 
-__all__ = ["check_measures", "durations_s", "trial_durations_s", "trial_quality"]
-
 Floats = NDArray[np.float64]
 Sides = tuple[Floats, Floats]
 

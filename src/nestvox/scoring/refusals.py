@@ -17,17 +17,6 @@ from nestvox.names import key_column
 if TYPE_CHECKING:
     from nestvox.evaluation.results import Evaluation
 
-__all__ = [
-    "SELECTED",
-    "align_scores",
-    "check_scale",
-    "check_trials",
-    "chosen_on_these",
-    "refuse_another_model",
-    "refuse_copies",
-    "refuse_shared_trials",
-]
-
 SELECTED = "selected"
 """Label of numbers on trials that something about the system was chosen on."""
 

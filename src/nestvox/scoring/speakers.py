@@ -25,16 +25,6 @@ from nestvox.scoring.conditions import values_of_sides
 if TYPE_CHECKING:
     from nestvox.scoring.system import System
 
-__all__ = [
-    "TrialSpeakers",
-    "given_speakers",
-    "guess_speakers",
-    "numbered",
-    "speakers_of_sides",
-    "training_overlap",
-    "trial_speakers",
-]
-
 _VOXCELEB = r"(?:^|/)(id\d{5})/"
 _SHOWN = 5
 

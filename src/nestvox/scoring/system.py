@@ -28,20 +28,6 @@ from nestvox.scoring.missing import without_missing
 from nestvox.scoring.paths import path_in_store
 from nestvox.scoring.refusals import align_scores, check_scale, refuse_another_model
 
-__all__ = [
-    "NamedModel",
-    "System",
-    "TrialVectors",
-    "Unscored",
-    "check_system",
-    "cut_notes",
-    "known_model",
-    "known_scores",
-    "known_store",
-    "system_of_scores",
-    "system_of_store",
-]
-
 Scores = NDArray[np.float64]
 
 

@@ -24,16 +24,6 @@ from nestvox.gate import parse_json
 from nestvox.schema import Count, Size, validated_dataclass
 from nestvox.tensor_files import read_header
 
-__all__ = [
-    "Checkpoint",
-    "Origin",
-    "Progressed",
-    "optimizer_tensors",
-    "read_checkpoint",
-    "refuse_other_start",
-    "restore_optimizer",
-]
-
 _NONE_YET = float("inf")
 _FORMAT = "nestvox-checkpoint-2"
 

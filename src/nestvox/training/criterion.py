@@ -22,8 +22,6 @@ from nestvox.training.recipe.learning import (
     Triplets,
 )
 
-__all__ = ["Criterion"]
-
 
 class Criterion(nn.Module):
     """The weighted sum of a nested loss over speakers and a distillation, where a recipe asks for both.

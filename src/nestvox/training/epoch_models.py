@@ -10,8 +10,6 @@ from pathlib import Path
 from nestvox.model.folder import CONFIG_FILE
 from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["EPOCHS_FOLDER", "LATEST", "EpochModels"]
-
 EPOCHS_FOLDER = "checkpoints"
 LATEST = "latest"
 _EPOCH = re.compile(r"epoch_(\d+)")

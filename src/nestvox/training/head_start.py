@@ -23,8 +23,6 @@ from nestvox.training.recipe.sections import MlpSection
 from nestvox.training.run import Run
 from nestvox.training.tasks.rotation import fit_for
 
-__all__ = ["begin_head", "copy_of_head", "first_criterion", "prepared_head"]
-
 _BLOCK = 16_384
 _ROTATION_FILE = "rotation.safetensors"
 

@@ -40,8 +40,6 @@ from nestvox.training.schedule import Schedule
 from nestvox.training.task import Batch, MicroBatch, ParameterGroup, Source, Task
 from nestvox.training.watch import EpochReport, Watch
 
-__all__ = ["CHECKPOINT_FILE", "TrainingLoop"]
-
 _SLOW_BFLOAT16 = (
     "training.precision bfloat16: this processor does not compute in it and converts every number, which takes several "
     "times as long as float32; set training.precision: float32"

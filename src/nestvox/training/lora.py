@@ -25,8 +25,6 @@ from nestvox.schema import StrictModel, Word, validated
 from nestvox.tensor_files import read_header
 from nestvox.training.recipe.sections import Lora
 
-__all__ = ["LowRank", "add_low_rank", "apply_adapter", "merge_low_rank", "save_adapter"]
-
 _FORMAT = "nestvox-adapter-1"
 
 

@@ -19,8 +19,6 @@ from torch import Tensor, distributed, nn
 
 from nestvox.device import find_device
 
-__all__ = ["Processes", "processes"]
-
 
 @dataclass(frozen=True)
 class Processes:

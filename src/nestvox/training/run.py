@@ -23,8 +23,6 @@ from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 from nestvox.training.task import Task
 from nestvox.training.watch import Watch
 
-__all__ = ["Finished", "Run"]
-
 _Recipe_co = TypeVar("_Recipe_co", bound=Recipe, covariant=True)
 
 

@@ -13,8 +13,6 @@ from nestvox.extras import require
 from nestvox.gate import naming, parse_json, read_text
 from nestvox.training.tensorboard import EventFile
 
-__all__ = ["METRICS_FILE", "RunLog"]
-
 METRICS_FILE = "metrics.jsonl"
 _MOST = 2**53
 _EVENTS = "events"

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.recipe.learning import LongMargin, Prototypes, Stage, TrainingSection, Triplets
 
-__all__ = ["Schedule"]
-
 
 @dataclass(frozen=True)
 class Schedule:

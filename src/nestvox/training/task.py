@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from nestvox.training.criterion import Criterion
 from nestvox.training.data.sampling import Seen
 
-__all__ = ["Batch", "MicroBatch", "ParameterGroup", "Source", "Task"]
-
 
 @dataclass(frozen=True)
 class MicroBatch:

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-__all__ = ["EventFile", "crc32c"]
-
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected
 
 

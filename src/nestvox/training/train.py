@@ -37,8 +37,6 @@ from nestvox.training.tasks.head import train_head
 from nestvox.training.tasks.rotation import train_rotation
 from nestvox.training.watch import Watch
 
-__all__ = ["RECIPE_FILE", "RESULT_FILE", "DevRate", "Trained", "refuse_what_is_not_here", "train"]
-
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from nestvox.training.data.sampling import Seen
 
-__all__ = ["EpochReport", "Watch", "duration_in_words"]
-
 
 @dataclass(frozen=True)
 class EpochReport:

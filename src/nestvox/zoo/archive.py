@@ -9,8 +9,6 @@ from typing import BinaryIO
 from nestvox.gate import ErrorMaker
 from nestvox.shown import shown
 
-__all__ = ["open_archive"]
-
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")

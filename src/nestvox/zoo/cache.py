@@ -13,9 +13,6 @@ from nestvox.gate import naming, read_text
 from nestvox.home import expand_home, home_folder
 from nestvox.zoo.catalogue import CatalogueEntry
 
-__all__ = ["cache_dir", "cached_weights", "expected_sha256", "first_use_record", "record_first_use"]
-
-
 _MOST_NOTE_BYTES = 4096
 
 

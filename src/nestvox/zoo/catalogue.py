@@ -18,8 +18,6 @@ from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 from nestvox.zoo.variants import ConfigStatus, variant
 
-__all__ = ["CatalogueEntry", "Source", "entries", "find", "parse"]
-
 Source = Literal["wheel", "url", "file"]
 
 # What an entry needs besides what every entry needs, by its source.

@@ -24,8 +24,6 @@ from nestvox.gate import naming, open_regular, parse_json
 from nestvox.shown import shown
 from nestvox.zoo.torch_file import check_torch_file, foreign_objects, named_objects
 
-__all__ = ["Checkpoint", "parse_checkpoint", "read_checkpoint", "read_tensors", "unwrapped"]
-
 _LISTED = 20
 _LARGEST = 2.0**63
 _DTYPES = (

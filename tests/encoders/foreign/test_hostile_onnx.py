@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from nestvox.cli.main import app  # noqa: E402
+from nestvox.cli.app import app  # noqa: E402
 from nestvox.encoders.foreign import onnx_check as room  # noqa: E402
 from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel  # noqa: E402
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402

@@ -29,7 +29,8 @@ from nestvox.errors import AudioError, FingerprintError, StoreError
 from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
 from nestvox.extraction.cache.plan import CachePlan
 from nestvox.extraction.store.mapped_rows import MappedRows
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreWriter
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 
 RATE = 16_000
 QUIET = {"p_reverb": 0.0, "p_noise": 0.0, "p_channel": 0.0, "p_clip": 0.0, "p_gain": 0.0}

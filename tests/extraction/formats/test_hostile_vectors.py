@@ -19,7 +19,9 @@ from numpy.lib import format as npy
 
 from nestvox.errors import StoreError
 from nestvox.extraction.formats.interchange import iter_vectors, vector_shape
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 
 NAMES = [f"u{row}" for row in range(6)]
 VECTORS = np.random.default_rng(4).standard_normal((6, 4)).astype(np.float32)

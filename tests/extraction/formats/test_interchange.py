@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from nestvox.errors import StoreError
 from nestvox.extraction.formats import interchange, numpy_files
 from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter, VectorBatch
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
 
 NAMES = [f"spk{row}-ütt" for row in range(7)]
 VECTORS = np.random.default_rng(5).standard_normal((7, 3)).astype(np.float32)

@@ -18,16 +18,9 @@ from hypothesis import strategies as st
 from nestvox.atomic import atomic_path
 from nestvox.errors import FingerprintError, NestvoxError, StoreError
 from nestvox.extraction.store import store as store_module
-from nestvox.extraction.store.store import (
-    EmbeddingStore,
-    FailedUtterance,
-    ShardRows,
-    StoreMetadata,
-    StoreWriter,
-    default_shard_rows,
-    is_store,
-    writing,
-)
+from nestvox.extraction.store.metadata import FailedUtterance, StoreMetadata, default_shard_rows, is_store
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, writing
 
 METADATA = StoreMetadata(
     fingerprint="0123456789abcdef",

@@ -19,7 +19,9 @@ from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import ModelError, OverlapError, StoreError, TableError, TrainingError
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.metadata import StoreMetadata
+from nestvox.extraction.store.shard_files import ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
 from nestvox.heads.contract import truncate
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.model.speaker_model import SpeakerModel

@@ -32,8 +32,7 @@ from nestvox.compat.redimnet_mrl.checkpoints import (
     read_mrl_checkpoint,
     read_state,
 )
-from nestvox.compat.redimnet_mrl.heads import MatryoshkaProjection, RotationLayer, prefixes
-from nestvox.compat.redimnet_mrl.losses import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
+from nestvox.compat.redimnet_mrl.heads import RotationLayer, prefixes
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.device import find_device
 from nestvox.encoders.contract import Encoder
@@ -58,24 +57,6 @@ from nestvox.shown import shown
 from nestvox.zoo.catalogue import entries, find
 from nestvox.zoo.checkpoint import unwrapped
 from nestvox.zoo.weights import load_encoder, load_strict
-
-__all__ = [
-    "AAMSoftmax",
-    "MatryoshkaLoss",
-    "MatryoshkaProjection",
-    "PretrainedReDimNet",
-    "ReDimNetMRL",
-    "SubCenterAAMSoftmax",
-    "TripletLoss",
-    "create_mrl_from_pretrained",
-    "evaluate_mrl_eer",
-    "get_model_info",
-    "import_checkpoint",
-    "load_audio",
-    "load_pretrained_redimnet",
-    "load_trained_mrl",
-    "unfreeze_backbone",
-]
 
 SAMPLE_RATE = 16_000
 _ABOUT = "_extra_state"  # as torch names what a module adds to its state

@@ -19,17 +19,6 @@ from nestvox.zoo.catalogue import entries, find
 from nestvox.zoo.checkpoint import Checkpoint, read_checkpoint
 from nestvox.zoo.weights import load_strict
 
-__all__ = [
-    "CATALOGUE_NAME",
-    "RELEASED_DIMS",
-    "is_theirs",
-    "mrl_card",
-    "mrl_network",
-    "network_of",
-    "read_mrl_checkpoint",
-    "read_state",
-]
-
 CATALOGUE_NAME = "redimnet-mrl"
 _BASE = "redimnet-b2-vox2-ptn"
 RELEASED_DIMS = (64, 128, 192, 256)

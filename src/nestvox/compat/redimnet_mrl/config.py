@@ -16,8 +16,6 @@ from nestvox.errors import NestvoxError, RecipeError
 from nestvox.gate import naming, read_yaml
 from nestvox.home import expand_home
 
-__all__ = ["SEED", "Migration", "is_redimnet_mrl", "migrate", "migration_table", "read_configuration"]
-
 _SECTIONS = {"model", "loss", "training", "data", "hardware", "logging", "evaluation", "advanced"}
 _THEIR_OWN = {"advanced", "hardware", "logging", "evaluation"}
 SEED = 42

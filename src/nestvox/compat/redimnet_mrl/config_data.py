@@ -22,8 +22,6 @@ from nestvox.errors import RecipeError, TrialsError
 from nestvox.gate import naming, read_json
 from nestvox.progress import Progress, silent
 
-__all__ = ["RECIPE_FILE", "data_folder", "prepare_data", "recipe_of", "refuse_other_data"]
-
 _TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "dev_trials.txt", "recipe.yaml"
 _MADE_FROM = "made_from.json"
 

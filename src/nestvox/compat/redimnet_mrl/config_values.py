@@ -9,8 +9,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from nestvox.training.recipe.sections import MOST_LISTED, Dim, Epoch, Samples, Text, Whole
 
-__all__ = ["checked_value", "folders_in"]
-
 _Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 _Pair = tuple[_Number, _Number]
 _Folder = Annotated[str, Field(min_length=1, max_length=4_096)]

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from nestvox.errors import ModelError
 from nestvox.heads.rotation import Rotation, check_dims
 
-__all__ = ["MatryoshkaProjection", "RotationLayer", "prefixes"]
-
 
 class MatryoshkaProjection(nn.Module):
     """Batch norm and a linear layer, whose output has prefixes; it begins at random.

@@ -18,8 +18,6 @@ from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.losses.nested import PrefixLoss
 from nestvox.losses.pairwise import Mining, Triplet
 
-__all__ = ["AAMSoftmax", "MatryoshkaLoss", "SubCenterAAMSoftmax", "TripletLoss"]
-
 
 class AAMSoftmax(AamSoftmax):
     """`AamSoftmax` that takes prefixes directly, of which it sees the first columns of its weights.

@@ -26,8 +26,6 @@ from nestvox.errors import TableError, TrialsError
 from nestvox.names import split_fields, split_lines
 from nestvox.progress import Progress, silent
 
-__all__ = ["CncelebPrepared", "prepare_cnceleb"]
-
 _SPEAKER = re.compile(r"id\d{5}")
 _TAKE = re.compile(r"(?:(id\d{5})-)?([a-z_]+)-(\d+)-(\d+)")
 _ENROL = re.compile(r"(id\d{5})-enroll")

@@ -13,8 +13,6 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
 from nestvox.progress import Progress, silent
 
-__all__ = ["prepare_csv"]
-
 
 def prepare_csv(
     path: str | Path,

@@ -20,8 +20,6 @@ import wave
 from pathlib import Path
 from typing import Any
 
-__all__ = ["speak"]
-
 # Names and numbers of espeak-ng's public header, speak_lib.h.
 _OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000

@@ -24,8 +24,6 @@ from nestvox.errors import AudioError, TableError
 from nestvox.names import NO_TEXT, is_text, name_key
 from nestvox.progress import Progress, silent
 
-__all__ = ["Prepared", "Skipped", "durations", "prepare_folder", "told", "unique_ids"]
-
 _AT_ONCE = 1024
 
 

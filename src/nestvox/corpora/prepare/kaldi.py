@@ -25,8 +25,6 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
 from nestvox.names import name_key, split_fields, split_first, split_lines
 
-__all__ = ["prepare_kaldi"]
-
 _TO_THE_END = -1.0  # kaldi's own mark for "until the recording ends"
 
 

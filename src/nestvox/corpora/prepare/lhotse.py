@@ -20,8 +20,6 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 from nestvox.names import name_key
 
-__all__ = ["prepare_lhotse"]
-
 _SEXES = {"f": "f", "female": "f", "m": "m", "male": "m"}
 _SCHEMA = {
     **dict.fromkeys(("utt_id", "path", "speaker"), pl.String),

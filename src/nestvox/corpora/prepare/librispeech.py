@@ -35,15 +35,6 @@ from nestvox.errors import DownloadError, TableError
 from nestvox.names import split_lines
 from nestvox.progress import Progress, silent
 
-__all__ = [
-    "ARCHIVES",
-    "SUBSETS",
-    "fetch_librispeech",
-    "prepare_librispeech",
-    "prepare_librispeech_dev_clean",
-    "read_speakers",
-]
-
 SUBSETS = {
     "dev-clean": Published(40, 2_703),
     "dev-other": Published(33, 2_864),

@@ -15,8 +15,6 @@ from nestvox.errors import TableError
 from nestvox.gate import open_regular, parse_json
 from nestvox.names import BYTE_ORDER_MARK
 
-__all__ = ["json_lines", "name_in", "seconds_in", "text_in"]
-
 _MOST_LINE = 16 << 20
 _MOST_RATIO, _LEAST_LIMIT = 400, 64 << 20  # text of such manifests is a tenth of its size when packed
 

@@ -17,8 +17,6 @@ from nestvox.corpora.prepare.manifest import json_lines, name_in, seconds_in, te
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 
-__all__ = ["prepare_nemo"]
-
 _SPEAKERS = ("label", "speaker", "speaker_id")
 _NO_SPEAKER = frozenset({"infer", "unk", "-"})  # what stands in a manifest for diarization
 

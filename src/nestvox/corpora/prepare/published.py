@@ -9,8 +9,6 @@ import polars as pl
 
 from nestvox.corpora.prepare.folder import Prepared
 
-__all__ = ["CorpusPrepared", "Coverage", "Published", "coverage"]
-
 
 @dataclass(frozen=True)
 class Published:

@@ -29,8 +29,6 @@ from nestvox.progress import Progress, silent
 from nestvox.schema import Count, validated_dataclass
 from nestvox.shown import shown
 
-__all__ = ["discard_journal", "folders_in", "scan"]
-
 _FORMAT = 1
 _SCHEMA = {"path": pl.String, "top": pl.String, "size": pl.Int64, "duration_s": pl.Float64, "problem": pl.String}
 

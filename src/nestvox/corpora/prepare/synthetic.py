@@ -33,8 +33,6 @@ from nestvox.extras import require
 from nestvox.gate import read_json
 from nestvox.progress import Progress, silent
 
-__all__ = ["LANGUAGES", "prepare_synthetic"]
-
 CORPUS = "espeak-ng"
 LICENCE = "CC0-1.0"
 _CHILD = Path(__file__).with_name("espeak.py")

@@ -40,8 +40,6 @@ from nestvox.errors import TableError, first_of
 from nestvox.names import split_lines
 from nestvox.progress import Progress, silent
 
-__all__ = ["how_to_get", "mini_voxceleb1", "mini_voxceleb2", "prepare_voxceleb1", "prepare_voxceleb2"]
-
 LICENCE = "CC-BY-4.0"
 _PARTS = ("dev", "test")
 _SPEAKER = re.compile(r"id\d{5}")

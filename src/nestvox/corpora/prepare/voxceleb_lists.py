@@ -16,8 +16,6 @@ from nestvox.errors import DownloadError
 from nestvox.gate import naming, read_text
 from nestvox.progress import Progress, silent
 
-__all__ = ["TRIAL_LISTS", "TrialList", "fetch_trial_list"]
-
 URL = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
 LICENCE = "CC-BY-4.0"
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from nestvox.errors import ModelError
 
-__all__ = ["CallableModel", "check_tap", "checked_vector", "from_callable"]
-
 FloatArray = NDArray[np.float32]
 
 

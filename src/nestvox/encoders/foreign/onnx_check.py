@@ -17,8 +17,6 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.shown import shown
 
-__all__ = ["MOST_ONNX_BYTES", "check_onnx"]
-
 MOST_ONNX_BYTES = 2 << 30
 """A file of protocol buffers is not larger, and neither is one that runs without weights beside it."""
 

@@ -17,8 +17,6 @@ from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
 from nestvox.schema import Size, StrictModel
 
-__all__ = ["OnnxEncoder"]
-
 
 class _Onnx(StrictModel):
     size_bytes: Annotated[int, Field(ge=1, le=1 << 40)]

@@ -25,8 +25,6 @@ from nestvox.gate import naming, read_bytes, read_json
 from nestvox.schema import validated_dataclass
 from nestvox.shown import shown
 
-__all__ = ["FRONT_ENDS", "OnnxFile", "OnnxModel", "OnnxNetwork", "encoder_config", "read_onnx"]
-
 FRONT_ENDS: Mapping[str, KaldiFbank] = {
     "3dspeaker": KaldiFbank(window="povey", scale=1.0),
     "wespeaker": KaldiFbank(window="hamming", scale=32768.0),

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["main"]
-
 _FRAMES = (98, 298)  # of one second and of three
 
 

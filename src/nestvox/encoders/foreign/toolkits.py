@@ -18,8 +18,6 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.fingerprint import fingerprint_of
 
-__all__ = ["from_pyannote", "from_speechbrain"]
-
 _RATE = 16_000
 
 

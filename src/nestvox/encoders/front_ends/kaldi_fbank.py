@@ -15,8 +15,6 @@ from pydantic import Field
 
 from nestvox.errors import ModelError
 
-__all__ = ["KaldiFbank"]
-
 _PREEMPHASIS = 0.97
 _F_MIN_HZ = 20.0
 # The resolution of float32, below which Kaldi does not take the logarithm.

@@ -15,17 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "Float32Module",
-    "MelSpectrogram",
-    "htk_edges_hz",
-    "mel_filters",
-    "mel_filters_in_mels",
-    "mel_frames",
-    "power_frames",
-    "slaney_edges_hz",
-]
-
 # 4,096 frames of a 400-point spectrum are 6.6 MB of float32, and the same again for each step of the chain.
 _FRAMES_PER_CHUNK = 4096
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["mask_bands"]
-
 
 def mask_bands(features: Tensor, *, axis: int, width: tuple[int, int], first: int = 0) -> Tensor:
     """Set one band of each utterance to zero.

@@ -16,20 +16,6 @@ from torch.nn import functional
 
 from nestvox.errors import ModelError
 
-__all__ = [
-    "Block2d",
-    "ChannelNorm",
-    "ConvNeXtBlock",
-    "Flatten",
-    "FrequencyGate",
-    "MapSum",
-    "ResNetBlock",
-    "Unflatten",
-    "block_2d",
-    "groups_of",
-    "scaled_channels",
-]
-
 _NORM_EPS = 1e-6
 
 

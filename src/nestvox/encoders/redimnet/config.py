@@ -16,8 +16,6 @@ from nestvox.errors import ModelError
 from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 
-__all__ = ["ReDimNet2Config", "ReDimNetConfig", "Stage"]
-
 # Far beyond every network that there is, and small enough that a sketch of it takes no memory.
 Width = Annotated[int, Field(ge=1, le=4096)]
 Wide = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -14,8 +14,6 @@ from nestvox.encoders.pooling import ASTP, Pooling
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.runtime.folding import Product, folded, scale_and_shift
 
-__all__ = ["fold_ends"]
-
 
 def fold_ends(encoder: ReDimNetEncoder) -> None:
     """Fold, in place, the normalisations around the embedding layer into it; an attentive pooling becomes lean.

@@ -31,8 +31,6 @@ from nestvox.errors import ModelError
 from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 
-__all__ = ["FrontEnd", "FrontEndSettings"]
-
 _RATE = 16_000
 _N_FFT = 512
 _WINDOW = 400

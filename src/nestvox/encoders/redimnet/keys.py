@@ -16,8 +16,6 @@ from torch import Tensor
 from nestvox.encoders.contract import Translation
 from nestvox.errors import WeightsError
 
-__all__ = ["translate"]
-
 _LEGACY_SUM = re.compile(r"backbone\.inputs_weights\.(\d+)")
 _LEGACY_STAGE = re.compile(r"(backbone\.stage\d+)\.(\d+)\.(.+)")
 _CLASSIFIER = "cls_head."

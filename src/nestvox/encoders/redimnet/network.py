@@ -18,8 +18,6 @@ from nestvox.encoders.redimnet.front_end import FrontEnd, FrontEndSettings
 from nestvox.encoders.redimnet.keys import translate
 from nestvox.encoders.whole_utterances import WholeUtteranceEncoder
 
-__all__ = ["ReDimNetEncoder"]
-
 # One frame has no deviation.
 _FEWEST_POOLED = 2
 

@@ -37,8 +37,6 @@ from nestvox.encoders.runtime.folding import fewer_groups, folded, joined, scale
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 from nestvox.errors import ModelError
 
-__all__ = ["OnnxBackbone", "backbone_to_onnx", "run_with_onnx"]
-
 _NORM_EPS = 1e-6
 _HEADS = 4
 

@@ -25,8 +25,6 @@ from nestvox.encoders.redimnet.config import ReDimNetConfig, Stage
 from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.temporal import TemporalBlock
 
-__all__ = ["ReDimNet", "stem"]
-
 
 class ReDimNet(ReDimNetEncoder):
     """ReDimNet b0 to b6, M, S and relatives, built from the `model_config` of a checkpoint.

@@ -20,8 +20,6 @@ from nestvox.encoders.redimnet.redimnet import stem
 from nestvox.encoders.redimnet.temporal import TemporalBlock
 from nestvox.errors import ModelError
 
-__all__ = ["ReDimNet2", "Repeat"]
-
 
 class ReDimNet2(ReDimNetEncoder):
     """ReDimNet2 B0 to B6 and relatives, built from the `model_config` of a checkpoint.

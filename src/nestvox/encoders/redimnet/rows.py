@@ -39,8 +39,6 @@ from nestvox.encoders.redimnet.temporal import AttentionLayer, Positions, Tempor
 from nestvox.encoders.runtime.folding import Arranged, Product, fewer_groups, folded, joined, scale_and_shift, scaled
 from nestvox.errors import ModelError
 
-__all__ = ["arrange_rows"]
-
 
 def arrange_rows(encoder: ReDimNetEncoder) -> None:
     """Rearrange an encoder in place; its backbone still maps features (B, 1, F, T) to frames (B, C, T).

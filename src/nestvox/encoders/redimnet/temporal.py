@@ -14,8 +14,6 @@ from torch.nn import functional
 from nestvox.encoders.redimnet.blocks import ChannelNorm, ConvNeXtBlock
 from nestvox.errors import ModelError
 
-__all__ = ["AttentionLayer", "Positions", "TemporalBlock"]
-
 _HEADS = 4
 _NORM_EPS = 1e-6
 _POSITIONS = 59

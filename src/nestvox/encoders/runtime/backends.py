@@ -10,8 +10,6 @@ from typing import Literal, get_args
 
 from nestvox.errors import ModelError
 
-__all__ = ["Backend", "Precision", "check_way", "cpu_computes", "onnx_is_installed"]
-
 Backend = Literal["auto", "eager", "fused", "onnx"]
 """``eager``: as the network is written; ``fused``: arranged for torch; ``onnx``: by ONNX Runtime; ``auto``: what is
 fastest where it runs."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Arranged", "Product", "fewer_groups", "folded", "joined", "scale_and_shift", "scaled"]
-
 # Channels of one register of AVX2 in float32: narrower groups leave lanes of it empty.
 _LANES = 8
 

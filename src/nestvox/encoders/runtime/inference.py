@@ -19,8 +19,6 @@ from nestvox.encoders.registry import named
 from nestvox.encoders.runtime.backends import Backend, Precision, cpu_computes, onnx_is_installed
 from nestvox.errors import ModelError
 
-__all__ = ["for_inference", "optimise", "score_shift"]
-
 # Largest change of a cosine that `precision="auto"` accepts.
 _ALLOWED_SHIFT = 1e-3
 

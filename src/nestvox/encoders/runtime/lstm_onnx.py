@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 
-__all__ = ["OnnxLstm", "run_with_onnx"]
-
 
 def run_with_onnx(encoder: nn.Module) -> None:
     """Let ONNX Runtime run, in place, an encoder's ``lstm``."""

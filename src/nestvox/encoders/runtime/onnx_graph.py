@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from nestvox.extras import require
 
-__all__ = ["GraphWriter", "OnnxSession"]
-
 _OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # that runtimes since ONNX Runtime 1.18 read
 

@@ -31,22 +31,13 @@ from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration
 from nestvox.extraction.pace import Pace, try_out
 from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of
 from nestvox.extraction.store.mapped_rows import MappedRows
-from nestvox.extraction.store.store import (
-    EmbeddingStore,
-    StoreMetadata,
-    StoreWriter,
-    default_shard_rows,
-    is_store,
-    read_metadata,
-    writing,
-)
+from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, writing
 from nestvox.progress import Progress, silent
 from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
-
-__all__ = ["CachePlan", "CacheTap", "FeatureCache", "build_cache", "cache_metadata", "open_cache"]
 
 CacheTap = Literal["pooled", "embedding"]
 

@@ -14,8 +14,6 @@ from nestvox.extraction.shard_job import EmbeddingModel, Network, Plan, ShardJob
 from nestvox.extraction.store.metadata import FailedUtterance
 from nestvox.extraction.store.shard_files import ShardRows
 
-__all__ = ["CacheJob", "CacheableModel", "Features"]
-
 
 class CacheableModel(EmbeddingModel, Protocol):
     """What a feature cache needs of a model; `SpeakerModel` has it."""

@@ -12,9 +12,6 @@ from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.store.metadata import StoreMetadata
 
-__all__ = ["CachePlan", "plan_in", "refuse_difference"]
-
-
 _MOST_VARIANTS = 1_000  # of an utterance: a slip of the pen would fill every disk
 
 

@@ -23,8 +23,6 @@ from nestvox.errors import AudioError
 from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder, Source
 
-__all__ = ["VariantDecoder", "Variants"]
-
 _KEPT = 16
 
 Waveform = NDArray[np.float32]

@@ -32,21 +32,13 @@ from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
 from nestvox.extraction.formats.kaldi_ark import ArkSink, iter_ark, iter_scp
 from nestvox.extraction.formats.numpy_files import NpySink, NpzSink, iter_npy, iter_npz, npy_shape, npz_shape
-from nestvox.extraction.store.shard_files import CONDITION
-from nestvox.extraction.store.store import (
-    EmbeddingStore,
-    ShardRows,
-    StoreMetadata,
-    StoreWriter,
-    VectorBatch,
-    is_store,
-)
+from nestvox.extraction.store.metadata import StoreMetadata, is_store
+from nestvox.extraction.store.shard_files import CONDITION, ShardRows
+from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
 from nestvox.gate import naming, open_regular
 from nestvox.heads.contract import truncate
 from nestvox.locking import locked
 from nestvox.progress import Progress, silent
-
-__all__ = ["VectorWriter", "export_store", "iter_vectors", "vector_shape"]
 
 _SUFFIXES = (".npy", ".npz", ".parquet", ".ark", ".scp")
 _MOST_RATIO = 1000  # values of a Parquet file to its bytes: a column of one value compresses far

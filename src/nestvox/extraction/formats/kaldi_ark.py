@@ -26,8 +26,6 @@ from nestvox.extraction.formats.numpy_files import read_npy_vector
 from nestvox.gate import is_file, naming, open_regular
 from nestvox.names import BYTE_ORDER_MARK, split_first
 
-__all__ = ["ArkSink", "iter_ark", "iter_scp"]
-
 _BINARY = b"\0B"
 _NUMPY = b"\x93NUMPY"
 _DTYPES = {b"FV": "<f4", b"DV": "<f8", b"FM": "<f4", b"DM": "<f8"}

@@ -14,8 +14,6 @@ from nestvox.extraction.formats.interchange import iter_vectors
 from nestvox.gate import open_regular
 from nestvox.names import key_column, name_key
 
-__all__ = ["read_labels"]
-
 _BATCH_ROWS = 16_384
 _TABLES = (".tsv", ".csv", ".parquet")
 

@@ -23,8 +23,6 @@ from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
 from nestvox.gate import naming, open_regular
 
-__all__ = ["NpySink", "NpzSink", "iter_npy", "iter_npz", "npy_shape", "npz_shape", "read_npy_vector"]
-
 _BLOCK = 8192
 _MOST_DIM = 1 << 20
 _MOST_HEADER_BYTES = 1 << 16

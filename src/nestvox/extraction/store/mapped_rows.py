@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from nestvox.errors import StoreError
 
-__all__ = ["MappedRows"]
-
 FloatVectors = NDArray[np.float32]
 
 

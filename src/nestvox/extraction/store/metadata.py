@@ -13,17 +13,6 @@ from nestvox.errors import StoreError
 from nestvox.gate import read_json
 from nestvox.schema import Count, Size, Word, validated_dataclass
 
-__all__ = [
-    "FORMAT_VERSION",
-    "STORE_FILE",
-    "FailedUtterance",
-    "ShardRecord",
-    "StoreMetadata",
-    "default_shard_rows",
-    "is_store",
-    "read_metadata",
-]
-
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
 

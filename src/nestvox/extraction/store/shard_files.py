@@ -21,24 +21,6 @@ from nestvox.extraction.store.metadata import STORE_FILE, FailedUtterance, Shard
 from nestvox.gate import decode, open_regular, parse_json
 from nestvox.schema import validated_dataclass
 
-__all__ = [
-    "CONDITION",
-    "OpenShard",
-    "ShardRows",
-    "check_columns",
-    "check_count",
-    "check_identity",
-    "check_rows",
-    "check_size",
-    "corrupt",
-    "record_of",
-    "sha256_of",
-    "shard_name",
-    "shard_table",
-    "skipped_in",
-    "write_table",
-]
-
 CONDITION = "condition"
 """Column of a shard with what is wrong with the recordings; shards of older stores have none."""
 

@@ -29,12 +29,10 @@ from nestvox.differences import differences, differences_in_words
 from nestvox.errors import FingerprintError, StoreError
 from nestvox.extraction.store.mapped_rows import MappedRows
 from nestvox.extraction.store.metadata import (
-    FORMAT_VERSION,
     STORE_FILE,
     FailedUtterance,
     ShardRecord,
     StoreMetadata,
-    default_shard_rows,
     is_store,
     read_metadata,
 )
@@ -57,23 +55,6 @@ from nestvox.extraction.store.shard_files import (
 )
 from nestvox.locking import held
 from nestvox.names import name_key
-
-__all__ = [
-    "FORMAT_VERSION",
-    "STORE_FILE",
-    "EmbeddingStore",
-    "FailedUtterance",
-    "ShardRecord",
-    "ShardRows",
-    "StoreMetadata",
-    "StoreWriter",
-    "VectorBatch",
-    "default_shard_rows",
-    "is_store",
-    "read_metadata",
-    "refuse_another_model",
-    "writing",
-]
 
 _SHARED = -1  # a path of several utterances names none of them
 

@@ -19,8 +19,6 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.task import MicroBatch
 
-__all__ = ["CachedSource", "CachedUtterances"]
-
 _BLOCK = 16_384
 
 Numbers = NDArray[np.int64]

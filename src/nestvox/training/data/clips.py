@@ -25,8 +25,6 @@ from nestvox.training.recipe.kinds import EncoderRecipe
 from nestvox.training.schedule import Schedule
 from nestvox.training.task import MicroBatch
 
-__all__ = ["DEFAULT_CROP_S", "AudioSource"]
-
 DEFAULT_CROP_S = 3.0
 _PLACES = 50  # that are tried in a file with stretches of digital silence
 

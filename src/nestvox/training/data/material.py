@@ -30,8 +30,6 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData
 
-__all__ = ["Material", "augmentation_of", "banks_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Material:

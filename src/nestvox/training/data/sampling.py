@@ -12,20 +12,6 @@ from numpy.typing import NDArray
 
 from nestvox.errors import TrainingError
 
-__all__ = [
-    "BalancedOrder",
-    "Order",
-    "Seen",
-    "ShuffledOrder",
-    "WindowedOrder",
-    "generator",
-    "parts_of",
-    "seen_in",
-    "share_of",
-    "split",
-    "times_before",
-]
-
 Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
 

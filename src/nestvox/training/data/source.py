@@ -20,8 +20,6 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.task import Batch, MicroBatch
 
-__all__ = ["OrderedSource", "cached_rows"]
-
 Numbers = NDArray[np.int64]
 
 

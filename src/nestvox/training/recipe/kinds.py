@@ -17,21 +17,6 @@ from pydantic import Field, model_validator
 
 from nestvox.training.recipe import learning, sections
 
-__all__ = [
-    "AnyRecipe",
-    "EncoderRecipe",
-    "HeadRecipe",
-    "LinearRecipe",
-    "LoopRecipe",
-    "LoraRecipe",
-    "MlpRecipe",
-    "ProgressiveRecipe",
-    "Recipe",
-    "RotationRecipe",
-    "ScratchRecipe",
-    "UnfreezeRecipe",
-]
-
 _FIRST = ("kind", "model", "start", "teacher", "seed")
 
 

@@ -28,27 +28,6 @@ from nestvox.training.recipe.sections import (
     kind_or,
 )
 
-__all__ = [
-    "Additive",
-    "AngularMargin",
-    "AnyLoss",
-    "Balanced",
-    "ClipTraining",
-    "LargeMargin",
-    "LongMargin",
-    "LossSection",
-    "OneCenter",
-    "Pairwise",
-    "PartsStage",
-    "Precision",
-    "Prototypes",
-    "Stage",
-    "SubCenters",
-    "TrainingSection",
-    "Triplets",
-    "check_angle",
-]
-
 Precision = Literal["float32", "bfloat16", "float16"]
 
 

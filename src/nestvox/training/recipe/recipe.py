@@ -21,8 +21,6 @@ from nestvox.errors import RecipeError
 from nestvox.gate import MOST_YAML_BYTES, is_folder, naming, parse_yaml, read_text
 from nestvox.training.recipe.kinds import AnyRecipe, Recipe
 
-__all__ = ["load_recipe", "parse_recipe", "shipped_recipes"]
-
 _KINDS: Mapping[str, type[Recipe]] = {
     get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(AnyRecipe)[0])
 }

@@ -15,46 +15,6 @@ from pydantic_core import PydanticCustomError
 from nestvox.errors import NestvoxError
 from nestvox.home import expand_home
 
-__all__ = [
-    "MOST_EPOCHS",
-    "MOST_LISTED",
-    "MOST_SAMPLES",
-    "AdapterSection",
-    "AnyHead",
-    "AugmentedData",
-    "ClipData",
-    "Crop",
-    "Data",
-    "Dim",
-    "Dims",
-    "EncoderSection",
-    "Epoch",
-    "Epochs",
-    "Factor",
-    "FeatureData",
-    "Fraction",
-    "HeadData",
-    "HeadSection",
-    "LinearSection",
-    "LoopSection",
-    "Lora",
-    "MlpSection",
-    "PartsSection",
-    "Positive",
-    "PositiveFactor",
-    "Real",
-    "RotationSection",
-    "RunSection",
-    "Samples",
-    "Section",
-    "SpecAugment",
-    "Text",
-    "TuningData",
-    "Whole",
-    "WholeSection",
-    "kind_or",
-]
-
 
 def _number(value: object) -> object:
     """Refuse true and false, which would pass for 1 and 0; a YAML number without a point (1e-3) is text."""

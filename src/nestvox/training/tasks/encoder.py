@@ -34,8 +34,6 @@ from nestvox.training.task import ParameterGroup
 from nestvox.training.tasks.head import moving_statistics, split_decay
 from nestvox.zoo.variants import variant
 
-__all__ = ["DEV_FOLDER", "EncoderTask", "NestedNetwork", "blanked_bands", "full_precision_front_end", "train_encoder"]
-
 _ADAPTER_FILE = "adapter.safetensors"
 DEV_FOLDER = ".dev-"
 _DEV_BATCH = 8

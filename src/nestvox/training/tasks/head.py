@@ -16,8 +16,6 @@ from nestvox.training.recipe.kinds import HeadRecipe, LoopRecipe
 from nestvox.training.run import Finished, Run
 from nestvox.training.task import ParameterGroup
 
-__all__ = ["HeadTask", "moving_statistics", "split_decay", "train_head"]
-
 
 class HeadTask:
     """A head that learns whole in every epoch.

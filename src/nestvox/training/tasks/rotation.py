@@ -27,8 +27,6 @@ from nestvox.training.data.development import Development
 from nestvox.training.recipe.kinds import RotationRecipe
 from nestvox.training.run import Finished, Run
 
-__all__ = ["NestedFit", "fit_for", "nest_encoder", "train_rotation"]
-
 
 @dataclass(frozen=True, eq=False)
 class NestedFit:
