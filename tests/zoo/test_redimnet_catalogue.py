@@ -25,11 +25,11 @@ from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.errors import CatalogueError, DownloadError, ModelError, WeightsError
 from nestvox.zoo import weights as room
 from nestvox.zoo.cache import cached_weights, first_use_record
-from nestvox.zoo.catalogue import CatalogueEntry, entries, find, parse
+from nestvox.zoo.catalogue import CatalogueEntry, UrlSource, entries, find, parse
 from nestvox.zoo.variants import variant
 from nestvox.zoo.weights import fetch, load_encoder, load_encoder_with_report
 
-RELEASED = [entry for entry in entries() if entry.source == "url"]
+RELEASED = [entry for entry in entries() if entry.architecture.startswith("redimnet")]
 CONFIG: dict[str, Any] = {
     "F": 12,
     "C": 2,
@@ -47,14 +47,14 @@ CONFIG: dict[str, Any] = {
 def test_the_catalogue_holds_every_released_file(reference_dir: Path) -> None:
     with (reference_dir / "catalogue.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    by_url = {entry.url: entry for entry in RELEASED}
+    by_url = {str(source): entry for entry in RELEASED for source in entry.sources}
     assert by_url.keys() == {row["url"] for row in rows}
     for row in rows:
         entry = by_url[row["url"]]
         assert entry.sha256 == row["sha256"], entry.name
         assert entry.size_bytes == (int(row["size_bytes"]) if row["size_bytes"] else None), entry.name
         if row["file"] != "best_2025-12-10_07-20.pt":
-            assert entry.member == row["file"]
+            assert entry.file_name == row["file"]
             assert entry.name.endswith(row["file"].removesuffix(".pt"))
         assert entry.config_status == row["config_status"].split()[0], entry.name
         for rate in filter(None, (row["vox1_O_eer"], row["vox1_E_eer"], row["vox1_H_eer"], row["asnorm_vox1_OEH"])):
@@ -68,7 +68,7 @@ def test_the_catalogue_holds_every_released_file(reference_dir: Path) -> None:
 def test_released_files_in_numbers() -> None:
     counts = collections.Counter(entry.architecture for entry in RELEASED)
     assert counts == {"redimnet": 19, "redimnet2": 21}
-    assert len({entry.url for entry in RELEASED}) == len(RELEASED)
+    assert len({entry.sources for entry in RELEASED}) == len(RELEASED)
 
 
 @pytest.mark.parametrize("entry", RELEASED, ids=lambda entry: entry.name)
@@ -93,7 +93,6 @@ def test_families_share_fields_and_entries_may_differ() -> None:
     [families.voice]
     architecture = "redimnet"
     description = "d"
-    source = "url"
     licence = "MIT"
     licence_url = "https://example.org"
     project = "p"
@@ -105,17 +104,17 @@ def test_families_share_fields_and_entries_may_differ() -> None:
     [one]
     family = "voice"
     variant = "redimnet-b0"
-    url = "https://example.org/a/b%2Bc.pt"
+    sources = [{ kind = "url", url = "https://example.org/a/b%2Bc.pt" }]
     licence = "CC0-1.0"
     """
     one = parse(text, "x.toml")["one"]
-    assert (one.member, one.licence, one.config_status, one.sha256) == ("b+c.pt", "CC0-1.0", "unconfirmed", "")
+    assert (one.file_name, one.licence, one.config_status, one.sha256) == ("b+c.pt", "CC0-1.0", "unconfirmed", "")
     assert one.config["F"] == 60
     assert one.download_bytes is None
     with pytest.raises(CatalogueError, match=r"x\.toml \[one\] family: 'voices' is not among voice"):
         parse(text.replace('family = "voice"', 'family = "voices"'), "x.toml")
-    with pytest.raises(CatalogueError, match="missing url"):
-        parse(text.replace('url = "https://example.org/a/b%2Bc.pt"', ""), "x.toml")
+    with pytest.raises(CatalogueError, match=r"lacks 'sources\.0\.url\.url'"):
+        parse(text.replace(', url = "https://example.org/a/b%2Bc.pt"', ""), "x.toml")
     with pytest.raises(CatalogueError, match="config_status: input should be 'confirmed'"):
         parse(text + 'config_status = "sure"', "x.toml")
 
@@ -178,7 +177,7 @@ def entry(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """An entry without a published hash, whose configuration is not that of the file; and an empty cache."""
     monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
-    made = dataclasses.replace(find("redimnet-M-vb2-ptn"), name="voice", url=release.url, member="voice.pt")
+    made = dataclasses.replace(find("redimnet-M-vb2-ptn"), name="voice", sources=(UrlSource(url=release.url),))
     monkeypatch.setattr(room, "find", lambda name: made)
     return made
 

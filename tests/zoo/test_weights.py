@@ -28,11 +28,12 @@ from nestvox.errors import CatalogueError, DownloadError, WeightsError
 from nestvox.zoo import weights as room
 from nestvox.zoo import wheel as wheels
 from nestvox.zoo.cache import cached_weights
-from nestvox.zoo.catalogue import CatalogueEntry, find
+from nestvox.zoo.catalogue import CatalogueEntry, WheelSource, find
 from nestvox.zoo.checkpoint import read_tensors, unwrapped
 from nestvox.zoo.weights import fetch, load_encoder, load_strict
 
 MEMBER = "fakevoice/weights.pt"
+SOURCE = WheelSource(distribution="fakevoice", version="1.0", member=MEMBER, download_bytes=15_747_704)
 
 
 def checkpoint(seed: int = 0) -> tuple[bytes, dict[str, torch.Tensor]]:
@@ -68,9 +69,7 @@ def entry(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     made = dataclasses.replace(
         find("ge2e"),
         name="fake",
-        distribution="fakevoice",
-        version="1.0",
-        member=MEMBER,
+        sources=(SOURCE,),
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -360,15 +359,15 @@ def test_an_installed_distribution_serves_without_a_download(
     assert fetch("fake", offline=True, announce=said.append).is_file()
     assert "installed" in said[0]
     assert "Apache-2.0" in said[0]
-    assert wheels.installed_member(dataclasses.replace(entry, version="2.0")) is None
+    assert wheels.installed_member(dataclasses.replace(SOURCE, version="2.0")) is None
 
 
 def test_weights_that_only_the_user_can_bring(
     entry: CatalogueEntry, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manual = dataclasses.replace(entry, source="file", member="voice.pt", project="https://example.org/voice")
+    manual = dataclasses.replace(entry, sources=(), project="https://example.org/voice")
     monkeypatch.setattr(room, "find", lambda name: manual)
-    with pytest.raises(DownloadError, match=r"voice\.pt, from https://example\.org/voice.*--weights"):
+    with pytest.raises(DownloadError, match=r"cannot be fetched.*https://example\.org/voice.*--weights"):
         fetch("fake", announce=no_announcement)
     (tmp_path / "voice.pt").write_bytes(content)
     assert fetch("fake", weights=tmp_path / "voice.pt", announce=lambda message: None).is_file()

