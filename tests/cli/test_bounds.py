@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nestvox.cli.app import commands
-from nestvox.cli.dims import parse_dims
 from nestvox.cli.embed import _streams
 from nestvox.cli.main import main
+from nestvox.cli.options import parse_dims
 from nestvox.cli.prepare import skipped_in_words
 from nestvox.corpora.prepare.folder import Skipped
 from nestvox.errors import NestvoxError

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import (
-    Backend,
-    Device,
-    NetworkBackend,
-    NetworkPrecision,
-    Offline,
-    Precision,
-    Running,
-    Weights,
-)
 
 if TYPE_CHECKING:
     from nestvox.inspection.bench import Bench
@@ -25,34 +15,31 @@ if TYPE_CHECKING:
 
 def bench(
     model: Annotated[str, typer.Argument(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")],
-    dims: Annotated[
-        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the model.")
-    ] = None,
+    dims: options.Dims = None,
     gallery: Annotated[int, typer.Option(min=1, max=10_000_000, help="Generated vectors that are searched.")] = 100_000,
     queries: Annotated[int, typer.Option(min=1, max=1_000_000, help="Searched at once.")] = 64,
     top: Annotated[int, typer.Option(min=1, max=1_000_000, help="Neighbours of each query.")] = 10,
     clip_s: Annotated[float, typer.Option(help="Length of the clips that are embedded, in seconds.")] = 3.0,
-    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Clips embedded at once.")] = 8,
+    batch_size: Annotated[int, options.BATCH_SIZE] = 8,
     seconds: Annotated[float, typer.Option(help="Spent on each measurement.")] = 1.0,
     memory_gb: Annotated[float, typer.Option(help="That the gallery may take.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Of the generated audio and vectors.")] = 0,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    precision: Precision = NetworkPrecision.float32,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it as JSON.")] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    precision: options.Precision = "float32",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Measure extraction once, and scoring, search and storage at every dimension."""
     import json
 
     from nestvox.atomic import write_text
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.inspection.bench import bench_model
 
-    asked = parse_dims(dims)
-    loaded = Running(device, backend, weights, offline, precision).load(model)
+    asked = options.parse_dims(dims)
+    loaded = options.Running(device, backend, weights, offline, precision).load(model)
     with progress_bar("measuring", "measurements") as bar:
         found = bench_model(
             loaded,

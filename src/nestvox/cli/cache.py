@@ -2,57 +2,43 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import say
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
-
-
-class _Dtype(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
 
 
 def cache(
     table: Annotated[Path, typer.Argument(help="Utterance table of training speakers: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the cache; a run that was stopped is resumed.")],
-    model: Annotated[str, typer.Option(help="Model folder, or a name that `nestvox models list` shows.")] = "ge2e",
+    model: Annotated[str, options.MODEL] = "ge2e",
     variants: Annotated[
         int, typer.Option(min=1, max=1000, help="Rows of each utterance; the first is the recording itself.")
     ] = 4,
-    noise: Annotated[Path | None, typer.Option(help="Folder of noise and music to mix in.")] = None,
-    rir: Annotated[Path | None, typer.Option(help="Folder of room impulse responses.")] = None,
-    augment: Annotated[
-        list[str] | None, typer.Option(help="A setting, e.g. p_reverb=0.5 or snr_noise_db=[5,20]; may be repeated.")
-    ] = None,
+    noise: options.Noise = None,
+    rir: options.Rir = None,
+    augment: options.Augment = None,
     crop_s: Annotated[float | None, typer.Option(help="Longest stretch of an augmented variant; else whole.")] = None,
-    dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float16,
-    seed: Annotated[int, typer.Option(min=0, help="Of places and augmentation.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
-    max_duration_s: Annotated[
-        float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
-    ] = 300.0,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable audio instead of stopping.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Rows at once; measured by default.")] = None,
-    streams: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Forward passes side by side; measured by default.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of each forward pass on a CPU; measured by default.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Decoding threads; measured by default.")] = None,
+    dtype: options.Dtype = "float16",
+    seed: options.Seed = 0,
+    split: options.Split = None,
+    max_duration_s: options.MaxDuration = 300.0,
+    skip_bad: options.SkipBad = False,
+    batch_size: options.BatchSize = None,
+    streams: options.Streams = None,
+    threads: options.Threads = None,
+    workers: Annotated[int | None, options.WORKERS] = None,
     shard_utterances: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Utterances of a file of the cache.")
     ] = None,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write what the cache is as JSON.")] = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."""
     import json
@@ -62,7 +48,6 @@ def cache(
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
     from nestvox.audio.condition import count_codes, doubts
-    from nestvox.cli.augmentation import settings_for, summary
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import voices_of
     from nestvox.corpora.utterances import read_utterances
@@ -71,7 +56,7 @@ def cache(
     utterances = read_utterances(table)
     if split is not None:
         utterances = utterances.where(split=split)
-    speaker_model = Running(device, backend, weights, offline).load(model)
+    speaker_model = options.Running(device, backend, weights, offline).load(model)
     rate = speaker_model.sample_rate
     banks = Banks(
         None if noise is None else NoiseBank.from_folder(noise, sample_rate=rate),
@@ -84,11 +69,11 @@ def cache(
             utterances,
             out,
             variants=variants,
-            augmentation=settings_for(banks, augment or []),
+            augmentation=options.augmentation_of(banks, augment or []),
             noise=banks.noise,
             rooms=banks.rooms,
             crop_s=crop_s,
-            dtype=dtype.value,
+            dtype=dtype,
             seed=seed,
             max_duration_s=max_duration_s,
             skip_bad=skip_bad,
@@ -119,9 +104,9 @@ def cache(
         }
         write_text(json_out, json.dumps(report, indent=2) + "\n")
     say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
-    say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype.value}, {size:,} bytes")
+    say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype}, {size:,} bytes")
     if variants > 1:
-        say(f"augmented    {summary(found.plan.augmentation)}")
+        say(f"augmented    {options.augmentation_in_words(found.plan.augmentation)}")
     if failed:
         say(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
         for failure in failed[:5]:

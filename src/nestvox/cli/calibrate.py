@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -21,47 +21,38 @@ if TYPE_CHECKING:
 
 def calibrate(
     *,
-    trials: Annotated[Path, typer.Option(help="Labelled development trials: never those that are reported.")],
-    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model with --table.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder, which keeps the calibration; or a catalogue name, with --out.")
-    ] = None,
-    table: Annotated[Path | None, typer.Option(help="Utterance table: audio, speakers, durations, columns.")] = None,
-    dims: Annotated[
-        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
-    ] = None,
+    trials: options.Trials,
+    scores: options.Scores = None,
+    store: options.Store = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    table: options.Table = None,
+    dims: options.Dims = None,
     quality: Annotated[
         list[str] | None,
         typer.Option(help="Quality measure: duration, norm, snr, or a column of the table; may be given again."),
     ] = None,
     prior: Annotated[float, typer.Option(help="Of a target trial, around which the map is to be best.")] = 0.5,
     ridge: Annotated[float, typer.Option(help="Penalty that keeps the map finite.")] = 1e-4,
-    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
-    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
-    ] = None,
-    p_target: Annotated[float, typer.Option(help="Prior of the detection costs that are shown.")] = 0.05,
-    c_miss: Annotated[float, typer.Option(help="Their cost of rejecting a target.")] = 1.0,
-    c_fa: Annotated[float, typer.Option(help="Their cost of accepting a non-target.")] = 1.0,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Fit on speakers the model was trained on; labelled leaky.")
-    ] = False,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
+    score_norm: options.ScoreNorm = None,
+    cohort: options.Cohort = None,
+    top_k: options.TopK = None,
+    p_target: options.PTarget = 0.05,
+    c_miss: options.CMiss = 1.0,
+    c_fa: options.CFa = 1.0,
+    allow_overlap: options.AllowOverlap = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the calibration here.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+    json_out: options.Json = None,
 ) -> None:
     """Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.
 
-    It is stored in the model folder, or with --out in a file of its own, and used by `nestvox evaluate --calibration`
+    The trials are development trials, never those that are reported. It is stored in the model folder, or with --out in a file of its own, and used by `nestvox evaluate --calibration`
     and `nestvox verify`. It refuses the trials and the speakers that it was fitted on.
     """
     from nestvox.atomic import write_text
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
@@ -74,7 +65,7 @@ def calibrate(
     from nestvox.scoring.refusals import check_trials
 
     folder = keeping_folder(model, out)
-    running = Running(device, backend, weights, offline)
+    running = options.Running(device, backend, weights, offline)
     listed = read_trials(trials)
     check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
     check_operating_point(p_target, c_miss, c_fa)
@@ -82,7 +73,7 @@ def calibrate(
     measures = tuple(quality or ())
     check_measures(measures, utterances)
     steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k)
-    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
     source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
     scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("measuring quality", "files") as progress:

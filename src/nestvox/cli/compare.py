@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -33,44 +33,32 @@ def compare(
         ),
     ],
     *,
-    trials: Annotated[Path, typer.Option(help="Labelled trials: VoxCeleb, kaldi, VoxSRC, CSV or Parquet.")],
-    table: Annotated[
-        Path | None, typer.Option(help="Utterance table: audio for models, speakers for the intervals.")
-    ] = None,
-    dims: Annotated[
-        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those that the systems share.")
-    ] = None,
+    trials: options.Trials,
+    table: options.Table = None,
+    dims: options.Dims = None,
     select_on: Annotated[
         Path | None,
         typer.Option(
             metavar="TRIALS", help="Choose the best system and dimension on these other trials, put it first."
         ),
     ] = None,
-    p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
-    c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
-    c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
-    bootstrap: Annotated[int, typer.Option(max=1_000_000, help="Replicates of the intervals, by speaker.")] = 1000,
+    p_target: options.PTarget = 0.05,
+    c_miss: options.CMiss = 1.0,
+    c_fa: options.CFa = 1.0,
+    bootstrap: options.Bootstrap = 1000,
     permutations: Annotated[int, typer.Option(max=1_000_000, help="Rounds of the permutation, by speaker.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
-    confidence: Annotated[float, typer.Option(help="Of the intervals; p values are held against 1 minus it.")] = 0.95,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Compare on training speakers; every number is labelled leaky.")
-    ] = False,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report here, one self-contained HTML page.")
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write every number of the report as CSV tables here.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the figures of the report here.")
-    ] = None,
-    figure_format: Annotated[str, typer.Option(metavar="svg|png", help="Format of these figures.")] = "svg",
+    seed: options.Seed = 0,
+    confidence: options.Confidence = 0.95,
+    allow_overlap: options.AllowOverlap = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
+    report: options.Report = None,
+    csv: options.Csv = None,
+    figures: options.Figures = None,
+    figure_format: options.FigureFormat = "svg",
 ) -> None:
     """Say whether one system is better than another on the same trials, or how many trials it would take to say.
 
@@ -78,7 +66,6 @@ def compare(
     permutation by speaker, McNemar's test at the thresholds, and a correction for the number of comparisons.
     """
     from nestvox.atomic import write_text
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
@@ -94,7 +81,7 @@ def compare(
     settings = Settings(
         p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, confidence=confidence
     )
-    running = Running(device, backend, weights, offline)
+    running = options.Running(device, backend, weights, offline)
     _check_weights(weights, systems)
     listed = read_trials(trials)
     check_trials(listed)
@@ -105,7 +92,7 @@ def compare(
     if permutations < 1:
         raise NestvoxError(f"a p value takes one permutation or more, got {permutations}")
     utterances = None if table is None else read_utterances(table)
-    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
     named = list(zip(_names(systems), systems, strict=True))
 
     if len(named) < 2 or len({name for name, _ in named}) < len(named):
@@ -298,7 +285,7 @@ def _known(
     table: UtteranceTable | None,
     *,
     dims: tuple[int, ...] | None,
-    running: Running,
+    running: options.Running,
 ) -> dict[tuple[str, str], Unscored]:
     """Every system on every list, by its name and the list's hash; files and stores are read before a model is."""
     from nestvox.cli.source import embedding_model, unscored_file

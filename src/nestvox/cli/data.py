@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, lines, number, say, whole_table
 from nestvox.cli.prepare import app as prepare
 from nestvox.cli.prepare import print_rows, writable_table, write_json
@@ -19,20 +19,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
 
-_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
-
-
-class _Format(StrEnum):
-    csv = "csv"
-    kaldi = "kaldi"
-    parquet = "parquet"
-    voxceleb = "voxceleb"
-    voxsrc = "voxsrc"
-
-
-class _NameBy(StrEnum):
-    utt_id = "utt_id"
-    path = "path"
+_Format = Annotated[
+    Literal["csv", "kaldi", "parquet", "voxceleb", "voxsrc"] | None,
+    typer.Option("--format", help="Of the list; default: as its suffix or its content says, else voxceleb."),
+]
 
 
 @app.command()
@@ -44,8 +34,8 @@ def check(
     audio: Annotated[bool, typer.Option(help="Decode everything: duplicates, durations, damage.")] = True,
     min_duration_s: Annotated[float, typer.Option(help="Shorter utterances are a warning.")] = 2.0,
     duration_tolerance_s: Annotated[float, typer.Option(help="Between stated and decoded duration.")] = 0.1,
-    workers: Annotated[int, typer.Option(min=1, max=1_024, help="Threads that decode.")] = 4,
-    json_file: _Json = None,
+    workers: Annotated[int, options.WORKERS] = 4,
+    json_out: options.Json = None,
 ) -> None:
     """Check a corpus: speakers across splits or trained and tested, duplicates, labels, durations, missing files.
 
@@ -82,7 +72,7 @@ def check(
                 finding.severity, finding.kind, f"{finding.count:,}", finding.message, lines(finding.examples[:3])
             )
         console().print(shown)
-    write_json(json_file, report.as_dict())
+    write_json(json_out, report.as_dict())
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
     say(f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}")
@@ -111,13 +101,13 @@ def trials(
             "--nontargets", min=0, max=100_000_000, help="Number of non-target trials; by default three a target."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw; 0 by default.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
-    name_by: Annotated[_NameBy, typer.Option(help="What stands for an utterance in the list.")] = _NameBy.utt_id,
-    fmt: Annotated[
-        _Format | None, typer.Option("--format", help="Of the list; default: that of its suffix, else voxceleb.")
-    ] = None,
-    json_file: _Json = None,
+    seed: Annotated[int | None, options.SEED] = None,
+    split: options.Split = None,
+    name_by: Annotated[
+        Literal["utt_id", "path"], typer.Option(help="What stands for an utterance in the list.")
+    ] = "utt_id",
+    fmt: _Format = None,
+    json_out: options.Json = None,
 ) -> None:
     """Generate a balanced trial list: the same table and seed give the same list on every machine."""
     from nestvox.cli.progress import progress_bar
@@ -125,7 +115,7 @@ def trials(
     from nestvox.corpora.trials import format_to_write, write_trials
     from nestvox.corpora.utterances import read_utterances
 
-    written_as = format_to_write(out, fmt and fmt.value)
+    written_as = format_to_write(out, fmt)
     given = n_target is not None or n_nontarget is not None or seed is not None
     if preset is not None:
         if given:
@@ -149,13 +139,13 @@ def trials(
             n_target=chosen.n_target,
             n_nontarget=chosen.n_nontarget,
             seed=chosen.seed,
-            name_by=name_by.value,
+            name_by=name_by,
             progress=progress,
         )
     write_trials(drawn, out, written_as)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
     print_rows(summary)
-    write_json(json_file, summary)
+    write_json(json_out, summary)
 
 
 @app.command()
@@ -165,8 +155,8 @@ def split(
     *,
     dev: Annotated[float, typer.Option(help="Share of the speakers to choose with.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of the speakers to report on.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    json_file: _Json = None,
+    seed: options.Seed = 0,
+    json_out: options.Json = None,
 ) -> None:
     """Give every speaker to one of train, dev and test: the same table and seed give the same on every machine."""
     from nestvox.corpora.split import split_by_speaker
@@ -180,7 +170,7 @@ def split(
         summary[part] = f"{rows['speaker'].n_unique()} speakers, {len(rows)} utterances"
     summary |= {"seed": seed, "table": str(out)}
     print_rows(summary)
-    write_json(json_file, summary)
+    write_json(json_out, summary)
 
 
 @app.command()
@@ -193,7 +183,7 @@ def fetch(
     ],
     folder: Annotated[Path, typer.Argument(help="Where it goes.")],
     *,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not touch the network.")] = False,
+    offline: options.Offline = False,
 ) -> None:
     """Download what anybody may download: three subsets of LibriSpeech, and the trial lists of VoxCeleb1.
 
@@ -224,7 +214,7 @@ def shards(
     out: Annotated[Path, typer.Option(help="Folder of the tar files and their table; a stopped call goes on.")],
     *,
     shard_mib: Annotated[int, typer.Option(min=1, max=1_048_576, help="MiB after which the next file begins.")] = 1024,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Copy the audio of a table into a few large tar files, from which every command reads it.
 
@@ -244,7 +234,7 @@ def shards(
         "table": str(out / SHARD_TABLE),
     }
     print_rows(summary)
-    write_json(json_file, summary)
+    write_json(json_out, summary)
 
 
 @app.command()
@@ -252,22 +242,19 @@ def augment(
     table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the copies and their table; a run that was stopped goes on.")],
     *,
-    noise: Annotated[Path | None, typer.Option(help="Folder of noise and music to mix in.")] = None,
-    rir: Annotated[Path | None, typer.Option(help="Folder of room impulse responses.")] = None,
+    noise: options.Noise = None,
+    rir: options.Rir = None,
     bank_split: Annotated[
         str, typer.Option(help="Of noise and rooms, where their tables have a column `split`.")
     ] = "test",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--augment", help="A setting, e.g. p_noise=1 or snr_noise_db=[5,20]; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
+    settings: options.Augment = None,
+    seed: options.Seed = 0,
+    split: options.Split = None,
     trials_file: Annotated[
         Path | None, typer.Option("--trials", help="Also write this list with the names of the new table.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=1_024, help="Threads.")] = 2,
-    json_file: _Json = None,
+    workers: Annotated[int, options.WORKERS] = 2,
+    json_out: options.Json = None,
 ) -> None:
     """Write the audio of a table as it sounds in noise, rooms or telephones: the same trials, heard under conditions.
 
@@ -275,7 +262,6 @@ def augment(
     """
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
-    from nestvox.cli.augmentation import settings_for, summary
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import AUGMENTED_TABLE, named_by_id, voices_of, write_augmented
     from nestvox.corpora.trials import read_trials, write_trials
@@ -291,7 +277,7 @@ def augment(
         None if rir is None else RoomBank.from_folder(rir, split=bank_split),
         voices_of(utterances),
     )
-    augmentation = settings_for(banks, settings or [])
+    augmentation = options.augmentation_of(banks, settings or [])
     with progress_bar("augmenting", "utterances") as progress:
         written = write_augmented(
             utterances, out, augmentation=augmentation, banks=banks, seed=seed, workers=workers, progress=progress
@@ -300,30 +286,30 @@ def augment(
         write_trials(renamed, out / "trials.txt")
     rows = {
         "n_utterances": len(written),
-        "augmented": summary(augmentation.config()),
+        "augmented": options.augmentation_in_words(augmentation.config()),
         "table": str(out / AUGMENTED_TABLE),
         "trials": None if renamed is None else str(out / "trials.txt"),
     }
     print_rows({name: value for name, value in rows.items() if value is not None})
-    write_json(json_file, {**rows, "settings": augmentation.config()})
+    write_json(json_out, {**rows, "settings": augmentation.config()})
 
 
 @app.command()
 def describe(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Trial lists.")],
-    fmt: Annotated[_Format | None, typer.Option("--format", help="Where it cannot be found out.")] = None,
-    json_file: _Json = None,
+    fmt: _Format = None,
+    json_out: options.Json = None,
 ) -> None:
     """Count the trials of lists in any format, and show the hash that names their content."""
     from nestvox.corpora.trials import read_trials
 
-    described = {str(path): _trial_counts(read_trials(path, fmt.value if fmt else None)) for path in paths}
+    described = {str(path): _trial_counts(read_trials(path, fmt)) for path in paths}
     shown = whole_table("list", numbers=("trials", "targets", "non-targets", "unknown", "names", "sha256"))
     for path, counts in described.items():
         numbers = [f"{counts[name]:,}" for name in ("n_trials", "n_target", "n_nontarget", "n_unknown", "n_names")]
         shown.add_row(path, *numbers, counts["trials_sha256"][:16])
     console().print(shown)
-    write_json(json_file, described)
+    write_json(json_out, described)
 
 
 def _trial_counts(trials: Trials) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import DownloadError, ModelError, NestvoxError, TrialsError
 
 if TYPE_CHECKING:
@@ -36,19 +36,17 @@ def demo(
             help="Folder of speaker folders, or with utterances.tsv and perhaps trials_dev.txt and trials_test.txt."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Encoder: a name that `nestvox models list` shows, or a folder.")] = "ge2e",
+    model: Annotated[str, options.MODEL] = "ge2e",
     out: Annotated[
         Path | None,
         typer.Option(help="Where model, stores and report go; demo-output, or beside it if that is of other data."),
     ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the refinement and the replicates.")] = 0,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
+    bootstrap: options.Bootstrap = 1000,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
 ) -> None:
     """Turn a pretrained encoder into a nested one and show what every dimension is worth.
 
@@ -62,7 +60,7 @@ def demo(
     from nestvox.training.tasks.rotation import nest_encoder
 
     began = time.perf_counter()
-    encoder = Running(device, backend, weights, offline).load(model)
+    encoder = options.Running(device, backend, weights, offline).load(model)
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
     out, made_of = _place(out, data, model)

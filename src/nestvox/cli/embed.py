@@ -2,91 +2,46 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import say
-from nestvox.cli.running import (
-    Backend,
-    Device,
-    NetworkBackend,
-    NetworkPrecision,
-    Offline,
-    Precision,
-    Running,
-    Weights,
-)
-
-
-class _Tap(StrEnum):
-    nested = "nested"
-    embedding = "embedding"
-    pooled = "pooled"
-    frames = "frames"
-
-
-class _Dtype(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-
-
-class _Engine(StrEnum):
-    local = "local"
-    ray = "ray"
 
 
 def embed(
     table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the store; a run that was stopped is resumed.")],
-    model: Annotated[
-        str, typer.Option(help="Model folder, .onnx file, or a name that `nestvox models list` shows.")
-    ] = "ge2e",
-    tap: Annotated[_Tap, typer.Option(help="What is stored.")] = _Tap.nested,
-    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
-    channel: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=1_023,
-            help="Channel of rows whose column `channel` says none, 0 is the first; default: the mean.",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=65_536, help="Utterances at once; measured by default.")
-    ] = None,
-    streams: Annotated[
-        int | None, typer.Option(min=1, max=1_024, help="Forward passes side by side; measured by default.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1_024, help="Of each forward pass on a CPU; measured by default.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=1_024, help="Decoding threads; measured by default.")
-    ] = None,
+    model: Annotated[str, options.MODEL] = "ge2e",
+    tap: Annotated[Literal["nested", "embedding", "pooled", "frames"], typer.Option(help="What is stored.")] = "nested",
+    split: options.Split = None,
+    channel: options.Channel = None,
+    batch_size: options.BatchSize = None,
+    streams: options.Streams = None,
+    threads: options.Threads = None,
+    workers: Annotated[int | None, options.WORKERS] = None,
     shard_rows: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Utterances of a file of the store.")
     ] = None,
-    dtype: Annotated[_Dtype, typer.Option(help="Of the stored numbers.")] = _Dtype.float32,
-    max_duration_s: Annotated[
-        float, typer.Option(help="Longer utterances go through in pieces, whose vectors are averaged.")
-    ] = 300.0,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Record unusable audio instead of stopping.")] = False,
+    dtype: options.Dtype = "float32",
+    max_duration_s: options.MaxDuration = 300.0,
+    skip_bad: options.SkipBad = False,
     engine: Annotated[
-        _Engine, typer.Option(help="local: this machine; ray: the tasks of a Ray cluster, with the same result.")
-    ] = _Engine.local,
+        Literal["local", "ray"],
+        typer.Option(help="local: this machine; ray: the tasks of a Ray cluster, with the same result."),
+    ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of the cluster, or auto; RAY_ADDRESS by default, else one of this machine's own."),
     ] = None,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    precision: Precision = NetworkPrecision.float32,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write what was done as JSON.")] = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    precision: options.Precision = "float32",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Embed every utterance of a table; every dimension comes out of one forward pass."""
     import json
@@ -103,22 +58,22 @@ def embed(
         utterances = utterances.where(split=split)
     if channel is not None:
         utterances = utterances.with_channel(channel)
-    speaker_model = Running(device, backend, weights, offline, precision).load(model)
+    speaker_model = options.Running(device, backend, weights, offline, precision).load(model)
     with progress_bar("embedding", "utterances") as progress:
         store, run = run_embedding(
             speaker_model,
             utterances,
             out,
-            tap=tap.value,
+            tap=tap,
             batch_size=batch_size,
             streams=streams,
             threads=threads,
             workers=workers,
             shard_rows=shard_rows,
-            dtype=dtype.value,
+            dtype=dtype,
             max_duration_s=max_duration_s,
             skip_bad=skip_bad,
-            engine=engine.value,
+            engine=engine,
             ray_address=ray_address,
             progress=progress,
         )
@@ -169,7 +124,7 @@ def _streams(streams: int, threads: int) -> str:
 def export(
     store: Annotated[Path, typer.Argument(help="Folder of a complete store.")],
     out: Annotated[Path, typer.Option(help="File; .npy, .npz, .parquet, .ark or .scp names the format.")],
-    dim: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Keep this prefix, at unit length.")] = None,
+    dim: options.Dim = None,
 ) -> None:
     """Write the vectors of a store to a file that others read."""
     from nestvox.audio.condition import doubts

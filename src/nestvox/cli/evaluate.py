@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
 
 def evaluate(
     *,
-    trials: Annotated[Path, typer.Option(help="Labelled trials: VoxCeleb, kaldi, VoxSRC, CSV or Parquet.")],
-    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder or catalogue name; needs --table.")] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Utterance table: audio for --model, speakers and conditions for all.")
-    ] = None,
-    dims: Annotated[
-        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
-    ] = None,
+    trials: options.Trials,
+    scores: options.Scores = None,
+    store: options.Store = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    table: options.Table = None,
+    dims: options.Dims = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(help="Column of the table to split the trials by, or duration; may be given again."),
@@ -39,68 +35,52 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=STORE", help="Another store, beside this one in the report; may be given again."),
     ] = None,
-    p_target: Annotated[float, typer.Option(help="Prior of a target trial in the detection cost.")] = 0.05,
-    c_miss: Annotated[float, typer.Option(help="Cost of rejecting a target.")] = 1.0,
-    c_fa: Annotated[float, typer.Option(help="Cost of accepting a non-target.")] = 1.0,
+    p_target: options.PTarget = 0.05,
+    c_miss: options.CMiss = 1.0,
+    c_fa: options.CFa = 1.0,
     llr: Annotated[
         bool, typer.Option("--llr", help="The scores are log likelihood ratios in nats: judge their calibration.")
     ] = False,
     interval: Annotated[
         str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")
     ] = "studentised",
-    bootstrap: Annotated[
-        int, typer.Option(max=1_000_000, help="Replicates of the bootstrap, clustered by speaker.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
+    bootstrap: options.Bootstrap = 1000,
+    seed: options.Seed = 0,
     detail_dim: Annotated[
         int | None,
         typer.Option(
             max=1_000_000, help="Prefix length whose speakers and worst trials are analysed; default: largest."
         ),
     ] = None,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Evaluate on training speakers; every number is labelled leaky.")
-    ] = False,
+    allow_overlap: options.AllowOverlap = False,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out trials whose utterances are not there, and say so.")
     ] = False,
-    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores: z, t, s or as.")] = None,
-    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Measure log likelihood ratios by this model folder or calibration file.")
-    ] = None,
+    score_norm: options.ScoreNorm = None,
+    cohort: options.Cohort = None,
+    top_k: options.TopK = None,
+    calibration: options.Calibration = None,
     thresholds: Annotated[
         Path | None, typer.Option(help="Count the errors of the thresholds of this model folder or calibration file.")
     ] = None,
     scores_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
     ] = None,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", "--html", metavar="FILE", help="Write the report here, one self-contained HTML page."),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write every number of the report as CSV tables here.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the figures of the report here.")
-    ] = None,
-    figure_format: Annotated[str, typer.Option(metavar="svg|png", help="Format of these figures.")] = "svg",
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
+    report: options.Report = None,
+    csv: options.Csv = None,
+    figures: options.Figures = None,
+    figure_format: options.FigureFormat = "svg",
 ) -> None:
     """Measure EER and minDCF with intervals, at every dimension and under every condition.
 
     The scores come from exactly one of --scores, --store and --model. Rates are per cent on the screen and fractions in
     the JSON and CSV files. With --report and a table that has duration_s, the trials are split by duration too.
     """
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
@@ -127,7 +107,7 @@ def evaluate(
     )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
-    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
     settings = Settings(
         p_target=p_target,
         c_miss=c_miss,
@@ -161,7 +141,7 @@ def evaluate(
         store=store,
         model=model,
         dims=wanted,
-        running=Running(device, backend, weights, offline),
+        running=options.Running(device, backend, weights, offline),
         skip_missing=skip_missing,
     )
     settings.detailed(source.dims or [None])

@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestvox.cli.running import (
-    Backend,
-    Device,
-    NetworkBackend,
-    NetworkPrecision,
-    Offline,
-    Precision,
-    Running,
-    Weights,
-)
+from nestvox.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,16 +28,13 @@ def inspect(
     require_thresholds: Annotated[
         bool, typer.Option("--require-thresholds", help="A dimension without a threshold fails.")
     ] = False,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    precision: Precision = NetworkPrecision.float32,
-    channel: Annotated[
-        int | None,
-        typer.Option(min=0, max=1_023, help="Channel of the recordings, 0 is the first; default: the mean of all."),
-    ] = None,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it all as JSON.")] = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    precision: options.Precision = "float32",
+    channel: options.Channel = None,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Measure a model's size, vectors and latency, and check it on recordings.
 
@@ -63,7 +51,7 @@ def inspect(
 
     folder = Path(model) if Path(model).is_dir() and weights is None else None
     try:
-        loaded = Running(device, backend, weights, offline, precision).load(model)
+        loaded = options.Running(device, backend, weights, offline, precision).load(model)
     except (ModelError, WeightsError, FingerprintError) as error:
         # A folder that a model was saved in, and which no longer is one, is a finding; anything else a wrong call.
         if folder is None or not any((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):

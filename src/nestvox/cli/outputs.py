@@ -20,7 +20,7 @@ from nestvox.cli.process import memory_words
 from nestvox.errors import NestvoxError
 
 # Options that are written, by the name of their parameter.
-OUTPUTS = frozenset({"csv", "figures", "json_file", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
+OUTPUTS = frozenset({"csv", "figures", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.
 INPUTS = frozenset(
     {
@@ -72,7 +72,6 @@ _KEPT_OUT = frozenset({"cache", "embed", "import-mrl", "import-onnx"})
 _ADDED_TO = {"calibrate": frozenset({"model"}), "threshold": frozenset({"model", "calibration"})}
 # What an option writes, by which its own older output inside a folder that is read is told from what is read there.
 _SUFFIXES = {
-    "json_file": {".json"},
     "json_out": {".json"},
     "report": {".htm", ".html"},
     "trials_out": {".csv", ".parquet", ".txt"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import say
 from nestvox.cli.plan_enrol import enrol
 from nestvox.errors import NestvoxError
@@ -68,8 +69,8 @@ def plan(
     ] = None,
     pilot_table: Annotated[Path | None, typer.Option(help="Utterance table with the pilot's speakers.")] = None,
     power: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
-    confidence: Annotated[float, typer.Option(help="1 minus the level of the two-sided test.")] = 0.95,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
+    confidence: options.Confidence = 0.95,
+    json_out: options.Json = None,
 ) -> None:
     """Say how many speakers and pairs it takes to find a difference between two systems.
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
@@ -25,15 +25,11 @@ if TYPE_CHECKING:
 
 def enrol(
     *,
-    table: Annotated[Path, typer.Option(help="Utterance table of your own speakers, several clips each.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Folder that `nestvox embed` made of it; spares embedding.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder or catalogue name; embeds the clips, and crops for --lengths.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only rows whose column `split` says this.")] = None,
-    dim: Annotated[int | None, typer.Option(max=1_000_000, help="Prefix length; default: the full size.")] = None,
+    table: Annotated[Path, options.TABLE],
+    store: options.Store = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    split: options.Split = None,
+    dim: options.Dim = None,
     clips: Annotated[str, typer.Option(metavar="1,2,...", help="Numbers of enrolment clips.")] = "1,2,3,5,10",
     lengths: Annotated[
         str | None,
@@ -48,16 +44,14 @@ def enrol(
     impostors: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Clips of others that each division meets.")
     ] = 50,
-    seed: Annotated[int, typer.Option(help="Of the divisions.")] = 0,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Plan on speakers the model was trained on; labelled leaky.")
-    ] = False,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan here.")] = None,
+    seed: options.Seed = 0,
+    confidence: options.Confidence = 0.95,
+    allow_overlap: options.AllowOverlap = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Measure the equal error rate against the number and the length of enrolment clips, and advise."""
     from dataclasses import replace
@@ -85,7 +79,7 @@ def enrol(
     durations = durations_s(utterances, rows)
     loaded = None
     if model is not None and (store is None or seconds):
-        loaded = Running(device, backend, weights, offline).load(model)
+        loaded = options.Running(device, backend, weights, offline).load(model)
     vectors, labels, keys, heard = _whole_clips(loaded, store, utterances)
     labels += (*refuse_overlap(set(keys), utterances.frame["speaker"], allow=allow_overlap), *utterances.labels)
     crops = {}

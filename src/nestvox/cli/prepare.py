@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import TableError, first_of
 
@@ -30,18 +31,20 @@ def writable_table(out: Path) -> Path:
     return out
 
 
-_Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here as JSON.")]
 _Out = Annotated[Path, typer.Option(callback=writable_table, help="Table to write: .tsv, .csv or .parquet.")]
 _Corpus = Annotated[str | None, typer.Option(help="Name for the column `corpus`.")]
-_Workers = Annotated[int, typer.Option(min=1, max=1024, help="Threads that open files.")]
 _Durations = Annotated[
     bool, typer.Option("--durations", help="Open every file for its duration; broken ones are skipped and listed.")
 ]
 _Mini = Annotated[bool, typer.Option("--mini", help="Only a seeded choice of speakers of the dev part.")]
+_Root = Annotated[
+    Path | None,
+    typer.Option(help="Where relative paths start; default: the folder of the list, to kaldi and lhotse this one."),
+]
+_Speakers = Annotated[int, typer.Option("--speakers", min=1, max=1_000_000, help="Of the mini corpus.")]
 _Synthetic = Annotated[
     bool, typer.Option("--synthetic", help="Nobody spoke: every number measured on this table carries the label.")
 ]
-_Seed = Annotated[int, typer.Option(help="Of the mini corpus.")]
 
 
 @app.command()
@@ -50,9 +53,9 @@ def folder(
     out: _Out,
     *,
     corpus: _Corpus = None,
-    workers: _Workers = 4,
+    workers: Annotated[int, options.WORKERS] = 4,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of a tree of speaker folders; what cannot be read is skipped and listed."""
     from nestvox.cli.progress import progress_bar
@@ -60,7 +63,7 @@ def folder(
 
     with progress_bar("opening", "files") as progress:
         prepared = prepare_folder(root, corpus=corpus, workers=workers, progress=progress)
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -73,11 +76,11 @@ def csv(
     rename: Annotated[
         list[str] | None, typer.Option(metavar="NEW=OLD", help="Name another column, e.g. session=video; repeatable.")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the list.")] = None,
+    root: _Root = None,
     corpus: _Corpus = None,
-    workers: _Workers = 4,
+    workers: Annotated[int, options.WORKERS] = 4,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of a list of files and speakers; what cannot be read is skipped and listed."""
     from nestvox.cli.progress import progress_bar
@@ -100,7 +103,7 @@ def csv(
             workers=workers,
             progress=progress,
         )
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -110,11 +113,11 @@ def voxceleb1(
     *,
     durations: _Durations = False,
     mini: _Mini = False,
-    n_speakers: Annotated[int, typer.Option("--speakers", min=1, max=1_000_000, help="Of the mini corpus.")] = 50,
-    seed: _Seed = 42,
-    workers: _Workers = 8,
+    n_speakers: _Speakers = 50,
+    seed: options.Seed = 42,
+    workers: Annotated[int, options.WORKERS] = 8,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of VoxCeleb1, named as in the official lists, and hold it against the published counts.
 
@@ -127,7 +130,7 @@ def voxceleb1(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb1(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish(prepared, out, json_file, synthetic=synthetic, chosen=chosen, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen, journal=journal)
 
 
 @app.command()
@@ -137,11 +140,11 @@ def voxceleb2(
     *,
     durations: _Durations = False,
     mini: _Mini = False,
-    n_speakers: Annotated[int, typer.Option("--speakers", min=1, max=1_000_000, help="Of the mini corpus.")] = 140,
-    seed: _Seed = 42,
-    workers: _Workers = 8,
+    n_speakers: _Speakers = 140,
+    seed: options.Seed = 42,
+    workers: Annotated[int, options.WORKERS] = 8,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of VoxCeleb2 and hold it against the published counts; reading its m4a needs the extra [av].
 
@@ -154,7 +157,7 @@ def voxceleb2(
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
     chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish(prepared, out, json_file, synthetic=synthetic, chosen=chosen, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen, journal=journal)
 
 
 @app.command()
@@ -164,9 +167,9 @@ def librispeech(
     *,
     subset: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
     durations: _Durations = False,
-    workers: _Workers = 8,
+    workers: Annotated[int, options.WORKERS] = 8,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of any subsets of LibriSpeech, and hold them against the published counts."""
     from nestvox.cli.progress import progress_bar
@@ -177,7 +180,7 @@ def librispeech(
         prepared = prepare_librispeech(
             root, subsets=subset, durations=durations, journal=journal, workers=workers, progress=progress
         )
-    _finish(prepared, out, json_file, synthetic=synthetic, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, journal=journal)
 
 
 @app.command()
@@ -187,9 +190,9 @@ def cnceleb(
     *,
     trials_out: Annotated[Path | None, typer.Option(help="Where the official trials go.")] = None,
     durations: _Durations = False,
-    workers: _Workers = 8,
+    workers: Annotated[int, options.WORKERS] = 8,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of CN-Celeb, named as in its official list."""
     from nestvox.cli.progress import progress_bar
@@ -205,7 +208,7 @@ def cnceleb(
         if prepared.trials is None:
             raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
         write_trials(prepared.trials, trials_out)
-    _finish(prepared, out, json_file, synthetic=synthetic, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, journal=journal)
 
 
 @app.command()
@@ -213,17 +216,17 @@ def kaldi(
     folder: Annotated[Path, typer.Argument(help="Folder with wav.scp, utt2spk, and segments where there are some.")],
     out: _Out,
     *,
-    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
+    root: _Root = None,
     session: Annotated[str, typer.Option(help="recording or none: is each recording a session?")] = "recording",
     corpus: _Corpus = None,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of a kaldi data directory; commands in wav.scp are refused."""
     from nestvox.corpora.prepare.kaldi import prepare_kaldi
 
     prepared = prepare_kaldi(folder, root=root, session=session, corpus=corpus)
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -234,16 +237,16 @@ def lhotse(
     ] = None,
     *,
     out: _Out,
-    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the current folder.")] = None,
+    root: _Root = None,
     corpus: _Corpus = None,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of a pair of lhotse manifests, or of one of cuts."""
     from nestvox.corpora.prepare.lhotse import prepare_lhotse
 
     prepared = prepare_lhotse(recordings, supervisions, root=root, corpus=corpus)
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -251,16 +254,16 @@ def nemo(
     manifest: Annotated[Path, typer.Argument(help="JSON lines with audio_filepath, duration and label.")],
     out: _Out,
     *,
-    root: Annotated[Path | None, typer.Option(help="Where relative paths start; the folder of the manifest.")] = None,
+    root: _Root = None,
     corpus: _Corpus = None,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of a NeMo manifest, whose labels are speakers."""
     from nestvox.corpora.prepare.nemo import prepare_nemo
 
     prepared = prepare_nemo(manifest, root=root, corpus=corpus)
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -273,7 +276,7 @@ def webdataset(
     ] = "speaker",
     corpus: _Corpus = None,
     synthetic: _Synthetic = False,
-    json_file: _Json = None,
+    json_out: options.Json = None,
 ) -> None:
     """Make a table of tar files in the layout of WebDataset; the audio stays in them and is read there."""
     from nestvox.cli.progress import progress_bar
@@ -281,7 +284,7 @@ def webdataset(
 
     with progress_bar("reading", "archives") as progress:
         prepared = prepare_shards(archives, speaker=speaker, root=out.parent, corpus=corpus, progress=progress)
-    _finish(prepared, out, json_file, synthetic=synthetic)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 def _journal(out: Path) -> Path:
@@ -292,7 +295,7 @@ def _journal(out: Path) -> Path:
 def _finish(
     prepared: Prepared,
     out: Path,
-    json_file: Path | None,
+    json_out: Path | None,
     *,
     synthetic: bool,
     chosen: UtteranceTable | None = None,
@@ -317,7 +320,7 @@ def _finish(
             say(line)
         coverage = [asdict(part) for part in prepared.coverage]
         content |= {"complete": prepared.complete, "coverage": coverage, "notes": list(prepared.notes)}
-    write_json(json_file, content)
+    write_json(json_out, content)
     if journal is not None:
         discard_journal(journal)
 

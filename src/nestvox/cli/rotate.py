@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
 from nestvox.errors import NestvoxError
 
@@ -25,12 +26,12 @@ def rotate(
     method: Annotated[
         str, typer.Option(help="Richest method to try: pca, discriminant, refined, or auto (all that labels allow).")
     ] = "auto",
-    dims: Annotated[str | None, typer.Option(metavar="16,32,...", help="Prefix lengths.")] = None,
+    dims: options.Dims = None,
     rotated: Annotated[
         Path | None, typer.Option(help="Also write the rotated vectors here; the suffix names the format.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the division of speakers and of all sampling.")] = 0,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+    seed: options.Seed = 0,
+    json_out: options.Json = None,
 ) -> None:
     """Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most.
 
@@ -42,7 +43,6 @@ def rotate(
 
     from nestvox.atomic import write_text
     from nestvox.audio.condition import doubts
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.labels import read_labels
     from nestvox.extraction.rotate import apply_rotation, rotate_vectors
@@ -53,7 +53,7 @@ def rotate(
         raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")
     if method not in ("auto", "pca", "discriminant", "refined"):
         raise NestvoxError(f"--method {method}: expected auto, pca, discriminant or refined")
-    wanted = parse_dims(dims)
+    wanted = options.parse_dims(dims)
     speakers = None if labels is None else read_labels(labels, embeddings)
     with ExitStack() as bars:
         reading = bars.enter_context(progress_bar("read", "rows"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
-    from nestvox.cli.running import Running
+    from nestvox.cli.options import Running
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.extraction.store.store import EmbeddingStore

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
 from nestvox.errors import NestvoxError, TrialsError
 
 if TYPE_CHECKING:
@@ -22,25 +22,19 @@ if TYPE_CHECKING:
 
 def threshold(
     *,
-    trials: Annotated[Path, typer.Option(help="Labelled pairs of your own domain.")],
-    scores: Annotated[Path | None, typer.Option(help="Score file; or give --store, or --model with --table.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder that `nestvox embed` made.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder, which keeps the threshold; or a catalogue name, with --out.")
-    ] = None,
-    table: Annotated[Path | None, typer.Option(help="Utterance table: audio, speakers, durations.")] = None,
-    dims: Annotated[
-        str | None, typer.Option(metavar="16,32,...", help="Prefix lengths; default: those of the store or model.")
-    ] = None,
+    trials: options.Trials,
+    scores: options.Scores = None,
+    store: options.Store = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    table: options.Table = None,
+    dims: options.Dims = None,
     far: Annotated[float | None, typer.Option(help="Accept at most this share of the non-targets.")] = None,
     frr: Annotated[float | None, typer.Option(help="Reject at most this share of the targets.")] = None,
     eer: Annotated[bool, typer.Option("--eer", help="Both error rates equal.")] = False,
-    p_target: Annotated[
-        float | None, typer.Option(help="Prior of a target: lowest cost, with --c-miss, --c-fa.")
-    ] = None,
-    c_miss: Annotated[float | None, typer.Option(help="Cost of rejecting a target; default 1.")] = None,
-    c_fa: Annotated[float | None, typer.Option(help="Cost of accepting a non-target; default 1.")] = None,
-    domain: Annotated[str, typer.Option(help="What you call this material, e.g. phone.")] = "",
+    p_target: Annotated[float | None, options.P_TARGET] = None,
+    c_miss: Annotated[float | None, options.C_MISS] = None,
+    c_fa: Annotated[float | None, options.C_FA] = None,
+    domain: options.Domain = None,
     default: Annotated[
         bool, typer.Option("--default", help="It decides in `nestvox verify` where nobody asks for another.")
     ] = False,
@@ -50,38 +44,30 @@ def threshold(
     duration_edges: Annotated[
         str | None, typer.Option(metavar="2,4,...", help="Borders of the durations in seconds; default 2,4,8,16.")
     ] = None,
-    score_norm: Annotated[str | None, typer.Option(help="Normalise the scores first: z, t, s or as.")] = None,
-    cohort: Annotated[Path | None, typer.Option(help="Store of other speakers for --score-norm.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(max=10_000_000, help="Cohort scores that count for as-norm; default 300.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Set it on log likelihood ratios, by this model folder or calibration file.")
-    ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the replicates.")] = 0,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Set it on speakers the model was trained on; labelled leaky.")
-    ] = False,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
+    score_norm: options.ScoreNorm = None,
+    cohort: options.Cohort = None,
+    top_k: options.TopK = None,
+    calibration: options.Calibration = None,
+    bootstrap: options.Bootstrap = 1000,
+    seed: options.Seed = 0,
+    confidence: options.Confidence = 0.95,
+    allow_overlap: options.AllowOverlap = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it here, beside what a calibration file there holds.")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here.")] = None,
+    json_out: options.Json = None,
 ) -> None:
     """Set a threshold, say how sure it is, and keep it with the model.
 
-    Exactly one operating point: --far, --frr, --eer, or costs. It is refused where the trials are too few to say it.
+    Exactly one operating point: --far, --frr, --eer, or costs by --p-target (with --c-miss and --c-fa, 1 by default),
+    on labelled pairs of your own domain. The model folder keeps it, or with --out a file of its own. It is refused where the trials are too few to say it.
     """
     from nestvox.atomic import write_text
     from nestvox.cli.calibrate import keeping_folder
-    from nestvox.cli.dims import parse_dims
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
@@ -95,7 +81,7 @@ def threshold(
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
     folder = keeping_folder(model, out)
-    running = Running(device, backend, weights, offline)
+    running = options.Running(device, backend, weights, offline)
     listed = read_trials(trials)
     targets = check_trials(listed)
     check_replicates(bootstrap, confidence)
@@ -106,7 +92,7 @@ def threshold(
         raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
     utterances = None if table is None else read_utterances(table)
     steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration)
-    wanted = tuple(sorted(set(typed))) if (typed := parse_dims(dims)) else None
+    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
     source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
     scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
     with progress_bar("setting", "thresholds") as progress:
@@ -115,7 +101,7 @@ def threshold(
             listed,
             scored.speakers,
             rule,
-            domain=domain,
+            domain=domain or "",
             default=default,
             classes=classes,
             table=utterances,

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestvox.cli.channels import pair_of_channels
+from nestvox.cli import options
 from nestvox.cli.console import say
-from nestvox.cli.running import Backend, Device, NetworkBackend, Offline, Running, Weights
-from nestvox.errors import ModelError
+from nestvox.errors import ModelError, NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.audio.segment import Segment
@@ -23,26 +22,17 @@ _DIFFERENT, _NO_VERDICT = 1, 3  # exit codes; 2 is that of every error
 def verify(
     a: Annotated[Path, typer.Argument(help="First recording.")],
     b: Annotated[Path, typer.Argument(help="Second recording.")],
-    model: Annotated[
-        str,
-        typer.Option(help="Model folder, .onnx file, name that `nestvox models list` shows, or .yaml file of routes."),
-    ] = "ge2e",
+    model: Annotated[str, options.MODEL] = "ge2e",
     route: Annotated[
         str | None, typer.Option(help="Which route of the .yaml file answers; default: the first that serves.")
     ] = None,
-    dim: Annotated[
-        int | None, typer.Option(max=1_000_000, help="Prefix length; by default all, or all that the route is for.")
-    ] = None,
+    dim: options.Dim = None,
     operating_point: Annotated[
         str | None,
         typer.Option(help="Which stored threshold decides; default: what the model's owner named, else the strictest."),
     ] = None,
-    domain: Annotated[
-        str | None, typer.Option(help="Material that the threshold was set on, as you called it.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Thresholds and calibration of this file instead of the model's own.")
-    ] = None,
+    domain: options.Domain = None,
+    calibration: options.Calibration = None,
     mark: Annotated[
         list[str] | None,
         typer.Option(help="What the recordings are, if not real: synthetic or augmented; may be given again."),
@@ -51,17 +41,17 @@ def verify(
         str | None,
         typer.Option(help="Channel of the recordings, 0 is the first; 0,1: of either; default: the mean of all."),
     ] = None,
-    device: Device = "auto",
-    backend: Backend = NetworkBackend.auto,
-    weights: Weights = None,
-    offline: Offline = False,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the answer as JSON.")] = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    json_out: options.Json = None,
 ) -> None:
     """Score two recordings and compare the score with the model's threshold.
 
     Exit code 0: same speaker; 1: different speakers; 3: no verdict, because nothing decides about these recordings; 2:
     the call or a file is wrong. A threshold that was set on synthetic or augmented speech, or on training speakers,
-    decides about no real recording.
+    decides about no real recording. --model may also be a .yaml file of routes.
     """
     import json
     from dataclasses import asdict
@@ -70,9 +60,9 @@ def verify(
     from nestvox.audio.segment import Segment
     from nestvox.model.calibration import read_calibration
 
-    first, second = map(Segment, (a, b), (None, None), (None, None), pair_of_channels(channel))
+    first, second = map(Segment, (a, b), (None, None), (None, None), _pair_of_channels(channel))
     loaded, chosen = _model_for(
-        first, second, model, route=route, dim=dim, running=Running(device, backend, weights, offline)
+        first, second, model, route=route, dim=dim, running=options.Running(device, backend, weights, offline)
     )
     if chosen is not None:
         dim = chosen.length(dim)
@@ -105,8 +95,17 @@ def verify(
         raise typer.Exit(_DIFFERENT if answer.same is False else _NO_VERDICT)
 
 
+def _pair_of_channels(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    words = text.split(",")
+    if len(words) > 2 or not all(word.isascii() and word.isdecimal() and len(word) < 5 for word in words):
+        raise NestvoxError(f"--channel {text}: expected a number from 0 on (0 is the first channel), or two like 0,1")
+    return int(words[0]), int(words[-1])
+
+
 def _model_for(
-    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, running: Running
+    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, running: options.Running
 ) -> tuple[SpeakerModel, Route | None]:
     """The model that answers, and its route where a file of routes was given."""
     if Path(model).suffix.lower() not in (".yaml", ".yml"):
@@ -117,6 +116,6 @@ def _model_for(
         raise ModelError(f"{model} names models that have their own weights; leave out --weights")
     from nestvox.model.router import load_router
 
-    router = load_router(model, device=running.device, backend=running.backend.value, offline=running.offline)
+    router = load_router(model, device=running.device, backend=running.backend, offline=running.offline)
     chosen = router.choose_pair(a, b, dim=dim, route=route)
     return chosen.model, chosen
