@@ -49,8 +49,9 @@ def calibrate(
 ) -> None:
     """Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.
 
-    The trials are development trials, never those that are reported. It is stored in the model folder, or with --out in a file of its own, and used by `nestvox evaluate --calibration`
-    and `nestvox verify`. It refuses the trials and the speakers that it was fitted on.
+    The trials are development trials, never those that are reported. It is stored in the model folder, or with
+    --out in a file of its own, and used by `nestvox evaluate --calibration` and `nestvox verify`. It refuses the
+    trials and the speakers that it was fitted on.
     """
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar

@@ -63,8 +63,9 @@ def threshold(
 ) -> None:
     """Set a threshold, say how sure it is, and keep it with the model.
 
-    Exactly one operating point: --far, --frr, --eer, or costs by --p-target (with --c-miss and --c-fa, 1 by default),
-    on labelled pairs of your own domain. The model folder keeps it, or with --out a file of its own. It is refused where the trials are too few to say it.
+    Exactly one operating point: --far, --frr, --eer, or costs by --p-target (with --c-miss and --c-fa, 1 by
+    default), on labelled pairs of your own domain. The model folder keeps it, or with --out a file of its own. It
+    is refused where the trials are too few to say it.
     """
     from nestvox.atomic import write_text
     from nestvox.cli.calibrate import keeping_folder
