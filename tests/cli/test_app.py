@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from nestvox.cli.app import _PLACES, _loaded
+from nestvox.cli.app import _SUMMARIES, _loaded
 from nestvox.cli.main import main
 
 
-@pytest.mark.parametrize("name", _PLACES)
+@pytest.mark.parametrize("name", _SUMMARIES)
 def test_the_list_says_what_the_command_says(name: str) -> None:
     said = _loaded(name).help.split("\n\n")[0]
-    assert " ".join(said.split()) == _PLACES[name].summary
+    assert " ".join(said.split()) == _SUMMARIES[name]
 
 
 def test_every_command_module_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,7 @@ def test_every_command_module_is_in_the_list(capsys: pytest.CaptureFixture[str])
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f" {name} " in shown for name in _PLACES)
+    assert all(f" {name} " in shown for name in _SUMMARIES)
 
 
 def test_help_imports_no_command_and_no_numerics() -> None:

@@ -7,71 +7,40 @@ import gc
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-
-class _Place(NamedTuple):
-    """Where a command or a group stands, and its line in the list of all."""
-
-    module: str
-    name: str
-    summary: str
-
-
 # In the order of the help. The summaries stand here too, so that the list of commands imports none of them; a test
 # holds them against the commands.
-_PLACES = {
-    "embed": _Place(
-        "embed", "embed", "Embed every utterance of a table; every dimension comes out of one forward pass."
+_SUMMARIES = {
+    "embed": "Embed every utterance of a table; every dimension comes out of one forward pass.",
+    "cache": (
+        "Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."
     ),
-    "cache": _Place(
-        "cache",
-        "cache",
-        "Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on.",
+    "export": "Write the vectors of a store to a file that others read.",
+    "rotate": (
+        "Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most."
     ),
-    "export": _Place("embed", "export", "Write the vectors of a store to a file that others read."),
-    "rotate": _Place(
-        "rotate",
-        "rotate",
-        "Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most.",
+    "train": "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
+    "evaluate": "Measure EER and minDCF with intervals, at every dimension and under every condition.",
+    "compare": (
+        "Say whether one system is better than another on the same trials, or how many trials it would take to say."
     ),
-    "train": _Place(
-        "train",
-        "train",
-        "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
-    ),
-    "evaluate": _Place(
-        "evaluate", "evaluate", "Measure EER and minDCF with intervals, at every dimension and under every condition."
-    ),
-    "compare": _Place(
-        "compare",
-        "compare",
-        "Say whether one system is better than another on the same trials, or how many trials it would take to say.",
-    ),
-    "inspect": _Place("inspect", "inspect", "Measure a model's size, vectors and latency, and check it on recordings."),
-    "bench": _Place("bench", "bench", "Measure extraction once, and scoring, search and storage at every dimension."),
-    "calibrate": _Place(
-        "calibrate",
-        "calibrate",
-        "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",
-    ),
-    "threshold": _Place("threshold", "threshold", "Set a threshold, say how sure it is, and keep it with the model."),
-    "verify": _Place("verify", "verify", "Score two recordings and compare the score with the model's threshold."),
-    "demo": _Place(
-        "demo", "demo", "Turn a pretrained encoder into a nested one and show what every dimension is worth."
-    ),
-    "data": _Place("data", "app", "Utterance tables and trial lists: prepare, check, generate, describe."),
-    "models": _Place("models", "app", "Pretrained encoders: list, licence, weights."),
-    "plan": _Place(
-        "plan",
-        "app",
-        "How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
-    ),
+    "inspect": "Measure a model's size, vectors and latency, and check it on recordings.",
+    "bench": "Measure extraction once, and scoring, search and storage at every dimension.",
+    "calibrate": "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",
+    "threshold": "Set a threshold, say how sure it is, and keep it with the model.",
+    "verify": "Score two recordings and compare the score with the model's threshold.",
+    "demo": "Turn a pretrained encoder into a nested one and show what every dimension is worth.",
+    "data": "Utterance tables and trial lists: prepare, check, generate, describe.",
+    "models": "Pretrained encoders: list, licence, weights.",
+    "plan": "How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
 }
+_MODULES = {"export": "embed"}  # of commands that share one
+_GROUPS = ("data", "models", "plan")
 
 
 @functools.cache
@@ -79,14 +48,13 @@ def _loaded(name: str) -> Any:
     """Import a command or group; before each of its commands stands the check of its outputs."""
     from nestvox.cli.outputs import checked
 
-    place = _PLACES[name]
-    found = getattr(importlib.import_module(f"nestvox.cli.{place.module}"), place.name)
+    module = importlib.import_module(f"nestvox.cli.{_MODULES.get(name, name)}")
     command: Any
-    if isinstance(found, typer.Typer):
-        command = get_group(found)
+    if name in _GROUPS:
+        command = get_group(module.app)
     else:
         alone = typer.Typer(add_completion=False)
-        alone.command(name)(found)
+        alone.command(name)(getattr(module, name))
         command = get_command(alone)
     command.name = name
     _plain(command)
@@ -108,17 +76,17 @@ class _Commands(TyperGroup):
     """All commands, each imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  of the contract
-        return list(_PLACES)
+        return list(_SUMMARIES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return what the list of commands shows."""
-        place = _PLACES.get(cmd_name)
-        return None if place is None else TyperCommand(cmd_name, short_help=place.summary)
+        summary = _SUMMARIES.get(cmd_name)
+        return None if summary is None else TyperCommand(cmd_name, short_help=summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that is called."""
         gc.enable()
-        if args and args[0] in _PLACES:
+        if args and args[0] in _SUMMARIES:
             return args[0], _loaded(args[0]), args[1:]
         return super().resolve_command(ctx, args)
 
@@ -155,7 +123,7 @@ def _root(
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Import every command and yield it with its full name (``data prepare csv``), in the order of the help."""
-    for name in _PLACES:
+    for name in _SUMMARIES:
         yield from _within(name, _loaded(name))
 
 

@@ -8,6 +8,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from nestvox.inspection.bench import Bench
@@ -32,9 +33,6 @@ def bench(
     json_out: options.Json = None,
 ) -> None:
     """Measure extraction once, and scoring, search and storage at every dimension."""
-    import json
-
-    from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.inspection.bench import bench_model
 
@@ -54,8 +52,7 @@ def bench(
             seed=seed,
             progress=bar,
         )
-    if json_out is not None:
-        write_text(json_out, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(json_out, found.to_json(), told=False)
     _print(found)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import say
+from nestvox.cli.outputs import write_json
 
 
 def cache(
@@ -41,21 +42,16 @@ def cache(
     json_out: options.Json = None,
 ) -> None:
     """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."""
-    import json
     from dataclasses import asdict
 
-    from nestvox.atomic import write_text
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
     from nestvox.audio.condition import count_codes, doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import voices_of
-    from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.cache.feature_cache import build_cache
 
-    utterances = read_utterances(table)
-    if split is not None:
-        utterances = utterances.where(split=split)
+    utterances = options.read_table(table, split)
     speaker_model = options.Running(device, backend, weights, offline).load(model)
     rate = speaker_model.sample_rate
     banks = Banks(
@@ -102,7 +98,7 @@ def cache(
             "failed": [asdict(failure) for failure in failed],
             "conditions": count_codes(conditions),
         }
-        write_text(json_out, json.dumps(report, indent=2) + "\n")
+        write_json(json_out, report, told=False)
     say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
     say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype}, {size:,} bytes")
     if variants > 1:

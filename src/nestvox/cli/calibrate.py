@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def calibrate(
     --out in a file of its own, and used by `nestvox evaluate --calibration` and `nestvox verify`. It refuses the
     trials and the speakers that it was fitted on.
     """
-    from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
@@ -110,8 +109,7 @@ def calibrate(
             "labels": list(found.labels),
             "notes": list(found.notes),
         }
-        write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        say(f"JSON: {json_out}")
+        write_json(json_out, content)
 
 
 def keeping_folder(model: str | None, out: Path | None) -> Path | None:
@@ -161,5 +159,4 @@ def _print(found: LlrFit) -> None:
         at = "" if dim is None else f"{dim:>5} dimensions: "
         say(f"{at}LLR = {calibration.offset:+.4g} {calibration.scale:+.4g} * score{terms}")
     say("Costs `fitted` are on the trials of the fit, and too good; `held out` by maps of other speakers only.")
-    for note in found.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(found.notes)

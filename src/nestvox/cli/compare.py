@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def compare(
     Each system is compared with the first, at every dimension that both have, with paired intervals over speakers, a
     permutation by speaker, McNemar's test at the thresholds, and a correction for the number of comparisons.
     """
-    from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
@@ -120,9 +119,7 @@ def compare(
             progress=progress,
         )
     print_comparison(found)
-    if json_out is not None:
-        write_text(json_out, json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n")
-        say(f"JSON: {json_out}")
+    write_json(json_out, found.to_dict())
     if report is not None or csv is not None or figures is not None:
         alone = _each_alone(listed, made, utterances, settings=settings, allow_overlap=allow_overlap)
         _write(found, alone, report=report, csv=csv, figures=(figures, figure_format))
@@ -198,8 +195,7 @@ def print_comparison(comparison: Comparison) -> None:
     )
     say(f"Method: {comparison.method}")
     say("McNemar's test takes trials as independent, which trials that share speakers are not.")
-    for note in comparison.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(comparison.notes)
 
 
 def _each_alone(

@@ -77,6 +77,12 @@ def say(*parts: str | tuple[str, str], style: str = "") -> None:
     console().print(whole, soft_wrap=True)
 
 
+def say_notes(notes: Iterable[str]) -> None:
+    """Write what a reader has to know, a line each."""
+    for note in notes:
+        say(("note:", "yellow"), f" {note}")
+
+
 def tell(text: str) -> None:
     """Write one line to standard error: what goes on, beside the results."""
     console(stderr=True).print(text, soft_wrap=True)

@@ -9,8 +9,9 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, lines, number, say, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.cli.prepare import app as prepare
-from nestvox.cli.prepare import print_rows, writable_table, write_json
+from nestvox.cli.prepare import print_rows, writable_table
 from nestvox.errors import DownloadError, TrialsError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def check(
                 finding.severity, finding.kind, f"{finding.count:,}", finding.message, lines(finding.examples[:3])
             )
         console().print(shown)
-    write_json(json_out, report.as_dict())
+    write_json(json_out, report.as_dict(), told=False)
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
     say(f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}")
@@ -113,7 +114,6 @@ def trials(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.generate import PRESETS, Preset, generate_trials, usual_counts
     from nestvox.corpora.trials import format_to_write, write_trials
-    from nestvox.corpora.utterances import read_utterances
 
     written_as = format_to_write(out, fmt)
     given = n_target is not None or n_nontarget is not None or seed is not None
@@ -125,9 +125,7 @@ def trials(
         chosen = PRESETS[preset]
     else:
         chosen = None
-    utterances = read_utterances(table)
-    if split is not None:
-        utterances = utterances.where(split=split)
+    utterances = options.read_table(table, split)
     if chosen is None:
         usual = (0, 0) if n_target is not None and n_nontarget is not None else usual_counts(utterances)
         chosen = Preset(
@@ -145,7 +143,7 @@ def trials(
     write_trials(drawn, out, written_as)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
     print_rows(summary)
-    write_json(json_out, summary)
+    write_json(json_out, summary, told=False)
 
 
 @app.command()
@@ -170,7 +168,7 @@ def split(
         summary[part] = f"{rows['speaker'].n_unique()} speakers, {len(rows)} utterances"
     summary |= {"seed": seed, "table": str(out)}
     print_rows(summary)
-    write_json(json_out, summary)
+    write_json(json_out, summary, told=False)
 
 
 @app.command()
@@ -234,7 +232,7 @@ def shards(
         "table": str(out / SHARD_TABLE),
     }
     print_rows(summary)
-    write_json(json_out, summary)
+    write_json(json_out, summary, told=False)
 
 
 @app.command()
@@ -265,11 +263,8 @@ def augment(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import AUGMENTED_TABLE, named_by_id, voices_of, write_augmented
     from nestvox.corpora.trials import read_trials, write_trials
-    from nestvox.corpora.utterances import read_utterances
 
-    utterances = read_utterances(table)
-    if split is not None:
-        utterances = utterances.where(split=split)
+    utterances = options.read_table(table, split)
     # A list with names that the table lacks is an error before the work and not after it.
     renamed = None if trials_file is None else named_by_id(read_trials(trials_file), utterances)
     banks = Banks(
@@ -291,7 +286,7 @@ def augment(
         "trials": None if renamed is None else str(out / "trials.txt"),
     }
     print_rows({name: value for name, value in rows.items() if value is not None})
-    write_json(json_out, {**rows, "settings": augmentation.config()})
+    write_json(json_out, {**rows, "settings": augmentation.config()}, told=False)
 
 
 @app.command()
@@ -309,7 +304,7 @@ def describe(
         numbers = [f"{counts[name]:,}" for name in ("n_trials", "n_target", "n_nontarget", "n_unknown", "n_names")]
         shown.add_row(path, *numbers, counts["trials_sha256"][:16])
     console().print(shown)
-    write_json(json_out, described)
+    write_json(json_out, described, told=False)
 
 
 def _trial_counts(trials: Trials) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import say
+from nestvox.cli.outputs import write_json
 
 
 def embed(
@@ -44,18 +45,13 @@ def embed(
     json_out: options.Json = None,
 ) -> None:
     """Embed every utterance of a table; every dimension comes out of one forward pass."""
-    import json
     from dataclasses import asdict
 
-    from nestvox.atomic import write_text
     from nestvox.audio.condition import count_codes, doubts
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.embed import run_embedding
 
-    utterances = read_utterances(table)
-    if split is not None:
-        utterances = utterances.where(split=split)
+    utterances = options.read_table(table, split)
     if channel is not None:
         utterances = utterances.with_channel(channel)
     speaker_model = options.Running(device, backend, weights, offline, precision).load(model)
@@ -92,7 +88,7 @@ def embed(
             "store_rows": len(store),
             "conditions": count_codes(store.conditions),
         }
-        write_text(json_out, json.dumps(report, indent=2) + "\n")
+        write_json(json_out, report, told=False)
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
     say(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
     if run.rows:

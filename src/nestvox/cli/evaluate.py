@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
     say(f"Interval: {headline.interval}")
     further = ", ".join(map(further_in_words, [row for row in evaluation.further if row.dim == headline.dim]))
     say(f"Also, with intervals: {further}")
-    for note in evaluation.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(evaluation.notes)
 
 
 def _print_steps(found: Evaluation, *, calibration: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
+from nestvox.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,9 +41,6 @@ def inspect(
 
     Exit code 0: no check failed; 1: one did, or the model folder is damaged; 2: the call is wrong.
     """
-    import json
-
-    from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
     from nestvox.errors import FingerprintError, ModelError, WeightsError
     from nestvox.inspection.inspect import inspect_model, unloadable
@@ -68,8 +66,7 @@ def inspect(
             found = inspect_model(
                 loaded, clips, folder=folder, runs=runs, require_thresholds=require_thresholds, progress=bar
             )
-    if json_out is not None:
-        write_text(json_out, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(json_out, found.to_json(), told=False)
     _print(found)
     if not found.passed:
         raise typer.Exit(1)

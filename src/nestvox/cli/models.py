@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, say, tell, text, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def _group(context: typer.Context) -> None:
 @app.command("list")
 def list_models(json_out: options.Json = None) -> None:
     """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
-    from nestvox.atomic import write_text
     from nestvox.zoo.cache import cached_weights
     from nestvox.zoo.catalogue import entries
 
@@ -63,7 +62,7 @@ def list_models(json_out: options.Json = None) -> None:
         screen.print(line)
     if json_out is not None:
         described = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
-        write_text(json_out, json.dumps(described, indent=2) + "\n")
+        write_json(json_out, described, told=False)
 
 
 def _groups(listed: Sequence[CatalogueEntry]) -> list[tuple[str, list[CatalogueEntry]]]:
@@ -137,7 +136,6 @@ def _parameters(entry: CatalogueEntry) -> int:
 @app.command()
 def show(name: _Name, json_out: options.Json = None) -> None:
     """Show all that is known of one encoder: source, licence, hash, training data, published figures."""
-    from nestvox.atomic import write_text
     from nestvox.zoo.cache import cached_weights, expected_sha256, first_use_record, taken_from
     from nestvox.zoo.catalogue import find
 
@@ -171,8 +169,7 @@ def show(name: _Name, json_out: options.Json = None) -> None:
         if value:
             shown.add_row(key, value)
     console().print(shown)
-    if json_out is not None:
-        write_text(json_out, json.dumps({**entry.as_dict(), "cached": cached}, indent=2) + "\n")
+    write_json(json_out, {**entry.as_dict(), "cached": cached}, told=False)
 
 
 @app.command()

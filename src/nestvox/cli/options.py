@@ -13,6 +13,7 @@ from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.audio.augment import Augmentation, Banks
+    from nestvox.corpora.utterances import UtteranceTable
     from nestvox.model.speaker_model import SpeakerModel
 
 _MOST_DIMS, _LARGEST_DIM = 1000, 1_000_000
@@ -134,6 +135,14 @@ class Running:
             backend=self.backend,
             precision=self.precision,
         )
+
+
+def read_table(path: Path, split: str | None = None) -> UtteranceTable:
+    """Read an utterance table, or those of its rows that --split names."""
+    from nestvox.corpora.utterances import read_utterances
+
+    table = read_utterances(path)
+    return table if split is None else table.where(split=split)
 
 
 def parse_dims(text: str | None) -> tuple[int, ...] | None:

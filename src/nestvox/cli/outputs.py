@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -258,3 +259,24 @@ def checked(command: str, callback: Callable[..., Any], options: Mapping[str, st
             return callback(**params)
 
     return run
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path | None, content: Any, *, told: bool = True) -> None:
+    """Write the results as strict JSON (null for what is no number), where a file was asked for; `told`: say where."""
+    import json
+
+    from nestvox.atomic import write_text
+    from nestvox.cli.console import say
+
+    if path is not None:
+        write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        if told:
+            say(f"JSON: {path}")

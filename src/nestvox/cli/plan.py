@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import say
+from nestvox.cli.outputs import write_json
 from nestvox.cli.plan_enrol import enrol
 from nestvox.errors import NestvoxError
 
@@ -77,7 +77,6 @@ def plan(
     Trials that share a speaker are not independent; how alike their errors are is assumed from published scores unless
     a pilot study (--pilot-trials and --pilot-scores) or --clusters says it.
     """
-    from nestvox.atomic import write_text
     from nestvox.metrics.plan import USUAL, plan_study
 
     if context.invoked_subcommand is not None:
@@ -109,14 +108,7 @@ def plan(
         made = plan_study(eer, difference, speakers, pairs=pairs, **asked)
     for line in _lines(made, origin):
         say(line)
-    if json_out is not None:
-        plain = {**asdict(made), "clusters": made.clusters._asdict()}
-        plain = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in plain.items()
-        }
-        write_text(json_out, json.dumps(plain, indent=2, allow_nan=False) + "\n")
-        say(f"JSON: {json_out}")
+    write_json(json_out, {**asdict(made), "clusters": made.clusters._asdict()})
 
 
 app.command("enrol")(enrol)

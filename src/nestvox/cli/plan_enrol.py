@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
@@ -58,11 +58,9 @@ def enrol(
 
     import numpy as np
 
-    from nestvox.atomic import write_text
     from nestvox.audio.condition import doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.overlap import refuse_overlap
-    from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.enrolment import plan_enrolment
     from nestvox.model.threshold import duration_classes
     from nestvox.scoring.quality import durations_s
@@ -72,9 +70,7 @@ def enrol(
     if lengths is not None and model is None:
         raise NestvoxError("--lengths cuts clips and embeds them again: give --model too")
     counts, seconds = [int(number) for number in _numbers("--clips", clips, whole=True)], _numbers("--lengths", lengths)
-    utterances = read_utterances(table)
-    if split is not None:
-        utterances = utterances.where(split=split)
+    utterances = options.read_table(table, split)
     rows = np.arange(len(utterances), dtype=np.int64)
     durations = durations_s(utterances, rows)
     loaded = None
@@ -111,9 +107,7 @@ def enrol(
         )
     found = replace(found, notes=(*found.notes, *doubts(heard)))
     _print(found)
-    if json_out is not None:
-        write_text(json_out, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        say(f"JSON: {json_out}")
+    write_json(json_out, found.to_dict())
 
 
 def _whole_clips(
@@ -198,5 +192,4 @@ def _print(found: EnrolmentPlan) -> None:
     for sentence in found.advice:
         say(sentence)
     say(f"Interval: {found.interval}")
-    for note in found.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(found.notes)

@@ -10,6 +10,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import TableError, first_of
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ def _finish(
             say(line)
         coverage = [asdict(part) for part in prepared.coverage]
         content |= {"complete": prepared.complete, "coverage": coverage, "notes": list(prepared.notes)}
-    write_json(json_out, content)
+    write_json(json_out, content, told=False)
     if journal is not None:
         discard_journal(journal)
 
@@ -358,13 +359,3 @@ def print_rows(rows: dict[str, Any]) -> None:
     for name, value in rows.items():
         shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     console().print(shown)
-
-
-def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write what was printed to a file as well, where one was asked for."""
-    import json
-
-    from nestvox.atomic import write_text
-
-    if path is not None:
-        write_text(path, json.dumps(content, indent=2) + "\n")

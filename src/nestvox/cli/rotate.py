@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -38,10 +39,8 @@ def rotate(
     The table shows each prefix before and after: how well its scores agree with the full-dimension ones and, with
     labels, the equal error rate on speakers that nothing was fitted or chosen on. It says where a prefix did not gain.
     """
-    import json
     from contextlib import ExitStack
 
-    from nestvox.atomic import write_text
     from nestvox.audio.condition import doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.labels import read_labels
@@ -84,11 +83,9 @@ def rotate(
                 training_speakers=report.training_speakers,
                 progress=progress,
             )
-    if json_out is not None:
-        write_text(json_out, json.dumps(report.to_json(), indent=2) + "\n")
+    write_json(json_out, report.to_json(), told=False)
     _show(report)
-    for sentence in doubts(EmbeddingStore(embeddings).conditions if is_store(embeddings) else ()):
-        say(("note:", "yellow"), f" {sentence}")
+    say_notes(doubts(EmbeddingStore(embeddings).conditions if is_store(embeddings) else ()))
     say(f"rotation  {out}")
     if rotated is not None:
         say(f"vectors   {rotated}")
@@ -111,5 +108,4 @@ def _show(report: RotationReport) -> None:
         say(f"{parts}; the table is of the report speakers, all pairs, no interval")
     say("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
     say(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
-    for note in report.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(report.notes)

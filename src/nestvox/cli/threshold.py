@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, whole_table
+from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError, TrialsError
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def threshold(
     default), on labelled pairs of your own domain. The model folder keeps it, or with --out a file of its own. It
     is refused where the trials are too few to say it.
     """
-    from nestvox.atomic import write_text
     from nestvox.cli.calibrate import keeping_folder
     from nestvox.cli.progress import progress_bar
     from nestvox.cli.source import read_source, read_steps
@@ -119,9 +118,7 @@ def threshold(
     if out is not None:
         add_to_file(out, scored.system.fingerprint or "", thresholds=found.thresholds)
         say(f"Written to {out}")
-    if json_out is not None:
-        write_text(json_out, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        say(f"JSON: {json_out}")
+    write_json(json_out, found.to_dict())
 
 
 def print_uses(uses: Sequence[ThresholdUse]) -> None:
@@ -178,8 +175,7 @@ def _print(found: ThresholdsSet) -> None:
         for sentence in sentences:
             place = "" if made.duration_class is None else f", recordings of {made.duration_class}"
             say(("unsure:", "yellow"), f" {show_dim(made.dim, unit='dimensions')}{place}: {sentence}")
-    for note in found.notes:
-        say(("note:", "yellow"), f" {note}")
+    say_notes(found.notes)
 
 
 def _place(stored: Threshold) -> str:

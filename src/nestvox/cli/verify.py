@@ -9,6 +9,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import say
+from nestvox.cli.outputs import write_json
 from nestvox.errors import ModelError, NestvoxError
 
 if TYPE_CHECKING:
@@ -53,10 +54,8 @@ def verify(
     the call or a file is wrong. A threshold that was set on synthetic or augmented speech, or on training speakers,
     decides about no real recording. --model may also be a .yaml file of routes.
     """
-    import json
     from dataclasses import asdict
 
-    from nestvox.atomic import write_text
     from nestvox.audio.segment import Segment
     from nestvox.model.calibration import read_calibration
 
@@ -73,7 +72,7 @@ def verify(
     answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
     if json_out is not None:
         written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
-        write_text(json_out, json.dumps(written, indent=2) + "\n")
+        write_json(json_out, written, told=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
     say(verdict, style="bold")
     say(f"  score      {answer.score:+.4f} {answer.score_name} ({answer.direction}; not a probability)")
