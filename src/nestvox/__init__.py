@@ -13,9 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nestvox.corpora import Trials, UtteranceTable, read_trials, read_utterances
     from nestvox.errors import NestvoxError
-    from nestvox.evaluation import Comparison, Evaluation, compare_systems, evaluate_scores, evaluate_store
-    from nestvox.extraction import EmbeddingStore, embed_table
+    from nestvox.evaluation import Comparison, Evaluation, compare, evaluate
+    from nestvox.extraction import embed_table
+    from nestvox.extraction.store.store import Store
     from nestvox.heads import NestedRotation
+    from nestvox.metrics import Estimate
     from nestvox.model import SpeakerModel, Threshold, Verification, load
     from nestvox.training.train import train
 
@@ -23,20 +25,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
-    "EmbeddingStore",
+    "Estimate",
     "Evaluation",
     "NestedRotation",
     "NestvoxError",
     "SpeakerModel",
+    "Store",
     "Threshold",
     "Trials",
     "UtteranceTable",
     "Verification",
     "__version__",
-    "compare_systems",
+    "compare",
     "embed_table",
-    "evaluate_scores",
-    "evaluate_store",
+    "evaluate",
     "load",
     "read_trials",
     "read_utterances",
@@ -54,20 +56,20 @@ def _need(name: str) -> None:
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "Comparison": "evaluation.compare",
-        "EmbeddingStore": "extraction.store.store",
+        "Comparison": "evaluation.comparison",
+        "Estimate": "metrics.estimate",
         "Evaluation": "evaluation.results",
         "NestedRotation": "heads.estimator",
         "NestvoxError": "errors",
         "SpeakerModel": "model.speaker_model",
+        "Store": "extraction.store.store",
         "Threshold": "model.threshold",
         "Trials": "corpora.trials",
         "UtteranceTable": "corpora.utterances",
         "Verification": "model.threshold",
-        "compare_systems": "evaluation.compare",
+        "compare": "evaluation.comparison",
         "embed_table": "extraction.embed",
-        "evaluate_scores": "evaluation.evaluate",
-        "evaluate_store": "evaluation.evaluate",
+        "evaluate": "evaluation.measure",
         "load": "model.loading",
         "read_trials": "corpora.trials",
         "read_utterances": "corpora.utterances",

@@ -19,7 +19,8 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
-from nestvox.evaluation import Settings, evaluate_store
+from nestvox.evaluation import Settings
+from nestvox.evaluation.measure import evaluate as measured
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
@@ -92,7 +93,7 @@ def test_python_and_the_command_give_one_result(files):
     store = EmbeddingStore(files / "store")
     common = ["--trials", files / "trials.txt", "--table", files / "table.tsv", *FEW]
     run(*common, "--store", files / "store", "--condition", "corpus", "--skip-missing", "--json", files / "a.json")
-    found = evaluate_store(
+    found = measured(
         store,
         read_trials(files / "trials.txt"),
         table=read_utterances(files / "table.tsv"),

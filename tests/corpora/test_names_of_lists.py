@@ -25,8 +25,8 @@ from nestvox.corpora import (
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import unique_ids
 from nestvox.errors import OverlapError, TableError, TrialsError
-from nestvox.scoring.missing import without_missing
 from nestvox.scoring.refusals import align_scores, check_trials, refuse_shared_trials
+from nestvox.scoring.sources import without_missing
 from nestvox.scoring.speakers import given_speakers, guess_speakers
 from nestvox.training.data.development import keep_apart
 

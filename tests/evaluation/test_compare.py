@@ -9,15 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+import nestvox
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
-from nestvox.evaluation import Settings, evaluate_store
-from nestvox.evaluation.compare import IDENTICAL, compare_systems
+from nestvox.evaluation import Settings, evaluate
+from nestvox.evaluation.comparison import IDENTICAL, compare_systems
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
-from nestvox.scoring.system import System, known_model, system_of_scores, system_of_store
+from nestvox.scoring.sources import known_model, known_store, system_of_scores
+from nestvox.scoring.system import System
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 
@@ -37,10 +39,10 @@ def scored(world, name: str, values: np.ndarray) -> System:
 def test_figures_are_those_of_evaluate_and_a_shuffled_file_changes_nothing(world):
     values = noisy(world, 1)
     shuffled = frame_of(world.trials, values).sample(fraction=1.0, shuffle=True, seed=3)
-    systems = [system_of_store("store", world.trials, world.store(), dims=[32])]
+    systems = [known_store("store", world.trials, world.store(), dims=[32]).score()]
     systems.append(system_of_scores("noisy", world.trials, shuffled))
     found = compare_systems(world.trials, systems, **FEW)
-    direct = evaluate_store(world.store(), world.trials, dims=[32], settings=Settings(n_bootstrap=60)).headline
+    direct = evaluate(world.store(), world.trials, dims=[32], settings=Settings(n_bootstrap=60)).headline
     first, second = found.systems
     assert (first.eer, first.min_dcf, first.eer_threshold) == (
         direct.eer.value,
@@ -58,6 +60,8 @@ def test_figures_are_those_of_evaluate_and_a_shuffled_file_changes_nothing(world
     assert found.trials_sha256 == world.trials.sha256
     assert found.n_clusters == 12
     assert "12 speakers (the speakers of store)" in found.method
+    in_one_call = nestvox.compare(world.store("again"), shuffled, world.trials, **FEW)
+    assert in_one_call.rows[0].paired == row.paired
 
 
 def test_dimensions_in_common_are_compared_one_by_one_and_p_values_corrected_together(world):
@@ -65,8 +69,8 @@ def test_dimensions_in_common_are_compared_one_by_one_and_p_values_corrected_tog
     vectors = world.vectors + generator.normal(size=world.vectors.shape).astype(np.float32)
     other = replace(world, vectors=vectors).store("other", fingerprint="f" * 16, dims=(16, 32))
     systems = [
-        system_of_store("one", world.trials, world.store()),
-        system_of_store("two", world.trials, other),
+        known_store("one", world.trials, world.store()).score(),
+        known_store("two", world.trials, other).score(),
     ]
     found = compare_systems(world.trials, systems, table=world.table, **FEW)
     assert [(row.dim_a, row.dim_b) for row in found.rows] == [(16, 16), (32, 32)]
@@ -83,9 +87,9 @@ def test_dimensions_in_common_are_compared_one_by_one_and_p_values_corrected_tog
 def test_a_dimension_that_is_equal_is_said_and_the_others_are_compared(world):
     # A rotation keeps the full dimension and changes the prefixes.
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0]
-    one = system_of_store("plain", world.trials, world.store())
+    one = known_store("plain", world.trials, world.store()).score()
     turned = replace(world, vectors=(world.vectors @ rotation).astype(np.float32)).store("turned")
-    two = system_of_store("rotated", world.trials, turned)
+    two = known_store("rotated", world.trials, turned).score()
     two = replace(two, scores={**two.scores, 32: one.scores[32]})
     found = compare_systems(world.trials, [one, two], **FEW)
     assert [row.paired is None for row in found.rows] == [False, False, True]
@@ -116,7 +120,7 @@ def test_a_rotation_of_all_dimensions_is_no_other_system(world):
     """Scores that differ by rounding only are the same scores; prefixes of a rotation are not."""
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0]
     turned = replace(world, vectors=(world.vectors @ rotation).astype(np.float32)).store("turned")
-    systems = [system_of_store(name, world.trials, store) for name, store in (("a", world.store()), ("b", turned))]
+    systems = [known_store(name, world.trials, store).score() for name, store in (("a", world.store()), ("b", turned))]
     assert not np.array_equal(systems[0].scores[32], systems[1].scores[32])
     found = compare_systems(world.trials, systems, **FEW)
     assert [row.paired is None for row in found.rows] == [False, False, True]
@@ -126,7 +130,7 @@ def test_a_rotation_of_all_dimensions_is_no_other_system(world):
 
 def test_what_changes_between_two_checkpoints(world):
     other = replace(world, vectors=2 * world.vectors + 1).store("other", fingerprint="f" * 16)
-    systems = [system_of_store("one", world.trials, world.store()), system_of_store("two", world.trials, other)]
+    systems = [known_store("one", world.trials, world.store()).score(), known_store("two", world.trials, other).score()]
     found = compare_systems(world.trials, systems, **FEW)
     of = {(row.name, row.dim): row for row in found.systems}
     for row in found.rows:
@@ -183,7 +187,7 @@ def test_unknown_speakers_are_said(world):
 
 def test_training_speakers_are_refused_or_labelled(world):
     leaky = world.store("leaky", training_speakers=(speaker_key("s03"),))
-    systems = [scored(world, "a", noisy(world, 1)), system_of_store("b", world.trials, leaky, dims=[32])]
+    systems = [scored(world, "a", noisy(world, 1)), known_store("b", world.trials, leaky, dims=[32]).score()]
     with pytest.raises(OverlapError, match="s03"):
         compare_systems(world.trials, systems, **FEW)
     found = compare_systems(world.trials, systems, allow_overlap=True, **FEW)

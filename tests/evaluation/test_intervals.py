@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nestvox.errors import NestvoxError
-from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate
 from nestvox.metrics import error_curve, speaker_bootstrap
 from nestvox.metrics.bootstrap import studentised_intervals
 from nestvox.metrics.influence import Clusters
@@ -24,7 +24,7 @@ def direct(world, dim: int = 32):
 
 @pytest.mark.parametrize("interval", ["studentised", "percentile"])
 def test_the_interval_that_was_asked_for(world, interval):
-    row = evaluate_store(
+    row = evaluate(
         world.store(), world.trials, table=world.table, dims=[32], settings=Settings(n_bootstrap=60, interval=interval)
     ).headline
     spread, student = direct(world)
@@ -41,7 +41,7 @@ def test_the_interval_that_was_asked_for(world, interval):
 
 
 def test_studentised_is_the_usual_one(world):
-    evaluation = evaluate_store(world.store(), world.trials, table=world.table, **FEW)
+    evaluation = evaluate(world.store(), world.trials, table=world.table, **FEW)
     assert evaluation.interval == "studentised"
     assert {row.eer.interval for row in evaluation.results} == {"studentised"}
     assert evaluation.to_dict()["eer_interval"] == "studentised"
@@ -49,7 +49,7 @@ def test_studentised_is_the_usual_one(world):
 
 def test_without_errors_there_is_no_studentised_interval_and_it_says_so(world):
     targets = world.trials.frame["target"].to_numpy()
-    row = evaluate_scores(world.trials, targets.astype(float), table=world.table, **FEW).headline
+    row = evaluate(targets.astype(float), world.trials, table=world.table, **FEW).headline
     assert (row.eer.value, row.eer.interval, row.min_dcf.interval) == (0.0, "percentile", "percentile")
     assert "60 bootstrap replicates" in row.interval
     assert "no studentised interval" in row.interval
@@ -58,9 +58,7 @@ def test_without_errors_there_is_no_studentised_interval_and_it_says_so(world):
 def test_one_figure_with_and_one_without(world):
     """Half of the trials told apart by chance: the cost is 1 (accept nothing), the EER is one half and varies."""
     scores = np.random.default_rng(0).normal(size=len(world.trials))
-    row = evaluate_scores(
-        world.trials, scores, table=world.table, settings=Settings(n_bootstrap=60, p_target=1e-6)
-    ).headline
+    row = evaluate(scores, world.trials, table=world.table, settings=Settings(n_bootstrap=60, p_target=1e-6)).headline
     assert (row.min_dcf.value, row.min_dcf.interval, row.eer.interval) == (1.0, "percentile", "studentised")
     assert row.interval.index("EER: 95 % studentised") < row.interval.index("minDCF: 95 % percentile")
     assert "this minDCF has no studentised interval" in row.interval
@@ -68,4 +66,4 @@ def test_one_figure_with_and_one_without(world):
 
 def test_an_unknown_kind_is_refused(world):
     with pytest.raises(NestvoxError, match="studentised, percentile"):
-        evaluate_store(world.store(), world.trials, settings=Settings(interval="normal"))
+        evaluate(world.store(), world.trials, settings=Settings(interval="normal"))

@@ -16,12 +16,12 @@ from nestvox.evaluation import llr_fit
 from nestvox.evaluation.llr_fit import fit_llr
 from nestvox.metrics import cllr, error_curve
 from nestvox.scoring.quality import trial_quality
+from nestvox.scoring.sources import known_store, system_of_scores
 from nestvox.scoring.speakers import trial_speakers
-from nestvox.scoring.system import system_of_scores, system_of_store
 
 
 def parts(world, **changes):
-    system = system_of_store("tiny", world.trials, world.store(**changes))
+    system = known_store("tiny", world.trials, world.store(**changes)).score()
     return system, world.trials, trial_speakers(world.trials, [system], table=world.table)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.evaluation.compare import compare_systems
+from nestvox.evaluation.comparison import compare_systems
+from nestvox.evaluation.estimates import Settings
 from nestvox.evaluation.selection import select_system
-from nestvox.evaluation.settings import Settings
 from nestvox.scoring.refusals import refuse_shared_trials
-from nestvox.scoring.system import system_of_scores, system_of_store
+from nestvox.scoring.sources import known_store, system_of_scores
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 
@@ -60,7 +60,7 @@ def test_the_best_on_other_trials_is_put_first_and_said(halves):
 def test_every_dimension_is_a_candidate_and_of_equals_the_smaller(world, halves):
     dev, test = halves
     store = world.store()
-    selection = select_system(dev, [system_of_store("a", dev, store)], reported=test)
+    selection = select_system(dev, [known_store("a", dev, store).score()], reported=test)
     assert {found.dim for found in selection.candidates} == {8, 16, 32}
     rates = {found.dim: found.eer for found in selection.candidates}
     assert selection.dim == min(dim for dim, rate in rates.items() if rate == min(rates.values()))

@@ -16,8 +16,8 @@ from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapEr
 from nestvox.evaluation.set_threshold import set_thresholds, use_thresholds
 from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.threshold import ScoreSpace, Threshold, duration_classes
+from nestvox.scoring.sources import known_store
 from nestvox.scoring.speakers import trial_speakers
-from nestvox.scoring.system import system_of_store
 
 FEW = {"n_bootstrap": 60}
 FAR = DecisionRule("far", 0.05)
@@ -29,7 +29,7 @@ def made(world):
     durations = [{"0": 1.0, "1": 30.0}.get(name[-1], 3.0) for name in world.table.frame["utt_id"]]
     frame = world.table.frame.with_columns(duration_s=pl.Series(durations))
     table = UtteranceTable(frame, world.table.source, world.table.root)
-    system = system_of_store("tiny", world.trials, world.store())
+    system = known_store("tiny", world.trials, world.store()).score()
     return system, world.trials, trial_speakers(world.trials, [system], table=table), table
 
 
@@ -127,7 +127,7 @@ def test_used_elsewhere_it_is_refused(made):
 
 def test_labels_of_the_material_stand_with_every_rate(world, made):
     _, trials, speakers, table = made
-    system = system_of_store("leaky", trials, world.store("leaky", training_speakers=(speaker_key("s02"),)))
+    system = known_store("leaky", trials, world.store("leaky", training_speakers=(speaker_key("s02"),))).score()
     with pytest.raises(OverlapError, match="s02"):
         set_thresholds(system, trials, speakers, FAR, **FEW)
     marked = UtteranceTable(table.frame.with_columns(synthetic=pl.lit(value=True)), table.source, table.root)

@@ -14,7 +14,7 @@ import pytest
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, OverlapError, StoreError, TableError
-from nestvox.evaluation.evaluate import evaluate_store
+from nestvox.evaluation.measure import evaluate
 from nestvox.extraction import rotate as module
 from nestvox.extraction.formats import labels as labels_module
 from nestvox.extraction.formats.interchange import VectorWriter, iter_vectors
@@ -372,7 +372,7 @@ def test_speakers_that_were_fitted_on_are_refused_in_an_evaluation(tmp_path: Pat
     report = rotate_vectors(tmp_path / "s", labels=labels(SPEAKER_OF), dims=(4,), method="discriminant")
     apply_rotation(report.rotation, tmp_path / "s", tmp_path / "r", training_speakers=report.training_speakers)
     with pytest.raises(OverlapError, match="were trained on"):
-        evaluate_store(EmbeddingStore(tmp_path / "r"), trials())
+        evaluate(EmbeddingStore(tmp_path / "r"), trials())
 
 
 def test_interrupted_store_resumes(tmp_path: Path) -> None:

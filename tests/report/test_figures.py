@@ -11,7 +11,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from nestvox.errors import MissingExtraError, NestvoxError
-from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate
 from nestvox.evaluation.results import DetCurve
 from nestvox.report.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot, check_figure_format
 from nestvox.report.figures import (
@@ -24,6 +24,7 @@ from nestvox.report.figures import (
     difference_figure,
 )
 from nestvox.report.page import evaluation_figures, systems_dim, write_figures
+from nestvox.scoring.sources import system_of_scores
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -58,7 +59,7 @@ def to_data(drawing: Drawing, line: np.ndarray) -> np.ndarray:
 def test_every_figure_is_a_file_that_others_read(world, tmp_path):
     from matplotlib.image import imread
 
-    evaluation = evaluate_store(world.store(), world.trials, table=world.table, **FEW)
+    evaluation = evaluate(world.store(), world.trials, table=world.table, **FEW)
     drawings = evaluation_figures(evaluation)
     assert set(drawings) == {
         "det",
@@ -86,7 +87,7 @@ def test_every_figure_is_a_file_that_others_read(world, tmp_path):
 
 
 def test_same_figure_same_bytes(world, tmp_path):
-    evaluation = evaluate_store(world.store(), world.trials, dims=[32], **FEW)
+    evaluation = evaluate(world.store(), world.trials, dims=[32], **FEW)
     for fmt in FIGURE_FORMATS:
         files = [evaluation_figures(evaluation)["det"].write(tmp_path / str(turn), fmt) for turn in range(2)]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -121,7 +122,7 @@ def test_bayes_error_lines_stand_where_the_numbers_are():
 
 def test_calibration_steps_are_the_bins(world):
     scores = 4 * world.cosines(32) - 1
-    evaluation = evaluate_scores(world.trials, scores, llr=True, **FEW)
+    evaluation = evaluate(scores, world.trials, llr=True, **FEW)
     (curve,) = evaluation.calibration
     drawing = calibration_figure(curve)
     finite = [i for i, llr in enumerate(curve.bin_llr) if np.isfinite(llr)]
@@ -153,9 +154,9 @@ def test_systems_are_shown_where_they_differ(world):
 
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0]
     turned = replace(world, vectors=(world.vectors @ rotation).astype(np.float32)).store("turned")
-    one, two = (evaluate_store(store, world.trials, **FEW) for store in (world.store(), turned))
+    one, two = (evaluate(store, world.trials, **FEW) for store in (world.store(), turned))
     assert systems_dim({"one": one, "two": two}) == 16
-    other = evaluate_scores(world.trials, world.cosines(8), dim=32, **FEW)
+    other = evaluate(system_of_scores("the scores", world.trials, world.cosines(8), dim=32), world.trials, **FEW)
     assert systems_dim({"one": one, "other": other}) == 32
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from nestvox.errors import ScoresError, TrialsError
-from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
+from nestvox.evaluation import Settings, evaluate
 from nestvox.evaluation.rates_in_words import percent, percent_interval
 from nestvox.report.page import render_html, write_html, write_json
+from nestvox.scoring.sources import system_of_scores
 
 FEW = {"settings": Settings(n_bootstrap=60)}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -50,7 +51,7 @@ class Page(HTMLParser):
 
 
 def test_json_has_the_headline_on_top_and_every_row_below(world, tmp_path):
-    evaluation = evaluate_store(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
+    evaluation = evaluate(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
     write_json(evaluation, tmp_path / "out.json")
 
     def refuse(constant):
@@ -83,15 +84,15 @@ def test_a_threshold_at_infinity_is_null(tmp_path):
     frame = pl.DataFrame(
         {"enrol": ["a", "b", "c", "d"], "test": ["e", "f", "g", "h"], "target": [True, True, False, False]}
     )
-    evaluation = evaluate_scores(Trials(frame, "t"), np.array([0.1, 0.2, 0.8, 0.9]), **FEW)
+    evaluation = evaluate(np.array([0.1, 0.2, 0.8, 0.9]), Trials(frame, "t"), **FEW)
     assert evaluation.headline.min_dcf_threshold == np.inf
     write_json(evaluation, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["min_dcf_threshold"] is None
 
 
 def test_page_is_well_formed_and_self_contained(world, tmp_path):
-    evaluation = evaluate_store(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
-    plain = evaluate_store(world.store("plain", tap="embedding", dims=()), world.trials, dims=[16, 32], **FEW)
+    evaluation = evaluate(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
+    plain = evaluate(world.store("plain", tap="embedding", dims=()), world.trials, dims=[16, 32], **FEW)
     write_html(evaluation, tmp_path / "report.html", baselines={"truncation": plain}, name="nested")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -129,7 +130,7 @@ def test_det_points_stand_where_the_probit_puts_them(world):
 
     from nestvox.report.figures import DetLine, det_figure
 
-    evaluation = evaluate_store(world.store(), world.trials, dims=[8], **FEW)
+    evaluation = evaluate(world.store(), world.trials, dims=[8], **FEW)
     curve = evaluation.det[0]
     drawing = str(det_figure([DetLine("eight", curve, 0, True)]).svg())
     path = re.search(r'class="line s0" d="M([^"]*)"', drawing).group(1)
@@ -149,23 +150,28 @@ def test_det_points_stand_where_the_probit_puts_them(world):
 
 @pytest.mark.parametrize("label", ["synthetic", "leaky"])
 def test_labels_stand_in_a_banner_and_in_the_title(world, label):
-    evaluation = evaluate_store(world.store(), world.trials, labels=[label], **FEW)
+    evaluation = evaluate(world.store(), world.trials, labels=[label], **FEW)
     text = render_html(evaluation)
     assert re.search(rf'<div class="banner"[^>]*><strong>{label.upper()}</strong>', text)
     assert label in re.search("<title>(.*?)</title>", text).group(1)
-    assert 'class="banner"' not in render_html(evaluate_store(world.store(), world.trials, **FEW))
+    assert 'class="banner"' not in render_html(evaluate(world.store(), world.trials, **FEW))
 
 
 def test_a_labelled_baseline_labels_the_page(world):
-    plain = evaluate_store(world.store(), world.trials, **FEW)
-    other = evaluate_scores(world.trials, world.cosines(16), dim=16, labels=["synthetic"], **FEW)
+    plain = evaluate(world.store(), world.trials, **FEW)
+    other = evaluate(
+        system_of_scores("the scores", world.trials, world.cosines(16), dim=16),
+        world.trials,
+        labels=["synthetic"],
+        **FEW,
+    )
     text = render_html(plain, baselines={"other": other})
     assert "<strong>SYNTHETIC</strong>" in text
 
 
 def test_names_are_escaped(world):
-    evaluation = evaluate_store(world.store("x", model="<script>alert(1)</script>"), world.trials, **FEW)
-    other = evaluate_scores(world.trials, world.cosines(16), dim=16, **FEW)
+    evaluation = evaluate(world.store("x", model="<script>alert(1)</script>"), world.trials, **FEW)
+    other = evaluate(system_of_scores("the scores", world.trials, world.cosines(16), dim=16), world.trials, **FEW)
     text = render_html(evaluation, baselines={"<b>other</b>": other})
     assert "<script" not in text
     assert "<b>other" not in text
@@ -175,37 +181,37 @@ def test_names_are_escaped(world):
 def test_baselines_on_other_trials_are_refused(world):
     from nestvox.corpora.trials import Trials
 
-    evaluation = evaluate_store(world.store(), world.trials, **FEW)
-    other = evaluate_store(world.store(), Trials(world.trials.frame[1:], "shorter.txt"), **FEW)
+    evaluation = evaluate(world.store(), world.trials, **FEW)
+    other = evaluate(world.store(), Trials(world.trials.frame[1:], "shorter.txt"), **FEW)
     with pytest.raises(TrialsError, match=r"shorter\.txt"):
         render_html(evaluation, baselines={"other": other})
 
 
 def test_a_copy_beside_itself_is_refused(world):
-    evaluation = evaluate_store(world.store(), world.trials, **FEW)
+    evaluation = evaluate(world.store(), world.trials, **FEW)
     with pytest.raises(ScoresError, match="copy and this model have the same error rates"):
-        render_html(evaluation, baselines={"copy": evaluate_store(world.store(), world.trials, **FEW)})
+        render_html(evaluation, baselines={"copy": evaluate(world.store(), world.trials, **FEW)})
 
 
 def test_page_of_perfect_and_of_useless_scores(world):
     targets = world.trials.frame["target"].to_numpy()
     for scores in (targets.astype(float), -targets.astype(float), np.zeros(len(targets))):
-        Page(render_html(evaluate_scores(world.trials, scores, table=world.table, **FEW)))
+        Page(render_html(evaluate(scores, world.trials, table=world.table, **FEW)))
 
 
 def test_same_input_same_page(world):
-    pages = [render_html(evaluate_store(world.store(), world.trials, **FEW)) for _ in range(2)]
+    pages = [render_html(evaluate(world.store(), world.trials, **FEW)) for _ in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_per_cent(world):
-    row = evaluate_store(world.store(), world.trials, **FEW).headline
+    row = evaluate(world.store(), world.trials, **FEW).headline
     assert percent(0.05177) == "5.18"
     assert percent_interval(row) == f"{100 * row.eer.value:.2f} [{100 * row.eer.low:.2f}, {100 * row.eer.high:.2f}]"
 
 
 def test_a_notebook_shows_a_short_line_and_a_table(world):
-    found = evaluate_store(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
+    found = evaluate(world.store(), world.trials, table=world.table, conditions=["corpus"], **FEW)
     (row,) = found.overall[-1:]
     assert repr(found).startswith("Evaluation(EER % ")
     assert f"{row.n_target} target + {row.n_nontarget} nontarget, sha256 {found.trials_sha256[:16]}" in repr(found)

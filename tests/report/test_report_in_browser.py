@@ -21,12 +21,12 @@ import pytest
 
 from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trials import read_trials
-from nestvox.evaluation import Settings, evaluate_scores, evaluate_store
-from nestvox.evaluation.compare import compare_systems
+from nestvox.evaluation import Settings, evaluate
+from nestvox.evaluation.comparison import compare_systems
 from nestvox.report.comparison_page import write_comparison
 from nestvox.report.drawing import PALETTES
 from nestvox.report.page import write_html
-from nestvox.scoring.system import system_of_store
+from nestvox.scoring.sources import known_store
 from small_world import small_world
 
 DESKTOP, MOBILE = 1280, 500  # Chromium without a window is never narrower than 500
@@ -90,12 +90,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         vectors = (world.vectors + noise * generator.normal(size=world.vectors.shape)).astype(np.float32)
         stores[name] = replace(world, vectors=vectors).store(name, fingerprint=name[:5] + "0" * 11)
     common = {"table": table, "settings": Settings(n_bootstrap=60)}
-    nested, *others = (evaluate_store(store, world.trials, **common) for store in stores.values())
-    nested = evaluate_store(stores["nested"], world.trials, conditions=["corpus", "duration"], **common)
+    nested, *others = (evaluate(store, world.trials, **common) for store in stores.values())
+    nested = evaluate(stores["nested"], world.trials, conditions=["corpus", "duration"], **common)
     write_html(
         nested, folder / "report.html", baselines=dict(zip(list(stores)[1:], others, strict=True)), name="nested"
     )
-    systems = [system_of_store(name, world.trials, store) for name, store in stores.items()]
+    systems = [known_store(name, world.trials, store).score() for name, store in stores.items()]
     compared = compare_systems(world.trials, systems, table=table, settings=Settings(n_bootstrap=60), n_permutations=60)
     evaluations = dict(zip(stores, (nested, *others), strict=True))
     write_comparison(compared, evaluations, folder / "comparison.html")
@@ -202,8 +202,8 @@ def test_nothing_is_cut_at_any_width(chromium, pages, name):
 def test_the_report_of_published_scores(chromium, lists_dir: Path, tmp_path: Path):
     """60,000 trials of 1,251 speakers: the page that the guide makes."""
     trials = read_trials(lists_dir / "voxsrc2021_val_trials.txt")
-    evaluation = evaluate_scores(
-        trials, read_scores(lists_dir / "voxsrc2021_val_scores.txt"), settings=Settings(n_bootstrap=60)
+    evaluation = evaluate(
+        read_scores(lists_dir / "voxsrc2021_val_scores.txt"), trials, settings=Settings(n_bootstrap=60)
     )
     write_html(evaluation, tmp_path / "voxsrc2021.html")
     for width in (DESKTOP, NARROW):

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from nestvox.errors import TableError
-from nestvox.evaluation import Settings, evaluate_store
+from nestvox.evaluation import Settings, evaluate
 from nestvox.scoring.conditions import condition_masks, durations_of_sides, values_of_sides
 
 
@@ -32,7 +32,7 @@ def test_classes_stand_in_the_order_of_their_seconds():
 def test_a_table_with_durations_can_be_split_by_them(world):
     seconds = [1.5 if row % 2 else 6.0 for row in range(len(world.table))]
     table = replace(world.table, frame=world.table.frame.with_columns(pl.Series("duration_s", seconds)))
-    evaluation = evaluate_store(
+    evaluation = evaluate(
         world.store(), world.trials, table=table, conditions=["duration"], dims=[32], settings=Settings(n_bootstrap=60)
     )
     rows = {row.condition: row for row in evaluation.results}

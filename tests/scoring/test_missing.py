@@ -9,7 +9,7 @@ import pytest
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import TrialsError
-from nestvox.scoring.missing import without_missing
+from nestvox.scoring.sources import without_missing
 
 PAIRS = [("a1", "a2", True), ("a1", "b1", False), ("b1", "b2", True), ("b2", "a3", False), ("a3", "a1", True)]
 

@@ -11,7 +11,7 @@ from nestvox.audio.snr import estimate_snr_db
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, NestvoxError, TableError
 from nestvox.scoring.quality import durations_s, trial_durations_s, trial_quality
-from nestvox.scoring.system import system_of_scores, system_of_store
+from nestvox.scoring.sources import known_store, system_of_scores
 
 RATE = 16_000
 
@@ -51,7 +51,7 @@ def test_both_sides_of_every_measure(world):
         levels[name] = estimate_snr_db(speech.astype(np.float32), RATE)
     ages = {name: 20 + row for row, name in enumerate(world.table.frame["utt_id"])}
     table = with_columns(world, age=list(ages.values()), duration_s=[1.0] * len(ages))
-    system = system_of_store("tiny", world.trials, world.store())
+    system = known_store("tiny", world.trials, world.store()).score()
     found = trial_quality(["duration", "norm", "snr", "age"], system, world.trials, table)
     assert list(found) == [8, 16, 32]
     enrol, test = world.trials.frame["enrol"], world.trials.frame["test"]
@@ -66,7 +66,7 @@ def test_both_sides_of_every_measure(world):
 
 
 def test_what_cannot_be_measured_is_refused(world):
-    system = system_of_store("tiny", world.trials, world.store())
+    system = known_store("tiny", world.trials, world.store()).score()
     n = len(world.table)
     for measures, table, error, words in (
         (["duration"], None, TableError, "needs the utterance table"),
@@ -88,6 +88,6 @@ def test_audio_too_short_for_a_level_is_named(world):
     (world.folder / "audio").mkdir()
     for name in world.table.frame["utt_id"]:
         soundfile.write(world.folder / "audio" / f"{name}.wav", np.full(1600, 0.1), RATE)
-    system = system_of_store("tiny", world.trials, world.store())
+    system = known_store("tiny", world.trials, world.store()).score()
     with pytest.raises(TableError, match="too short or too silent to measure 'snr'; the first is u00-0"):
         trial_quality(["snr"], system, world.trials, world.table)

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, StoreError, TrialsError
-from nestvox.evaluation.evaluate import evaluate_store
+from nestvox.evaluation.estimates import Settings
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
-from nestvox.evaluation.settings import Settings
+from nestvox.evaluation.measure import evaluate
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
@@ -20,8 +20,8 @@ from nestvox.model.threshold import COSINE
 from nestvox.scoring.calibrated import calibrated
 from nestvox.scoring.normalise import ScoreNorm, normalised
 from nestvox.scoring.pipeline import Steps
+from nestvox.scoring.sources import known_store, system_of_scores
 from nestvox.scoring.speakers import trial_speakers
-from nestvox.scoring.system import system_of_scores, system_of_store
 
 N_COHORT = 40
 
@@ -40,7 +40,7 @@ def cohort_of(world, name: str = "cohort", *, speakers=None, fingerprint: str = 
 
 
 def system_and_speakers(world):
-    system = system_of_store("tiny", world.trials, world.store())
+    system = known_store("tiny", world.trials, world.store()).score()
     return system, trial_speakers(world.trials, [system], table=world.table)
 
 
@@ -145,7 +145,7 @@ def halves(world):
         other = pl.col("test").str.slice(1, 2).cast(int) < 6
         frame = world.trials.frame.filter(inside & other if first else ~inside & ~other)
         trials = replace(world.trials, frame=frame, source="dev.txt" if first else "test.txt")
-        part = system_of_store("tiny", trials, store)
+        part = known_store("tiny", trials, store).score()
         found.append((part, trials, trial_speakers(trials, [part], table=world.table)))
     return found
 
@@ -164,7 +164,7 @@ def test_calibrated_on_some_speakers_and_measured_on_others(world):
     cost = llr_costs(found.scores, targets, 0.3)[0]
     assert cost.act_dcf == act_dcf(error_curve(found.scores[8], targets), 0.3).value
     assert (cost.n_target, cost.n_nontarget) == (targets.sum(), (~targets).sum())
-    evaluation = evaluate_store(
+    evaluation = evaluate(
         world.store("whole"),
         test_trials,
         table=world.table,
@@ -186,7 +186,7 @@ def test_its_own_trials_and_speakers_are_refused(world):
     with pytest.raises(TrialsError, match="these very trials"):
         calibrated(dev, llr, dev_trials, dev_speakers.names, {}, allow_overlap=True)
     part = replace(dev_trials, frame=dev_trials.frame[5:])
-    system = system_of_store("tiny", part, world.store())
+    system = known_store("tiny", part, world.store()).score()
     with pytest.raises(OverlapError, match="6 of the evaluated speakers served to fit the calibration: s00, s01"):
         calibrated(system, llr, part, dev_speakers.names, {})
     assert calibrated(system, llr, part, dev_speakers.names, {}, allow_overlap=True).labels == ("leaky",)

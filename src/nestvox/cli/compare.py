@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
-    from nestvox.evaluation.compare import Comparison
-    from nestvox.evaluation.settings import Settings
+    from nestvox.evaluation.comparison import Comparison
+    from nestvox.evaluation.estimates import Settings
     from nestvox.scoring.system import System, Unscored
 
 
@@ -68,9 +68,9 @@ def compare(
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.compare import compare_systems
+    from nestvox.evaluation.comparison import compare_systems
+    from nestvox.evaluation.estimates import Settings
     from nestvox.evaluation.selection import select_system
-    from nestvox.evaluation.settings import Settings
     from nestvox.report.drawing import check_figure_format
     from nestvox.scoring.pipeline import check_unscored
     from nestvox.scoring.refusals import check_trials, refuse_shared_trials
@@ -208,15 +208,15 @@ def _each_alone(
 ) -> dict[str, Evaluation]:
     """What the report shows of every system by itself."""
     from nestvox.cli.progress import progress_bar
-    from nestvox.evaluation.evaluate import evaluate_scored
+    from nestvox.evaluation.measure import measure
     from nestvox.scoring.pipeline import score_trials
-    from nestvox.scoring.system import known_scores
+    from nestvox.scoring.sources import known_scores
 
     found = {}
     with progress_bar("measuring", "rows") as progress:
         for system in systems:
             scored = score_trials(known_scores(system, trials), table=table, allow_overlap=allow_overlap)
-            found[system.name] = evaluate_scored(scored, settings=settings, progress=progress)
+            found[system.name] = measure(scored, settings=settings, progress=progress)
     return found
 
 
@@ -287,7 +287,7 @@ def _known(
     from nestvox.cli.source import embedding_model, unscored_file
     from nestvox.extraction.store.metadata import is_store
     from nestvox.extraction.store.store import EmbeddingStore
-    from nestvox.scoring.system import known_store
+    from nestvox.scoring.sources import known_store
 
     found: dict[tuple[str, str], Unscored] = {}
     models = []

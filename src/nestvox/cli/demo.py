@@ -210,8 +210,8 @@ def _evaluate(
     """Every method on the same trials; ``nested`` is the model that is kept."""
     import shutil
 
-    from nestvox.evaluation.evaluate import evaluate_store
-    from nestvox.evaluation.settings import Settings
+    from nestvox.evaluation.estimates import Settings
+    from nestvox.evaluation.measure import evaluate
     from nestvox.extraction.rotate import rotate_store
 
     found = {}
@@ -232,7 +232,7 @@ def _evaluate(
             model=fit.model.name if kept else f"{store.metadata.model} {title}",
             training_speakers=() if name == "truncation" else fit.speakers,
         )
-        found[title] = evaluate_store(
+        found[title] = evaluate(
             rotated,
             trials,
             table=table,

@@ -85,9 +85,9 @@ def evaluate(
     from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.evaluate import evaluate_scored, evaluate_store
-    from nestvox.evaluation.settings import Settings
-    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.evaluation.estimates import Settings
+    from nestvox.evaluation.measure import evaluate as evaluated
+    from nestvox.evaluation.measure import measure
     from nestvox.report.drawing import check_figure_format
     from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.refusals import check_trials, refuse_copies
@@ -123,8 +123,8 @@ def evaluate(
     )
     # Stores before a model that embeds: what is wrong with one is known at once.
     others = {
-        name: evaluate_store(
-            EmbeddingStore(folder),
+        name: evaluated(
+            folder,
             listed,
             dims=wanted,
             table=utterances,
@@ -154,7 +154,7 @@ def evaluate(
         bars=progress_bar,
     )
     with progress_bar("measuring", "rows") as progress:
-        found = evaluate_scored(scored, llr=llr, settings=settings, progress=progress)
+        found = measure(scored, llr=llr, settings=settings, progress=progress)
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     # A table in a log file must not be folded into the 80 columns of a terminal that is not there.

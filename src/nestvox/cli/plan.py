@@ -165,26 +165,21 @@ def _clusters(text: str) -> SpeakerCorrelation:
 
 
 def _pilot(trials: Path, scores: list[Path], table: Path | None) -> tuple[SpeakerCorrelation, float | None]:
-    from nestvox.corpora.scores import read_scores
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.extraction.store.metadata import is_store
-    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.metrics.plan import SpeakerCorrelation, speaker_correlation, system_correlation
     from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.sources import known
     from nestvox.scoring.speakers import trial_speakers
-    from nestvox.scoring.system import system_of_scores, system_of_store
 
     if len(scores) > 2:
         raise NestvoxError(f"a pilot has one or two score files or stores, got {len(scores)}")
     listed = read_trials(trials)
     targets = check_trials(listed)
-    systems = [
-        system_of_store(str(path), listed, EmbeddingStore(path))
-        if is_store(path)
-        else system_of_scores(str(path), listed, read_scores(path), source=str(path))
-        for path in scores
-    ]
+    for path in scores:
+        if not path.exists():
+            raise NestvoxError(f"{path} is not there: give score files or stores")
+    systems = [known(path, listed, name=str(path)).score() for path in scores]
     speakers = trial_speakers(listed, systems, table=None if table is None else read_utterances(table))
     if not speakers.known:
         raise NestvoxError("the pilot's trials do not say who speaks: give --pilot-table with a speaker column")

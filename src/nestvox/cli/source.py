@@ -49,7 +49,7 @@ def read_source(
         FingerprintError: the store is of another model.
     """
     from nestvox.extraction.store.store import EmbeddingStore
-    from nestvox.scoring.system import known_store
+    from nestvox.scoring.sources import known_store
 
     if scores is not None:
         if store is not None or model is not None:
@@ -72,7 +72,7 @@ def read_source(
 def unscored_file(name: str, path: Path, trials: Trials) -> Unscored:
     """The scores of a file."""
     from nestvox.corpora.scores import read_scores
-    from nestvox.scoring.system import known_scores, system_of_scores
+    from nestvox.scoring.sources import known_scores, system_of_scores
 
     size = path.stat().st_size if path.is_file() else None
     system = system_of_scores(name, trials, read_scores(path), source=str(path), size_bytes=size)
@@ -102,7 +102,7 @@ def embedding_model(
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.embed import embed_table
-    from nestvox.scoring.system import known_model
+    from nestvox.scoring.sources import known_model
 
     for trials in lists if not skip_missing else ():  # before anything is loaded, or fetched
         for side in ("enrol", "test"):

@@ -82,6 +82,11 @@ class UtteranceTable:
         """Path of one row's audio file."""
         return self.root / str(self.frame["path"][row])
 
+    def path_of(self, name: str) -> str | None:
+        """Audio file of an utterance by its name; None where it is the name itself."""
+        path = str(self.audio_path(int(self.resolve([name])[0])))
+        return None if path == name else path
+
     def with_channel(self, channel: int) -> UtteranceTable:
         """Return the table with this channel in every row that does not say one; 0 is the first."""
         own = pl.col("channel") if "channel" in self.frame.columns else pl.lit(None, pl.Int64)

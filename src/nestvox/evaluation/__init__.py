@@ -10,34 +10,30 @@ from typing import TYPE_CHECKING
 from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
-    from nestvox.evaluation.compare import Comparison, compare_systems
-    from nestvox.evaluation.evaluate import evaluate_model, evaluate_scored, evaluate_scores, evaluate_store
+    from nestvox.evaluation.comparison import Comparison, compare, compare_systems
+    from nestvox.evaluation.estimates import Settings
+    from nestvox.evaluation.measure import evaluate
     from nestvox.evaluation.results import ErrorRates, Evaluation
-    from nestvox.evaluation.settings import Settings
 
 __all__ = [
     "Comparison",
     "ErrorRates",
     "Evaluation",
     "Settings",
+    "compare",
     "compare_systems",
-    "evaluate_model",
-    "evaluate_scored",
-    "evaluate_scores",
-    "evaluate_store",
+    "evaluate",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "Comparison": "compare",
+        "Comparison": "comparison",
         "ErrorRates": "results",
         "Evaluation": "results",
-        "Settings": "settings",
-        "compare_systems": "compare",
-        "evaluate_model": "evaluate",
-        "evaluate_scored": "evaluate",
-        "evaluate_scores": "evaluate",
-        "evaluate_store": "evaluate",
+        "Settings": "estimates",
+        "compare": "comparison",
+        "compare_systems": "comparison",
+        "evaluate": "measure",
     },
 )

@@ -1,33 +1,46 @@
-"""One row of error rates a dimension and condition, from labels, scores and the speakers of both sides.
+"""Error rates of a system on a list of trials: one row a dimension and condition, and what is shown beside them.
 
-Every road of `evaluate` ends here.
+Every road is `scoring.pipeline.score_trials`, then `measure`; `evaluate` is both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from nestvox.corpora.trials import Trials
+from nestvox.corpora.trials import Trials, read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve, calibration_curve
-from nestvox.evaluation.further import further_figures, reachable_fars
-from nestvox.evaluation.intervals import PERCENTILE, has_studentised, in_words, with_interval
+from nestvox.evaluation.estimates import (
+    PERCENTILE,
+    USUAL,
+    Settings,
+    further_figures,
+    headline_figures,
+    in_words,
+    reachable_fars,
+    replicates,
+)
+from nestvox.evaluation.llr_fit import llr_costs
 from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, NotComputable, ScoredTrial, ScoreHistogram
-from nestvox.evaluation.settings import Settings
+from nestvox.evaluation.set_threshold import ThresholdUse, use_thresholds
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
-from nestvox.metrics import BootstrapIntervals, ErrorCurve, eer, eer_rocch, error_curve, min_dcf, speaker_bootstrap
-from nestvox.metrics.bootstrap import studentised_intervals
+from nestvox.metrics import ErrorCurve, eer, eer_rocch, error_curve, min_dcf
 from nestvox.metrics.det_band import det_band
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import Clusters
-from nestvox.progress import Progress, silent
-from nestvox.scoring.conditions import Sides, condition_masks
+from nestvox.progress import Progress, no_bars, silent
+from nestvox.scoring.conditions import condition_masks
+from nestvox.scoring.pipeline import Given, ScoredTrials, score_trials
+from nestvox.scoring.refusals import check_trials
+from nestvox.scoring.sources import known
 from nestvox.scoring.speakers import TrialSpeakers
 
 _DET_POINTS = 161
@@ -38,64 +51,89 @@ Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What is known about the scores.
+def evaluate(
+    system: Any,
+    trials: Trials | str | Path,
+    *,
+    table: UtteranceTable | str | Path | None = None,
+    dims: Sequence[int] | None = None,
+    labels: Sequence[str] = (),
+    skip_missing: bool = False,
+    llr: bool = False,
+    settings: Settings = USUAL,
+    progress: Progress = silent,
+    **given: Unpack[Given],
+) -> Evaluation:
+    """Error rates of a system on trials, at every dimension and under every condition, with intervals over speakers.
 
-    Attributes:
-        model: name of the model.
-        fingerprint: of the model.
-        labels: of every row.
-        notes: what a reader has to know.
-        n_ignored_scores: that no trial names.
-        llr: the scores are log likelihood ratios in nats.
-        path_of: audio file of a name of the trials, None where it is not known.
+    The score of embeddings at d is the cosine of the first d dimensions, renormalised; of a store of the tap
+    ``embedding`` this is plain truncation, the baseline of a nested model. On trials that a model's head was chosen or
+    its thresholds were set on, every number carries the label ``selected``.
+
+    Args:
+        system: a score file, a store or a model, as a path or a catalogue name or opened; scores, as a frame or (N,)
+            numbers in the order of the trials, higher meaning "more likely the same speaker"; or a `System`, see
+            `scoring.sources`.
+        trials: labelled, of both classes, none twice; a list or its path.
+        table: utterances that the trials name, with speakers, columns for conditions, and the audio for a model;
+            without it, speakers come from the store.
+        dims: prefix lengths of embeddings; None: those of the store or model.
+        labels: what every number has to carry beside its own.
+        skip_missing: leave out trials whose utterances are not there, and say so, instead of refusing.
+        llr: the scores are log likelihood ratios in nats, so that their calibration can be judged.
+        settings: operating point, replicates and kind of the intervals.
+        progress: told the rows measured.
+        **given: speakers, conditions, steps, allow_overlap, bars: see `scoring.pipeline.score_trials`.
+
+    Raises:
+        NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `measure`.
     """
-
-    model: str | None
-    fingerprint: str | None
-    labels: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    n_ignored_scores: int = 0
-    llr: bool = False
-    path_of: Callable[[str], str | None] = lambda _: None
+    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    check_trials(listed)
+    source = known(
+        system,
+        listed,
+        table=utterances,
+        dims=dims,
+        labels=labels,
+        skip_missing=skip_missing,
+        bars=given.get("bars", no_bars),
+    )
+    settings.detailed(source.dims or [None])
+    return measure(score_trials(source, table=utterances, **given), llr=llr, settings=settings, progress=progress)
 
 
 def measure(
-    trials: Trials,
-    targets: NDArray[np.bool_],
-    scores: Mapping[int, Scores] | Mapping[int | None, Scores],
-    *,
-    speakers: TrialSpeakers,
-    sides: Mapping[str, Sides],
-    origin: Origin,
-    settings: Settings,
-    progress: Progress = silent,
+    scored: ScoredTrials, *, llr: bool = False, settings: Settings = USUAL, progress: Progress = silent
 ) -> Evaluation:
-    """Measure every dimension under every condition.
+    """Measure scored trials at every dimension and under every condition.
+
+    Where they were calibrated, the costs before and after stand in the result; where there are thresholds, what they
+    do here.
 
     Args:
-        trials: N of them, checked by `refusals.check_trials`.
-        targets: (N,) their labels.
-        scores: dimension to (N,) finite scores, dimensions ascending.
-        speakers: clusters of both sides.
-        sides: column name to the values of both sides, for the conditions.
-        origin: what every result has to say about the scores.
-        settings: how to measure.
+        scored: of `scoring.pipeline.score_trials`.
+        llr: the scores are log likelihood ratios in nats, also where the system calls them given, so that their
+            calibration can be judged.
+        settings: operating point, replicates and kind of the intervals.
         progress: told the rows measured.
 
     Raises:
-        TrialsError: the whole list has one class or one speaker only.
+        TrialsError: no threshold is for any of the dimensions, or the list has one speaker only.
+        ModelError: thresholds on another kind of score.
     """
-    settings.detailed(scores)  # before anything is measured
-    labels = tuple(sorted(set(origin.labels)))
-    masks = {ALL: np.ones(len(targets), dtype=np.bool_), **condition_masks(sides, len(targets))}
+    system, trials, targets, speakers = scored.system, scored.trials, scored.targets, scored.speakers
+    detail_dim = settings.detailed(system.scores)  # before anything is measured
+    uses = _uses(scored, settings)
+    labels = tuple(sorted({*system.labels, *scored.labels}))
+    masks = {ALL: np.ones(len(targets), dtype=np.bool_), **condition_masks(scored.sides, len(targets))}
     hashes = {
         name: trials.sha256 if name == ALL else Trials(frame=trials.frame.filter(mask), source=trials.source).sha256
         for name, mask in masks.items()
     }
     found = _Found()
-    for n_dim, (dim, values) in enumerate(scores.items()):
+    for n_dim, (dim, values) in enumerate(system.scores.items()):
         for n_mask, (name, mask) in enumerate(masks.items()):
             part = _part(values, targets, mask, speakers)
             of = TrialSet(
@@ -112,13 +150,12 @@ def measure(
                 found.refused.append(NotComputable(**row, reason=part.reason))
             else:
                 row |= _rates(dim, part.curve, part.clusters, of, speakers, settings)
-                found.rates.append(ErrorRates(**row, fingerprint=origin.fingerprint))
+                found.rates.append(ErrorRates(**row, fingerprint=system.fingerprint))
                 if name == ALL:
-                    _look_closer(found, dim, part.curve, part.clusters, of, settings, llr=origin.llr)
-            progress(n_dim * len(masks) + n_mask + 1, len(scores) * len(masks))
-    by_dim: dict[int | None, Scores] = dict(scores.items())
-    detail_dim = settings.detailed(by_dim)
-    detail = by_dim[detail_dim]
+                    judged = llr or system.space.kind == "llr"
+                    _look_closer(found, dim, part.curve, part.clusters, of, settings, llr=judged)
+            progress(n_dim * len(masks) + n_mask + 1, len(system.scores) * len(masks))
+    detail = system.scores[detail_dim]
     zoo: tuple[ZooTest, ...] = ()
     of_speakers: tuple[SpeakerRow, ...] = ()
     if speakers.known:
@@ -127,31 +164,55 @@ def measure(
         zoo = zoo_tests(detail, targets, *named_sides, recordings)
         threshold = next(row.eer_threshold for row in found.rates if row.condition == ALL and row.dim == detail_dim)
         of_speakers = speaker_rows(detail, targets, *named_sides, threshold, zoo)
-    notes = origin.notes if speakers.known else (*origin.notes, f"Intervals are {speakers.warning}.")
-    notes += _warnings(found.rates)
+    changed = (f"The scores are the {system.space}.",) if system is not scored.raw else ()
+    doubt = () if speakers.known else (f"Intervals are {speakers.warning}.",)
+    calibration = scored.steps.calibration
+    before = {} if calibration is None else {dim: scored.normalised.scores[dim] for dim in system.scores}
     return Evaluation(
         results=tuple(found.rates),
         not_computable=tuple(found.refused),
         det=tuple(found.det),
         further=tuple(found.further),
         histograms=tuple(found.histograms),
-        highest_nontargets=_worst(trials, -detail, ~targets, origin.path_of, -1),
-        lowest_targets=_worst(trials, detail, targets, origin.path_of, 1),
+        highest_nontargets=_worst(trials, -detail, ~targets, scored.path_of, -1),
+        lowest_targets=_worst(trials, detail, targets, scored.path_of, 1),
         calibration=tuple(found.calibration),
         speakers=of_speakers,
         zoo=zoo,
         detail_dim=detail_dim,
         trials_source=trials.source,
         trials_sha256=hashes[ALL],
-        model=origin.model,
-        fingerprint=origin.fingerprint,
+        model=system.model,
+        fingerprint=system.fingerprint,
         labels=labels,
-        notes=notes,
-        n_ignored_scores=origin.n_ignored_scores,
+        notes=(*changed, *scored.notes, *system.notes, *doubt, *_warnings(found.rates)),
+        n_ignored_scores=system.n_ignored_scores,
         confidence=settings.confidence,
         n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
         interval=settings.interval,
+        score=str(system.space),
+        calibrated_by=None if calibration is None else calibration.key,
+        llr_cost_before=llr_costs(before, targets, *settings.point),
+        llr_cost_after=llr_costs({} if calibration is None else system.scores, targets, *settings.point),
+        thresholds=uses,
+    )
+
+
+def _uses(scored: ScoredTrials, settings: Settings) -> tuple[ThresholdUse, ...]:
+    system, stored = scored.system, scored.steps.thresholds
+    if not stored:
+        return ()
+    return use_thresholds(
+        [threshold for threshold in stored if threshold.space == system.space] or stored,
+        system,
+        scored.trials,
+        scored.speakers,
+        table=scored.table,
+        allow_overlap=scored.allow_overlap,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+        confidence=settings.confidence,
     )
 
 
@@ -221,61 +282,18 @@ def _rates(
     settings: Settings,
 ) -> dict[str, Any]:
     """The figures of a row."""
-    equal, cost = eer(curve), min_dcf(curve, *settings.point)
-    student = studentised_intervals(curve, clusters, settings.point, settings.confidence)
-    errors = {"eer": (equal.rate, student.eer_error), "min_dcf": (cost.value, student.min_dcf_error)}
-    spread = None
-    if settings.interval == PERCENTILE or not all(has_studentised(*pair) for pair in errors.values()):
-        spread = _replicates(curve, clusters, settings)
-    of_eer, of_cost = (
-        with_interval(
-            title,
-            dim,
-            *errors[name],
-            wanted=settings.interval,
-            studentised=getattr(student, name),
-            percentile=None if spread is None else getattr(spread, name),
-            trials=trials,
-        )
-        for name, title in (("eer", "EER"), ("min_dcf", f"minDCF({settings.p_target:g})"))
-    )
+    of_eer, of_cost, spread = headline_figures(dim, curve, clusters, trials, settings)
     return {
         "eer": of_eer,
         "eer_rocch": eer_rocch(curve),
-        "eer_threshold": equal.threshold,
+        "eer_threshold": eer(curve).threshold,
         "min_dcf": of_cost,
-        "min_dcf_threshold": cost.threshold,
+        "min_dcf_threshold": min_dcf(curve, *settings.point).threshold,
         "p_target": settings.p_target,
         "c_miss": settings.c_miss,
         "c_fa": settings.c_fa,
-        "interval": in_words(
-            of_eer.interval,
-            of_cost.interval,
-            spread,
-            speakers,
-            n_clusters=clusters.size,
-            confidence=settings.confidence,
-            wanted=settings.interval,
-            seed=settings.seed,
-        ),
+        "interval": in_words((of_eer, of_cost), spread, speakers, settings),
     }
-
-
-def _replicates(
-    curve: ErrorCurve, clusters: Clusters, settings: Settings, p_fa: Sequence[float] = ()
-) -> BootstrapIntervals:
-    return speaker_bootstrap(
-        *curve.trials,
-        clusters.enrol,
-        clusters.test,
-        p_target=settings.p_target,
-        c_miss=settings.c_miss,
-        c_fa=settings.c_fa,
-        p_fa=p_fa,
-        n_replicates=settings.n_bootstrap,
-        seed=settings.seed,
-        confidence=settings.confidence,
-    )
 
 
 def _look_closer(
@@ -292,7 +310,7 @@ def _look_closer(
     n_nontarget = int(curve.n_nontarget)
     at = [*_probit_grid(n_nontarget).tolist(), *reachable_fars(n_nontarget)]
     if settings.interval == PERCENTILE:
-        spread = _replicates(curve, clusters, settings, at)
+        spread = replicates(curve, clusters, settings, at)
         band = curve.p_miss_at(at), spread.p_miss_low, spread.p_miss_high
     else:
         band = det_band(curve, clusters, at, settings.confidence)

@@ -12,19 +12,20 @@ from nestvox.lazy import lazily
 if TYPE_CHECKING:
     from nestvox.scoring.normalise import ScoreNorm
     from nestvox.scoring.pipeline import ScoredTrials, Steps, score_trials
-    from nestvox.scoring.system import System, known_model, known_scores, known_store, system_of_scores, system_of_store
+    from nestvox.scoring.sources import known, known_model, known_scores, known_store, system_of_scores
+    from nestvox.scoring.system import System
 
 __all__ = [
     "ScoreNorm",
     "ScoredTrials",
     "Steps",
     "System",
+    "known",
     "known_model",
     "known_scores",
     "known_store",
     "score_trials",
     "system_of_scores",
-    "system_of_store",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -34,11 +35,11 @@ __getattr__, __dir__ = lazily(
         "ScoredTrials": "pipeline",
         "Steps": "pipeline",
         "System": "system",
-        "known_model": "system",
-        "known_scores": "system",
-        "known_store": "system",
+        "known": "sources",
+        "known_model": "sources",
+        "known_scores": "sources",
+        "known_store": "sources",
         "score_trials": "pipeline",
-        "system_of_scores": "system",
-        "system_of_store": "system",
+        "system_of_scores": "sources",
     },
 )

@@ -1,6 +1,6 @@
 """The one road from a system to scores: score, normalise, calibrate, split by condition; refusals before any of it.
 
-`score_trials` takes a system that has not scored yet (`system.known_store`, `known_model`, `known_scores`) and gives
+`score_trials` takes a system that has not scored yet (`sources.known`) and gives
 scored trials, which `evaluation` measures, compares, fits a calibration to or sets thresholds on.
 
 Notation: N trials.
@@ -25,7 +25,6 @@ from nestvox.progress import Bars, no_bars
 from nestvox.scoring.calibrated import calibrated, check_calibration
 from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
 from nestvox.scoring.normalise import ScoreNorm, check_cohort, normalised
-from nestvox.scoring.paths import path_in_table
 from nestvox.scoring.quality import trial_quality
 from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
@@ -95,7 +94,7 @@ class ScoredTrials:
 
     def path_of(self, name: str) -> str | None:
         """Audio file of a name of the trials, None where it is not known or the name itself."""
-        return (self.system.path_of if self.table is None else path_in_table(self.table))(name)
+        return self.system.path_of(name) if self.table is None else self.table.path_of(name)
 
     def frame(self) -> pl.DataFrame:
         """``enrol``, ``test``, ``target``, ``score`` at the largest dimension; where it was changed, also as it came.

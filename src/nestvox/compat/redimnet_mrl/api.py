@@ -38,8 +38,8 @@ from nestvox.device import find_device
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.registry import build
 from nestvox.errors import CatalogueError, ModelError, WeightsError
-from nestvox.evaluation.evaluate import evaluate_scores
-from nestvox.evaluation.settings import Settings
+from nestvox.evaluation.estimates import Settings
+from nestvox.evaluation.measure import evaluate
 from nestvox.gate import decode, naming, parse_json
 from nestvox.heads.contract import Head
 from nestvox.heads.linear import LinearHead
@@ -53,6 +53,7 @@ from nestvox.progress import Progress, silent
 from nestvox.schema import Size, StrictModel, Word, validated
 from nestvox.scoring.cosine import prefix_cosines
 from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.sources import system_of_scores
 from nestvox.shown import shown
 from nestvox.zoo.catalogue import entries, find
 from nestvox.zoo.checkpoint import unwrapped
@@ -508,7 +509,8 @@ def evaluate_mrl_eer(
     sides = [np.array([row[name] for name in trials.frame[side]]) for side in ("enrol", "test")]
     measured = {}
     for dim, scores in prefix_cosines(vectors, sides[0], sides[1], wanted, names=names).items():
-        rates = evaluate_scores(
+        system = system_of_scores(
+            "the scores",
             trials,
             scores,
             dim=dim,
@@ -516,8 +518,8 @@ def evaluate_mrl_eer(
             fingerprint=speaker_model.fingerprint,
             training_speakers=speaker_model.training_speakers,
             labels=chosen_on_these(trials, speaker_model.chosen_on)[0],
-            settings=Settings(n_bootstrap=n_bootstrap),
-        ).headline
+        )
+        rates = evaluate(system, trials, settings=Settings(n_bootstrap=n_bootstrap)).headline
         measured[dim] = {**rates.to_dict(), "threshold": rates.eer_threshold}
     return measured
 

@@ -460,6 +460,10 @@ class EmbeddingStore:
                 raise corrupt(file, "its sha256 is not the one it had when the store was completed")
 
 
+Store = EmbeddingStore
+"""As `nestvox.Store` has it."""
+
+
 def _opened(file: Path, metadata: StoreMetadata) -> tuple[OpenShard, pa.Table]:
     """Open one shard of a store and its rows, checked in full."""
     opened = OpenShard(file)

@@ -8,26 +8,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.trials import Trials, read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
+from nestvox.evaluation.estimates import USUAL, Settings
 from nestvox.evaluation.rates_in_words import html_table
 from nestvox.evaluation.results import plain_values
 from nestvox.evaluation.selection import Selection
-from nestvox.evaluation.settings import USUAL, Settings
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
 from nestvox.metrics.wording import difference_in_words
-from nestvox.progress import Progress, silent
+from nestvox.progress import Bars, Progress, no_bars, silent
 from nestvox.scoring.conditions import marks_of
-from nestvox.scoring.paths import path_in_table
+from nestvox.scoring.pipeline import check_unscored
 from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.sources import known
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
 from nestvox.scoring.system import Scores, System, check_system
 
@@ -192,6 +194,48 @@ class Comparison:
         return plain
 
 
+def compare(
+    a: Any,
+    b: Any,
+    trials: Trials | str | Path,
+    *,
+    table: UtteranceTable | str | Path | None = None,
+    names: tuple[str, str] | None = None,
+    dims: Sequence[int] | None = None,
+    bars: Bars = no_bars,
+    **asked: Any,
+) -> Comparison:
+    """Hold one system against another on the same trials: is it better, or how many trials would it take to say?
+
+    Args:
+        a: the first system: whatever `nestvox.evaluate` takes.
+        b: the one that is held against it.
+        trials: labelled, of both classes, none twice; a list or its path.
+        table: utterances that the trials name; a model needs it.
+        names: of both systems; None: their own, or ``a`` and ``b`` where those are the same.
+        dims: prefix lengths of embeddings; None: those of the stores or models.
+        bars: shows the embedding.
+        **asked: as `compare_systems` takes it.
+
+    Raises:
+        NestvoxError: as `scoring.sources.known` and `compare_systems`.
+    """
+    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    check_trials(listed)
+    called = names or (None, None)
+    sources = [
+        known(system, listed, name=name, table=utterances, dims=dims, bars=bars)
+        for system, name in zip((a, b), called, strict=True)
+    ]
+    if names is None and sources[0].system.name == sources[1].system.name:
+        return compare(a, b, listed, table=utterances, names=("a", "b"), dims=dims, bars=bars, **asked)
+    for source in sources:  # all is refused that can be before one embeds
+        who = trial_speakers(listed, [source.system], speakers=asked.get("speakers"), table=utterances)
+        check_unscored(source, who, allow_overlap=asked.get("allow_overlap", False))
+    return compare_systems(listed, [source.score() for source in sources], table=utterances, **asked)
+
+
 def compare_systems(
     trials: Trials,
     systems: Sequence[System],
@@ -224,7 +268,7 @@ def compare_systems(
     Raises:
         NestvoxError: fewer than two systems, or two of one name.
         ScoresError: scores of other trials, or a system that is a copy of another at every dimension.
-        TrialsError, TableError: as `evaluate_scores`.
+        TrialsError, TableError: as `scoring.pipeline.score_trials`.
         OverlapError: training speakers of a system stand in the trials.
     """
     confidence = settings.confidence
@@ -274,7 +318,7 @@ def compare_systems(
                 (first.name, other.name),
                 (first.scores[dim_a], other.scores[dim_b]),
                 (figures[first.name, dim_a].eer_threshold, figures[other.name, dim_b].eer_threshold),
-                path_of=path_in_table(table),
+                path_of=(lambda _: None) if table is None else table.path_of,
             )
         ),
         selection=selection,
