@@ -2,6 +2,7 @@
 
     python benchmarks/coverage.py
     python benchmarks/coverage.py --studies 1000 --json coverage.json
+    python benchmarks/coverage.py --only band
 
 The model. Every speaker has a voice (how well he is recognised) and a mask (how easily he is taken for others), normal
 and correlated by one half. A target score is the distance, plus the voice, plus noise; a non-target score is the masks
@@ -12,6 +13,9 @@ study draws new speakers and new trials; a non-target trial takes its second spe
 The intervals: `trials` resamples trials as if they were independent, as most scripts do; `percentile` resamples
 speakers on both sides; `studentised` is from the standard error over speakers. A share of 500 studies has a standard
 deviation of 1 % where it is 95 %.
+
+The band: the interval of the miss rate at a false-alarm rate, from the influences of the trials on it
+(`metrics.influence.det_band`), where the non-targets can tell that rate from none (more than 3 / rate of them).
 
 The tests: two systems that are equally good, each with speaker effects of its own beside common ones, compared on the
 same trials. `first side` is the permutation by speaker in which the coin of a trial's first speaker alone decides.
@@ -31,11 +35,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.metrics import Interval, compare_scores, eer, error_curve, speaker_bootstrap
-from nestvox.metrics.bootstrap import studentised_intervals
-from nestvox.metrics.influence import Clusters
+from nestvox.metrics import compare_scores, eer, error_curve, min_dcf, speaker_bootstrap
+from nestvox.metrics.influence import Clusters, det_band, eer_influence, logit_interval, min_dcf_influence
 
 P_TARGET = 0.05
+FARS = (0.01, 0.05, 0.1, 0.3)
 SETTINGS = (
     (20, 10, 10, 0.05),
     (20, 20, 60, 0.05),
@@ -91,22 +95,30 @@ def cover(setting: tuple[int, int, int, float], n_studies: int, n_replicates: in
         trials = study(*setting, np.random.default_rng((seed, number)))
         found = speaker_bootstrap(*trials, p_target=P_TARGET, n_replicates=n_replicates, seed=number)
         curve = error_curve(trials.scores, trials.targets)
-        student = studentised_intervals(curve, Clusters(trials.enrol, trials.test), (P_TARGET, 1.0, 1.0))
+        clusters = Clusters(trials.enrol, trials.test)
+        student = [
+            logit_interval(figure, clusters.standard_error(influence), clusters.size)
+            for figure, influence in (
+                (eer(curve).rate, eer_influence(curve)),
+                (min_dcf(curve, P_TARGET).value, min_dcf_influence(curve, P_TARGET)),
+            )
+        ]
         alone = np.arange(len(trials.scores))  # every trial its own cluster: trials are resampled
         naive = speaker_bootstrap(
             trials.scores, trials.targets, alone, alone, p_target=P_TARGET, n_replicates=n_replicates, seed=number
         )
-        intervals: dict[str, tuple[Interval, float]] = {
+        intervals: dict[str, tuple[tuple[float, float], float]] = {
             "eer trials": (naive.eer, rate),
             "eer percentile": (found.eer, rate),
-            "eer studentised": (student.eer, rate),
+            "eer studentised": (student[0], rate),
             "min_dcf trials": (naive.min_dcf, cost),
             "min_dcf percentile": (found.min_dcf, cost),
-            "min_dcf studentised": (student.min_dcf, cost),
+            "min_dcf studentised": (student[1], cost),
         }
         for name, (interval, truth) in intervals.items():
-            inside[name] = inside.get(name, 0) + (interval.low <= truth <= interval.high)
-            width[name] = width.get(name, 0.0) + interval.high - interval.low
+            low, high = interval
+            inside[name] = inside.get(name, 0) + (low <= truth <= high)
+            width[name] = width.get(name, 0.0) + high - low
     return {
         "speakers": setting[0],
         "targets_each": setting[1],
@@ -115,6 +127,34 @@ def cover(setting: tuple[int, int, int, float], n_studies: int, n_replicates: in
         "studies": n_studies,
         "coverage": {name: count / n_studies for name, count in inside.items()},
         "mean_width": {name: total / n_studies for name, total in width.items()},
+    }
+
+
+def true_miss(rate: float, p_fa: float) -> float:
+    """Miss rate of the model at a false-alarm rate."""
+    normal = NormalDist()
+    return normal.cdf(normal.inv_cdf(1 - p_fa) + 2 * normal.inv_cdf(rate))
+
+
+def cover_band(setting: tuple[int, int, int, float], n_studies: int, seed: int) -> dict[str, Any]:
+    """How often the band around the DET curve holds the true miss rate, at each of FARS that the trials can say."""
+    fars = [far for far in FARS if setting[0] * setting[2] * far > 3]
+    truth = np.array([true_miss(setting[3], far) for far in fars])
+    inside, width = np.zeros(len(fars)), np.zeros(len(fars))
+    for number in range(n_studies):
+        trials = study(*setting, np.random.default_rng((seed, number)))
+        curve = error_curve(trials.scores, trials.targets)
+        _, low, high = det_band(curve, Clusters(trials.enrol, trials.test), fars)
+        inside += (low <= truth) & (truth <= high)
+        width += high - low
+    return {
+        "speakers": setting[0],
+        "targets_each": setting[1],
+        "nontargets_each": setting[2],
+        "eer": setting[3],
+        "studies": n_studies,
+        "coverage": {far: count / n_studies for far, count in zip(fars, inside.tolist(), strict=True)},
+        "mean_width": {far: total / n_studies for far, total in zip(fars, width.tolist(), strict=True)},
     }
 
 
@@ -179,41 +219,72 @@ def main() -> int:
     parser.add_argument("--replicates", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two settings of 100 studies")
+    parser.add_argument("--only", choices=("coverage", "band", "tests"), help="one of the three tables")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     settings = (SETTINGS[2], SETTINGS[3]) if options.quick else SETTINGS
     n_studies = min(options.studies, 100) if options.quick else options.studies
-    began, rows = time.perf_counter(), []
+    began = time.perf_counter()
+    tables = {"coverage": print_coverage, "band": print_band, "tests": print_tests}
+    found = {}
+    for name in [options.only] if options.only else tables:
+        found[name] = tables[name](settings, n_studies, options.replicates, options.seed)
+        print()
+    print(f"{time.perf_counter() - began:.0f} s")
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def print_row(setting: tuple[int, int, int, float], shown: list[str]) -> None:
+    """One line of a table."""
+    print(f"| {setting[0]} | {setting[1]} + {setting[2]} | {100 * setting[3]:g} | {' | '.join(shown)} |", flush=True)
+
+
+def print_coverage(settings: Any, n_studies: int, n_replicates: int, seed: int) -> list[dict[str, Any]]:
+    """The intervals of EER and minDCF."""
+    rows = []
     print(f"per cent of {n_studies} studies whose 95 % interval holds the truth (and mean width in points)\n")
     print(
         "| speakers | trials each | EER % | EER: trials | percentile | studentised | minDCF: trials | perc. | stud. |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for setting in settings:
-        row = cover(setting, n_studies, options.replicates, options.seed)
+        row = cover(setting, n_studies, n_replicates, seed)
         rows.append(row)
         shown = [
             f"{100 * row['coverage'][name]:.1f}" + (f" ({100 * row['mean_width'][name]:.1f})" if "eer" in name else "")
             for name in row["coverage"]
         ]
-        print(
-            f"| {setting[0]} | {setting[1]} + {setting[2]} | {100 * setting[3]:g} | {' | '.join(shown)} |", flush=True
-        )
-    print(f"\nper cent of {n_studies} studies of two equal systems that a test at 5 % calls different, by their EER\n")
+        print_row(setting, shown)
+    return rows
+
+
+def print_band(settings: Any, n_studies: int, _n_replicates: int, seed: int) -> list[dict[str, Any]]:
+    """The band around the DET curve."""
+    rows = []
+    print(f"per cent of {n_studies} studies whose 95 % band holds the true miss rate (and mean width in points)\n")
+    print(f"| speakers | trials each | EER % | {' | '.join(f'at FAR {100 * far:g} %' for far in FARS)} |")
+    print(f"|---:|---:|---:|{'---:|' * len(FARS)}")
+    for setting in settings:
+        row = cover_band(setting, n_studies, seed)
+        rows.append(row)
+        of, width = row["coverage"], row["mean_width"]
+        print_row(setting, [f"{100 * of[far]:.1f} ({100 * width[far]:.1f})" if far in of else "-" for far in FARS])
+    return rows
+
+
+def print_tests(settings: Any, n_studies: int, n_replicates: int, seed: int) -> list[dict[str, Any]]:
+    """How often tests call equal systems different."""
+    rows = []
+    print(f"per cent of {n_studies} studies of two equal systems that a test at 5 % calls different, by their EER\n")
     print("| speakers | trials each | EER % | permutation | percentile | studentised | first side | McNemar |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-    tests = []
     for setting in settings:
-        row = err(setting, n_studies, options.replicates // 2, options.seed)
-        tests.append(row)
-        shown = [f"{100 * share:.1f}" for share in row["wrong"].values()]
-        print(
-            f"| {setting[0]} | {setting[1]} + {setting[2]} | {100 * setting[3]:g} | {' | '.join(shown)} |", flush=True
-        )
-    print(f"\n{time.perf_counter() - began:.0f} s")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"coverage": rows, "tests": tests}, indent=2) + "\n")
-    return 0
+        row = err(setting, n_studies, n_replicates // 2, seed)
+        rows.append(row)
+        print_row(setting, [f"{100 * share:.1f}" for share in row["wrong"].values()])
+    return rows
 
 
 if __name__ == "__main__":

@@ -141,15 +141,16 @@ def logit_ends(rate: float, error: float) -> list[float]:
 
 
 def intervals_nestvox(sizes: dict[str, int]) -> Task:
-    from nestvox.metrics import error_curve
-    from nestvox.metrics.bootstrap import studentised_intervals
-    from nestvox.metrics.influence import Clusters
+    from nestvox.metrics import eer, error_curve, min_dcf
+    from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
 
     trials = spoken(sizes["trials"])
 
     def work() -> list[float]:
-        found = studentised_intervals(error_curve(*trials[:2]), Clusters(*trials[2:]), (0.05, 1.0, 1.0))
-        return [*found.eer, *found.min_dcf]
+        curve, clusters = error_curve(*trials[:2]), Clusters(*trials[2:])
+        figures = (eer(curve).rate, eer_influence(curve)), (min_dcf(curve).value, min_dcf_influence(curve))
+        ends = [logit_interval(value, clusters.standard_error(of), clusters.size) for value, of in figures]
+        return [end for pair in ends for end in pair]
 
     return Task(work, 1, sum(part.nbytes for part in trials))
 

@@ -23,7 +23,7 @@ from nestvox.corpora.trials import Trials, read_trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.metrics.curves import error_curve
-from nestvox.metrics.eer import eer
+from nestvox.metrics.rates import eer
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.mrl import load_trained_mrl
 from nestvox.training.recipe.recipe import load_recipe, shipped_recipes

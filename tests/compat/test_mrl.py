@@ -29,7 +29,7 @@ from nestvox.heads.mlp import MlpHead
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.losses.margins import AamSoftmax, SubCenterAamSoftmax
 from nestvox.metrics.curves import error_curve
-from nestvox.metrics.eer import eer
+from nestvox.metrics.rates import eer
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Threshold
 from nestvox.mrl import (

@@ -13,7 +13,7 @@ from nestvox.errors import ModelError
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.metrics.curves import error_curve
-from nestvox.metrics.eer import eer
+from nestvox.metrics.rates import eer
 
 
 def rotation(size: int) -> Rotation:

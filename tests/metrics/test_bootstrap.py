@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics import SpeakerBootstrap, eer, error_curve, min_dcf, speaker_bootstrap
-from nestvox.metrics.bootstrap import studentised_intervals
-from nestvox.metrics.influence import Clusters
+from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
 
 GRID = np.array([0.0, 0.01, 0.1, 0.37, 0.5, 0.9])
 
@@ -198,9 +197,12 @@ def test_studentised_intervals_hold_the_estimate_and_agree_with_the_spread_of_th
     trials = trials_of(60, 6000, 13, decimals=6)
     drawn = speaker_bootstrap(*trials, n_replicates=400)
     curve = error_curve(*trials[:2])
-    found = studentised_intervals(curve, Clusters(*trials[2:]), (0.05, 1.0, 1.0))
-    assert found.eer.low < eer(curve).rate < found.eer.high
-    assert found.min_dcf.low < min_dcf(curve).value < found.min_dcf.high
+    clusters = Clusters(*trials[2:])
+    errors = [clusters.standard_error(influence) for influence in (eer_influence(curve), min_dcf_influence(curve))]
+    low, high = logit_interval(eer(curve).rate, errors[0], clusters.size)
+    assert low < eer(curve).rate < high
+    ends = logit_interval(min_dcf(curve).value, errors[1], clusters.size)
+    assert ends[0] < min_dcf(curve).value < ends[1]
     # Percentiles of the bootstrap are up to root 2 wider where trials make most of the noise.
-    assert 0.8 < (drawn.eer.high - drawn.eer.low) / (found.eer.high - found.eer.low) < 1.6
-    assert found.eer.high - found.eer.low == pytest.approx(4.0 * found.eer_error, rel=0.05)
+    assert 0.8 < (drawn.eer.high - drawn.eer.low) / (high - low) < 1.6
+    assert high - low == pytest.approx(4.0 * errors[0], rel=0.05)

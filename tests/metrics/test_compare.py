@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import auc, cllr, dcf_at, eer, error_curve, min_dcf
 from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed
-from nestvox.metrics.det_band import det_band
 from nestvox.metrics.influence import (
     Clusters,
     auc_influence,
     cllr_influence,
     dcf_influence,
+    det_band,
     eer_influence,
     logit_interval,
     min_dcf_influence,

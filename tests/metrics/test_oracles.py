@@ -29,7 +29,6 @@ from nestvox.metrics import (
     frr_at_far,
     min_cllr,
     min_dcf,
-    pav,
     rates_at,
 )
 
@@ -93,7 +92,7 @@ def test_cllr_min_cllr_and_hull_equal_llreval(data):
 def test_bins_equal_scikit_learns_isotonic_regression(data):
     isotonic = pytest.importorskip("sklearn.isotonic")
     scores, targets = data
-    bins = pav(error_curve(scores, targets))
+    bins = error_curve(scores, targets).isotonic
     expected = isotonic.IsotonicRegression().fit_transform(ranks(scores), targets.astype(float))
     fractions = bins.n_target / (bins.n_target + bins.n_nontarget)
     of_trial = np.searchsorted(bins.lowest, scores, side="right") - 1
@@ -188,7 +187,7 @@ def test_min_cllr_of_many_trials_equals_scikit_learn():
     expected = (np.logaddexp(0, -llr[targets]).mean() + np.logaddexp(0, llr[~targets]).mean()) / 2 / np.log(2)
     curve = error_curve(scores, targets)
     assert min_cllr(curve) == pytest.approx(expected, abs=1e-9)
-    assert len(pav(curve).llr) == len(np.unique(p))
+    assert len(curve.isotonic.llr) == len(np.unique(p))
 
 
 @settings(deadline=None)

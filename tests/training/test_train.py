@@ -28,7 +28,7 @@ from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.locking import held
 from nestvox.metrics.curves import error_curve
-from nestvox.metrics.eer import eer
+from nestvox.metrics.rates import eer
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.train import Trained, train

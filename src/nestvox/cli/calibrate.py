@@ -58,7 +58,7 @@ def calibrate(
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.llr_fit import check_fit, fit_llr
-    from nestvox.metrics.dcf import check_operating_point
+    from nestvox.metrics.costs import check_operating_point
     from nestvox.model.calibration import add_to_file, store_in_model
     from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.quality import check_measures, trial_quality

@@ -1,8 +1,8 @@
 """What the scores of a trial list say as log likelihood ratios, beside what they would say if perfectly calibrated.
 
-The reference is the non-decreasing map that fits these very trials best (`metrics.pav`), as in the reliability diagrams
-of T. Dimitriadis, T. Gneiting and A. I. Jordan ("Stable reliability diagrams for probabilistic classifiers", PNAS
-118(8), 2021). Scores that are no log likelihood ratios (a cosine) are shown through an affine map fitted on these same
+The reference is the non-decreasing map that fits these very trials best (`ErrorCurve.isotonic`), as in the reliability
+diagrams of T. Dimitriadis, T. Gneiting and A. I. Jordan ("Stable reliability diagrams for probabilistic classifiers",
+PNAS 118(8), 2021). Scores that are no log likelihood ratios (a cosine) are shown through an affine map fitted on these same
 trials: what a calibration of this shape could reach at best, not what one fitted elsewhere will reach here.
 
 Notation: N trials, B bins, P priors.
@@ -24,9 +24,8 @@ from nestvox.metrics import (
     cllr,
     fit_calibration,
     min_cllr,
-    pav,
 )
-from nestvox.metrics.bayes_error import bayes_errors
+from nestvox.metrics.costs import bayes_errors
 from nestvox.metrics.curves import SortedScores
 
 Floats = NDArray[np.float64]
@@ -94,7 +93,7 @@ def calibration_curve(
         NestvoxError: as `act_dcf`.
     """
     scores, targets = curve.trials
-    bins = pav(curve)
+    bins = curve.isotonic
     fitted = _affine(scores, targets)
     affine, affine_curve = None, None
     if fitted is not None:  # on the trials of the fit, so nothing is bounded

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nestvox.errors import NestvoxError
 from nestvox.metrics import BootstrapIntervals, ErrorCurve, act_dcf, auc, cllr, eer, min_dcf, speaker_bootstrap
 from nestvox.metrics.bootstrap import check_replicates, seeded
-from nestvox.metrics.dcf import P_TARGETS, check_operating_point
+from nestvox.metrics.costs import P_TARGETS, check_operating_point
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import (
     Clusters,

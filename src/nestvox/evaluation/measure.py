@@ -33,9 +33,8 @@ from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, No
 from nestvox.evaluation.set_threshold import ThresholdUse, use_thresholds
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import ErrorCurve, eer, eer_rocch, error_curve, min_dcf
-from nestvox.metrics.det_band import det_band
 from nestvox.metrics.estimate import Estimate, TrialSet
-from nestvox.metrics.influence import Clusters
+from nestvox.metrics.influence import Clusters, det_band
 from nestvox.progress import Progress, no_bars, silent
 from nestvox.scoring.conditions import condition_masks
 from nestvox.scoring.pipeline import Given, ScoredTrials, score_trials

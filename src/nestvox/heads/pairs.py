@@ -13,7 +13,7 @@ from nestvox.arrays import as_booleans, as_names, as_rows, as_vectors
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray, Head, truncate
 from nestvox.metrics.curves import error_curve
-from nestvox.metrics.eer import eer
+from nestvox.metrics.rates import eer
 
 _BLOCK = 262_144
 _DENSE = 4  # from one pair in so many of all (i, j), one matrix product is cheaper than gathering both sides

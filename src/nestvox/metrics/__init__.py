@@ -5,20 +5,26 @@ One function, `error_curve`, sorts the scores; every figure and every influence 
 
 from __future__ import annotations
 
-from nestvox.metrics.auc import auc
-from nestvox.metrics.bayes_error import BayesErrorCurve, bayes_error_curve
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, speaker_bootstrap
 from nestvox.metrics.calibration import Calibration, fit_calibration
-from nestvox.metrics.cllr import cllr, min_cllr
 from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scores
-from nestvox.metrics.curves import ErrorCurve, error_curve
-from nestvox.metrics.dcf import ActDcf, MinDcf, act_dcf, bayes_threshold, dcf_at, min_dcf
-from nestvox.metrics.eer import EqualErrorRate, eer, eer_rocch
+from nestvox.metrics.costs import (
+    ActDcf,
+    BayesErrorCurve,
+    MinDcf,
+    act_dcf,
+    bayes_error_curve,
+    bayes_threshold,
+    cllr,
+    dcf_at,
+    min_cllr,
+    min_dcf,
+)
+from nestvox.metrics.curves import ErrorCurve, IsotonicBins, error_curve
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
-from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
-from nestvox.metrics.pav import IsotonicBins, pav
 from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan, plan_study, speaker_correlation, system_correlation
+from nestvox.metrics.rates import EqualErrorRate, OperatingPoint, auc, eer, eer_rocch, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 from nestvox.metrics.score_norm import CohortStatistics, as_norm, cohort_statistics, s_norm, t_norm, z_norm
 
@@ -62,7 +68,6 @@ __all__ = [
     "mcnemar",
     "min_cllr",
     "min_dcf",
-    "pav",
     "plan_study",
     "rates_at",
     "s_norm",

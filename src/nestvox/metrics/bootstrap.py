@@ -24,10 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.metrics.curves import ErrorCurve
-from nestvox.metrics.dcf import check_operating_point, min_dcf
-from nestvox.metrics.eer import eer
-from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, min_dcf_influence
+from nestvox.metrics.costs import check_operating_point
 from nestvox.metrics.replicates import SpeakerBootstrap
 
 Floats = NDArray[np.float64]
@@ -69,22 +66,6 @@ class BootstrapIntervals:
     n_replicates: int
     n_redrawn: int
     confidence: float
-
-
-class StudentisedIntervals(NamedTuple):
-    """Intervals from standard errors: Student's t with S - 1 degrees of freedom on the logit scale.
-
-    Attributes:
-        eer: of the equal error rate.
-        min_dcf: of the normalised minimum cost.
-        eer_error: standard error of the equal error rate over samples of speakers.
-        min_dcf_error: of the minimum cost.
-    """
-
-    eer: Interval
-    min_dcf: Interval
-    eer_error: float
-    min_dcf_error: float
 
 
 _MOST_REPLICATES = 1_000_000
@@ -199,23 +180,3 @@ def speaker_bootstrap(
         n_redrawn=n_redrawn,
         confidence=confidence,
     )
-
-
-def studentised_intervals(
-    curve: ErrorCurve, clusters: Clusters, point: tuple[float, float, float], confidence: float = 0.95
-) -> StudentisedIntervals:
-    """Intervals of EER and minDCF without resampling; see `metrics.influence`.
-
-    Args:
-        curve: of N trials.
-        clusters: of these trials, two or more.
-        point: prior and both costs of the detection cost.
-        confidence: in (0, 1).
-    """
-    errors = [clusters.standard_error(values) for values in (eer_influence(curve), min_dcf_influence(curve, *point))]
-    figures = eer(curve).rate, min_dcf(curve, *point).value
-    found = [
-        Interval(*logit_interval(figure, error, clusters.size, confidence))
-        for figure, error in zip(figures, errors, strict=True)
-    ]
-    return StudentisedIntervals(found[0], found[1], errors[0], errors[1])

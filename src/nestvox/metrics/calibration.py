@@ -40,8 +40,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nestvox.arrays import as_numbers
 from nestvox.errors import NestvoxError, ScoresError
+from nestvox.metrics.costs import bayes_threshold
 from nestvox.metrics.curves import check_scores
-from nestvox.metrics.dcf import bayes_threshold
 
 Floats = NDArray[np.float64]
 

@@ -30,11 +30,11 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
+from nestvox.metrics.costs import check_operating_point, min_dcf
 from nestvox.metrics.curves import check_scores, error_curve
-from nestvox.metrics.dcf import check_operating_point, min_dcf
-from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import Clusters, eer_influence, min_dcf_influence, student_quantile
 from nestvox.metrics.mcnemar import McNemar, mcnemar
+from nestvox.metrics.rates import eer
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
 Floats = NDArray[np.float64]

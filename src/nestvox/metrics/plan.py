@@ -37,8 +37,8 @@ from nestvox.arrays import as_clusters
 from nestvox.errors import NestvoxError
 from nestvox.metrics.compare import refuse_identical
 from nestvox.metrics.curves import check_scores, error_curve
-from nestvox.metrics.eer import eer
 from nestvox.metrics.influence import Clusters, eer_influence
+from nestvox.metrics.rates import eer
 
 Floats = NDArray[np.float64]
 

@@ -30,10 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 from nestvox.arrays import as_clusters
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.bootstrap import Interval, check_replicates, draw_speakers, seeded
+from nestvox.metrics.costs import check_operating_point, min_dcf
 from nestvox.metrics.curves import ErrorCurve, SortedScores, check_scores
-from nestvox.metrics.dcf import check_operating_point, min_dcf
-from nestvox.metrics.eer import eer
-from nestvox.metrics.operating_points import OperatingPoint, far_at_frr, frr_at_far, rates_at
+from nestvox.metrics.rates import OperatingPoint, eer, far_at_frr, frr_at_far, rates_at
 from nestvox.progress import Progress, silent
 
 Floats = NDArray[np.float64]

@@ -166,8 +166,8 @@ def histogram_figure(histogram: ScoreHistogram, threshold: float, *, name: str =
 def calibration_figure(curve: CalibrationCurve, *, name: str = "calibration") -> Drawing:
     """The log likelihood ratio of the trials at each score, beside what the score itself says.
 
-    The steps are the bins of `metrics.pav`; bins without one class lie at infinity and are left out. The line is the
-    score itself where it is a log likelihood ratio, else the affine map fitted on these trials.
+    The steps are the bins of `ErrorCurve.isotonic`; bins without one class lie at infinity and are left out. The line
+    is the score itself where it is a log likelihood ratio, else the affine map fitted on these trials.
     """
     finite = [i for i, llr in enumerate(curve.bin_llr) if math.isfinite(llr)]
     low, high = (curve.bin_low[0], curve.bin_high[-1])
