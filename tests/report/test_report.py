@@ -12,7 +12,7 @@ import pytest
 
 from nestvox.errors import ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate
-from nestvox.evaluation.rates_in_words import percent, percent_interval
+from nestvox.evaluation.results import percent, percent_interval
 from nestvox.report.page import render_html, write_html, write_json
 from nestvox.scoring.sources import system_of_scores
 

@@ -259,7 +259,7 @@ def _show_dev(fit: NestedFit) -> None:
 
 def _show_test(found: dict[str, Evaluation]) -> None:
 
-    from nestvox.evaluation.rates_in_words import percent_interval
+    from nestvox.evaluation.results import percent_interval
 
     nested = found["nested"]
     title = "EER % on the test trials, reported once"
@@ -280,7 +280,7 @@ def _show_test(found: dict[str, Evaluation]) -> None:
 
 
 def _markdown(found: dict[str, Evaluation]) -> str:
-    from nestvox.evaluation.rates_in_words import percent_interval
+    from nestvox.evaluation.results import percent_interval
 
     nested = found["nested"]
     head = nested.headline

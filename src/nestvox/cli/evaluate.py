@@ -178,7 +178,7 @@ def evaluate(
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
     from nestvox.cli.source import show_score
-    from nestvox.evaluation.rates_in_words import interval_in_words, percent, percent_interval
+    from nestvox.evaluation.results import interval_in_words, percent, percent_interval
     from nestvox.report.page import further_in_words
 
     headline = evaluation.headline

@@ -169,7 +169,7 @@ def _embed(model: SpeakerModel, table: UtteranceTable, what: str) -> tuple[NDArr
 
 
 def _print(found: EnrolmentPlan) -> None:
-    from nestvox.evaluation.rates_in_words import interval_in_words, percent
+    from nestvox.evaluation.results import interval_in_words, percent
 
     names = ("clips", "speakers", "target : non-target", "EER % [interval]", "change in points [interval]")
     title = f"enrolment at {found.dim} dimensions"

@@ -185,7 +185,7 @@ def _place(stored: Threshold) -> str:
 
 
 def _percent(rate: float, interval: tuple[float, float] | None) -> str:
-    from nestvox.evaluation.rates_in_words import interval_in_words, percent
+    from nestvox.evaluation.results import interval_in_words, percent
 
     ends = "" if interval is None else f" {interval_in_words(100 * interval[0], 100 * interval[1], 2)}"
     return f"{percent(rate)}{ends}"

@@ -109,7 +109,7 @@ def _watch(out: Path, name: str) -> Watch:
 
 
 def _show(trained: Trained) -> None:
-    from nestvox.evaluation.rates_in_words import interval_in_words, percent
+    from nestvox.evaluation.results import interval_in_words, percent
     from nestvox.report.run_page import write_run_page
 
     shown = whole_table(

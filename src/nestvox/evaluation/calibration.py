@@ -2,8 +2,8 @@
 
 The reference is the non-decreasing map that fits these very trials best (`ErrorCurve.isotonic`), as in the reliability
 diagrams of T. Dimitriadis, T. Gneiting and A. I. Jordan ("Stable reliability diagrams for probabilistic classifiers",
-PNAS 118(8), 2021). Scores that are no log likelihood ratios (a cosine) are shown through an affine map fitted on these same
-trials: what a calibration of this shape could reach at best, not what one fitted elsewhere will reach here.
+PNAS 118(8), 2021). Scores that are no log likelihood ratios (a cosine) are shown through an affine map fitted on these
+same trials: what a calibration of this shape could reach at best, not what one fitted elsewhere will reach here.
 
 Notation: N trials, B bins, P priors.
 """

@@ -19,8 +19,7 @@ from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
 from nestvox.evaluation.estimates import USUAL, Settings
-from nestvox.evaluation.rates_in_words import html_table
-from nestvox.evaluation.results import plain_values
+from nestvox.evaluation.results import html_table, plain_values
 from nestvox.evaluation.selection import Selection
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
@@ -28,10 +27,10 @@ from nestvox.metrics.wording import difference_in_words
 from nestvox.progress import Bars, Progress, no_bars, silent
 from nestvox.scoring.conditions import marks_of
 from nestvox.scoring.pipeline import check_unscored
-from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.refusals import check_system, check_trials, chosen_on_these
 from nestvox.scoring.sources import known
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
-from nestvox.scoring.system import Scores, System, check_system
+from nestvox.scoring.system import Scores, System
 
 IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
 

@@ -166,7 +166,7 @@ def measure(
     changed = (f"The scores are the {system.space}.",) if system is not scored.raw else ()
     doubt = () if speakers.known else (f"Intervals are {speakers.warning}.",)
     calibration = scored.steps.calibration
-    before = {} if calibration is None else {dim: scored.normalised.scores[dim] for dim in system.scores}
+    before = {dim: scored.normalised.scores[dim] for dim in system.scores}
     return Evaluation(
         results=tuple(found.rates),
         not_computable=tuple(found.refused),
@@ -192,8 +192,8 @@ def measure(
         interval=settings.interval,
         score=str(system.space),
         calibrated_by=None if calibration is None else calibration.key,
-        llr_cost_before=llr_costs(before, targets, *settings.point),
-        llr_cost_after=llr_costs({} if calibration is None else system.scores, targets, *settings.point),
+        llr_cost_before=() if calibration is None else llr_costs(before, targets, *settings.point),
+        llr_cost_after=() if calibration is None else llr_costs(system.scores, targets, *settings.point),
         thresholds=uses,
     )
 

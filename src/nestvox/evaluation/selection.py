@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError
 from nestvox.metrics import eer, error_curve
-from nestvox.scoring.refusals import check_trials, refuse_shared_trials
-from nestvox.scoring.system import System, check_system
+from nestvox.scoring.refusals import check_system, check_trials, refuse_shared_trials
+from nestvox.scoring.system import System
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from markupsafe import Markup
 from nestvox import __version__
 from nestvox.atomic import write_text
 from nestvox.errors import TrialsError
-from nestvox.evaluation.rates_in_words import percent
-from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable
+from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable, percent
 from nestvox.metrics import bayes_threshold
 from nestvox.metrics.estimate import Estimate
 from nestvox.report.drawing import PALETTES, Drawing, style_sheet

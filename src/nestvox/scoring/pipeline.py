@@ -26,9 +26,9 @@ from nestvox.scoring.calibrated import calibrated, check_calibration
 from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
 from nestvox.scoring.normalise import ScoreNorm, check_cohort, normalised
 from nestvox.scoring.quality import trial_quality
-from nestvox.scoring.refusals import check_trials, chosen_on_these
+from nestvox.scoring.refusals import check_system, check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
-from nestvox.scoring.system import System, Unscored, check_system
+from nestvox.scoring.system import System, Unscored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

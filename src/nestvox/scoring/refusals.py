@@ -16,6 +16,7 @@ from nestvox.names import key_column
 
 if TYPE_CHECKING:
     from nestvox.evaluation.results import Evaluation
+    from nestvox.scoring.system import System
 
 SELECTED = "selected"
 """Label of numbers on trials that something about the system was chosen on."""
@@ -53,6 +54,23 @@ def check_trials(trials: Trials) -> NDArray[np.bool_]:
             source=trials.source,
         )
     return targets
+
+
+def check_system(system: System, trials: Trials) -> None:
+    """Refuse scores of other trials.
+
+    Raises:
+        ScoresError: the hash of the trials differs, or a dimension has not one finite score a trial.
+    """
+    if system.trials_sha256 != trials.sha256:
+        raise ScoresError(
+            f"{system.name} was scored on trials {system.trials_sha256[:12]}, the others on {trials.sha256[:12]} "
+            f"({trials.source}); systems are compared on the same trials only"
+        )
+    for dim, values in system.scores.items():
+        if values.shape != (len(trials),) or not np.isfinite(values).all():
+            at = "" if dim is None else f" at dimension {dim}"
+            raise ScoresError(f"{system.name}{at} has no finite score for each of the {len(trials)} trials")
 
 
 def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = None) -> tuple[NDArray[np.float64], int]:

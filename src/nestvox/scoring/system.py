@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.corpora.trials import Trials
-from nestvox.errors import ScoresError
 from nestvox.model.threshold import COSINE, ScoreSpace
 
 Scores = NDArray[np.float64]
@@ -108,20 +107,3 @@ class Unscored:
     dims: tuple[int, ...]
     tap: str
     score: Callable[[], System]
-
-
-def check_system(system: System, trials: Trials) -> None:
-    """Refuse scores of other trials.
-
-    Raises:
-        ScoresError: the hash of the trials differs, or a dimension has not one finite score a trial.
-    """
-    if system.trials_sha256 != trials.sha256:
-        raise ScoresError(
-            f"{system.name} was scored on trials {system.trials_sha256[:12]}, the others on {trials.sha256[:12]} "
-            f"({trials.source}); systems are compared on the same trials only"
-        )
-    for dim, values in system.scores.items():
-        if values.shape != (len(trials),) or not np.isfinite(values).all():
-            at = "" if dim is None else f" at dimension {dim}"
-            raise ScoresError(f"{system.name}{at} has no finite score for each of the {len(trials)} trials")
