@@ -256,8 +256,8 @@ def test_standard_errors_are_the_spread_over_samples_of_speakers():
 @pytest.mark.parametrize("few", [1, 3, 1000])
 def test_the_band_counts_what_its_influences_say(monkeypatch, few):
     """Trials counted by speaker and threshold, small groups and large, against one trial after the other."""
-    monkeypatch.setattr("nestvox.metrics.det_band._FEW", few)
-    monkeypatch.setattr("nestvox.metrics.det_band._CELLS", 40)
+    monkeypatch.setattr("nestvox.metrics.influence._FEW", few)
+    monkeypatch.setattr("nestvox.metrics.influence._CELLS", 40)
     scores, _, targets, enrol, test = two_systems(9, 4)
     curve = error_curve(scores.round(1), targets)
     grid = np.array([0.4, 0.02, 0.2])

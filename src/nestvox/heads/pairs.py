@@ -93,7 +93,7 @@ class LabelledPairs:
 
 
 def _eer(scores: NDArray[np.float64], target: NDArray[np.bool_]) -> float:
-    """Return the rate of `metrics.eer.eer`, without sorting millions of non-target scores for each candidate.
+    """Return the rate of `metrics.rates.eer`, without sorting millions of non-target scores for each candidate.
 
     Only the scores between the two neighbouring targets where misses and false alarms cross decide; those outside
     enter as two weighted points.

@@ -102,7 +102,7 @@ def auc_influence(curve: ErrorCurve) -> Floats:
 
 
 def cllr_influence(curve: ErrorCurve) -> Floats:
-    """Influence of each trial, (N,), on the cost (`metrics.cllr.cllr`) of log likelihood ratios in nats."""
+    """Influence of each trial, (N,), on the cost (`metrics.costs.cllr`) of log likelihood ratios in nats."""
     values, labels = curve.trials
     costs = np.logaddexp(0.0, np.where(labels, -values, values)) / (2 * math.log(2))
     for mine in (labels, ~labels):
@@ -334,8 +334,9 @@ def _squares(groups: Integers, cells: NDArray[np.int32], influence: Floats) -> F
         total += 2 * np.einsum("ct,ct->t", counts @ influence, influence)
     # The others, some at a time: how many entries of each cell they have.
     codes = ordered(np.cumsum(~few) - 1, ~chosen)
-    step = max(1, _CELLS // n_cells)
-    for first in range(0, int((~few).sum()), step):
+    n_large = int((~few).sum())
+    step = max(1, min(_CELLS // n_cells, n_large))
+    for first in range(0, n_large, step):
         low, high = np.searchsorted(codes, np.array([first, first + step]) * n_cells)
         counts = np.bincount(codes[low:high] - first * n_cells, minlength=step * n_cells).reshape(step, n_cells)
         sums = counts @ influence

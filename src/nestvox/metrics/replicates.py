@@ -184,7 +184,7 @@ class _Counts:
         return rates[0], rates[1], begins
 
     def equal_error_rates(self) -> Floats:
-        """(R,) by linear interpolation, as `metrics.eer.eer` defines them."""
+        """(R,) by linear interpolation, as `metrics.rates.eer` defines them."""
         # p_miss >= p_fa  <=>  p_miss + (1 - p_fa) >= 1
         reached = self.miss + self.correct >= 1
         blocks = np.maximum(np.argmax(reached, axis=1) - 1, 0)
