@@ -133,17 +133,59 @@ class TSDP(Pooling):
 
 
 class TSTP(Pooling):
-    """Mean and unbiased standard deviation over time; needs two frames."""
+    """Mean and unbiased standard deviation over time; needs two frames.
+
+    Args:
+        channels: C.
+        variance_floor: added under the root.
+    """
 
     fewest_frames = 2
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, variance_floor: float = _VARIANCE_FLOOR) -> None:
         super().__init__(channels)
         self.out_dim = 2 * channels
+        self.variance_floor = variance_floor
 
     def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 2 C)."""
-        return torch.cat([frames.mean(dim=2), _deviation(frames)[:, :, 0]], dim=1)
+        return torch.cat([frames.mean(dim=2), _root(frames.var(dim=2) + self.variance_floor)], dim=1)
+
+    def weighted(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """Pool under weights that need not be 0 or 1, as those of frames where speakers overlap.
+
+        With weights w, v1 = sum w and v2 = sum w^2, the variance is sum w (x - mean)^2 / (v1 - v2 / v1): without bias
+        for weights of reliability, and that of the chosen frames where all are 0 or 1.
+
+        Args:
+            frames: (B, C, T), finite where a weight is not 0.
+            weights: (B, T) float in [0, 1], or (B, M, T) for M results of one utterance.
+
+        Returns:
+            (B, 2 C), or (B, M, 2 C).
+
+        Raises:
+            ModelError: weights of another shape, beyond [0, 1], or all on one frame, which has no deviation.
+        """
+        many = weights if weights.ndim == 3 else weights[:, None]
+        if many.ndim != 3 or many[:, 0].shape != frames[:, 0].shape or not ((many >= 0) & (many <= 1)).all():
+            raise ModelError(
+                f"weights of frames {tuple(frames.shape)} lie in [0, 1], (batch, frames) or (batch, masks, frames), "
+                f"got {tuple(weights.shape)}"
+            )
+        total = many.sum(dim=2, keepdim=True)  # (B, M, 1)
+        if ((many > 0).sum(dim=2) < self.fewest_frames).any():
+            raise ModelError(f"pooling needs weights above 0 at {self.fewest_frames} frames at least")
+        degrees = total - many.square().sum(dim=2, keepdim=True) / total
+        pooled = []
+        for number in range(many.shape[1]):
+            w, v1 = many[:, number, None], total[:, number]  # (B, 1, T), (B, 1)
+            heard = frames.masked_fill(w == 0, 0.0)
+            mean = (w * heard).sum(dim=2) / v1
+            variance = (w * (heard - mean[:, :, None]).square()).sum(dim=2) / degrees[:, number]
+            pooled.append(torch.cat([mean, _root(variance + self.variance_floor)], dim=1))
+        stacked = torch.stack(pooled, dim=1)
+        return stacked if weights.ndim == 3 else stacked[:, 0]
 
 
 class TMAP(Pooling):
@@ -244,6 +286,12 @@ class MQMHASTP(Pooling):
 def _deviation(frames: Tensor) -> Tensor:
     """Unbiased standard deviation over time, (B, C, 1)."""
     return (frames.var(dim=2, keepdim=True) + _VARIANCE_FLOOR).sqrt()
+
+
+def _root(variance: Tensor) -> Tensor:
+    """Square root whose slope at 0 is 0, not infinite: a rectified channel may be the same at all frames."""
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
 
 
 def _attentive_statistics(frames: Tensor, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from nestvox.gate import naming
 from nestvox.schema import validated
 
 _CLASSES = {
+    "campplus": "nestvox.encoders.campplus.campplus:CAMPPlus",
     "ge2e": "nestvox.encoders.ge2e:GE2E",
     "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",
     "redimnet": "nestvox.encoders.redimnet.redimnet:ReDimNet",

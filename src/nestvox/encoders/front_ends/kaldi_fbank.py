@@ -15,10 +15,10 @@ from pydantic import Field
 
 from nestvox.errors import ModelError
 
-_PREEMPHASIS = 0.97
+PREEMPHASIS = 0.97
 _F_MIN_HZ = 20.0
 # The resolution of float32, below which Kaldi does not take the logarithm.
-_FLOOR = float(np.finfo(np.float32).eps)
+LOG_FLOOR = float(np.finfo(np.float32).eps)
 _FRAMES_PER_CHUNK = 4096
 _MOST_BANDS = 1024
 _LOWEST_HZ, _HIGHEST_HZ = 1_000, 768_000
@@ -75,13 +75,28 @@ class KaldiFbank:
         """Samples of one frame, the shortest input."""
         return self.sample_rate * 25 // 1000
 
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.sample_rate // 100
+
+    @property
+    def window_shape(self) -> NDArray[np.float64]:
+        """(frame,) what a frame is multiplied by."""
+        return _window(self.window, self.frame_samples)
+
+    @property
+    def filters(self) -> NDArray[np.float64]:
+        """(M, F) weights of the bins below half the sample rate; the transform has 2 F points."""
+        return _filters(self.n_mels, self.sample_rate, 1 << (self.frame_samples - 1).bit_length())
+
     def __call__(self, audio: NDArray[np.floating[Any]]) -> FloatArray:
         """Map (S,) in [-1, 1] to (T, M) with T = (S - frame) // hop + 1.
 
         Raises:
             ModelError: not one channel, or shorter than a frame.
         """
-        size, hop = self.frame_samples, self.sample_rate // 100
+        size, hop = self.frame_samples, self.hop_samples
         if audio.ndim != 1 or len(audio) < size:
             raise ModelError(f"a filter bank needs (samples,) of at least {size}, got {audio.shape}")
         frames = np.lib.stride_tricks.sliding_window_view(audio, size)[::hop]
@@ -94,16 +109,14 @@ class KaldiFbank:
         return features.astype(np.float32)
 
     def _bands(self, frames: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        size = self.frame_samples
         raw = frames.astype(np.float64) * self.scale  # (t, size)
         raw -= raw.mean(axis=1, keepdims=True)
         before = np.concatenate([raw[:, :1], raw[:, :-1]], axis=1)  # before the first sample stands itself
-        n_fft = 1 << (size - 1).bit_length()
-        spectrum = np.fft.rfft((raw - _PREEMPHASIS * before) * _window(self.window, size), n_fft)
+        filters = self.filters
+        spectrum = np.fft.rfft((raw - PREEMPHASIS * before) * self.window_shape, 2 * filters.shape[1])
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        # The bin at half the sample rate has no weight, so it is left out.
-        energies = power[:, :-1] @ _filters(self.n_mels, self.sample_rate, n_fft).T
-        bands: NDArray[np.float64] = np.log(np.maximum(energies, _FLOOR))
+        energies = power[:, :-1] @ filters.T
+        bands: NDArray[np.float64] = np.log(np.maximum(energies, LOG_FLOOR))
         return bands
 
 

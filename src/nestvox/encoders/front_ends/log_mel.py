@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestvox.encoders.front_ends.kaldi_fbank import LOG_FLOOR, PREEMPHASIS, KaldiFbank
+
 # 4,096 frames of a 400-point spectrum are 6.6 MB of float32, and the same again for each step of the chain.
 _FRAMES_PER_CHUNK = 4096
 
@@ -132,7 +134,9 @@ def _triangles(edges: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray
     return heights
 
 
-def power_frames(audio: Tensor, window: Tensor, *, hop: int, n_fft: int | None = None) -> Tensor:
+def power_frames(
+    audio: Tensor, window: Tensor, *, hop: int, n_fft: int | None = None, preemphasis: float = 0.0
+) -> Tensor:
     """Power spectra of the whole windows that fit in `audio`, without padding.
 
     Args:
@@ -140,18 +144,28 @@ def power_frames(audio: Tensor, window: Tensor, *, hop: int, n_fft: int | None =
         window: (W,) float32.
         hop: samples from one frame to the next.
         n_fft: length of the transform, at least W; None: W. Zeros fill it up: where does not matter to the power.
+        preemphasis: not 0: each frame loses its mean, and each sample this much of the one before, the first of itself.
 
     Returns:
         (B, T, F) with T = (S - W) // hop + 1 and F = n_fft // 2 + 1.
     """
-    frames = audio.unfold(1, window.numel(), hop) * window  # (B, T, W)
-    spectrum = torch.fft.rfft(frames, n=n_fft)  # (B, T, F)
+    frames = audio.unfold(1, window.numel(), hop)  # (B, T, W)
+    if preemphasis:
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        frames = frames - preemphasis * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+    spectrum = torch.fft.rfft(frames * window, n=n_fft)  # (B, T, F)
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
     return power
 
 
 def mel_frames(
-    audio: Tensor, window: Tensor, bands: Callable[[Tensor], Tensor], *, hop: int, n_fft: int | None = None
+    audio: Tensor,
+    window: Tensor,
+    bands: Callable[[Tensor], Tensor],
+    *,
+    hop: int,
+    n_fft: int | None = None,
+    preemphasis: float = 0.0,
 ) -> Tensor:
     """Mel bands of the whole windows that fit in `audio`, a few thousand frames at a time.
 
@@ -161,6 +175,7 @@ def mel_frames(
         bands: maps the power of some frames (B, t, F) to their bands (B, t, M).
         hop: samples from one frame to the next.
         n_fft: as in `power_frames`.
+        preemphasis: the same.
 
     Returns:
         (B, T, M).
@@ -171,7 +186,7 @@ def mel_frames(
     for first in range(0, n_frames, chunk):
         last = min(first + chunk, n_frames)
         piece = audio[:, first * hop : (last - 1) * hop + window.numel()]
-        parts.append(bands(power_frames(piece, window, hop=hop, n_fft=n_fft)))  # (B, t, M)
+        parts.append(bands(power_frames(piece, window, hop=hop, n_fft=n_fft, preemphasis=preemphasis)))  # (B, t, M)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -212,3 +227,34 @@ class MelSpectrogram(Float32Module):
             covered = (n_frames - 1) * self.hop + self.n_fft
             audio = functional.pad(audio, (left, max(0, covered - left - audio.shape[1])))[:, :covered]
             return mel_frames(audio, self.window, lambda power: power @ self.filters.T, hop=self.hop)
+
+
+class KaldiBands(Float32Module):
+    """`KaldiFbank` for batches, with gradients, in float32.
+
+    Args:
+        settings: what it computes.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, settings: KaldiFbank) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("window", torch.from_numpy(settings.window_shape).float(), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(settings.filters).float(), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Map (B, S) to (B, M, T) float32, whatever autocast is on."""
+        with torch.autocast(audio.device.type, enabled=False):
+            energies = mel_frames(
+                audio.float() * self.settings.scale,
+                self.window,
+                lambda power: power[..., :-1] @ self.filters.T,
+                hop=self.settings.hop_samples,
+                n_fft=2 * self.filters.shape[1],
+                preemphasis=PREEMPHASIS,
+            )
+            bands = energies.clamp(min=LOG_FLOOR).log().transpose(1, 2)
+            return bands - bands.mean(dim=2, keepdim=True) if self.settings.subtract_mean else bands

@@ -1,0 +1,1 @@
+"""CAM++: a densely connected network over time whose layers are gated by their context."""
