@@ -39,8 +39,6 @@ _BYTES_OF = {
     "Short": 2,
     "Untyped": 1,
 }
-_BYTES_OF_DTYPE = {"complex64": 8, "complex128": 16, "float64": 8, "int64": 8, "uint64": 8}
-_DTYPE_WIDTHS = {"8": 1, "16": 2, "32": 4}
 _TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 # Kinds of tensors that no network here has, and what makes ordinary ones of them.
 _OTHER_KINDS = {
@@ -389,11 +387,9 @@ def _plain_key(key: Any) -> None:
 
 
 def _width_of(dtype: Any) -> int:
-    name = dtype.function.rsplit(".", 1)[-1] if isinstance(dtype, _Name) else ""
-    if name in _BYTES_OF_DTYPE:
-        return _BYTES_OF_DTYPE[name]
-    digits = name.removeprefix("b").lstrip("abcdefghijklmnopqrstuvwxyz").split("_")[0]
-    return _DTYPE_WIDTHS.get(digits, 1)
+    """Bytes of a number of ``torch.bfloat16``, ``torch.complex64``, ...; 1 where none or fewer bits are named."""
+    bits = re.search(r"[a-z](\d{1,3})", dtype.function) if isinstance(dtype, _Name) else None
+    return max(1, int(bits[1]) // 8) if bits else 1
 
 
 def _attempt(action: Callable[[], Any], source: str) -> Any:
