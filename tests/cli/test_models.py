@@ -66,7 +66,7 @@ def test_rows_stand_by_licence_with_what_the_makers_published() -> None:
 
 def test_it_says_which_one_to_take_and_what_was_never_tried() -> None:
     output = " ".join(run.invoke(app, ["list"]).output.split())
-    assert "To begin: ge2e" in output
+    assert "To begin: campplus, which comes with pip; without it, ge2e" in output
     assert "For accuracy, any use: redimnet2-b6-vox2-lm (0.29 %)" in output  # lowest of those for any use
     assert "Small, any use: redimnet2-b1-vox2-lm (0.78 %)" in output
     assert output.count("No released file of ReDimNet or ReDimNet2 has been loaded by the tests") == 1

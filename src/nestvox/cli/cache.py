@@ -15,7 +15,7 @@ from nestvox.cli.outputs import write_json
 def cache(
     table: Annotated[Path, typer.Argument(help="Utterance table of training speakers: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the cache; a run that was stopped is resumed.")],
-    model: Annotated[str, options.MODEL] = "ge2e",
+    model: Annotated[str | None, options.MODEL] = None,
     variants: Annotated[
         int, typer.Option(min=1, max=1000, help="Rows of each utterance; the first is the recording itself.")
     ] = 4,
@@ -41,7 +41,10 @@ def cache(
     offline: options.Offline = False,
     json_out: options.Json = None,
 ) -> None:
-    """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."""
+    """Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on.
+
+    Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
+    """
     from dataclasses import asdict
 
     from nestvox.audio.augment import Banks
@@ -87,6 +90,8 @@ def cache(
     if json_out is not None:
         report = {
             "cache": str(out),
+            "model": speaker_model.name,
+            "model_named": model is not None,
             "key": found.key,
             "plan": asdict(found.plan),
             "utterances": len(found),
@@ -99,6 +104,8 @@ def cache(
             "conditions": count_codes(conditions),
         }
         write_json(json_out, report, told=False)
+    unnamed = "" if model else ", the best at hand"
+    say(f"model        {speaker_model.name}{unnamed}, fingerprint {speaker_model.fingerprint}")
     say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
     say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype}, {size:,} bytes")
     if variants > 1:

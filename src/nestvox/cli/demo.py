@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def demo(
             help="Folder of speaker folders, or with utterances.tsv and perhaps trials_dev.txt and trials_test.txt."
         ),
     ] = None,
-    model: Annotated[str, options.MODEL] = "ge2e",
+    model: Annotated[str | None, options.MODEL] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Where model, stores and report go; demo-output, or beside it if that is of other data."),
@@ -52,6 +52,7 @@ def demo(
 
     Without --data it takes LibriSpeech dev-clean (downloaded, 338 MB) and, where that cannot be had, speech synthesised
     by espeak-ng, with every number labelled synthetic. Run again, it reuses what is there.
+    Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
     """
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
@@ -63,7 +64,7 @@ def demo(
     encoder = options.Running(device, backend, weights, offline).load(model)
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
-    out, made_of = _place(out, data, model)
+    out, made_of = _place(out, data, model or encoder.name)
     table, trials = _speech(data, out, seed=seed, offline=offline)
     write_text(out / _MADE_OF, made_of)
     parts = {split: table.where(split=split) for split in ("train", "dev", "test")}
@@ -71,8 +72,11 @@ def demo(
         say(f"  {split:5} {part.frame['speaker'].n_unique():5} speakers {len(part):6} utterances")
     say(f"encoder {encoder.name}, fingerprint {encoder.fingerprint}, licence {encoder.card.get('licence')}")
 
+    needed = _needed(table, trials)
+    if left_out := len(table) - len(needed):
+        say(f"  {left_out} of them are neither for training nor in a trial, and are not embedded")
     with _stage("embed (once; every dimension comes from it)"), progress_bar("embed", "utterances") as bar:
-        store, run = run_embedding(encoder, table, out / "store", tap="embedding", progress=bar)
+        store, run = run_embedding(encoder, needed, out / "store", tap="embedding", progress=bar)
     if run.rows:
         say(f"  {run.rows} utterances, {run.utterances_per_s:.1f}/s, {run.real_time_factor:.4f} x real time")
     else:
@@ -194,6 +198,20 @@ def _speech(data: Path | None, out: Path, *, seed: int, offline: bool) -> tuple[
         except TrialsError as error:
             raise TrialsError(f"{error}; list your own trials in {path}") from error
     return table, trials
+
+
+def _needed(table: UtteranceTable, trials: Mapping[str, Trials]) -> UtteranceTable:
+    """The utterances for training, and those that a trial names."""
+    import polars as pl
+
+    from nestvox.corpora.utterances import UtteranceTable
+
+    frame = table.frame.with_row_index()
+    rows = {
+        row for listed in trials.values() for side in ("enrol", "test") for row in table.resolve(listed.frame[side])
+    }
+    frame = frame.filter((pl.col("split") == "train") | pl.col("index").is_in(sorted(rows)))
+    return UtteranceTable(frame=frame.drop("index"), source=table.source, root=table.root)
 
 
 def _evaluate(

@@ -15,7 +15,7 @@ from nestvox.cli.outputs import write_json
 def embed(
     table: Annotated[Path, typer.Argument(help="Utterance table: .tsv, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of the store; a run that was stopped is resumed.")],
-    model: Annotated[str, options.MODEL] = "ge2e",
+    model: Annotated[str | None, options.MODEL] = None,
     tap: Annotated[Literal["nested", "embedding", "pooled", "frames"], typer.Option(help="What is stored.")] = "nested",
     split: options.Split = None,
     channel: options.Channel = None,
@@ -44,7 +44,10 @@ def embed(
     offline: options.Offline = False,
     json_out: options.Json = None,
 ) -> None:
-    """Embed every utterance of a table; every dimension comes out of one forward pass."""
+    """Embed every utterance of a table; every dimension comes out of one forward pass.
+
+    Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
+    """
     from dataclasses import asdict
 
     from nestvox.audio.condition import count_codes, doubts
@@ -80,6 +83,8 @@ def embed(
             "utterances_per_s": run.utterances_per_s,
             "real_time_factor": run.real_time_factor,
             "store": str(out),
+            "model": metadata.model,
+            "model_named": model is not None,
             "fingerprint": metadata.fingerprint,
             "tap": metadata.tap,
             "dim": metadata.dim,
@@ -89,6 +94,8 @@ def embed(
             "conditions": count_codes(store.conditions),
         }
         write_json(json_out, report, told=False)
+    unnamed = "" if model else ", the best at hand"
+    say(f"model        {metadata.model}{unnamed}, fingerprint {metadata.fingerprint}")
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
     say(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
     if run.rows:

@@ -21,7 +21,6 @@ app = typer.Typer()
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue, as `nestvox models list` shows it.")]
 
-_FIRST = "ge2e"
 _NEVER_LOADED = (
     "No released file of ReDimNet or ReDimNet2 has been loaded by the tests of nestvox, which cannot fetch them: "
     "'confirmed' means that others read the configuration out of the file, or that its published counts are met."
@@ -97,6 +96,8 @@ def _size(entry: CatalogueEntry) -> str:
 
 
 def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
+    from nestvox.zoo.catalogue import BEST_FIRST
+
     free = [entry for entry in listed if not entry.restriction and _published_eer(entry)]
     best = min(free, key=lambda entry: float(_published_eer(entry)))
     # Below one per cent, and surely the network of its configuration.
@@ -106,7 +107,8 @@ def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
         "EER % O: on VoxCeleb1-O, cosine, as the makers published it; where there is none, they did not. Sizes with "
         "'about' are computed from the parameters."
     )
-    yield f"To begin: {_FIRST}, which comes with pip."
+    first, *others = BEST_FIRST
+    yield f"To begin: {first}, which comes with pip; without it, {' or '.join(others)}, as where no model is named."
     yield f"For accuracy, any use: {best.name} ({_published_eer(best)} %)."
     yield f"Small, any use: {small.name} ({_published_eer(small)} %)."
     yield "To train a head or to tune further: the -ptn of the same size, before large-margin tuning."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nestvox.cli.console import tell
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -123,18 +124,22 @@ class Running:
     offline: bool = False
     precision: Literal["float32", "auto", "bfloat16", "float16"] = "float32"
 
-    def load(self, model: str) -> SpeakerModel:
-        """Load a model folder, an ONNX file or an encoder of the catalogue."""
+    def load(self, model: str | None) -> SpeakerModel:
+        """Load a model folder, an ONNX file, an encoder of the catalogue, or (None) the best encoder at hand."""
+        from nestvox.cli.progress import progress_bar
         from nestvox.model.loading import load
 
-        return load(
-            model,
-            weights=self.weights,
-            offline=self.offline,
-            device=self.device,
-            backend=self.backend,
-            precision=self.precision,
-        )
+        with progress_bar("fetching weights", "B") as progress:
+            return load(
+                model,
+                weights=self.weights,
+                offline=self.offline,
+                device=self.device,
+                backend=self.backend,
+                precision=self.precision,
+                announce=tell,
+                progress=progress,
+            )
 
 
 def read_table(path: Path, split: str | None = None) -> UtteranceTable:

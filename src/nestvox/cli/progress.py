@@ -38,7 +38,8 @@ class _Rate(ProgressColumn):
 def progress_bar(description: str, unit: str) -> Iterator[Callback]:
     """Yield a callback that draws `done` of `total` in `unit` with rate and ETA.
 
-    On a terminal it is a bar; in a log file it is a line every ten seconds, so that a batch job can be followed.
+    On a terminal it is a bar, drawn from its first call on; in a log file it is a line every ten seconds, so that a
+    batch job can be followed.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield _log_lines(description, unit)
@@ -52,13 +53,17 @@ def progress_bar(description: str, unit: str) -> Iterator[Callback]:
         TextColumn("ETA", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None)
+    bar = Progress(*columns, console=console(stderr=True))
+    task = bar.add_task(description, total=None)
 
-        def report(done: int, total: int | None, /) -> None:
-            bar.update(task, completed=done, total=total)
+    def report(done: int, total: int | None, /) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 def _log_lines(description: str, unit: str) -> Callback:

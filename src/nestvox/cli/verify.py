@@ -23,7 +23,7 @@ _DIFFERENT, _NO_VERDICT = 1, 3  # exit codes; 2 is that of every error
 def verify(
     a: Annotated[Path, typer.Argument(help="First recording.")],
     b: Annotated[Path, typer.Argument(help="Second recording.")],
-    model: Annotated[str, options.MODEL] = "ge2e",
+    model: Annotated[str | None, options.MODEL] = None,
     route: Annotated[
         str | None, typer.Option(help="Which route of the .yaml file answers; default: the first that serves.")
     ] = None,
@@ -52,7 +52,8 @@ def verify(
 
     Exit code 0: same speaker; 1: different speakers; 3: no verdict, because nothing decides about these recordings; 2:
     the call or a file is wrong. A threshold that was set on synthetic or augmented speech, or on training speakers,
-    decides about no real recording. --model may also be a .yaml file of routes.
+    decides about no real recording. --model may also be a .yaml file of routes; without it the best encoder at hand is
+    taken, campplus or else ge2e, and named.
     """
     from dataclasses import asdict
 
@@ -71,7 +72,9 @@ def verify(
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
     answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
     if json_out is not None:
-        written = asdict(answer) if chosen is None else {"route": chosen.name, **asdict(answer)}
+        written = {**asdict(answer), "model_named": model is not None}
+        if chosen is not None:
+            written = {"route": chosen.name, **written}
         write_json(json_out, written, told=False)
     verdict = {True: "same speaker", False: "different speakers", None: "no verdict"}[answer.same]
     say(verdict, style="bold")
@@ -85,7 +88,8 @@ def verify(
     else:
         unit = " nats" if answer.threshold.space.kind == "llr" else ""
         say(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}")
-    say(f"  model      {answer.model}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
+    unnamed = "" if model else ", the best at hand"
+    say(f"  model      {answer.model}{unnamed}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     if chosen is not None:
         say(f"  route      {chosen.name} of {model}")
     for warning in answer.warnings:
@@ -104,10 +108,10 @@ def _pair_of_channels(text: str | None) -> tuple[int | None, int | None]:
 
 
 def _model_for(
-    a: Segment, b: Segment, model: str, *, route: str | None, dim: int | None, running: options.Running
+    a: Segment, b: Segment, model: str | None, *, route: str | None, dim: int | None, running: options.Running
 ) -> tuple[SpeakerModel, Route | None]:
     """The model that answers, and its route where a file of routes was given."""
-    if Path(model).suffix.lower() not in (".yaml", ".yml"):
+    if model is None or Path(model).suffix.lower() not in (".yaml", ".yml"):
         if route is not None:
             raise ModelError(f"--route {route} names one of several routes: give a .yaml file of routes with --model")
         return running.load(model), None

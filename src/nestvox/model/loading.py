@@ -1,4 +1,4 @@
-"""`load`: a model folder, an ONNX file or an encoder of the catalogue, as a `SpeakerModel`."""
+"""A model folder, an ONNX file or an encoder of the catalogue as a `SpeakerModel`; and which, where none is named."""
 
 from __future__ import annotations
 
@@ -6,18 +6,63 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestvox.device import find_device
+from nestvox.download import announce_on_stderr
 from nestvox.encoders.foreign.onnx_model import read_onnx
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
-from nestvox.errors import ModelError
+from nestvox.errors import DownloadError, ModelError, WeightsError
 from nestvox.extras import require
 from nestvox.gate import is_file, is_folder
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.zoo.catalogue import entries, find
+from nestvox.progress import Progress, silent
+from nestvox.zoo.catalogue import BEST_FIRST, entries, find
+
+
+def best_encoder(
+    *, offline: bool = False, announce: Callable[[str], None] | None = None, progress: Progress = silent
+) -> str:
+    """Name of the encoder that a call means which names no model: the best whose weights are here or can be fetched.
+
+    It is said each time which one that is, and as a warning where it is not the best: scores and thresholds of two
+    encoders have nothing to do with each other. Nothing is remembered; a script that names its model has it always.
+
+    Args:
+        offline: only what is here.
+        announce: told; default: stderr.
+        progress: in bytes of a download.
+
+    Raises:
+        DownloadError: none of them can be had; says why, and what else there is.
+        MissingExtraError: torch is not installed.
+    """
+    require("torch", extra="torch", purpose="running an encoder")
+    from nestvox.zoo.weights import fetch  # noqa: PLC0415  imports torch
+
+    announce = announce or announce_on_stderr
+    reasons: list[str] = []
+    for name in BEST_FIRST:
+        try:
+            fetch(name, offline=offline, announce=announce, progress=progress)
+        except (DownloadError, WeightsError) as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            announce(reasons[0])
+            announce(
+                f"WARNING: no model is named, and {BEST_FIRST[0]} cannot be had: {name} is taken instead, another "
+                f"encoder with other scores. --model {name} or nestvox.load({name!r}) pins it, and fetches no other"
+            )
+        else:
+            announce(f"no model is named: {name} is taken; --model {name} or nestvox.load({name!r}) pins it")
+        return name
+    raise DownloadError(
+        f"no model is named, and neither {' nor '.join(BEST_FIRST)} can be had. {' '.join(reasons)}. Or name a model "
+        "folder, an .onnx file, or another of 'nestvox models list'"
+    )
 
 
 def load(
-    name_or_folder: str | Path,
+    name_or_folder: str | Path | None = None,
     *,
     truncate_dim: int | None = None,
     weights: str | Path | None = None,
@@ -28,12 +73,13 @@ def load(
     front_end: str | Path | KaldiFbank | None = None,
     output: str | None = None,
     announce: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> SpeakerModel:
     """Load a model folder, an ONNX file of another toolkit, or an encoder of the catalogue by name.
 
     Args:
         name_or_folder: a folder written by `SpeakerModel.save`, a file that ends in ``.onnx``, or a name that
-            ``nestvox models list`` shows.
+            ``nestvox models list`` shows; None: the best encoder at hand, see `best_encoder`.
         truncate_dim: prefix length that `embed` and `verify` use by default.
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
@@ -44,6 +90,7 @@ def load(
             filter banks of your own, or a description's path; see `encoders.onnx_model.read_onnx`.
         output: of an ONNX file with several, the name of the one that is the embedding, where no description says so.
         announce: told, before anything is downloaded, what, whence, how large and under which licence; default: stderr.
+        progress: in bytes of a download.
 
     Raises:
         CatalogueError: neither a folder nor a known name.
@@ -54,6 +101,14 @@ def load(
     """
     check_way(backend, precision)
     require("torch", extra="torch", purpose="running an encoder")
+    if name_or_folder is None:
+        for what, given in (("weights", weights), ("front end", front_end), ("output", output)):
+            if given is not None:
+                raise ModelError(
+                    f"the {what} {given} belong to a network: name it as the model ('nestvox models list')"
+                )
+        find_device(device)  # before anything is downloaded
+        name_or_folder = best_encoder(offline=offline, announce=announce, progress=progress)
     path = Path(name_or_folder)
     if path.suffix.lower() == ".onnx":
         if weights is not None or device not in ("auto", "cpu"):
@@ -70,21 +125,30 @@ def load(
     elif path.suffix and is_file(path):
         raise ModelError(_no_model_by_itself(path))
     else:
-        from nestvox.zoo.weights import load_encoder, of_the_catalogue  # noqa: PLC0415  imports torch
-
-        entry = find(str(name_or_folder))
-        encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce)
-        card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
-        name = entry.name
-        if weights is not None and not of_the_catalogue(entry, weights):
-            # Somebody else's training: nothing that the catalogue says of its own weights holds for them.
-            name = Path(weights).stem
-            card = {"base_model": f"{Path(weights).name}, for the network of {entry.name}"}
-        model = SpeakerModel(encoder, name=name, card=card)
+        model = _of_the_catalogue(str(name_or_folder), weights, offline, announce, progress)
     model.backend, model.precision = backend, precision
     if truncate_dim is not None:
         model.truncate_dim = model.check_dim(truncate_dim)
     return model.to(place)
+
+
+def _of_the_catalogue(
+    name: str,
+    weights: str | Path | None,
+    offline: bool,
+    announce: Callable[[str], None] | None,
+    progress: Progress,
+) -> SpeakerModel:
+    from nestvox.zoo.weights import load_encoder, of_the_catalogue  # noqa: PLC0415  imports torch
+
+    entry = find(name)
+    encoder = load_encoder(entry.name, weights=weights, offline=offline, announce=announce, progress=progress)
+    if weights is not None and not of_the_catalogue(entry, weights):
+        # Somebody else's training: nothing that the catalogue says of its own weights holds for them.
+        own = {"base_model": f"{Path(weights).name}, for the network of {entry.name}"}
+        return SpeakerModel(encoder, name=Path(weights).stem, card=own)
+    card = {"licence": entry.licence, "base_model": entry.name, "training_data": entry.training_data}
+    return SpeakerModel(encoder, name=entry.name, card=card)
 
 
 def _no_model_by_itself(path: Path) -> str:

@@ -18,6 +18,9 @@ from nestvox.gate import naming
 from nestvox.schema import validated_dataclass
 from nestvox.zoo.variants import ConfigStatus, variant
 
+BEST_FIRST = ("campplus", "ge2e")
+"""The encoders that a call which names no model may mean; see `nestvox.model.loading.best_encoder`."""
+
 # Name of the table that is no entry.
 _FAMILIES = "families"
 _LISTED = 12

@@ -267,10 +267,12 @@ def _licence(entry: CatalogueEntry) -> str:
 
 def _from_sources(entry: CatalogueEntry, offline: bool, announce: Announce, progress: Progress) -> _Original:
     """The file, from the first source that has it."""
-    name, errors = entry.name, list[NestvoxError]()
+    name = entry.name
+    errors: list[NestvoxError] = []
+    reasons: list[str] = []
     for source in entry.sources:
         if errors:
-            announce(f"{errors[-1]}; asking {source}")
+            announce(f"{name}: {reasons[-1]}; asking {source}")
         try:
             given = _ask(entry, source, offline, announce, progress)
             if given is not None:
@@ -280,9 +282,9 @@ def _from_sources(entry: CatalogueEntry, offline: bool, announce: Announce, prog
                 return original
         except (DownloadError, WeightsError) as error:
             errors.append(error)
+            reasons.append(str(error).removeprefix(f"{name}: "))
     if errors:
-        reasons = "; ".join(str(error).removeprefix(f"{name}: ") for error in errors)
-        raise type(errors[-1])(f"{name}: {reasons}. {_what_else(entry)}") from errors[-1]
+        raise type(errors[-1])(f"{name}: {'; '.join(reasons)}. {_what_else(entry)}") from errors[-1]
     if not entry.sources:
         raise DownloadError(f"{name}: its weights cannot be fetched. {_what_else(entry)}")
     raise DownloadError(
