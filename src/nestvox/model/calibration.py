@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
 
 from nestvox.atomic import special_file, write_text
 from nestvox.atomic_folder import changing, settled
@@ -41,24 +40,11 @@ MEASURES = (DURATION, NORM, SNR)
 
 _FORMAT = "nestvox-calibration-1"
 _MOST_CARD_BYTES = 16 << 20
+_LONGEST_DIM = 8  # digits
 _LOGARITHMIC = (DURATION, NORM)  # twice as long is one step, from 1 s or from 10 s
 
 Floats = NDArray[np.float64]
 Sides = tuple[ArrayLike, ArrayLike]
-
-
-class _Llr(StrictModel):
-    """Maps as the file has them."""
-
-    key: Word
-    fingerprint: Word
-    space: dict[str, Any]
-    measures: list[Word]
-    trials_sha256: Word
-    trials_source: Word
-    labels: list[Word] = Field(default_factory=list)
-    speakers: list[Word]
-    maps: dict[Annotated[str, Field(max_length=8)], dict[str, Any]]
 
 
 class _Whole(StrictModel):
@@ -184,23 +170,16 @@ class LlrCalibration:
         Raises:
             NestvoxError: something is missing, unknown or of another kind, or was changed by hand.
         """
-        error = naming(ModelError)
-        given = validated(_Llr, content, "llr", error)
-        for key, value in given.maps.items():
-            validated_dataclass(Calibration, value, f"llr.maps.{key[:40]}", error)
-        found = cls(
-            maps=calibrations_from_dict(given.maps),
-            fingerprint=given.fingerprint,
-            measures=tuple(given.measures),
-            space=validated_dataclass(ScoreSpace, given.space, "llr.space", error),
-            trials_sha256=given.trials_sha256,
-            trials_source=given.trials_source,
-            speakers=tuple(given.speakers),
-            labels=tuple(given.labels),
-        )
-        if found.key != given.key:
-            raise NestvoxError(f"the calibration {given.key} was changed after it was written; fit it again")
-        if not found.maps:
+        error, rest = naming(ModelError), dict(content)
+        key, maps = rest.pop("key", None), rest.pop("maps", None)
+        if not isinstance(maps, dict) or max(map(len, maps), default=0) > _LONGEST_DIM:
+            raise NestvoxError("the calibration's maps are not one for each dimension; fit it again")
+        for name, value in maps.items():
+            validated_dataclass(Calibration, value, f"llr.maps.{name}", error)
+        found = replace(validated_dataclass(cls, {**rest, "maps": {}}, "llr", error), maps=calibrations_from_dict(maps))
+        if found.key != key:
+            raise NestvoxError(f"the calibration {str(key)[:80]} was changed after it was written; fit it again")
+        if not maps:
             raise NestvoxError("the calibration has no maps; fit it again")
         return found
 
@@ -256,6 +235,10 @@ class ModelCalibration:
             for t in (*kept, *thresholds)
         )
         return ModelCalibration(self.fingerprint, found, self.llr, self.source)
+
+    def with_both(self, thresholds: Sequence[Threshold], llr: LlrCalibration | None) -> ModelCalibration:
+        """Replace the maps where there are new ones, then add thresholds."""
+        return (self if llr is None else self.with_llr(llr)).with_thresholds(thresholds)
 
     def with_llr(self, llr: LlrCalibration) -> ModelCalibration:
         """Replace the maps; thresholds on log likelihood ratios of other maps mean nothing any more and go."""
@@ -368,10 +351,7 @@ def store_in_model(
             "of its own"
         )
     with changing(folder) as fresh:
-        found = read_calibration(folder)
-        if llr is not None:
-            found = found.with_llr(llr)
-        found = found.with_thresholds(thresholds)
+        found = read_calibration(folder).with_both(thresholds, llr)
         write_calibration(found, fresh / CALIBRATION_FILE)
         card = settled(folder, "README.md")
         if card.is_file():
@@ -402,10 +382,7 @@ def add_to_file(
     if path.name == CALIBRATION_FILE and settled(path.parent, "config.json").is_file():
         return store_in_model(path.parent, thresholds=thresholds, llr=llr)
     with nullcontext() if special_file(path) else locked(path, folder=False):
-        there = path.is_file()
-        found = read_calibration(path) if there else ModelCalibration(fingerprint)
-        if llr is not None:
-            found = found.with_llr(llr)
-        found = found.with_thresholds(thresholds)
+        before = read_calibration(path) if path.is_file() else ModelCalibration(fingerprint)
+        found = before.with_both(thresholds, llr)
         write_calibration(found, path)
     return found
