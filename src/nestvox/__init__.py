@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nestvox.corpora import Trials, UtteranceTable, read_trials, read_utterances
     from nestvox.errors import NestvoxError
     from nestvox.evaluation import Comparison, Evaluation, compare, evaluate
-    from nestvox.extraction import embed_table
+    from nestvox.extraction import centre, embed_table
     from nestvox.extraction.store.store import Store
     from nestvox.heads import NestedRotation
     from nestvox.metrics import Estimate
@@ -36,6 +36,7 @@ __all__ = [
     "UtteranceTable",
     "Verification",
     "__version__",
+    "centre",
     "compare",
     "embed_table",
     "evaluate",
@@ -67,6 +68,7 @@ __getattr__, __dir__ = lazily(
         "Trials": "corpora.trials",
         "UtteranceTable": "corpora.utterances",
         "Verification": "model.threshold",
+        "centre": "extraction.domain_mean",
         "compare": "evaluation.comparison",
         "embed_table": "extraction.embed",
         "evaluate": "evaluation.measure",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nestvox.errors import ModelError
 from nestvox.heads.moments import Moments
-from nestvox.heads.rotation import Rotation
+from nestvox.heads.rotation import Rotation, centred
 from nestvox.heads.start import pretrained_start
 
 P, E = 40, 12
@@ -166,3 +166,13 @@ def test_sizes_that_do_not_fit() -> None:
     for wrong in ({"size": 0}, {"size": 4, "extra_share": 0.0}):
         with pytest.raises(ModelError, match="positive"):
             pretrained_start(A, R, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_mean_of_the_rotation_becomes_part_of_the_bias() -> None:
+    vectors, affine, plain = pooled(), projection(), rotation()
+    embeddings = vectors @ affine.weight.T + affine.bias
+    mean = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).mean(axis=0)
+    start = pretrained_start(affine, centred(plain, mean), E, moments=moments(vectors))
+    length = np.sqrt((embeddings**2).sum(axis=1).mean())
+    expected = (embeddings - length * mean) @ plain.matrix
+    np.testing.assert_allclose(vectors @ start.weight.T + start.bias, expected, rtol=1e-3, atol=1e-3 * length)

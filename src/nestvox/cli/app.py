@@ -24,6 +24,7 @@ _SUMMARIES = {
     "rotate": (
         "Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most."
     ),
+    "centre": "Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.",
     "train": "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
     "evaluate": "Measure EER and minDCF with intervals, at every dimension and under every condition.",
     "compare": (

@@ -272,7 +272,9 @@ def _show_dev(fit: NestedFit) -> None:
     console().print(shown)
     kept = fit.candidates["best"].rotation
     counts = (f"{kept.details[key]} {name}" for key, name in _COUNTED.items() if key in kept.details)
-    say(f"kept: {kept.method}, fitted on {' of '.join(counts)}")
+    first = kept.details.get("centred_from")
+    mean = "no mean" if first is None else "less the mean" + (f" behind {first} dimensions" if first else "")
+    say(f"kept: {kept.method}, {mean}, fitted on {' of '.join(counts)}")
 
 
 def _show_test(found: dict[str, Evaluation]) -> None:
@@ -287,10 +289,10 @@ def _show_test(found: dict[str, Evaluation]) -> None:
         shown.add_row(str(row.dim), *(percent_interval(rate) for rate in rates))
     console().print(shown)
     head = nested.headline
-    if "truncation" in found:
-        pairs = [(row.dim, row.eer.value, found["truncation"].rates(row.dim).eer.value) for row in nested.overall[:-1]]
+    for name, words in (("truncation", "plain truncation"), ("centred", "truncation less the mean")):
+        pairs = [(row.dim, row.eer.value, found[name].rates(row.dim).eer.value) for row in nested.overall[:-1]]
         if worse := [str(dim) for dim, rate, plain in pairs if rate >= plain > 0]:
-            say(f"The rotation does not help at {', '.join(worse)} dimensions: plain truncation is as good.")
+            say(f"The rotation does not help at {', '.join(worse)} dimensions: {words} is as good.")
     say(
         f"{head.n_target} target and {head.n_nontarget} non-target trials, sha256 {nested.trials_sha256[:16]}; "
         f"in brackets: {head.interval}"

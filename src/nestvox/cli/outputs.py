@@ -42,6 +42,7 @@ INPUTS = frozenset(
         "manifest",
         "model",
         "noise",
+        "on",
         "path",
         "paths",
         "pilot_scores",
@@ -66,9 +67,9 @@ INPUTS = frozenset(
     }
 )
 # Commands whose --out is a folder.
-FOLDERS_OUT = frozenset({"augment", "cache", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"})
+FOLDERS_OUT = frozenset({"augment", "cache", "centre", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"})
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
-_KEPT_OUT = frozenset({"cache", "embed", "import-mrl", "import-onnx"})
+_KEPT_OUT = frozenset({"cache", "centre", "embed", "import-mrl", "import-onnx"})
 # Read, changed and written back, so that what is there stays; these options may name the same file.
 _ADDED_TO = {"calibrate": frozenset({"model"}), "threshold": frozenset({"model", "calibration"})}
 # What an option writes, by which its own older output inside a folder that is read is told from what is read there.

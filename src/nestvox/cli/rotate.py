@@ -31,10 +31,15 @@ def rotate(
     rotated: Annotated[
         Path | None, typer.Option(help="Also write the rotated vectors here; the suffix names the format.")
     ] = None,
+    centre: Annotated[
+        str, typer.Option(help="Subtract the mean: none (full-dimension scores stay), all, or auto (what is best).")
+    ] = "none",
     seed: options.Seed = 0,
     json_out: options.Json = None,
 ) -> None:
     """Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most.
+
+    With --centre the mean is subtracted too, which changes the full-dimension scores, mostly for the better.
 
     The table shows each prefix before and after: how well its scores agree with the full-dimension ones and, with
     labels, the equal error rate on speakers that nothing was fitted or chosen on. It says where a prefix did not gain.
@@ -52,6 +57,8 @@ def rotate(
         raise NestvoxError(f"EMBEDDINGS and --labels are the same path {labels}; give another one")
     if method not in ("auto", "pca", "discriminant", "refined"):
         raise NestvoxError(f"--method {method}: expected auto, pca, discriminant or refined")
+    if centre not in ("none", "all", "auto"):
+        raise NestvoxError(f"--centre {centre}: expected none, all or auto")
     wanted = options.parse_dims(dims)
     speakers = None if labels is None else read_labels(labels, embeddings)
     with ExitStack() as bars:
@@ -69,6 +76,7 @@ def rotate(
             labels=speakers,
             method=method,  # type: ignore[arg-type]
             dims=wanted,
+            centre=centre,  # type: ignore[arg-type]
             seed=seed,
             progress=reading,
             choosing=choosing,
@@ -94,18 +102,21 @@ def rotate(
 def _show(report: RotationReport) -> None:
 
     labelled = bool(report.speakers)
-    rates = ["EER % before", "EER % after"] if labelled else []
+    rates = ["EER % before", "EER % centred", "EER % after"] if labelled else []
     names = ("dim", *rates, "score agreement\nbefore", "score agreement\nafter")
-    shown = whole_table(*map(number, names), title=f"{report.rotation.method} rotation of {report.rows:,} vectors")
+    first = report.rotation.details.get("centred_from")
+    mean = "" if first is None else ", less the mean" + (f" behind {first} dimensions" if first else "")
+    shown = whole_table(
+        *map(number, names), title=f"{report.rotation.method} rotation of {report.rows:,} vectors{mean}"
+    )
     for row in report.prefixes:
-        rates = []
-        if row.eer_before is not None and row.eer_after is not None:
-            rates = [f"{100 * row.eer_before:.2f}", f"{100 * row.eer_after:.2f}"]
+        rates = [f"{100 * eer:.2f}" for eer in (row.eer_before, row.eer_centred, row.eer_after) if eer is not None]
         shown.add_row(str(row.dim), *rates, f"{row.kept_before:.4f}", f"{row.kept_after:.4f}")
     console().print(shown)
     if labelled:
         parts = ", ".join(f"{part} {n['speakers']} speakers / {n['rows']} rows" for part, n in report.speakers.items())
         say(f"{parts}; the table is of the report speakers, all pairs, no interval")
+        say("centred: the vectors as they are, less their mean")
     say("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
     say(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
     say_notes(report.notes)

@@ -11,6 +11,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, open_cache
+    from nestvox.extraction.domain_mean import centre
     from nestvox.extraction.embed import EmbeddingRun, embed_table, run_embedding
     from nestvox.extraction.formats.interchange import export_store, iter_vectors
     from nestvox.extraction.rotate import rotate_store, rotate_vectors
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureCache",
     "StoreMetadata",
     "build_cache",
+    "centre",
     "embed_table",
     "export_store",
     "iter_vectors",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazily(
         "FeatureCache": "cache.feature_cache",
         "StoreMetadata": "store.store",
         "build_cache": "cache.feature_cache",
+        "centre": "domain_mean",
         "embed_table": "embed",
         "export_store": "formats.interchange",
         "iter_vectors": "formats.interchange",

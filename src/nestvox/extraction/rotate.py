@@ -1,6 +1,7 @@
 """Rotate vectors that somebody already has: fit, measure, apply, in bounded memory.
 
-Whoever holds millions of voiceprints keeps every full-dimension score and gets short prefixes worth having.
+Whoever holds millions of voiceprints keeps every full-dimension score and gets short prefixes worth having; or, where
+scores may change, subtracts the mean as well.
 
 With labels the speakers are divided three ways by a hash of their names: most are fitted on, some choose (weight of the
 discriminant order, stopping step, method), and the rest only report. Without labels the order is PCA's, fitted on all
@@ -28,7 +29,7 @@ from nestvox.heads.choose import Method, choose_rotation, fit_rotation
 from nestvox.heads.contract import FloatArray, truncate
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
-from nestvox.heads.rotation import Rotation, Scatter, truncation
+from nestvox.heads.rotation import Centre, Rotation, Scatter, centred, truncation
 from nestvox.progress import Progress, silent
 
 _BATCH_ROWS = 16_384
@@ -62,6 +63,8 @@ class PrefixQuality:
         kept_after: the same after the rotation.
         eer_before: equal error rate on the reporting speakers, a fraction; None without labels.
         eer_after: the same after the rotation.
+        eer_centred: of the vectors as they are less the mean of those that were fitted on: what a rotation with a mean
+            has to beat.
     """
 
     dim: int
@@ -69,6 +72,7 @@ class PrefixQuality:
     kept_after: float
     eer_before: float | None
     eer_after: float | None
+    eer_centred: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ def rotate_vectors(
     labels: pl.Series | None = None,
     method: Method = "auto",
     dims: Sequence[int] | None = None,
+    centre: Centre = "none",
     seed: int = 0,
     progress: Progress = silent,
     choosing: Progress = silent,
@@ -149,6 +154,8 @@ def rotate_vectors(
         labels: the speaker of each row in order, null where unknown; None: no labels at all, which means PCA.
         method: the richest method to try, see `heads.choose`.
         dims: prefix lengths.
+        centre: ``none`` keeps every full-dimension score; ``all`` subtracts the mean; ``auto`` as is best on the
+            choosing speakers.
         seed: of the division of speakers and of all sampling.
         progress: rows read of all.
         choosing: after that, candidates measured of all; never without labels.
@@ -165,12 +172,14 @@ def rotate_vectors(
     if labels is None:
         if method in ("discriminant", "refined"):
             raise ModelError(f"method {method!r} needs labels: a speaker for every row")
+        if centre == "auto":
+            raise ModelError("centre 'auto' needs labels, by which it is chosen; without them say 'all' or 'none'")
         scatter = Scatter(size)
         for batch in batches:
             scatter.add(batch.vectors)
             sample.add(batch.vectors)
         rotation = fit_rotation("pca", scatter, dims)
-        return _report(rotation, sample, None)
+        return _report(centred(rotation, scatter.mean(), 0 if centre == "all" else size), sample)
     if total != len(labels):
         raise ModelError(f"{len(labels)} labels for the {total} rows of {source}")
     division = _divide(labels, seed)
@@ -185,9 +194,13 @@ def rotate_vectors(
         dims=dims,
         method=method,
         refinement=Refinement(seed=seed),
+        centre=centre,
         progress=choosing,
     )
-    report = _report(candidates["best"].rotation, sample, LabelledPairs.all_of(taken["report"], speakers["report"]))
+    scatter = Scatter(size)
+    scatter.add(taken["fit"])
+    pairs = LabelledPairs.all_of(taken["report"], speakers["report"])
+    report = _report(candidates["best"].rotation, sample, pairs, scatter.mean())
     return replace(
         report,
         speakers={part: {"speakers": len(set(names)), "rows": len(names)} for part, names in speakers.items()},
@@ -229,7 +242,9 @@ def apply_rotation(
     batches = _counted(source, known, progress)
     if is_store(source) and not Path(out).suffix:
         store = EmbeddingStore(source)
-        digest = hashlib.sha256(store.metadata.fingerprint.encode() + rotation.matrix.tobytes()).hexdigest()[:16]
+        digest = hashlib.sha256(
+            store.metadata.fingerprint.encode() + b"".join(array.tobytes() for array in rotation.tensors().values())
+        ).hexdigest()[:16]
         rotated = rotate_store(
             rotation, store, out, fingerprint=digest, training_speakers=training_speakers, progress=progress
         )
@@ -320,7 +335,10 @@ def _take(
     return dict(taken)
 
 
-def _report(rotation: Rotation, sample: _Sample, pairs: LabelledPairs | None) -> RotationReport:
+def _report(
+    rotation: Rotation, sample: _Sample, pairs: LabelledPairs | None = None, mean: FloatArray | None = None
+) -> RotationReport:
+    """Measure it on a sample, and on labelled pairs beside the plain prefixes, with and without the mean."""
     before, after = sample.rows(), rotation.transform(sample.rows())
     upper = np.triu_indices(len(before), k=1)
 
@@ -329,15 +347,17 @@ def _report(rotation: Rotation, sample: _Sample, pairs: LabelledPairs | None) ->
         return np.asarray((unit @ unit.T)[upper])
 
     full = cosines(before, None)
-    eers_before = None if pairs is None else pairs.eers(truncation(rotation.input_dim, rotation.dims))
-    eers_after = None if pairs is None else pairs.eers(rotation)
+    eers: dict[str, dict[int, float]] = {}
+    if pairs is not None and mean is not None:
+        plain = truncation(rotation.input_dim, rotation.dims)
+        heads = {"before": plain, "after": rotation, "centred": centred(plain, mean)}
+        eers = {name: pairs.eers(head) for name, head in heads.items()}
     prefixes = tuple(
         PrefixQuality(
             dim,
             _correlation(cosines(before, dim), full),
             _correlation(cosines(after, dim), full),
-            None if eers_before is None else eers_before[dim],
-            None if eers_after is None else eers_after[dim],
+            *(eers[name][dim] if eers else None for name in ("before", "after", "centred")),
         )
         for dim in rotation.dims
     )

@@ -10,7 +10,7 @@ from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement, refine
-from nestvox.heads.rotation import Rotation, Scatter, default_dims, discriminant, pca, truncation
+from nestvox.heads.rotation import Centre, Rotation, Scatter, centred, default_dims, discriminant, pca, truncation
 from nestvox.progress import Progress, silent
 
 Method = Literal["auto", "pca", "discriminant", "refined"]
@@ -27,7 +27,8 @@ class Candidate:
     Attributes:
         rotation: the candidate.
         eers: equal error rate per prefix length, fractions; optimistic for the candidate that was chosen by them.
-        criterion: their mean over `chosen_dims`, the number that is minimised.
+        criterion: their mean over the prefixes below the full size, where no mean is subtracted and the full size is
+            the same for all; else over all. The number that is minimised.
     """
 
     rotation: Rotation
@@ -77,9 +78,13 @@ def choose_rotation(
     method: Method = "auto",
     weights: Sequence[float] = WEIGHTS,
     refinement: Refinement | None = None,
+    centre: Centre = "none",
     progress: Progress = silent,
 ) -> dict[str, Candidate]:
     """Fit candidates on labelled vectors and keep, for each method, the best on `pairs`.
+
+    The mean of `vectors` may be subtracted: from all coordinates, or from those behind a prefix length, the best for
+    each candidate. It moves nothing else: the matrices are the same with a mean and without.
 
     Args:
         vectors: (N, D) to fit on.
@@ -89,10 +94,13 @@ def choose_rotation(
         method: the richest method to try: ``pca``, then ``discriminant``, then ``refined``; ``auto`` is ``refined``.
         weights: of the spread within a speaker, for the discriminant order.
         refinement: settings of the gradient steps.
+        centre: ``none``; ``all``: every candidate but ``truncation`` is centred in all coordinates; ``auto``: in those
+            that are best on `pairs`, perhaps in none.
         progress: candidates done of all.
 
     Returns:
-        The best candidate of each method by name, ``truncation`` first, and ``best`` last.
+        The best candidate of each method by name, ``truncation`` first, then, unless `centre` is ``none``, ``centred``
+        (truncation less the mean: the encoder itself, centred), and ``best`` last, which is neither of these.
 
     Raises:
         ModelError: too few speakers, or vectors of another size than the pairs'.
@@ -103,16 +111,20 @@ def choose_rotation(
     lengths = default_dims(size) if dims is None else tuple(dims)
     refinement = refinement or Refinement()
     depth = {"pca": 1, "discriminant": 2, "refined": 3, "auto": 3}[method]
-    total = 2 + (len(weights) if depth > 1 else 0) + (depth > 2)
+    total = 2 + (centre != "none") + (len(weights) if depth > 1 else 0) + (depth > 2)
     done = 0
 
-    def measured(rotation: Rotation) -> Candidate:
+    def measured(rotation: Rotation, *firsts: int) -> Candidate:
+        """The best of the rotation with its mean subtracted from each of these coordinates on."""
         nonlocal done
         done += 1
         progress(done, total)
+        return best([judged(centred(rotation, scatter.mean(), first)) for first in firsts])
+
+    def judged(rotation: Rotation) -> Candidate:
         eers = pairs.eers(rotation)
-        short = [rate for dim, rate in eers.items() if dim < size] or list(eers.values())
-        return Candidate(rotation, eers, sum(short) / len(short))
+        counted = [rate for dim, rate in eers.items() if dim < size or centre != "none"] or list(eers.values())
+        return Candidate(rotation, eers, sum(counted) / len(counted))
 
     def best(candidates: Sequence[Candidate]) -> Candidate:
         return min(candidates, key=lambda candidate: candidate.criterion)
@@ -122,10 +134,15 @@ def choose_rotation(
     scatter = Scatter(size)
     for start in range(0, len(vectors), _BLOCK):  # double precision of everything at once would be the peak of memory
         scatter.add(vectors[start : start + _BLOCK], speakers[start : start + _BLOCK])
-    found = {"truncation": measured(truncation(size, lengths)), "pca": measured(fit_rotation("pca", scatter, lengths))}
+    plain = truncation(size, lengths)
+    firsts = {"none": (size,), "all": (0,), "auto": (0, *plain.dims)}[centre]
+    found = {"truncation": measured(plain, size)}
+    if centre != "none":
+        found["centred"] = measured(plain, 0)
+    found["pca"] = measured(fit_rotation("pca", scatter, lengths), *firsts)
     if depth > 1:
         orders = (fit_rotation("discriminant", scatter, lengths, weight=weight) for weight in weights)
-        found["discriminant"] = best([measured(order) for order in orders])
+        found["discriminant"] = best([measured(order, *firsts) for order in orders])
     if depth > 2:
         refined = fit_rotation(
             "refined",
@@ -136,5 +153,5 @@ def choose_rotation(
             labelled=(vectors, speakers),
             refinement=refinement,
         )
-        found["refined"] = measured(refined)
-    return found | {"best": best([candidate for name, candidate in found.items() if name != "truncation"])}
+        found["refined"] = measured(refined, *firsts)
+    return found | {"best": best([found[name] for name in found if name not in ("truncation", "centred")])}

@@ -14,7 +14,7 @@ from nestvox.extras import require
 from nestvox.heads.choose import fit_rotation
 from nestvox.heads.contract import normalise
 from nestvox.heads.refine import Refinement
-from nestvox.heads.rotation import Scatter, default_dims
+from nestvox.heads.rotation import Scatter, centred, default_dims
 
 require("sklearn", extra="sklearn", purpose="NestedRotation")
 
@@ -29,6 +29,8 @@ class _SpeakersError(ModelError, ValueError):
 class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Rotate vectors so that every prefix is as good as it can be and the full length loses nothing.
 
+    With `centre` rows are brought to unit length and their mean is subtracted, which changes the full length too.
+
     Args:
         dims: prefix lengths to serve; None: powers of two from 16 up, and the full size.
         method: ``auto`` is ``discriminant`` where `y` names two speakers with two rows each or more, else ``pca``;
@@ -37,6 +39,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         dim: prefix length that `transform` returns; None: all.
         normalize: scale the returned rows to unit length.
         random_state: seed of ``refined``.
+        centre: subtract the mean of the rows that it was fitted on.
 
     Attributes:
         matrix_: (n_features, n_features) orthogonal.
@@ -52,6 +55,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         dim: int | None = None,
         normalize: bool = False,
         random_state: int = 0,
+        centre: bool = False,
     ) -> None:
         self.dims = dims
         self.method = method
@@ -59,6 +63,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.dim = dim
         self.normalize = normalize
         self.random_state = random_state
+        self.centre = centre
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Fit on (N, n_features) vectors; `y` (N,) names each row's speaker.
@@ -81,7 +86,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         labelled = scatter.n_speakers >= 2
         if self.method in ("discriminant", "refined") and not labelled:
             raise ValueError(f"method={self.method!r} needs y with two speakers of two vectors each, or more")
-        self.rotation_ = fit_rotation(
+        rotation = fit_rotation(
             "pca" if not labelled else "discriminant" if self.method == "auto" else self.method,
             scatter,
             dims,
@@ -89,6 +94,7 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             labelled=(vectors, speakers) if speakers is not None else None,
             refinement=Refinement(seed=self.random_state),
         )
+        self.rotation_ = centred(rotation, scatter.mean(), 0 if self.centre else size)
         self.matrix_ = self.rotation_.matrix
         return self
 
@@ -96,15 +102,23 @@ class NestedRotation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Return the first `dim` coordinates of the rotated (N, n_features) vectors."""
         check_is_fitted(self)
         vectors = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        nested = vectors @ self.matrix_[:, : self._n_features_out].astype(vectors.dtype)
+        if self.rotation_.mean is None:
+            nested = vectors @ self.matrix_[:, : self._n_features_out].astype(vectors.dtype)
+        else:
+            nested = self.rotation_.transform(vectors)[:, : self._n_features_out]
         return normalise(nested) if self.normalize else nested
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Rotate (N, k) back; from a prefix, k < n_features, this is the closest vector in the prefix's subspace."""
+        """Rotate (N, k) back; from a prefix, k < n_features, this is the closest vector in the prefix's subspace.
+
+        With `centre` the mean is added first, and what comes back is at unit length.
+        """
         check_is_fitted(self)
         vectors = check_array(X, dtype=[np.float64, np.float32])
         if vectors.shape[1] > self.n_features_in_:
             raise ValueError(f"X has {vectors.shape[1]} features, at most {self.n_features_in_} can be rotated back")
+        if self.rotation_.mean is not None:
+            vectors = vectors + self.rotation_.mean[: vectors.shape[1]].astype(vectors.dtype)
         original: NDArray[np.floating[Any]] = vectors @ self.matrix_[:, : vectors.shape[1]].T.astype(vectors.dtype)
         return original
 

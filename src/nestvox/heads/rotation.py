@@ -11,15 +11,16 @@ is which directions come first. Two closed forms are here (no deep-learning libr
   criterion is believed: what has none follows, by falling variance where the speakers span too little to judge it, and
   directions in which no vector differs from another come last.
 
-Rows are normalised before anything is fitted, because a cosine only sees directions. No mean is subtracted, since that
-would change the angles.
+Rows are normalised before anything is fitted, because a cosine only sees directions. Whoever keeps all angles subtracts
+no mean. A head may hold one all the same: embeddings share a direction that tells nobody apart, and without it the full
+size is better than the encoder's own (`centred`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -35,6 +36,8 @@ from nestvox.gate import naming, parse_json
 from nestvox.heads.contract import FloatArray, in_working_precision, normalise
 from nestvox.schema import Size, StrictModel, Word, validated
 from nestvox.tensor_files import read_arrays
+
+Centre = Literal["auto", "all", "none"]
 
 _FORMAT = "nestvox-rotation-1"
 _ORTHOGONAL_TOLERANCE = 1e-8
@@ -71,22 +74,28 @@ def check_dims(dims: Sequence[int], size: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """An orthogonal matrix as a head: nested = vectors @ matrix.
+    """An orthogonal matrix as a head: nested = vectors @ matrix, or, with a mean, unit vectors @ matrix - mean.
+
+    With a mean the order is: unit length, rotation, subtraction, and after that the cut and unit length again, as for
+    every nested embedding. So a prefix needs the same prefix of the mean only, and averages of enrolment clips are made
+    of what comes out, each clip on its own.
 
     Attributes:
         matrix: (D, D) float64; column k is the direction that becomes coordinate k.
         dims: ascending prefix lengths, the last is D.
         method: how it was fitted: ``truncation``, ``pca``, ``discriminant`` or ``refined``.
         details: what the fit chose and saw (weights, counts), JSON-serialisable.
+        mean: (D,) float64, of rotated unit vectors; None: all angles are kept.
 
     Raises:
-        ModelError: not square, not finite, or not orthogonal to 1e-8.
+        ModelError: not square, not finite, not orthogonal to 1e-8, or a mean that unit vectors cannot have.
     """
 
     matrix: NDArray[np.float64]
     dims: tuple[int, ...]
     method: str
     details: dict[str, Any] = field(default_factory=dict)
+    mean: NDArray[np.float64] | None = None
     kind: ClassVar[Literal["rotation"]] = "rotation"
     tap: ClassVar[Literal["embedding"]] = "embedding"
 
@@ -100,6 +109,16 @@ class Rotation:
         off = np.abs(matrix.T @ matrix - np.eye(len(matrix))).max()
         if off > _ORTHOGONAL_TOLERANCE:
             raise ModelError(f"the matrix is not orthogonal: largest entry of M'M - I is {off:.2e}")
+        mean = self.mean
+        if mean is not None and (
+            mean.shape != (len(matrix),)
+            or mean.dtype != np.float64
+            or not np.linalg.norm(mean) <= 1 + _ORTHOGONAL_TOLERANCE
+        ):
+            raise ModelError(
+                f"the mean of {len(matrix)}-dimensional unit vectors is so many float64 numbers of length 1 at most, "
+                f"got {mean.dtype} {mean.shape}"
+            )
         object.__setattr__(self, "dims", check_dims(self.dims, len(matrix)))
 
     @property
@@ -108,15 +127,19 @@ class Rotation:
         return len(self.matrix)
 
     def transform(self, vectors: FloatArray, /) -> FloatArray:
-        """Rotate (N, D) floating-point vectors; dtype and norms are kept.
+        """Rotate (N, D) floating-point vectors; the dtype is kept, and norms where there is no mean.
 
-        Half precision is rotated in single precision and rounded once.
+        Half precision is rotated in single precision and rounded once. A row of zeros has no direction and stays zero.
 
         Raises:
             ModelError: another shape, or whole numbers.
         """
         working = in_working_precision(vectors, self.input_dim, "rotation")
+        if self.mean is not None:
+            working = normalise(working)
         rotated: FloatArray = working @ self.matrix.astype(working.dtype)
+        if self.mean is not None:
+            rotated -= working.any(axis=1, keepdims=True) * self.mean.astype(working.dtype)
         return rotated.astype(np.asarray(vectors).dtype, copy=False)
 
     def config(self) -> dict[str, Any]:
@@ -124,8 +147,9 @@ class Rotation:
         return {"kind": self.kind, "method": self.method, "dims": list(self.dims), "details": self.details}
 
     def tensors(self) -> dict[str, FloatArray]:
-        """The matrix, under the name it is saved with."""
-        return {"matrix": self.matrix}
+        """The matrix and the mean, if any, under the names they are saved with."""
+        tensors: dict[str, FloatArray] = {"matrix": self.matrix}
+        return tensors if self.mean is None else {**tensors, "mean": self.mean}
 
     @classmethod
     def from_saved(cls, config: dict[str, Any], tensors: dict[str, FloatArray]) -> Self:
@@ -137,22 +161,26 @@ class Rotation:
         saved = validated(_Saved, config, "the saved rotation", naming(ModelError))
         if "matrix" not in tensors:
             raise ModelError("the saved rotation lacks 'matrix'")
-        if len(tensors) != 1:
-            raise ModelError(f"the saved rotation has one tensor, matrix; found {first_of(sorted(tensors))}")
-        if not np.issubdtype(tensors["matrix"].dtype, np.floating):
-            raise ModelError(f"the saved rotation is malformed: a matrix of {tensors['matrix'].dtype}")
+        if tensors.keys() - {"matrix", "mean"}:
+            raise ModelError(
+                f"the saved rotation has one tensor, matrix, or also mean; found {first_of(sorted(tensors))}"
+            )
+        for name, tensor in tensors.items():
+            if not np.issubdtype(tensor.dtype, np.floating):
+                raise ModelError(f"the saved rotation is malformed: a {name} of {tensor.dtype}")
         return cls(
             matrix=np.asarray(tensors["matrix"], np.float64),
             dims=tuple(saved.dims),
             method=saved.method,
             details=dict(saved.details),
+            mean=np.asarray(tensors["mean"], np.float64) if "mean" in tensors else None,
         )
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that carries its own description."""
         with atomic_path(path) as temporary:
             save_file(
-                {"matrix": np.ascontiguousarray(self.matrix)},
+                {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors().items()},
                 temporary,
                 # One entry: safetensors writes several in no fixed order, and the same rotation is the same file.
                 metadata={"rotation": json.dumps({"format": _FORMAT, **self.config()}, sort_keys=True)},
@@ -248,6 +276,16 @@ class Scatter:
         """Speakers seen, those of one row included."""
         return len(self._counts)
 
+    def mean(self) -> NDArray[np.float64]:
+        """(D,) mean of all rows, each at unit length.
+
+        Raises:
+            ModelError: no row that is not zero.
+        """
+        if not self.n:
+            raise ModelError("a mean needs at least one vector that is not zero")
+        return np.asarray(self._sum / self.n)
+
     def covariance(self) -> NDArray[np.float64]:
         """(D, D) covariance of all rows.
 
@@ -256,7 +294,7 @@ class Scatter:
         """
         if self.n < 2:
             raise ModelError(f"a covariance needs at least two vectors that are not zero, got {self.n}")
-        mean = self._sum / self.n
+        mean = self.mean()
         return self._moment / self.n - np.outer(mean, mean)
 
     def between_within(self, *, every_speaker: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -365,3 +403,29 @@ def discriminant(
         "every_speaker": every_speaker,
     }
     return Rotation(vectors, _dims(dims, scatter.size), "discriminant", details)
+
+
+def centred(rotation: Rotation, mean: FloatArray, first: int = 0) -> Rotation:
+    """Return the same rotation with a mean that is subtracted.
+
+    From all coordinates, full-size scores are those of the centred encoder. From the later ones only, prefixes of up to
+    `first` numbers stay as they are: a fitted rotation puts little of the mean there, and that little is of use.
+
+    Args:
+        rotation: with a mean or without.
+        mean: (D,) of unit vectors before the rotation, e.g. `Scatter.mean`.
+        first: coordinate from which on it is subtracted; D: nowhere, the rotation holds none.
+
+    Raises:
+        ModelError: a mean of another size, or longer than 1.
+    """
+    size = rotation.input_dim
+    details = {key: value for key, value in rotation.details.items() if key != "centred_from"}
+    if first >= size:
+        return replace(rotation, mean=None, details=details)
+    rotated = np.asarray(mean, np.float64) @ rotation.matrix if np.shape(mean) == (size,) else np.asarray(mean)
+    return replace(
+        rotation,
+        mean=np.where(np.arange(len(rotated)) < first, 0.0, rotated),
+        details={**details, "centred_from": first},
+    )

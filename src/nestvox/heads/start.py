@@ -58,6 +58,9 @@ def pretrained_start(
 ) -> Start:
     """Return the map whose first E outputs are the rotated pretrained embedding, (A x + a) R.
 
+    A mean that the rotation holds becomes part of the bias, times the root mean square length of e: of vectors at unit
+    length that is exact, else nearly so.
+
     With `size` below E these are its first `size` outputs. With `size` above E the further outputs are what the
     embedding leaves out of `pooled`: of the standardised pooled vector z = (x - mean) / deviation the part that no
     linear function of e predicts, z - C A'(A C A')^-1 A z, along its principal directions, largest first (here A acts
@@ -97,6 +100,10 @@ def pretrained_start(
         extra, extra_bias = _left_out(weight, bias, mean, moments.covariance, size - width, extra_share)
     if rotation is not None:
         weight, bias = rotation.matrix.T @ weight, rotation.matrix.T @ bias
+        if rotation.mean is not None:
+            covariance = np.diag(variance) if moments is None else moments.covariance
+            length = np.sqrt(np.sum((weight @ covariance) * weight) + np.sum((weight @ mean + bias) ** 2))
+            bias = bias - length * rotation.mean
     return Start(np.vstack([weight, extra])[:size], np.concatenate([bias, extra_bias])[:size], mean, variance)
 
 

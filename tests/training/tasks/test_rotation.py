@@ -96,7 +96,13 @@ def test_the_whole(encoder: SpeakerModel, table: UtteranceTable, store: Embeddin
     before = weights(encoder)
     calls: list[tuple[int, int | None]] = []
     fit = nest_encoder(
-        encoder, store, train, dev, dev_trials(), progress=lambda done, total: calls.append((done, total))
+        encoder,
+        store,
+        train,
+        dev,
+        dev_trials(),
+        centre="none",
+        progress=lambda done, total: calls.append((done, total)),
     )
     model = fit.model
     assert weights(encoder) == before, "the encoder is frozen"
@@ -115,6 +121,22 @@ def test_the_whole(encoder: SpeakerModel, table: UtteranceTable, store: Embeddin
     assert "80 utterances of 20 speakers (table.tsv), chosen on dev.txt" in model.card["head_data"]
     model.save(tmp_path / "model")
     assert nestvox.load(tmp_path / "model").fingerprint == model.fingerprint
+
+
+def test_the_mean_is_of_the_training_speakers(
+    encoder: SpeakerModel, table: UtteranceTable, store: EmbeddingStore
+) -> None:
+    train, dev = parts(table)
+    vectors = store.take(store.index_of(train.frame["utt_id"].to_list())).astype(np.float64)
+    mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
+    fit = nest_encoder(encoder, store, train, dev, dev_trials(), method="discriminant", centre="all")
+    assert list(fit.candidates) == ["truncation", "centred", "pca", "discriminant", "best"]
+    np.testing.assert_allclose(fit.model.head.mean, mean @ fit.model.head.matrix, atol=1e-9)
+    assert fit.candidates["best"].eers[SIZE] == fit.candidates["centred"].eers[SIZE]
+    assert {threshold.fingerprint for threshold in fit.model.thresholds} == {fit.model.fingerprint}
+    # What is best on the development trials is chosen where nobody says otherwise.
+    default = nest_encoder(encoder, store, train, dev, dev_trials(), method="discriminant")
+    assert default.candidates["best"].criterion <= fit.candidates["best"].criterion
 
 
 def test_thresholds_give_the_rates_that_they_were_stored_with(

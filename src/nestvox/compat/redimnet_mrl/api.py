@@ -434,7 +434,7 @@ def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
         path = path / _BEST_OF_RUN
     saved = SpeakerModel.from_folder(path)
     head = saved.head
-    if head is not None and head.kind == "rotation" and head.config().get("method") == "truncation":
+    if isinstance(head, Rotation) and head.method == "truncation" and head.mean is None:
         head = None
     if head is not None and not isinstance(head, TrainedHead | Rotation):
         raise ModelError(f"{path} has a head of the kind {head.kind}; nestvox.load({str(path)!r}) takes any")

@@ -68,7 +68,7 @@ def prefixes(
 
 
 class RotationLayer(nn.Module):
-    """nested = embedding @ matrix.
+    """nested = embedding @ matrix, or with the rotation's mean: embedding at unit length @ matrix - mean.
 
     Args:
         rotation: the head; a rotation is fitted and not trained, so the layer has no parameters.
@@ -78,18 +78,23 @@ class RotationLayer(nn.Module):
         tap: of the encoder, which the layer takes.
         dims: prefix lengths.
         matrix: (D, D) float64, the rotation's.
+        mean: (D,) float64, the rotation's; None: it has none.
     """
 
     tap: ClassVar[Literal["embedding"]] = "embedding"
     matrix: Tensor
+    mean: Tensor | None
 
     def __init__(self, rotation: Rotation) -> None:
         super().__init__()
         self.rotation = rotation
         self.dims = rotation.dims
         self.register_buffer("matrix", torch.from_numpy(rotation.matrix.copy()))
+        self.register_buffer("mean", None if rotation.mean is None else torch.from_numpy(rotation.mean.copy()))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map (B, D) to (B, D), not normalised."""
-        rotated: Tensor = vectors @ self.matrix.to(vectors.dtype)
-        return rotated
+        if self.mean is None:
+            return vectors @ self.matrix.to(vectors.dtype)
+        unit = nn.functional.normalize(vectors, dim=1, eps=0)
+        return unit @ self.matrix.to(vectors.dtype) - self.mean.to(vectors.dtype)

@@ -80,6 +80,7 @@ class RotationRecipe(Recipe):
 
     kind: Literal["rotation"]
     data: sections.FeatureData = sections.FeatureData()
+    head: sections.CentredSection = sections.CentredSection()
 
 
 class LoopRecipe(Recipe):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from nestvox.errors import NestvoxError
+from nestvox.heads.rotation import Centre
 from nestvox.home import expand_home
 
 
@@ -197,6 +198,18 @@ class RotationSection(Section):
 
     dims: Dims | None = None
     start_from: Place | None = None
+
+
+class CentredSection(RotationSection):
+    """A rotation that is the whole head.
+
+    Attributes:
+        centre: ``auto`` subtracts the training vectors' mean from the coordinates in which that is best on the
+            development trials, ``all`` from all (the full size is the centred encoder), ``none`` not at all (every
+            full-size score stays the encoder's own).
+    """
+
+    centre: Centre = "auto"
 
 
 class HeadSection(RotationSection):

@@ -1,8 +1,9 @@
 """A frozen encoder becomes a nested model: embed once, fit a rotation, set thresholds.
 
-Nothing of the encoder changes, full-dimension scores stay as they are, and the whole takes seconds once the embeddings
-are in the store. The rotation is fitted on the training speakers and chosen on the development trials; the thresholds
-are set on these as well, and so are optimistic: report on other speakers.
+Nothing of the encoder changes, and the whole takes seconds once the embeddings are in the store. The head may hold the
+mean of the training vectors; without one full-dimension scores stay as they are. The rotation is fitted on the training
+speakers and chosen on the development trials; the thresholds are set on these as well, and so are optimistic: report on
+other speakers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.choose import Candidate, Method, choose_rotation
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
-from nestvox.heads.rotation import Rotation
+from nestvox.heads.rotation import Centre, Rotation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.training.checkpoint import Progressed
@@ -54,6 +55,7 @@ def nest_encoder(
     *,
     dims: Sequence[int] | None = None,
     method: Method = "auto",
+    centre: Centre = "auto",
     seed: int = 0,
     name: str | None = None,
     progress: Progress = silent,
@@ -68,6 +70,7 @@ def nest_encoder(
         dev_trials: labelled.
         dims: prefix lengths; None: powers of two from 16 up, and the full size.
         method: the richest method to try.
+        centre: whether the training vectors' mean is subtracted, see `heads.choose`.
         seed: of the gradient steps.
         name: of the new model; None: the encoder's with ``-nested``.
         progress: candidates measured of all.
@@ -100,6 +103,7 @@ def nest_encoder(
         dims=dims,
         method=method,
         refinement=Refinement(seed=seed),
+        centre=centre,
         progress=progress,
     )
     rotation = candidates["best"].rotation
@@ -120,12 +124,13 @@ def nest_encoder(
     return NestedFit(model, candidates, speakers)
 
 
-def fit_for(run: Run[Any], pairs: LabelledPairs) -> Rotation:
+def fit_for(run: Run[Any], pairs: LabelledPairs, centre: Centre = "none") -> Rotation:
     """Fit a rotation on the clean training embeddings and choose it on the development pairs.
 
     Args:
         run: its recipe says seed and dims, or names a finished rotation.
         pairs: development trials on embeddings.
+        centre: whether a mean is subtracted; a finished rotation is taken as it is.
 
     Raises:
         ModelError: the file is no rotation, or too few speakers.
@@ -148,6 +153,7 @@ def fit_for(run: Run[Any], pairs: LabelledPairs) -> Rotation:
             pairs,
             dims=sorted(dim for dim in recipe.head.dims or () if dim <= size) or None,
             refinement=Refinement(seed=recipe.seed),
+            centre=centre,
             progress=progress,
         )
     return found["best"].rotation
@@ -166,7 +172,7 @@ def train_rotation(run: Run[RotationRecipe]) -> Finished:
         )
     notes = run.warned()
     pairs = run.material.dev_pairs("embedding")
-    rotation = fit_for(run, pairs)
+    rotation = fit_for(run, pairs, run.recipe.head.centre)
     progressed = Progressed(run.recipe.hash)
     progressed.eers = {"0": {str(dim): rate for dim, rate in pairs.eers(rotation).items()}}
     return Finished(SpeakerModel(model.encoder, rotation), pairs, progressed, notes)

@@ -1,0 +1,84 @@
+"""`nestvox centre`: a model with the mean of a domain's own recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nestvox.cli.console import say
+from nestvox.cli.running import Offline, Running, Weights
+from nestvox.errors import NestvoxError
+
+__all__ = ["centre"]
+
+_ROUGH = 100  # recordings
+
+
+def centre(
+    model: Annotated[str, typer.Argument(help="Model folder, or a name that `nestvox models list` shows.")],
+    on: Annotated[
+        Path, typer.Option(help="Store of recordings of the domain, embedded with this model or its encoder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Take only the recordings of the store that this utterance table names.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the table only rows whose column `split` says this.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Embeddings of the encoder (--tap embedding) to bring into the new model's form."),
+    ] = None,
+    rotated: Annotated[Path | None, typer.Option(help="Where these are written, as a store.")] = None,
+    weights: Weights = None,
+    offline: Offline = False,
+) -> None:
+    """Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.
+
+    It is another model: the old one's thresholds and calibration are left out. Set new ones with `nestvox threshold`.
+    """
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.extraction.domain_mean import centre as centre_model
+    from nestvox.extraction.rotate import rotate_store
+    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.heads.rotation import Rotation
+
+    if (store is None) != (rotated is None):
+        raise NestvoxError(
+            "--store and --rotated belong together: what is brought into the new form, and where it goes"
+        )
+    if split is not None and table is None:
+        raise NestvoxError("--split needs --table, which has that column")
+    opened = EmbeddingStore(on)
+    utterances = None if table is None else read_utterances(table)
+    if utterances is not None and split is not None:
+        utterances = utterances.where(split=split)
+    old = Running("cpu", weights=weights, offline=offline).load(model)
+    found = centre_model(old, opened, table=utterances)
+    assert isinstance(found.head, Rotation)
+    if store is not None and rotated is not None:
+        embeddings = EmbeddingStore(store)
+        if embeddings.metadata.fingerprint != old.encoder_fingerprint:
+            raise NestvoxError(f"--store {store} is not of the encoder of {model}; embed with it, and --tap embedding")
+        with progress_bar("rotate", "rows") as bar:
+            rotate_store(
+                found.head,
+                embeddings,
+                rotated,
+                fingerprint=found.fingerprint,
+                model=found.name,
+                training_speakers=found.training_speakers,
+                progress=bar,
+            )
+    found.save(out)
+    rows = len(opened) if utterances is None else len(utterances)
+    say(f"mean of {rows} recordings in {on}")
+    if rows < _ROUGH:
+        say(("note:", "yellow"), f" {rows} recordings know their mean roughly; {_ROUGH} or more are better")
+    if old.thresholds or old.llr is not None:
+        say(("note:", "yellow"), f" the thresholds and the calibration of {old.name} are not its own: set new ones")
+    say(f"model {found.fingerprint} {out}")
+    if rotated is not None:
+        say(f"store {rotated}")
