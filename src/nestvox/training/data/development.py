@@ -11,18 +11,24 @@ from numpy.typing import NDArray
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import OverlapError, TrainingError, TrialsError, first_of
+from nestvox.errors import OverlapError, ScoresError, TrainingError, TrialsError, first_of
+from nestvox.evaluation.llr_fit import fit_llr
 from nestvox.evaluation.set_threshold import set_thresholds
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.metrics.thresholds import DecisionRule
+from nestvox.model.calibration import LlrCalibration
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Threshold
 from nestvox.scoring.speakers import speakers_of_sides
 from nestvox.scoring.system import System
 
+
 REPLICATES = 200
 """Draws of the speakers for an interval on the development trials."""
+
+RULES = (DecisionRule("eer"), DecisionRule("min_dcf"))
+"""Operating points that every model with a head gets thresholds for."""
 
 
 def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = ()) -> None:
@@ -114,26 +120,25 @@ class Development:
         return names.gather(self.first).to_list(), names.gather(self.second).to_list()
 
     def thresholds(
-        self, model: SpeakerModel, pairs: LabelledPairs, labels: Sequence[str]
+        self, model: SpeakerModel, pairs: LabelledPairs, labels: Sequence[str], *, rules: Sequence[DecisionRule] = RULES
     ) -> tuple[tuple[Threshold, ...], tuple[str, ...]]:
-        """Set a threshold per prefix length at the equal error rate and at the minimum detection cost.
+        """Set thresholds per prefix length, by default at the equal error rate and at the minimum detection cost.
 
         Args:
             model: whose head has the prefix lengths.
             pairs: of the trials, on the vectors that its head takes.
             labels: what every rate must be shown with, e.g. ``synthetic``.
+            rules: operating points.
 
         Returns:
             The thresholds, and a sentence on each that these trials cannot set.
         """
-        head = model.head
-        assert head is not None
+        whole = self.system(model, pairs, labels)
         found: list[Threshold] = []
         notes = []
-        for dim in head.dims:
-            scores: dict[int | None, NDArray[np.float64]] = {dim: np.asarray(pairs.scores(head, dim), np.float64)}
-            system = System(model.name, scores, self.trials.sha256, "", model.fingerprint, tuple(labels))
-            for rule in (DecisionRule("eer"), DecisionRule("min_dcf")):
+        for dim, scores in whole.scores.items():
+            system = replace(whole, scores={dim: scores})
+            for rule in rules:
                 try:
                     sides = speakers_of_sides(self.trials, *self.speakers, source=self.table.source)
                     # Decides until the model's owner sets one: he alone knows what errors cost him.
@@ -143,3 +148,20 @@ class Development:
                 except TrialsError as error:
                     notes.append(f"no threshold of {dim} dimensions: {error}")
         return tuple(found), tuple(notes)
+
+    def calibration(self, model: SpeakerModel, pairs: LabelledPairs, labels: Sequence[str]) -> LlrCalibration | None:
+        """Fit maps from its cosines to log likelihood ratios; None where these trials are too few, or do not vary."""
+        sides = speakers_of_sides(self.trials, *self.speakers, source=self.table.source)
+        try:
+            return fit_llr(self.system(model, pairs, labels), self.trials, sides).llr
+        except (TrialsError, ScoresError):
+            return None
+
+    def system(self, model: SpeakerModel, pairs: LabelledPairs, labels: Sequence[str]) -> System:
+        """The cosines of a model at all of its prefix lengths."""
+        head = model.head
+        assert head is not None
+        scores: dict[int | None, NDArray[np.float64]] = {
+            dim: np.asarray(pairs.scores(head, dim), np.float64) for dim in head.dims
+        }
+        return System(model.name, scores, self.trials.sha256, "", model.fingerprint, tuple(labels))

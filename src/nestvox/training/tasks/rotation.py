@@ -21,10 +21,11 @@ from nestvox.heads.choose import Candidate, Method, choose_rotation
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.refine import Refinement
 from nestvox.heads.rotation import Centre, Rotation
+from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.training.checkpoint import Progressed
-from nestvox.training.data.development import Development
+from nestvox.training.data.development import RULES, Development
 from nestvox.training.recipe.kinds import RotationRecipe
 from nestvox.training.run import Finished, Run
 
@@ -34,9 +35,9 @@ class NestedFit:
     """What came of it.
 
     Attributes:
-        model: the encoder with the best rotation and its thresholds.
-        candidates: the best rotation of each method, ``truncation`` first and ``best`` last, with their EERs on the
-            development trials.
+        model: the encoder with the best rotation, its thresholds (EER, minDCF, FAR 1 % and 0.1 %) and its calibration.
+        candidates: the best rotation of each method, ``truncation`` and ``centred`` first and ``best`` last, with their
+            EERs on the development trials.
         speakers: keys of the training and development speakers, and of those that the encoder was trained on as far
             as it says: what the model must not be reported on.
     """
@@ -120,7 +121,9 @@ def nest_encoder(
         training_speakers=speakers,
         card=card,
     )
-    model.thresholds = development.thresholds(model, pairs, labels)[0]
+    rules = (*RULES, DecisionRule("far", 0.01), DecisionRule("far", 0.001))
+    model.thresholds = development.thresholds(model, pairs, labels, rules=rules)[0]
+    model.llr = development.calibration(model, pairs, labels)
     return NestedFit(model, candidates, speakers)
 
 
