@@ -6,6 +6,7 @@ r"""Every nested head on one encoder, beside what it has to beat: the whole tabl
     python benchmarks/heads_table.py features --model linear=runs/linear/model --model linear@64=runs/linear64/model
     python benchmarks/heads_table.py features --on test --keep discriminant
     python benchmarks/heads_table.py features --questions
+    python benchmarks/heads_table.py demo-output/store  # embeddings alone, parts by the table's column `split`
 
 Rows: the encoder cut as it is (truncation) and less its mean (centred), a random rotation, PCA, the discriminant order
 and its refinement, each without a mean, with one, and with one behind the prefix length that is best on dev; LDA by
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.extraction.cache.feature_cache import FeatureCache
+from nestvox.extraction.store.store import EmbeddingStore, is_store
 from nestvox.heads.choose import WEIGHTS, choose_rotation
 from nestvox.heads.contract import normalise
 from nestvox.heads.pairs import LabelledPairs
@@ -103,24 +105,26 @@ class Lists:
         return self.clips.corpora[self.enrol]
 
 
-def read_clips(cache: Path, table: UtteranceTable, variant: int = 0) -> tuple[Clips, list[str]]:
-    features = FeatureCache(cache)
-    rows = np.arange(len(features))
-    corpus = dict(table.frame.select("utt_id", "corpus").iter_rows()) if "corpus" in table.frame.columns else {}
-    names = features.utt_ids
-    return (
-        Clips(
-            features.gather(rows, variant, tap="embedding").astype(np.float64),
-            features.gather(rows, variant),
-            features.speakers,
-            np.asarray([str(corpus.get(name, "")) for name in names]),
-        ),
-        names,
-    )
+def read_clips(folder: Path, part: str, table: UtteranceTable, variant: int = 0) -> tuple[Clips, list[str]]:
+    """Clips of a part, and their names: of the cache folder/part, or of a store of embeddings by the table's split."""
+    corpora = dict(table.frame.select("utt_id", "corpus").iter_rows()) if "corpus" in table.frame.columns else {}
+    if is_store(folder):
+        rows = table.where(split=part).frame
+        names, speakers = rows["utt_id"].to_list(), rows["speaker"].to_list()
+        store = EmbeddingStore(folder)
+        embedding = store.take(store.index_of(names))
+        pooled = embedding
+    else:
+        cache = FeatureCache(folder / part)
+        names, speakers, numbers = cache.utt_ids, cache.speakers, np.arange(len(cache))
+        embedding, pooled = (cache.gather(numbers, variant, tap=tap) for tap in ("embedding", "pooled"))
+    corpus = np.asarray([str(corpora.get(name, "")) for name in names])
+    return Clips(embedding.astype(np.float64), pooled, speakers, corpus), names
 
 
-def read_lists(cache: Path, table: UtteranceTable, trials: Path) -> Lists:
-    clips, names = read_clips(cache, table)
+def read_lists(folder: Path, part: str, table: UtteranceTable, trials: Path) -> Lists:
+    """The clips of a part with its trial list."""
+    clips, names = read_clips(folder, part, table)
     place = {name: row for row, name in enumerate(names)}
     listed = read_trials(trials)
     known = table.frame["utt_id"].to_list()
@@ -465,21 +469,21 @@ def main() -> None:
     parser.add_argument("--questions", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if not (options.features / "train").is_dir():
+    if not (options.features / "train").is_dir() and not is_store(options.features):
         print(f"{options.features}/train is not there; make it with these commands:\n{__doc__}")
         return
     spoken = read_utterances(options.speech / "utterances.tsv")
-    train = read_clips(options.features / "train", spoken)[0]
+    train = read_clips(options.features, "train", spoken)[0]
     if options.variants:
         count = FeatureCache(options.features / "augmented").n_variants
-        parts = [read_clips(options.features / "augmented", spoken, variant)[0] for variant in range(count)]
+        parts = [read_clips(options.features, "augmented", spoken, variant)[0] for variant in range(count)]
         train = parts[0]
         for part in parts[1:]:
             train = train.and_(part)
     if options.extra:
         extra = read_utterances(options.speech / "extra/utterances.tsv")
-        train = train.and_(read_clips(options.features / "extra", extra)[0])
-    dev = read_lists(options.features / "dev", spoken, options.speech / "trials_dev.txt")
+        train = train.and_(read_clips(options.features, "extra", extra)[0])
+    dev = read_lists(options.features, "dev", spoken, options.speech / "trials_dev.txt")
     dims = default_dims(train.embedding.shape[1])
     print(f"{len(train.speakers)} clips of {len(set(train.speakers))} training speakers, {dims[-1]} dimensions")
     if options.questions:
@@ -494,7 +498,7 @@ def main() -> None:
     if options.on != "dev":
         shown = spoken if options.table is None else read_utterances(options.table)
         trials = options.trials or options.speech / f"trials_{options.on}.txt"
-        lists = read_lists(options.features / options.on, shown, trials)
+        lists = read_lists(options.features, options.on, shown, trials)
     scored = show(found, lists, dims, interval=True)
     keep = options.keep or ["refined, auto"]
     rows = paired(scored, lists, dims, keep)
