@@ -35,23 +35,23 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.extraction.cache.feature_cache import FeatureCache
-from nestvox.extraction.store.store import EmbeddingStore, is_store
+from nestvox.extraction.store.metadata import is_store
+from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.choose import WEIGHTS, choose_rotation
 from nestvox.heads.contract import normalise
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Centre, Rotation, Scatter, centred, default_dims, discriminant, truncation
 from nestvox.metrics import eer, error_curve
-from nestvox.metrics.bootstrap import speaker_bootstrap, studentised_intervals
+from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.metrics.compare import compare_scores
-from nestvox.metrics.influence import Clusters
+from nestvox.metrics.influence import Clusters, eer_influence, logit_interval
 from nestvox.model.folder import CONFIG_FILE, read_head, read_tensors
 from nestvox.scoring.cosine import prefix_cosines
 from nestvox.scoring.speakers import trial_speakers
 
 Floats = NDArray[np.float64]
 Scores = dict[int, Floats]
-SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
-POINT = (0.05, 1.0, 1.0)
+SHRINKAGES = (0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,10 +279,11 @@ def one_length_each(found: dict[str, System], given: Sequence[str]) -> None:
 
 def cell(scores: Floats, lists: Lists, *, interval: bool) -> str:
     curve = error_curve(scores, lists.targets)
-    shown = f"{100 * eer(curve).rate:.2f}"
+    found = eer(curve).rate
+    shown = f"{100 * found:.2f}"
     if not interval:
         return shown
-    low, high = studentised_intervals(curve, lists.clusters, POINT).eer
+    low, high = logit_interval(found, lists.clusters.standard_error(eer_influence(curve)), lists.clusters.size)
     return f"{shown} [{100 * low:.2f}, {100 * high:.2f}]"
 
 

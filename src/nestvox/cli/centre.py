@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nestvox.cli.console import say
-from nestvox.cli.running import Offline, Running, Weights
+from nestvox.cli import options
+from nestvox.cli.console import say, say_notes
 from nestvox.errors import NestvoxError
-
-__all__ = ["centre"]
 
 _ROUGH = 100  # recordings
 
@@ -25,14 +23,14 @@ def centre(
     table: Annotated[
         Path | None, typer.Option(help="Take only the recordings of the store that this utterance table names.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of the table only rows whose column `split` says this.")] = None,
+    split: options.Split = None,
     store: Annotated[
         Path | None,
         typer.Option(help="Embeddings of the encoder (--tap embedding) to bring into the new model's form."),
     ] = None,
     rotated: Annotated[Path | None, typer.Option(help="Where these are written, as a store.")] = None,
-    weights: Weights = None,
-    offline: Offline = False,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
 ) -> None:
     """Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.
 
@@ -55,7 +53,7 @@ def centre(
     utterances = None if table is None else read_utterances(table)
     if utterances is not None and split is not None:
         utterances = utterances.where(split=split)
-    old = Running("cpu", weights=weights, offline=offline).load(model)
+    old = options.Running("cpu", weights=weights, offline=offline).load(model)
     found = centre_model(old, opened, table=utterances)
     assert isinstance(found.head, Rotation)
     if store is not None and rotated is not None:
@@ -75,10 +73,10 @@ def centre(
     found.save(out)
     rows = len(opened) if utterances is None else len(utterances)
     say(f"mean of {rows} recordings in {on}")
-    if rows < _ROUGH:
-        say(("note:", "yellow"), f" {rows} recordings know their mean roughly; {_ROUGH} or more are better")
+    notes = [] if rows >= _ROUGH else [f"{rows} recordings know their mean roughly; {_ROUGH} or more are better"]
     if old.thresholds or old.llr is not None:
-        say(("note:", "yellow"), f" the thresholds and the calibration of {old.name} are not its own: set new ones")
+        notes.append(f"the thresholds and the calibration of {old.name} are not its own: set new ones")
+    say_notes(notes)
     say(f"model {found.fingerprint} {out}")
     if rotated is not None:
         say(f"store {rotated}")

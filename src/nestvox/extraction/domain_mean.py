@@ -13,8 +13,6 @@ from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.rotation import Rotation, Scatter, centred
 from nestvox.model.speaker_model import SpeakerModel
 
-__all__ = ["centre"]
-
 _BATCH_ROWS = 16_384
 
 

@@ -23,7 +23,6 @@ from nestvox.model.threshold import Threshold
 from nestvox.scoring.speakers import speakers_of_sides
 from nestvox.scoring.system import System
 
-
 REPLICATES = 200
 """Draws of the speakers for an interval on the development trials."""
 
