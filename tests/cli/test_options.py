@@ -13,9 +13,11 @@ from nestvox.cli.main import main
 from nestvox.errors import ModelError
 
 COMMANDS = dict(commands())
-# A recipe says where training runs and what it begins with.
+# A recipe says where training runs and what it begins with; to centre a model its network need not run.
 RUN_A_MODEL = sorted(
-    name for name, command in COMMANDS.items() if {param.name for param in command.params} & {"model", "systems"}
+    name
+    for name, command in COMMANDS.items()
+    if {param.name for param in command.params} & {"model", "systems"} and name != "centre"
 )
 SHARED = ("device", "backend", "weights", "offline")
 

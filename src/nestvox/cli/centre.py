@@ -20,21 +20,18 @@ def centre(
         Path, typer.Option(help="Store of recordings of the domain, embedded with this model or its encoder.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
-    table: Annotated[
-        Path | None, typer.Option(help="Take only the recordings of the store that this utterance table names.")
-    ] = None,
+    table: options.Table = None,
     split: options.Split = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Embeddings of the encoder (--tap embedding) to bring into the new model's form."),
-    ] = None,
-    rotated: Annotated[Path | None, typer.Option(help="Where these are written, as a store.")] = None,
+    store: options.Store = None,
+    rotated: options.Rotated = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
 ) -> None:
     """Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.
 
-    It is another model: the old one's thresholds and calibration are left out. Set new ones with `nestvox threshold`.
+    With --table (and --split) only the recordings that it names count. --store and --rotated bring embeddings of the
+    encoder (--tap embedding) into the form of the new model. It is another model: the old one's thresholds and
+    calibration are left out. Set new ones with `nestvox threshold`.
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances

@@ -100,6 +100,9 @@ SEED = typer.Option(min=0, help="Of all that is drawn: the same seed gives the s
 Seed = Annotated[int, SEED]
 
 # What is written.
+Rotated = Annotated[
+    Path | None, typer.Option(help="Also write the rotated vectors here; the suffix names the format, none is a store.")
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results here as JSON.")]
 Report = Annotated[
     Path | None,

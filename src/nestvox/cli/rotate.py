@@ -28,9 +28,7 @@ def rotate(
         str, typer.Option(help="Richest method to try: pca, discriminant, refined, or auto (all that labels allow).")
     ] = "auto",
     dims: options.Dims = None,
-    rotated: Annotated[
-        Path | None, typer.Option(help="Also write the rotated vectors here; the suffix names the format.")
-    ] = None,
+    rotated: options.Rotated = None,
     centre: Annotated[
         str, typer.Option(help="Subtract the mean: none (full-dimension scores stay), all, or auto (what is best).")
     ] = "none",
