@@ -24,7 +24,7 @@ from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nestvox.errors import WeightsError  # noqa: E402
-from nestvox.zoo.checkpoint import read_checkpoint, read_tensors  # noqa: E402
+from nestvox.zoo.checkpoint import read_checkpoint  # noqa: E402
 from nestvox.zoo.weights import load_strict  # noqa: E402
 
 
@@ -93,8 +93,8 @@ def test_the_forms_of_these_tests_are_those_of_torch(tmp_path: Path) -> None:
         legacy(tmp_path / "b.pt", {"a": tensor()}, data=data),
         archive(tmp_path / "c.pt", pickled({"a": tensor((2, 2), (1, 2))}), data),
     ):
-        assert read_tensors(path)["a"].sum() == 6.0
-    assert read_tensors(tmp_path / "c.pt")["a"].tolist() == [[0.0, 2.0], [1.0, 3.0]]
+        assert read_checkpoint(path).tensors["a"].sum() == 6.0
+    assert read_checkpoint(tmp_path / "c.pt").tensors["a"].tolist() == [[0.0, 2.0], [1.0, 3.0]]
 
 
 BIG = 10**13

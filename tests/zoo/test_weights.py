@@ -29,7 +29,7 @@ from nestvox.zoo import weights as room
 from nestvox.zoo import wheel as wheels
 from nestvox.zoo.cache import cached_weights
 from nestvox.zoo.catalogue import CatalogueEntry, WheelSource, find
-from nestvox.zoo.checkpoint import read_tensors, unwrapped
+from nestvox.zoo.checkpoint import read_checkpoint, unwrapped
 from nestvox.zoo.weights import fetch, load_encoder, load_strict
 
 MEMBER = "fakevoice/weights.pt"
@@ -128,9 +128,9 @@ def test_subnormal_values_become_zero() -> None:
 def test_names_of_a_wrapped_network_are_those_of_the_network(wrapper: str, tmp_path: Path) -> None:
     _, state = checkpoint()
     torch.save({"model_state": {wrapper + key: value for key, value in state.items()}}, tmp_path / "wrapped.pt")
-    assert read_tensors(tmp_path / "wrapped.pt", state_key="model_state").keys() == state.keys()
+    assert read_checkpoint(tmp_path / "wrapped.pt", state_key="model_state").tensors.keys() == state.keys()
     save_file({wrapper + key: value for key, value in state.items()}, tmp_path / "wrapped.safetensors")
-    assert read_tensors(tmp_path / "wrapped.safetensors").keys() == state.keys()
+    assert read_checkpoint(tmp_path / "wrapped.safetensors").tensors.keys() == state.keys()
 
 
 def test_a_part_that_is_called_module_keeps_its_name() -> None:
@@ -159,13 +159,13 @@ def test_safetensors_and_checkpoints_are_read(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "x.pt")
     torch.save({"state": tensors, "step": 1}, tmp_path / "y.pth")
     for name, key in (("x.safetensors", ""), ("x.pt", "state"), ("y.pth", "state")):
-        assert torch.equal(read_tensors(tmp_path / name, state_key=key)["a"], tensors["a"])
+        assert torch.equal(read_checkpoint(tmp_path / name, state_key=key).tensors["a"], tensors["a"])
 
 
 def test_a_checkpoint_without_the_key_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"other": {"a": torch.zeros(1)}, "step": 1}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"found other \(1 tensors\), step"):
-        read_tensors(tmp_path / "x.pt", state_key="state")
+        read_checkpoint(tmp_path / "x.pt", state_key="state")
 
 
 class Bomb:
@@ -179,10 +179,10 @@ class Bomb:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     torch.save({"a": Bomb(tmp_path / "exploded")}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"not a readable checkpoint: .* more than tensors"):
-        read_tensors(tmp_path / "x.pt")
+        read_checkpoint(tmp_path / "x.pt")
     (tmp_path / "y.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
     with pytest.raises(WeightsError):
-        read_tensors(tmp_path / "y.pt")
+        read_checkpoint(tmp_path / "y.pt")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -196,7 +196,7 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str, kept: float) -
     whole = path.read_bytes()
     path.write_bytes(whole[: kept if isinstance(kept, int) else int(len(whole) * kept)])
     with pytest.raises(WeightsError, match=r"x\.(pt|safetensors): not a readable"):
-        read_tensors(path)
+        read_checkpoint(path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,15 +209,15 @@ def test_a_damaged_checkpoint_is_an_error_of_ours_or_still_tensors(place: int, v
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(WeightsError):
         path = Path(folder) / "x.pt"
         path.write_bytes(damaged)
-        assert all(isinstance(tensor, torch.Tensor) for tensor in read_tensors(path).values())
+        assert all(isinstance(tensor, torch.Tensor) for tensor in read_checkpoint(path).tensors.values())
 
 
 def test_other_kinds_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"not from \.pkl"):
-        read_tensors(tmp_path / "x.pkl")
+        read_checkpoint(tmp_path / "x.pkl")
     with pytest.raises(WeightsError, match="no such weights file"):
-        read_tensors(tmp_path / "nothing.pt")
+        read_checkpoint(tmp_path / "nothing.pt")
 
 
 # Fetching

@@ -161,7 +161,9 @@ class Router:
             ModelError: no route serves the request.
         """
         samples = self._samples(audio)
-        return self._embed(samples, self.choose(samples, dim=dim, route=route), dim)
+        chosen = self.choose(samples, dim=dim, route=route)
+        vector = chosen.model.embed(samples, dim=chosen.length(dim))
+        return RoutedEmbedding(vector, len(vector), chosen.name, chosen.model.fingerprint)
 
     def verify(
         self,
@@ -223,10 +225,6 @@ class Router:
         if self.choose(self._samples(b), dim=dim, route=route) is not chosen:
             chosen = self.choose(None, dim=dim, route=route)
         return chosen
-
-    def _embed(self, samples: NDArray[np.float32], route: Route, dim: int | None) -> RoutedEmbedding:
-        vector = route.model.embed(samples, dim=route.length(dim))
-        return RoutedEmbedding(vector, len(vector), route.name, route.model.fingerprint)
 
     def _samples(self, audio: str | Path | Segment | NDArray[np.float32]) -> NDArray[np.float32]:
         heard = self._heard(audio)

@@ -68,19 +68,6 @@ class Checkpoint:
     numbers: Mapping[str, int | float] = field(default_factory=dict)
 
 
-def read_tensors(path: str | Path, *, state_key: str = "") -> dict[str, Tensor]:
-    """Read named tensors from a ``.safetensors``, ``.pt`` or ``.pth`` file; no code in it is ever run.
-
-    Args:
-        path: the file.
-        state_key: key of a ``.pt`` checkpoint under which the tensors stand, where it has that key.
-
-    Raises:
-        WeightsError: not there, of another kind, unreadable, or without named tensors.
-    """
-    return dict(read_checkpoint(path, state_key=state_key).tensors)
-
-
 def read_checkpoint(path: str | Path, *, state_key: str = "", config_key: str = "") -> Checkpoint:
     """Read named tensors and, where it has one, the configuration of a weights file; no code in it is ever run.
 
