@@ -223,3 +223,22 @@ def test_too_few_speakers_are_told(tmp_path: Path, encoder: Path, capsys: pytest
     assert code == 2
     assert "3 speakers have two recordings or more; 6 are needed" in " ".join(error.split())
     assert not (tmp_path / "out").exists(), "what is refused leaves nothing"
+
+
+def test_it_embeds_what_is_trained_on_and_what_a_trial_names(
+    tmp_path: Path, data: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for file in data.iterdir():
+        (folder / file.name).symlink_to(file)
+    table = (data / "utterances.tsv").read_text()
+    (folder / "utterances.tsv").unlink()
+    more = [("unnamed", "test"), ("spare", "other")]
+    rows = "".join(f"{name}\ts0-0.wav\t{name}\t{split}\tm\ttrue\n" for name, split in more)
+    (folder / "utterances.tsv").write_text(table + rows)
+    code, text, error = demo(capsys, folder, encoder, tmp_path / "out")
+    assert code == 0, error
+    assert "2 of them are neither for training nor in a trial, and are not embedded" in text
+    held = set(EmbeddingStore(tmp_path / "out" / "store").utt_ids)
+    assert held == {f"s{speaker}-{take}" for part in SPEAKERS.values() for speaker in part for take in range(TAKES)}
