@@ -142,7 +142,7 @@ def test_a_smaller_difference_takes_more():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rate": 0.0}, "between 0 and 0.5"),
+        ({"eer": 0.0}, "between 0 and 0.5"),
         ({"difference": 0.0}, "must not be 0"),
         ({"difference": -0.06}, "second system"),
         ({"speakers": 2}, "at least 3 speakers"),
@@ -154,7 +154,7 @@ def test_a_smaller_difference_takes_more():
 )
 def test_what_cannot_be_planned(change, words):
     with pytest.raises(NestvoxError, match=words):
-        plan_study(**{"rate": 0.05, "difference": 0.01, "speakers": 40, **change})
+        plan_study(**{"eer": 0.05, "difference": 0.01, "speakers": 40, **change})
 
 
 def pilot(**options) -> tuple[SpeakerCorrelation, float]:

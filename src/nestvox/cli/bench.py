@@ -48,7 +48,7 @@ def bench(
             clip_s=clip_s,
             batch_size=batch_size,
             seconds=seconds,
-            max_memory=round(memory_gb * 1e9),
+            memory_gb=memory_gb,
             seed=seed,
             progress=bar,
         )

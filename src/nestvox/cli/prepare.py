@@ -166,7 +166,7 @@ def librispeech(
     root: Annotated[Path, typer.Argument(help="Folder with dev-clean, train-clean-100, ..., or with LibriSpeech.")],
     out: _Out,
     *,
-    subset: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
+    subsets: Annotated[list[str] | None, typer.Option("--subset", help="Only this one; repeatable.")] = None,
     durations: _Durations = False,
     workers: Annotated[int, options.WORKERS] = 8,
     synthetic: _Synthetic = False,
@@ -179,7 +179,7 @@ def librispeech(
     journal = _journal(out)
     with progress_bar("searching", "speakers") as progress:
         prepared = prepare_librispeech(
-            root, subsets=subset, durations=durations, journal=journal, workers=workers, progress=progress
+            root, subsets=subsets, durations=durations, journal=journal, workers=workers, progress=progress
         )
     _finish(prepared, out, json_out, synthetic=synthetic, journal=journal)
 

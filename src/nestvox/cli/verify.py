@@ -34,9 +34,11 @@ def verify(
     ] = None,
     domain: options.Domain = None,
     calibration: options.Calibration = None,
-    mark: Annotated[
+    marks: Annotated[
         list[str] | None,
-        typer.Option(help="What the recordings are, if not real: synthetic or augmented; may be given again."),
+        typer.Option(
+            "--mark", help="What the recordings are, if not real: synthetic or augmented; may be given again."
+        ),
     ] = None,
     channel: Annotated[
         str | None,
@@ -70,7 +72,7 @@ def verify(
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
-    answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=mark or ())
+    answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=marks or ())
     if json_out is not None:
         written = {**asdict(answer), "model_named": model is not None}
         if chosen is not None:

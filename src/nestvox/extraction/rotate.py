@@ -137,7 +137,7 @@ class RotationReport:
 
 
 def rotate_vectors(
-    source: str | Path,
+    embeddings: str | Path,
     *,
     labels: pl.Series | None = None,
     method: Method = "auto",
@@ -150,7 +150,7 @@ def rotate_vectors(
     """Fit a rotation on the vectors of a file or store, and measure it.
 
     Args:
-        source: npy, npz, Parquet, kaldi ark/scp, or a store.
+        embeddings: npy, npz, Parquet, kaldi ark/scp, or a store.
         labels: the speaker of each row in order, null where unknown; None: no labels at all, which means PCA.
         method: the richest method to try, see `heads.choose`.
         dims: prefix lengths.
@@ -161,13 +161,13 @@ def rotate_vectors(
         choosing: after that, candidates measured of all; never without labels.
 
     Raises:
-        StoreError: the source cannot be read.
+        StoreError: they cannot be read.
         ModelError: labels that do not fit, or too few speakers.
     """
-    known, size = vector_shape(source)
+    known, size = vector_shape(embeddings)
     truncation(size, dims)  # dims that do not fit are refused before ten million rows are read
     total = known if known is not None or labels is None else len(labels)
-    batches = _counted(source, total, progress)
+    batches = _counted(embeddings, total, progress)
     sample = _Sample(size, seed)
     if labels is None:
         if method in ("discriminant", "refined"):
@@ -181,12 +181,12 @@ def rotate_vectors(
         rotation = fit_rotation("pca", scatter, dims)
         return _report(centred(rotation, scatter.mean(), 0 if centre == "all" else size), sample)
     if total != len(labels):
-        raise ModelError(f"{len(labels)} labels for the {total} rows of {source}")
+        raise ModelError(f"{len(labels)} labels for the {total} rows of {embeddings}")
     division = _divide(labels, seed)
     speakers = {part: labels.gather(rows).to_list() for part, rows in division.items()}
     taken = _take(batches, division, size, sample)
     if sample.seen != len(labels):
-        raise ModelError(f"{len(labels)} labels for the {sample.seen} rows of {source}")
+        raise ModelError(f"{len(labels)} labels for the {sample.seen} rows of {embeddings}")
     candidates = choose_rotation(
         taken["fit"],
         speakers["fit"],

@@ -117,7 +117,7 @@ def bench_model(
     clip_s: float = 3.0,
     batch_size: int = 8,
     seconds: float = 1.0,
-    max_memory: int = 2 * 10**9,
+    memory_gb: float = 2.0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Bench:
@@ -132,7 +132,7 @@ def bench_model(
         clip_s: length of the clips that are embedded.
         batch_size: clips embedded at once.
         seconds: spent on each measurement at least, and at least three repeats.
-        max_memory: bytes that the gallery of the largest dimension may take.
+        memory_gb: 10^9 bytes that the gallery of the largest dimension may take.
         seed: of the generated audio and vectors.
         progress: told the measurements done.
 
@@ -146,11 +146,11 @@ def bench_model(
     if not 0 < seconds < float("inf"):
         raise NestvoxError(f"seconds must be above 0, got {seconds}")
     needed = 4 * gallery * ascending[-1]
-    if needed > max_memory:
-        most = max_memory // (4 * ascending[-1])
+    if needed > memory_gb * 1e9:
+        most = int(memory_gb * 1e9) // (4 * ascending[-1])
         raise NestvoxError(
             f"a gallery of {gallery:,} vectors at {ascending[-1]} dimensions takes {needed / 1e9:.1f} GB, more than "
-            f"the {max_memory / 1e9:.1f} GB allowed; take at most {most:,} vectors, fewer dimensions, or allow more"
+            f"the {memory_gb:.1f} GB allowed; take at most {most:,} vectors, fewer dimensions, or allow more"
         )
     steps = 1 + 2 * len(ascending)
     progress(0, steps)

@@ -165,7 +165,7 @@ def independent_trials(
 
 
 def plan_study(
-    rate: float,
+    eer: float,
     difference: float,
     speakers: int,
     *,
@@ -179,7 +179,7 @@ def plan_study(
     """Say how many pairs or speakers it takes to find a difference.
 
     Args:
-        rate: equal error rate of the first system, a fraction.
+        eer: equal error rate of the first system, a fraction.
         difference: of the second's and the first's, a fraction, not 0; the sign does not matter much.
         speakers: that the study can have.
         pairs: trials that it can have, half of them targets; None: `per_speaker` targets and as many non-targets each.
@@ -192,11 +192,11 @@ def plan_study(
     Raises:
         NestvoxError: a value out of range.
     """
-    _check(rate, difference, speakers, pairs, per_speaker, correlation, clusters, power, confidence)
+    _check(eer, difference, speakers, pairs, per_speaker, correlation, clusters, power, confidence)
     reach = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
 
     def found(n_speakers: int, half: float, size: float = difference) -> bool:
-        error = difference_error(rate, size, n_speakers, half, half, correlation=correlation, clusters=clusters)
+        error = difference_error(eer, size, n_speakers, half, half, correlation=correlation, clusters=clusters)
         return reach * error <= abs(size)
 
     half_needed = _least(lambda half: found(speakers, half), 1)
@@ -205,7 +205,7 @@ def plan_study(
     half_given = speakers * per_speaker if pairs is None else pairs / 2
     effects = _design_effects(speakers, half_given, half_given, clusters)
     return StudyPlan(
-        eer=rate,
+        eer=eer,
         difference=difference,
         correlation=correlation,
         clusters=clusters,
@@ -218,9 +218,9 @@ def plan_study(
         speakers_needed=speakers_needed,
         pairs_given=int(2 * half_given),
         standard_error=difference_error(
-            rate, difference, speakers, half_given, half_given, correlation=correlation, clusters=clusters
+            eer, difference, speakers, half_given, half_given, correlation=correlation, clusters=clusters
         ),
-        smallest=_smallest(lambda size: found(speakers, half_given, math.copysign(size, difference)), rate, difference),
+        smallest=_smallest(lambda size: found(speakers, half_given, math.copysign(size, difference)), eer, difference),
         design_effect=effects,
     )
 
