@@ -85,7 +85,7 @@ def test_files_of_one_name_keep_their_folders(files):
 def test_a_copy_is_refused(files):
     result = run(files / "good.txt", files / "good_store", "--trials", files / "trials.txt", "--dims", "16")
     assert isinstance(result.exception, NestvoxError)
-    assert "--dims means nothing" in str(result.exception)
+    assert "scores have no dimensions" in str(result.exception)
     (files / "copy.txt").write_text((files / "good.txt").read_text())
     result = run(files / "good.txt", files / "copy.txt", "--trials", files / "trials.txt")
     assert isinstance(result.exception, ScoresError)

@@ -17,7 +17,11 @@ COMMANDS = dict(commands())
 # What only a terminal has, on any command: how `nestvox.load` is called, and a file beside what is printed.
 TERMINAL = frozenset({"device", "backend", "precision", "weights", "offline", "json_out"})
 # What only Python has, on any function: whom it tells.
-PYTHON = frozenset({"self", "progress", "bars", "announce"})
+PYTHON = frozenset({"self", "progress", "bars", "announce", "load"})
+
+# Fields of `Settings`, and what `read_steps` makes `Steps` of: one object each in Python.
+SETTINGS = "p_target c_miss c_fa n_bootstrap seed"
+STEPS = "score_norm cohort top_k calibration"
 
 # Command to its function, to what else only the terminal has, and to what else only Python has.
 PUBLIC: dict[str, tuple[str, str, str]] = {
@@ -59,6 +63,28 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "data prepare webdataset": ("corpora.shards:prepare_shards", "out synthetic", "root"),
     "models fetch": ("zoo.weights:fetch", "", ""),
     "plan": ("metrics.plan:plan_study", "pilot_scores pilot_table pilot_trials", ""),
+}
+PUBLIC |= {
+    "evaluate": (
+        "evaluation.measure:evaluate",
+        f"allow_overlap conditions baseline csv figure_format figures model report scores store {SETTINGS} detail_dim interval {STEPS} thresholds",
+        "labels given settings system",
+    ),
+    "compare": (
+        "evaluation.comparison:compare",
+        f"confidence csv figure_format figures report systems {SETTINGS}",
+        "a b more names settings speakers",
+    ),
+    "calibrate": (
+        "evaluation.llr_fit:calibrate",
+        f"model out scores store {STEPS.replace('calibration', '')}",
+        "steps system",
+    ),
+    "threshold": (
+        "evaluation.set_threshold:threshold",
+        f"by_duration c_fa c_miss duration_edges eer far frr model out p_target scores store {STEPS}",
+        "classes rule steps system",
+    ),
 }
 # A default that the command finds out otherwise.
 OWN_DEFAULT = {("plan", "clusters"), ("plan", "correlation")}

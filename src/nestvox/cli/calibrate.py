@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.console import console, number, say, say_notes, show_dim, whole_table
 from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError
 
@@ -54,46 +54,27 @@ def calibrate(
     trials and the speakers that it was fitted on.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_source, read_steps
-    from nestvox.corpora.trials import read_trials
-    from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.llr_fit import check_fit, fit_llr
-    from nestvox.metrics.costs import check_operating_point
+    from nestvox.evaluation.llr_fit import calibrate as run
     from nestvox.model.calibration import add_to_file, store_in_model
-    from nestvox.scoring.pipeline import score_trials
-    from nestvox.scoring.quality import check_measures, trial_quality
-    from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.pipeline import read_steps
 
     folder = keeping_folder(model, out)
-    running = options.Running(device, backend, weights, offline)
-    listed = read_trials(trials)
-    check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
-    check_operating_point(p_target, c_miss, c_fa)
-    utterances = None if table is None else read_utterances(table)
-    measures = tuple(quality or ())
-    check_measures(measures, utterances)
-    steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k)
-    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
-    source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
-    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
-    with progress_bar("measuring quality", "files") as progress:
-        measured = trial_quality(measures, scored.system, listed, utterances, progress=progress)
-    with progress_bar("fitting", "dimensions") as progress:
-        found = fit_llr(
-            scored.system,
-            listed,
-            scored.speakers,
-            measures=measures,
-            quality=measured,
-            table=utterances,
-            prior=prior,
-            ridge=ridge,
-            p_target=p_target,
-            c_miss=c_miss,
-            c_fa=c_fa,
-            allow_overlap=allow_overlap,
-            progress=progress,
-        )
+    found = run(
+        options.source(scores, store, model, table),
+        trials,
+        table=table,
+        dims=options.parse_dims(dims),
+        quality=quality or (),
+        prior=prior,
+        ridge=ridge,
+        steps=read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k),
+        p_target=p_target,
+        c_miss=c_miss,
+        c_fa=c_fa,
+        allow_overlap=allow_overlap,
+        load=options.Running(device, backend, weights, offline).load,
+        bars=progress_bar,
+    )
     _print(found)
     if folder is not None:
         store_in_model(folder, llr=found.llr)
@@ -132,8 +113,6 @@ def print_costs(
     columns: Mapping[str, Sequence[LlrCost]], *, title: str, p_target: float, labels: Sequence[str]
 ) -> None:
     """Print Cllr and actDCF of several versions of the same scores, one row a dimension."""
-    from nestvox.cli.source import show_dim
-
     names = ["dim", *(f"Cllr {name}" for name in columns), "minCllr", *(f"actDCF {name}" for name in columns), "minDCF"]
     shown = whole_table(*map(number, names), title=title, labels=labels)
     for rows in zip(*columns.values(), strict=True):

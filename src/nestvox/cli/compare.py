@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, say_notes, whole_table
-from nestvox.cli.outputs import write_json
+from nestvox.cli.console import console, number, say, say_notes, show_score, whole_table
+from nestvox.cli.outputs import write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nestvox.corpora.trials import Trials
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
     from nestvox.evaluation.comparison import Comparison
     from nestvox.evaluation.estimates import Settings
-    from nestvox.scoring.system import System, Unscored
+    from nestvox.model.speaker_model import SpeakerModel
 
 
 def compare(
@@ -45,8 +44,10 @@ def compare(
     p_target: options.PTarget = 0.05,
     c_miss: options.CMiss = 1.0,
     c_fa: options.CFa = 1.0,
-    bootstrap: options.Bootstrap = 1000,
-    permutations: Annotated[int, typer.Option(max=1_000_000, help="Rounds of the permutation, by speaker.")] = 2000,
+    n_bootstrap: options.Bootstrap = 1000,
+    n_permutations: Annotated[
+        int, typer.Option("--permutations", max=1_000_000, help="Rounds of the permutation, by speaker.")
+    ] = 2000,
     seed: options.Seed = 0,
     confidence: options.Confidence = 0.95,
     allow_overlap: options.AllowOverlap = False,
@@ -66,68 +67,57 @@ def compare(
     permutation by speaker, McNemar's test at the thresholds, and a correction for the number of comparisons.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.comparison import compare_systems
+    from nestvox.evaluation.comparison import compare as run
     from nestvox.evaluation.estimates import Settings
-    from nestvox.evaluation.selection import select_system
+    from nestvox.report.comparison_page import comparison_figures, comparison_tables, write_comparison
     from nestvox.report.drawing import check_figure_format
-    from nestvox.scoring.pipeline import check_unscored
-    from nestvox.scoring.refusals import check_trials, refuse_shared_trials
-    from nestvox.scoring.speakers import trial_speakers
 
     check_figure_format(figure_format)
     settings = Settings(
-        p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=bootstrap, seed=seed, confidence=confidence
+        p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=n_bootstrap, seed=seed, confidence=confidence
     )
-    running = options.Running(device, backend, weights, offline)
     _check_weights(weights, systems)
-    listed = read_trials(trials)
-    check_trials(listed)
-    choice = None if select_on is None else read_trials(select_on)
-    if choice is not None:
-        check_trials(choice)
-        refuse_shared_trials(choice, listed)
-    if permutations < 1:
-        raise NestvoxError(f"a p value takes one permutation or more, got {permutations}")
-    utterances = None if table is None else read_utterances(table)
-    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
-    named = list(zip(_names(systems), systems, strict=True))
-
-    if len(named) < 2 or len({name for name, _ in named}) < len(named):
+    if len(systems) < 2:
         raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(systems)}")
-    lists = [listed] if choice is None else [choice, listed]
-    known = _known(named, lists, utterances, dims=wanted, running=running)
-    for source in known.values():  # all is refused that can be before one embeds
-        who = trial_speakers(source.trials, [source.system], table=utterances)
-        check_unscored(source, who, allow_overlap=allow_overlap)
+    running = options.Running(device, backend, weights, offline)
 
-    def scored(on: Trials) -> list[System]:
-        return [known[name, on.sha256].score() for name, _ in named]
+    def load(name: str) -> SpeakerModel:  # --weights are of a catalogue name
+        return (replace(running, weights=None) if Path(name).exists() else running).load(name)
 
-    selection = None if choice is None else select_system(choice, scored(choice), reported=listed)
-    made = scored(listed)
-    with progress_bar("comparing", "comparisons") as progress:
-        found = compare_systems(
-            listed,
-            made,
-            table=utterances,
-            allow_overlap=allow_overlap,
-            settings=settings,
-            n_permutations=permutations,
-            selection=selection,
-            progress=progress,
-        )
+    utterances = None if table is None else read_utterances(table)
+    found = run(
+        systems[0],
+        systems[1],
+        trials,
+        more=systems[2:],
+        table=utterances,
+        names=_names(systems),
+        dims=options.parse_dims(dims),
+        select_on=select_on,
+        allow_overlap=allow_overlap,
+        settings=settings,
+        n_permutations=n_permutations,
+        load=load,
+        bars=progress_bar,
+    )
     print_comparison(found)
     write_json(json_out, found.to_dict())
     if report is not None or csv is not None or figures is not None:
-        alone = _each_alone(listed, made, utterances, settings=settings, allow_overlap=allow_overlap)
-        _write(found, alone, report=report, csv=csv, figures=(figures, figure_format))
+        alone = _each_alone(found, trials, utterances, settings=settings, allow_overlap=allow_overlap)
+        write_pages(
+            csv,
+            figures,
+            figure_format,
+            report,
+            tables=lambda: comparison_tables(found, alone),
+            drawings=lambda: comparison_figures(found, alone),
+            page=lambda path: write_comparison(found, alone, path),
+        )
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the systems, their differences and the verdicts; rates in per cent."""
-    from nestvox.cli.source import show_score
     from nestvox.download import readable_size
 
     cost = f"minDCF({comparison.p_target:g})"
@@ -199,51 +189,21 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _each_alone(
-    trials: Trials,
-    systems: Sequence[System],
-    table: UtteranceTable | None,
-    *,
-    settings: Settings,
-    allow_overlap: bool,
+    comparison: Comparison, trials: Path, table: UtteranceTable | None, *, settings: Settings, allow_overlap: bool
 ) -> dict[str, Evaluation]:
     """What the report shows of every system by itself."""
     from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.trials import read_trials
     from nestvox.evaluation.measure import measure
     from nestvox.scoring.pipeline import score_trials
     from nestvox.scoring.sources import known_scores
 
-    found = {}
+    found, listed = {}, read_trials(trials)
     with progress_bar("measuring", "rows") as progress:
-        for system in systems:
-            scored = score_trials(known_scores(system, trials), table=table, allow_overlap=allow_overlap)
+        for system in comparison.scored:
+            scored = score_trials(known_scores(system, listed), table=table, allow_overlap=allow_overlap)
             found[system.name] = measure(scored, settings=settings, progress=progress)
     return found
-
-
-def _write(
-    comparison: Comparison,
-    alone: dict[str, Evaluation],
-    *,
-    report: Path | None,
-    csv: Path | None,
-    figures: tuple[Path | None, str],
-) -> None:
-    from nestvox.report.comparison_page import comparison_figures, comparison_tables, write_comparison
-    from nestvox.report.page import write_figures
-    from nestvox.report.tables import write_tables
-
-    said = {}
-    if csv is not None:
-        said["CSV"] = f"{csv} ({len(write_tables(comparison_tables(comparison, alone), csv))} tables)"
-    folder, figure_format = figures
-    if folder is not None:
-        drawings = comparison_figures(comparison, alone)
-        said["Figures"] = f"{folder} ({len(write_figures(drawings, folder, figure_format))} {figure_format} files)"
-    if report is not None:
-        write_comparison(comparison, alone, report)
-        said["Report"] = str(report)
-    for title, where in said.items():
-        say(f"{title}: {where}")
 
 
 def _relative(change: float | None) -> str:
@@ -273,42 +233,3 @@ def _check_weights(weights: Path | None, systems: Sequence[str]) -> None:
             f"--weights is of one catalogue name, and here are {len(names)}; 'nestvox embed --weights' makes a store "
             "of each"
         )
-
-
-def _known(
-    named: Sequence[tuple[str, str]],
-    lists: Sequence[Trials],
-    table: UtteranceTable | None,
-    *,
-    dims: tuple[int, ...] | None,
-    running: options.Running,
-) -> dict[tuple[str, str], Unscored]:
-    """Every system on every list, by its name and the list's hash; files and stores are read before a model is."""
-    from nestvox.cli.source import embedding_model, unscored_file
-    from nestvox.extraction.store.metadata import is_store
-    from nestvox.extraction.store.store import EmbeddingStore
-    from nestvox.scoring.sources import known_store
-
-    found: dict[tuple[str, str], Unscored] = {}
-    models = []
-    for name, text in named:
-        path = Path(text)
-        if is_store(path):
-            for on in lists:
-                found[name, on.sha256] = known_store(name, on, EmbeddingStore(path), dims=dims)
-        elif path.is_file() and path.suffix.lower() != ".onnx":
-            if dims:
-                raise NestvoxError(f"--dims means nothing with the score file {path}: scores have no dimensions")
-            found |= {(name, on.sha256): unscored_file(name, path, on) for on in lists}
-        elif table is None:
-            raise NestvoxError(
-                f"{text} is neither a score file nor a store; to compare it as a model, give --table, which says where "
-                "the audio of the trials is"
-            )
-        else:
-            models.append((name, text, table))
-    for name, text, audio in models:
-        own = replace(running, weights=None) if Path(text).exists() else running  # --weights are of a catalogue name
-        made = embedding_model(name, text, lists, audio, dims=dims, running=own)
-        found |= {(name, source.trials.sha256): source for source in made}
-    return found

@@ -165,3 +165,15 @@ def whole_table(
         made.columns.append(Column(Text(column), overflow="fold") if isinstance(column, str) else column)
         made.columns[-1]._index = len(made.columns) - 1
     return made
+
+
+def show_dim(dim: int | None, *, unit: str = "") -> str:
+    """A prefix length, in a table or with its unit in a sentence; scores of a file have none."""
+    if dim is None:
+        return "scores" if unit else "-"
+    return f"{dim} {unit}".rstrip()
+
+
+def show_score(score: float) -> str:
+    """A score or threshold with four decimals, or four digits where those would say too little or too much."""
+    return f"{score:.4f}" if score == 0 or 0.1 <= abs(score) < 1e6 else f"{score:.4g}"

@@ -84,8 +84,8 @@ def demo(
     with _stage("fit on train, choose on dev"), progress_bar("fit", "candidates") as bar:
         fit = nest_encoder(encoder, store, parts["train"], parts["dev"], trials["dev"], seed=seed, progress=bar)
     _show_dev(fit)
-    with _stage("evaluate on test"), progress_bar("evaluate", "rows") as bar:
-        found = _evaluate(fit, store, trials["test"], table, out, bootstrap=bootstrap, seed=seed, progress=bar)
+    with _stage("evaluate on test"):
+        found = _evaluate(fit, store, trials["test"], table, out, bootstrap=bootstrap, seed=seed)
     nested = found["nested"]
     _show_test(found)
     for name, evaluation in found.items():
@@ -223,11 +223,11 @@ def _evaluate(
     *,
     bootstrap: int,
     seed: int,
-    progress: Any,
 ) -> dict[str, Evaluation]:
     """Every method on the same trials; ``nested`` is the model that is kept."""
     import shutil
 
+    from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.estimates import Settings
     from nestvox.evaluation.measure import evaluate
     from nestvox.extraction.rotate import rotate_store
@@ -256,7 +256,7 @@ def _evaluate(
             table=table,
             conditions=conditions[:1] if kept else (),
             settings=Settings(n_bootstrap=bootstrap, seed=seed),
-            progress=progress,
+            bars=progress_bar,
         )
     return found
 

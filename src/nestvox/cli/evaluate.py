@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.console import console, number, say, say_notes, show_dim, show_score, whole_table
+from nestvox.cli.outputs import write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
-    from nestvox.scoring.pipeline import ScoredTrials
 
 
 def evaluate(
@@ -27,9 +28,9 @@ def evaluate(
     model: Annotated[str | None, options.MODEL] = None,
     table: options.Table = None,
     dims: options.Dims = None,
-    condition: Annotated[
+    conditions: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the table to split the trials by, or duration; may be given again."),
+        typer.Option("--condition", help="Column of the table to split by, or duration; may be given again."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -44,7 +45,7 @@ def evaluate(
     interval: Annotated[
         str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")
     ] = "studentised",
-    bootstrap: options.Bootstrap = 1000,
+    n_bootstrap: options.Bootstrap = 1000,
     seed: options.Seed = 0,
     detail_dim: Annotated[
         int | None,
@@ -82,14 +83,15 @@ def evaluate(
     the JSON and CSV files. With --report and a table that has duration_s, the trials are split by duration too.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_source, read_steps
     from nestvox.corpora.trials import read_trials
     from nestvox.corpora.utterances import read_utterances
     from nestvox.evaluation.estimates import Settings
-    from nestvox.evaluation.measure import evaluate as evaluated
-    from nestvox.evaluation.measure import measure
+    from nestvox.evaluation.measure import evaluate as run
+    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.report.drawing import check_figure_format
-    from nestvox.scoring.pipeline import score_trials
+    from nestvox.report.page import evaluation_figures, write_html
+    from nestvox.report.tables import evaluation_tables
+    from nestvox.scoring.pipeline import read_steps
     from nestvox.scoring.refusals import check_trials, refuse_copies
 
     check_figure_format(figure_format)
@@ -103,16 +105,14 @@ def evaluate(
         skip_missing=skip_missing,
         llr=llr,
         calibration=calibration,
-        scores_out=scores_out,
     )
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
-    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
     settings = Settings(
         p_target=p_target,
         c_miss=c_miss,
         c_fa=c_fa,
-        n_bootstrap=bootstrap,
+        n_bootstrap=n_bootstrap,
         seed=seed,
         interval=interval,
         detail_dim=detail_dim,
@@ -121,63 +121,48 @@ def evaluate(
     steps = read_steps(
         score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration, thresholds=thresholds
     )
-    # Stores before a model that embeds: what is wrong with one is known at once.
-    others = {
-        name: evaluated(
-            folder,
-            listed,
-            dims=wanted,
-            table=utterances,
-            skip_missing=skip_missing,
-            allow_overlap=allow_overlap,
-            settings=settings,
-        )
-        for name, folder in _baselines(baseline)
-    }
-    source = read_source(
-        listed,
-        utterances,
-        scores=scores,
-        store=store,
-        model=model,
-        dims=wanted,
-        running=options.Running(device, backend, weights, offline),
-        skip_missing=skip_missing,
-    )
-    settings.detailed(source.dims or [None])
-    scored = score_trials(
-        source,
+    evaluated = functools.partial(
+        run,
+        trials=listed,
         table=utterances,
-        conditions=_conditions(condition or (), utterances, with_durations=report is not None),
-        steps=steps,
+        dims=options.parse_dims(dims),
+        skip_missing=skip_missing,
+        settings=settings,
         allow_overlap=allow_overlap,
+    )
+    # Stores before a model that embeds: what is wrong with one is known at once.
+    others = {name: evaluated(EmbeddingStore(folder)) for name, folder in _baselines(baseline)}
+    found = evaluated(
+        options.source(scores, store, model, table),
+        llr=llr,
+        conditions=_conditions(conditions or (), utterances, with_durations=report is not None),
+        steps=steps,
+        scores_out=scores_out,
+        load=options.Running(device, backend, weights, offline).load,
         bars=progress_bar,
     )
-    with progress_bar("measuring", "rows") as progress:
-        found = measure(scored, llr=llr, settings=settings, progress=progress)
     name = found.model or "scores"
     refuse_copies({name: found, **others})
-    # A table in a log file must not be folded into the 80 columns of a terminal that is not there.
     print_evaluation(found)
     _print_steps(found, calibration=calibration)
     if scores_out is not None:
-        _write_scores(scored, scores_out)
+        say(f"Scores ({found.score}): {scores_out}")
     for title, other in others.items():
         print_evaluation(other, title=title)
-    _write(
-        found,
-        others,
-        name,
-        json_out=json_out,
-        report=report,
-        csv=csv,
-        figures=(figures, figure_format),
+    write_json(json_out, found.to_dict())
+    write_pages(
+        csv,
+        figures,
+        figure_format,
+        report,
+        tables=lambda: evaluation_tables({name: found, **others}),
+        drawings=lambda: evaluation_figures(found, baselines=others, name=name),
+        page=lambda path: write_html(found, path, baselines=others, name=name),
     )
 
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
-    from nestvox.cli.source import show_score
     from nestvox.evaluation.results import interval_in_words, percent, percent_interval
     from nestvox.report.page import further_in_words
 
@@ -219,7 +204,6 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
 def _print_steps(found: Evaluation, *, calibration: Path | None) -> None:
     """Costs before and after the calibration, and what stored thresholds do here."""
     from nestvox.cli.calibrate import print_costs
-    from nestvox.cli.source import show_dim
     from nestvox.cli.threshold import print_uses
 
     if found.calibrated_by is not None:
@@ -233,18 +217,6 @@ def _print_steps(found: Evaluation, *, calibration: Path | None) -> None:
             say(f"{show_dim(row.dim, unit='dimensions')}: EER at an LLR of {row.eer_threshold:+.3f} nats", style="dim")
     if found.thresholds:
         print_uses(found.thresholds)
-
-
-def _write_scores(scored: ScoredTrials, path: Path) -> None:
-    import polars as pl
-
-    from nestvox.corpora.delimited import write_frame
-
-    if path.suffix == ".parquet":
-        write_frame(scored.frame(), path, "parquet")
-    else:
-        write_frame(scored.frame().with_columns(pl.col("target").cast(pl.Int8)), path, "csv")
-    say(f"Scores ({scored.system.space}): {path}")
 
 
 def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_durations: bool) -> tuple[str, ...]:
@@ -266,7 +238,6 @@ def _check_call(
     skip_missing: bool,
     llr: bool,
     calibration: Path | None,
-    scores_out: Path | None,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -281,8 +252,6 @@ def _check_call(
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
     if scores is None and llr:
         raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
-    if scores_out is not None and scores_out.suffix not in {".csv", ".parquet"}:
-        raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
     if llr and calibration is not None:
         raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
@@ -295,34 +264,3 @@ def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:
             raise NestvoxError(f"--baseline must be NAME=STORE, got {text!r}")
         pairs.append((name, Path(folder)))
     return pairs
-
-
-def _write(
-    found: Evaluation,
-    others: dict[str, Evaluation],
-    name: str,
-    *,
-    json_out: Path | None,
-    report: Path | None,
-    csv: Path | None,
-    figures: tuple[Path | None, str],
-) -> None:
-    from nestvox.report.page import evaluation_figures, write_figures, write_html, write_json
-    from nestvox.report.tables import evaluation_tables, write_tables
-
-    said = {}
-    if json_out is not None:
-        write_json(found, json_out)
-        said["JSON"] = str(json_out)
-    if csv is not None:
-        written = write_tables(evaluation_tables({name: found, **others}), csv)
-        said["CSV"] = f"{csv} ({len(written)} tables)"
-    folder, figure_format = figures
-    if folder is not None:
-        drawings = evaluation_figures(found, baselines=others, name=name)
-        said["Figures"] = f"{folder} ({len(write_figures(drawings, folder, figure_format))} {figure_format} files)"
-    if report is not None:
-        write_html(found, report, baselines=others, name=name)
-        said["Report"] = str(report)
-    for title, where in said.items():
-        say(f"{title}: {where}")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nestvox.cli.console import tell
-from nestvox.errors import NestvoxError
+from nestvox.errors import FingerprintError, NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.audio.augment import Augmentation, Banks
     from nestvox.corpora.utterances import UtteranceTable
+    from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.model.speaker_model import SpeakerModel
 
 _MOST_DIMS, _LARGEST_DIM = 1000, 1_000_000
@@ -94,7 +95,9 @@ C_FA = typer.Option(help="Cost of accepting a non-target.")
 PTarget = Annotated[float, P_TARGET]
 CMiss = Annotated[float, C_MISS]
 CFa = Annotated[float, C_FA]
-Bootstrap = Annotated[int, typer.Option(max=1_000_000, help="Replicates of the intervals, clustered by speaker.")]
+Bootstrap = Annotated[
+    int, typer.Option("--bootstrap", max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
+]
 Confidence = Annotated[float, typer.Option(help="Of the intervals; p values are held against 1 minus it.")]
 SEED = typer.Option(min=0, help="Of all that is drawn: the same seed gives the same result.")
 Seed = Annotated[int, SEED]
@@ -195,3 +198,53 @@ def augmentation_in_words(settings: Mapping[str, Any]) -> str:
     """Return what the settings (`Augmentation.config`) do, and how often."""
     used = [name for name in ("speed", "reverb", "noise", "gain", "clip", "channel") if settings[f"p_{name}"]]
     return ", ".join(f"{name} {settings[f'p_{name}']:.0%}" for name in used) or "nothing"
+
+
+def source(
+    scores: Path | None, store: Path | None, model: str | None, table: Path | None
+) -> Path | str | EmbeddingStore:
+    """Return what gives the scores: the file, else the store, else the model.
+
+    Raises:
+        NestvoxError: none of the three is given, or they do not go together.
+        FingerprintError: the store is of another model.
+    """
+    from nestvox.corpora.scores import read_scores
+    from nestvox.extraction.store.store import EmbeddingStore
+
+    if scores is not None:
+        if store is not None or model is not None:
+            raise NestvoxError("--scores are given already: leave out --store and --model")
+        if not scores.is_file():
+            read_scores(scores)  # says what is wrong
+        return scores
+    if store is not None:
+        opened = EmbeddingStore(store)
+        if model is not None:
+            check_model_folder(model, opened.metadata.fingerprint, str(store))
+        return opened
+    if model is None:
+        raise NestvoxError("give --scores, --store, or --model with --table")
+    if table is None:
+        raise NestvoxError("--model needs --table, which says where the audio of the trials is, or --store")
+    return model
+
+
+def check_model_folder(model: str, fingerprint: str, where: str) -> None:
+    """Refuse embeddings that a model folder did not make; a catalogue name is not loaded for this.
+
+    Raises:
+        FingerprintError: another model made them.
+        NestvoxError: `model` is no model folder.
+    """
+    from nestvox.model.calibration import read_calibration
+
+    if not (Path(model) / "config.json").is_file():
+        raise NestvoxError(
+            f"{model} is no model folder: to use embeddings of an encoder, leave out --model, give --out"
+        )
+    own = read_calibration(model).fingerprint
+    if own != fingerprint:
+        raise FingerprintError(
+            f"{where} holds embeddings of the model {fingerprint}, {model} is {own}; embed with this model"
+        )

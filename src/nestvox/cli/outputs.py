@@ -281,3 +281,28 @@ def write_json(path: Path | None, content: Any, *, told: bool = True) -> None:
         write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         if told:
             say(f"JSON: {path}")
+
+
+def write_pages(
+    csv: Path | None,
+    figures: Path | None,
+    figure_format: str,
+    report: Path | None,
+    *,
+    tables: Callable[[], Mapping[str, Any]],
+    drawings: Callable[[], Any],
+    page: Callable[[Path], None],
+) -> None:
+    """Write what was asked for of a report: its tables, its figures, the page itself; and say where."""
+    from nestvox.cli.console import say
+    from nestvox.report.page import write_figures
+    from nestvox.report.tables import write_tables
+
+    if csv is not None:
+        say(f"CSV: {csv} ({len(write_tables(tables(), csv))} tables)")
+    if figures is not None:
+        written = write_figures(drawings(), figures, figure_format)
+        say(f"Figures: {figures} ({len(written)} {figure_format} files)")
+    if report is not None:
+        page(report)
+        say(f"Report: {report}")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.console import console, number, say, say_notes, show_dim, show_score, whole_table
 from nestvox.cli.outputs import write_json
-from nestvox.errors import NestvoxError, TrialsError
+from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def threshold(
     cohort: options.Cohort = None,
     top_k: options.TopK = None,
     calibration: options.Calibration = None,
-    bootstrap: options.Bootstrap = 1000,
+    n_bootstrap: options.Bootstrap = 1000,
     seed: options.Seed = 0,
     confidence: options.Confidence = 0.95,
     allow_overlap: options.AllowOverlap = False,
@@ -69,62 +69,42 @@ def threshold(
     """
     from nestvox.cli.calibrate import keeping_folder
     from nestvox.cli.progress import progress_bar
-    from nestvox.cli.source import read_source, read_steps
-    from nestvox.corpora.trials import read_trials
-    from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.set_threshold import set_thresholds
-    from nestvox.metrics.bootstrap import check_replicates, seeded
+    from nestvox.evaluation.set_threshold import threshold as run
     from nestvox.model.calibration import add_to_file, store_in_model
-    from nestvox.scoring.pipeline import score_trials
-    from nestvox.scoring.refusals import check_trials
+    from nestvox.scoring.pipeline import read_steps
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
     classes = _classes(by_duration=by_duration, edges=duration_edges)
     folder = keeping_folder(model, out)
-    running = options.Running(device, backend, weights, offline)
-    listed = read_trials(trials)
-    targets = check_trials(listed)
-    check_replicates(bootstrap, confidence)
-    seeded(seed)
-    if reason := rule.too_few(int(targets.sum()), int((~targets).sum())):
-        raise TrialsError(reason, source=listed.source)
-    if classes and table is None:
-        raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
-    utterances = None if table is None else read_utterances(table)
-    steps = read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration)
-    wanted = tuple(sorted(set(typed))) if (typed := options.parse_dims(dims)) else None
-    source = read_source(listed, utterances, scores=scores, store=store, model=model, dims=wanted, running=running)
-    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=progress_bar)
-    with progress_bar("setting", "thresholds") as progress:
-        found = set_thresholds(
-            scored.system,
-            listed,
-            scored.speakers,
-            rule,
-            domain=domain or "",
-            default=default,
-            classes=classes,
-            table=utterances,
-            allow_overlap=allow_overlap,
-            n_bootstrap=bootstrap,
-            seed=seed,
-            confidence=confidence,
-            progress=progress,
-        )
+    found = run(
+        options.source(scores, store, model, table),
+        trials,
+        rule,
+        table=table,
+        dims=options.parse_dims(dims),
+        domain=domain or "",
+        default=default,
+        classes=classes,
+        steps=read_steps(score_norm=score_norm, cohort=cohort, top_k=top_k, calibration=calibration),
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        confidence=confidence,
+        allow_overlap=allow_overlap,
+        load=options.Running(device, backend, weights, offline).load,
+        bars=progress_bar,
+    )
     _print(found)
     if folder is not None:
         store_in_model(folder, thresholds=found.thresholds)
         say(f"Stored in {folder}")
     if out is not None:
-        add_to_file(out, scored.system.fingerprint or "", thresholds=found.thresholds)
+        add_to_file(out, found.thresholds[0].fingerprint, thresholds=found.thresholds)
         say(f"Written to {out}")
     write_json(json_out, found.to_dict())
 
 
 def print_uses(uses: Sequence[ThresholdUse]) -> None:
     """Print what stored thresholds promise and what they do here; rates in per cent."""
-    from nestvox.cli.source import show_dim, show_score
-
     labels = sorted({label for use in uses for label in use.labels})
     names = ("threshold", "FAR %\nthere", "FAR %\nhere", "FRR %\nthere", "FRR %\nhere", "trials\nhere")
     title = "stored thresholds on these trials"
@@ -147,8 +127,6 @@ def print_uses(uses: Sequence[ThresholdUse]) -> None:
 
 
 def _print(found: ThresholdsSet) -> None:
-
-    from nestvox.cli.source import show_dim, show_score
 
     first = found.thresholds[0]
     title = f"{first.operating_point}{f' for {first.domain}' if first.domain else ''}, {first.space}"

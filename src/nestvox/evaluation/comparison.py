@@ -5,9 +5,11 @@ The first system is the one that the others are held against.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,17 @@ from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
 from nestvox.evaluation.estimates import USUAL, Settings
 from nestvox.evaluation.results import html_table, plain_values
-from nestvox.evaluation.selection import Selection
+from nestvox.evaluation.selection import Selection, select_system
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
 from nestvox.metrics.wording import difference_in_words
 from nestvox.progress import Bars, Progress, no_bars, silent
 from nestvox.scoring.conditions import marks_of
 from nestvox.scoring.pipeline import check_unscored
-from nestvox.scoring.refusals import check_system, check_trials, chosen_on_these
-from nestvox.scoring.sources import known
+from nestvox.scoring.refusals import check_system, check_trials, chosen_on_these, refuse_shared_trials
+from nestvox.scoring.sources import Load, known, load_model, names_a_model
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
-from nestvox.scoring.system import Scores, System
+from nestvox.scoring.system import Scores, System, Unscored
 
 IDENTICAL = "both have the same scores, or put the trials in the same order: nothing to compare"
 
@@ -150,6 +152,7 @@ class Comparison:
         method: in words: what was resampled and exchanged, how often, and what p values were corrected for.
         labels: what has to be said with every number.
         notes: what a reader has to know, in sentences.
+        scored: the systems that were compared, in the order in which they were given; in no JSON.
     """
 
     systems: tuple[SystemRow, ...]
@@ -169,6 +172,7 @@ class Comparison:
     method: str
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+    scored: tuple[System, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         found = "; ".join(f"{self._pair(row)}: {row.verdict}" for row in self.rows)
@@ -189,7 +193,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; rates are fractions, an infinite threshold is null."""
-        plain: dict[str, Any] = plain_values(asdict(self))
+        plain: dict[str, Any] = plain_values(asdict(replace(self, scored=())))
+        del plain["scored"]
         return plain
 
 
@@ -198,41 +203,97 @@ def compare(
     b: Any,
     trials: Trials | str | Path,
     *,
+    more: Sequence[Any] = (),
     table: UtteranceTable | str | Path | None = None,
-    names: tuple[str, str] | None = None,
+    names: Sequence[str] | None = None,
     dims: Sequence[int] | None = None,
+    select_on: Trials | str | Path | None = None,
+    speakers: tuple[ArrayLike, ArrayLike] | None = None,
+    allow_overlap: bool = False,
+    settings: Settings = USUAL,
+    n_permutations: int = 2000,
+    load: Load | None = None,
     bars: Bars = no_bars,
-    **asked: Any,
 ) -> Comparison:
-    """Hold one system against another on the same trials: is it better, or how many trials would it take to say?
+    """Hold systems against the first on the same trials: is one better, or how many trials would it take to say?
 
     Args:
         a: the first system: whatever `nestvox.evaluate` takes.
-        b: the one that is held against it.
+        b: one that is held against it.
         trials: labelled, of both classes, none twice; a list or its path.
+        more: further ones.
         table: utterances that the trials name; a model needs it.
-        names: of both systems; None: their own, or ``a`` and ``b`` where those are the same.
+        names: of all systems; None: their own, or ``a``, ``b``... where two of those are the same.
         dims: prefix lengths of embeddings; None: those of the stores or models.
-        bars: shows the embedding.
-        **asked: as `compare_systems` takes it.
+        select_on: other trials, on which the system and the dimension are chosen that are put first.
+        speakers: as `compare_systems` takes them, `allow_overlap`, `settings` and `n_permutations` too.
+        allow_overlap: compare in spite of training speakers in the trials.
+        settings: operating point, replicates, seed and confidence.
+        n_permutations: rounds of the permutation by speaker.
+        load: makes a model of a path or a name, each once; None: `nestvox.load`.
+        bars: shows the phases that take long.
 
     Raises:
-        NestvoxError: as `scoring.sources.known` and `compare_systems`.
+        NestvoxError: as `scoring.sources.known`, `select_system` and `compare_systems`.
     """
-    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    lists = [list_ if isinstance(list_, Trials) else read_trials(list_) for list_ in (trials, select_on) if list_]
+    for listed in lists:
+        check_trials(listed)
+    if select_on is not None:
+        refuse_shared_trials(lists[1], lists[0])
+    if n_permutations < 1:
+        raise NestvoxError(f"a p value takes one permutation or more, got {n_permutations}")
     utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
-    check_trials(listed)
-    called = names or (None, None)
-    sources = [
-        known(system, listed, name=name, table=utterances, dims=dims, bars=bars)
-        for system, name in zip((a, b), called, strict=True)
-    ]
-    if names is None and sources[0].system.name == sources[1].system.name:
-        return compare(a, b, listed, table=utterances, names=("a", "b"), dims=dims, bars=bars, **asked)
-    for source in sources:  # all is refused that can be before one embeds
-        who = trial_speakers(listed, [source.system], speakers=asked.get("speakers"), table=utterances)
-        check_unscored(source, who, allow_overlap=asked.get("allow_overlap", False))
-    return compare_systems(listed, [source.score() for source in sources], table=utterances, **asked)
+    given = (a, b, *more)
+    if names is not None and len(set(names)) < len(given):
+        raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(names)}")
+    loaded = functools.cache(load or load_model)
+    sources: dict[int, list[Unscored]] = {}
+    for number in sorted(range(len(given)), key=lambda number: names_a_model(given[number])):  # what is read, first
+        name = None if names is None else names[number]
+        sources[number] = [
+            known(given[number], listed, name=name, table=utterances, dims=dims, bars=bars, load=loaded)
+            for listed in lists
+        ]
+    if names is None and len({source.system.name for source, *_ in sources.values()}) < len(given):
+        names = string.ascii_lowercase[: len(given)]
+        return compare(
+            a,
+            b,
+            trials,
+            more=more,
+            table=utterances,
+            names=names,
+            dims=dims,
+            select_on=select_on,
+            speakers=speakers,
+            allow_overlap=allow_overlap,
+            settings=settings,
+            n_permutations=n_permutations,
+            load=loaded,
+            bars=bars,
+        )
+    for source in itertools.chain.from_iterable(sources.values()):  # all is refused that can be before one embeds
+        who = trial_speakers(source.trials, [source.system], speakers=speakers, table=utterances)
+        check_unscored(source, who, allow_overlap=allow_overlap)
+
+    def scored(which: int) -> list[System]:
+        return [sources[number][which].score() for number in range(len(given))]
+
+    selection = None if select_on is None else select_system(lists[1], scored(1), reported=lists[0])
+    systems = scored(0)
+    with bars("comparing", "comparisons") as progress:
+        return compare_systems(
+            lists[0],
+            systems,
+            speakers=speakers,
+            table=utterances,
+            allow_overlap=allow_overlap,
+            settings=settings,
+            n_permutations=n_permutations,
+            selection=selection,
+            progress=progress,
+        )
 
 
 def compare_systems(
@@ -272,7 +333,7 @@ def compare_systems(
     """
     confidence = settings.confidence
     targets = check_trials(trials)
-    systems = _ordered(trials, systems, selection)
+    given, systems = tuple(systems), _ordered(trials, systems, selection)
     known = trial_speakers(trials, systems, speakers=speakers, table=table)
     keys = [key for system in systems for key in system.training_speakers]
     labels, notes = training_overlap(known, keys, allow=allow_overlap)
@@ -338,6 +399,7 @@ def compare_systems(
         ),
         labels=labels,
         notes=notes,
+        scored=given,
     )
 
 

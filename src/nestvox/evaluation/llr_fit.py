@@ -13,22 +13,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.overlap import speaker_key
-from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.trials import Trials, read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
 from nestvox.metrics.calibration import check_prior
+from nestvox.metrics.costs import check_operating_point
 from nestvox.metrics.plan import independent_trials
 from nestvox.model.calibration import LlrCalibration, quality_columns, quality_names
-from nestvox.progress import Progress, silent
+from nestvox.progress import Bars, Progress, no_bars, silent
 from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.pipeline import AS_THEY_COME, Steps, score_trials
+from nestvox.scoring.quality import check_measures, trial_quality
 from nestvox.scoring.refusals import check_trials
+from nestvox.scoring.sources import Load, known
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap
 from nestvox.scoring.system import System
 
@@ -89,6 +95,71 @@ class LlrFit:
     c_fa: float
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+def calibrate(
+    system: Any,
+    trials: Trials | str | Path,
+    *,
+    table: UtteranceTable | str | Path | None = None,
+    dims: Sequence[int] | None = None,
+    quality: Sequence[str] = (),
+    prior: float = 0.5,
+    ridge: float = 1e-4,
+    steps: Steps = AS_THEY_COME,
+    p_target: float = 0.05,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    allow_overlap: bool = False,
+    load: Load | None = None,
+    bars: Bars = no_bars,
+) -> LlrFit:
+    """Score development trials and fit a map to log likelihood ratios at every dimension.
+
+    Args:
+        system: whatever `nestvox.evaluate` takes.
+        trials: labelled, of both classes, none twice; a list or its path. Never those that are reported.
+        table: utterances that the trials name: speakers, quality measures, and the audio for a model.
+        dims: prefix lengths of embeddings; None: those of the store or model.
+        quality: measures that enter: ``duration``, ``norm``, ``snr``, or a column of the table.
+        prior: of a target trial, around which the maps are to be best.
+        ridge: strength of the penalty that keeps the maps finite.
+        steps: what is done to the scores first.
+        p_target: of the detection costs that are reported, as are `c_miss` and `c_fa`.
+        c_miss: cost of rejecting a target.
+        c_fa: cost of accepting a non-target.
+        allow_overlap: fit on speakers that the model was trained or tuned on, with the label ``leaky``.
+        load: makes a model of a path or a name; None: `nestvox.load`.
+        bars: shows the phases that take long.
+
+    Raises:
+        NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `fit_llr`.
+    """
+    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
+    check_operating_point(p_target, c_miss, c_fa)
+    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    check_measures(quality, utterances)
+    source = known(system, listed, table=utterances, dims=dims, bars=bars, load=load)
+    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=bars)
+    with bars("measuring quality", "files") as progress:
+        measured = trial_quality(quality, scored.system, listed, utterances, progress=progress)
+    with bars("fitting", "dimensions") as progress:
+        return fit_llr(
+            scored.system,
+            listed,
+            scored.speakers,
+            measures=quality,
+            quality=measured,
+            table=utterances,
+            prior=prior,
+            ridge=ridge,
+            p_target=p_target,
+            c_miss=c_miss,
+            c_fa=c_fa,
+            allow_overlap=allow_overlap,
+            progress=progress,
+        )
 
 
 def fit_llr(

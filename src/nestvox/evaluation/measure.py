@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
-from nestvox.errors import TrialsError
+from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve, calibration_curve
 from nestvox.evaluation.estimates import (
     PERCENTILE,
@@ -39,7 +39,7 @@ from nestvox.progress import Progress, no_bars, silent
 from nestvox.scoring.conditions import condition_masks
 from nestvox.scoring.pipeline import Given, ScoredTrials, score_trials
 from nestvox.scoring.refusals import check_trials
-from nestvox.scoring.sources import known
+from nestvox.scoring.sources import Load, known
 from nestvox.scoring.speakers import TrialSpeakers
 
 _DET_POINTS = 161
@@ -60,7 +60,8 @@ def evaluate(
     skip_missing: bool = False,
     llr: bool = False,
     settings: Settings = USUAL,
-    progress: Progress = silent,
+    scores_out: str | Path | None = None,
+    load: Load | None = None,
     **given: Unpack[Given],
 ) -> Evaluation:
     """Error rates of a system on trials, at every dimension and under every condition, with intervals over speakers.
@@ -81,26 +82,29 @@ def evaluate(
         skip_missing: leave out trials whose utterances are not there, and say so, instead of refusing.
         llr: the scores are log likelihood ratios in nats, so that their calibration can be judged.
         settings: operating point, replicates and kind of the intervals.
-        progress: told the rows measured.
+        scores_out: .csv or .parquet file to write the scores of the largest dimension to.
+        load: makes a model of a path or a name; None: `nestvox.load`.
         **given: speakers, conditions, steps, allow_overlap, bars: see `scoring.pipeline.score_trials`.
 
     Raises:
         NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `measure`.
     """
+    if scores_out is not None and Path(scores_out).suffix not in {".csv", ".parquet"}:
+        raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
     listed = trials if isinstance(trials, Trials) else read_trials(trials)
     utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
     check_trials(listed)
+    bars = given.get("bars", no_bars)
     source = known(
-        system,
-        listed,
-        table=utterances,
-        dims=dims,
-        labels=labels,
-        skip_missing=skip_missing,
-        bars=given.get("bars", no_bars),
+        system, listed, table=utterances, dims=dims, labels=labels, skip_missing=skip_missing, bars=bars, load=load
     )
     settings.detailed(source.dims or [None])
-    return measure(score_trials(source, table=utterances, **given), llr=llr, settings=settings, progress=progress)
+    scored = score_trials(source, table=utterances, **given)
+    with bars("measuring", "rows") as progress:
+        found = measure(scored, llr=llr, settings=settings, progress=progress)
+    if scores_out is not None:
+        scored.write(scores_out)
+    return found
 
 
 def measure(

@@ -8,21 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.trials import Trials, read_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.results import plain_values
+from nestvox.metrics.bootstrap import check_replicates, seeded
 from nestvox.metrics.thresholds import DecisionRule, MeasuredThreshold, fit_threshold, measure_threshold
 from nestvox.model.threshold import DurationClass, Threshold
-from nestvox.progress import Progress, silent
+from nestvox.progress import Bars, Progress, no_bars, silent
 from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.pipeline import AS_THEY_COME, Steps, score_trials
 from nestvox.scoring.quality import trial_durations_s
 from nestvox.scoring.refusals import SELECTED, check_trials
+from nestvox.scoring.sources import Load, known
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap
 from nestvox.scoring.system import System
 
@@ -94,6 +98,75 @@ class ThresholdUse:
     trials_sha256: str
     interval: str
     labels: tuple[str, ...]
+
+
+def threshold(
+    system: Any,
+    trials: Trials | str | Path,
+    rule: DecisionRule,
+    *,
+    table: UtteranceTable | str | Path | None = None,
+    dims: Sequence[int] | None = None,
+    domain: str = "",
+    default: bool = False,
+    classes: Sequence[DurationClass] = (),
+    steps: Steps = AS_THEY_COME,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    allow_overlap: bool = False,
+    load: Load | None = None,
+    bars: Bars = no_bars,
+) -> ThresholdsSet:
+    """Score labelled pairs of the user's own domain and set a threshold at every dimension.
+
+    Args:
+        system: whatever `nestvox.evaluate` takes.
+        trials: labelled, of both classes, none twice; a list or its path.
+        rule: operating point.
+        table: utterances that the trials name: speakers, durations, and the audio for a model.
+        dims: prefix lengths of embeddings; None: those of the store or model.
+        domain: what the user calls this material.
+        default: it decides where nobody asks for another.
+        classes: durations of the shorter recording that get a threshold of their own; they need the table.
+        steps: what is done to the scores first.
+        n_bootstrap: replicates of the intervals, clustered by speaker.
+        seed: of the replicates.
+        confidence: of the intervals.
+        allow_overlap: set it on speakers that the model was trained on, with the label ``leaky``.
+        load: makes a model of a path or a name; None: `nestvox.load`.
+        bars: shows the phases that take long.
+
+    Raises:
+        NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `set_thresholds`.
+    """
+    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    targets = check_trials(listed)
+    check_replicates(n_bootstrap, confidence)
+    seeded(seed)
+    if reason := rule.too_few(int(targets.sum()), int((~targets).sum())):
+        raise TrialsError(reason, source=listed.source)
+    if classes and table is None:
+        raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
+    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    source = known(system, listed, table=utterances, dims=dims, bars=bars, load=load)
+    scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=bars)
+    with bars("setting", "thresholds") as progress:
+        return set_thresholds(
+            scored.system,
+            listed,
+            scored.speakers,
+            rule,
+            domain=domain,
+            default=default,
+            classes=classes,
+            table=utterances,
+            allow_overlap=allow_overlap,
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+            confidence=confidence,
+            progress=progress,
+        )
 
 
 def set_thresholds(

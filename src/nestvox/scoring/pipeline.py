@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from nestvox.corpora.delimited import write_frame
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
-from nestvox.errors import TableError
-from nestvox.model.calibration import LlrCalibration
+from nestvox.errors import NestvoxError, TableError
+from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.model.calibration import LlrCalibration, read_calibration
 from nestvox.model.threshold import Threshold
 from nestvox.progress import Bars, no_bars
 from nestvox.scoring.calibrated import calibrated, check_calibration
 from nestvox.scoring.conditions import Sides, marks_of, values_of_sides
-from nestvox.scoring.normalise import ScoreNorm, check_cohort, normalised
+from nestvox.scoring.normalise import NORM_METHODS, ScoreNorm, check_cohort, normalised
 from nestvox.scoring.quality import trial_quality
 from nestvox.scoring.refusals import check_system, check_trials, chosen_on_these
 from nestvox.scoring.speakers import TrialSpeakers, training_overlap, trial_speakers
@@ -48,6 +51,49 @@ class Steps:
 
 AS_THEY_COME = Steps()
 """Nothing is done to the scores."""
+
+
+def read_steps(
+    *,
+    score_norm: str | None = None,
+    cohort: str | Path | None = None,
+    top_k: int | None = None,
+    calibration: str | Path | None = None,
+    thresholds: str | Path | None = None,
+) -> Steps:
+    """What was asked to be done to the scores.
+
+    Args:
+        score_norm: method of the normalisation.
+        cohort: its store.
+        top_k: how many of the cohort count.
+        calibration: model folder or calibration file that holds the maps.
+        thresholds: model folder or calibration file that holds thresholds.
+
+    Raises:
+        NestvoxError: options that do not go together, or a file that holds no maps or thresholds.
+    """
+    norm = _score_norm(score_norm, cohort, top_k)
+    stored = () if thresholds is None else read_calibration(thresholds).thresholds
+    if thresholds is not None and not stored:
+        raise NestvoxError(f"{thresholds} holds no thresholds; set one with `nestvox threshold`")
+    llr = None if calibration is None else read_calibration(calibration).llr
+    if calibration is not None and llr is None:
+        raise NestvoxError(f"{calibration} holds no calibration; make one with `nestvox calibrate`")
+    return Steps(norm=norm, calibration=llr, thresholds=stored)
+
+
+def _score_norm(method: str | None, cohort: str | Path | None, top_k: int | None) -> ScoreNorm | None:
+    if method is None:
+        if cohort is not None or top_k is not None:
+            raise NestvoxError(f"{'--cohort' if cohort else '--top-k'} means nothing without --score-norm")
+        return None
+    known = {str(name): name for name in NORM_METHODS}
+    if method not in known:
+        raise NestvoxError(f"--score-norm {method}: expected {', '.join(known)}")
+    if cohort is None:
+        raise NestvoxError("--score-norm needs --cohort: a store of other speakers, by the same model")
+    return ScoreNorm(known[method], EmbeddingStore(cohort), top_k)
 
 
 class Given(TypedDict, total=False):
@@ -106,6 +152,12 @@ class ScoredTrials:
         if self.system is self.raw:
             return frame
         return frame.with_columns(pl.Series(self.raw.space.kind, self.raw.scores[dim]))
+
+    def write(self, path: str | Path) -> None:
+        """Write `frame` to a .csv or .parquet file."""
+        parquet = Path(path).suffix == ".parquet"
+        frame = self.frame() if parquet else self.frame().with_columns(pl.col("target").cast(pl.Int8))
+        write_frame(frame, Path(path), "parquet" if parquet else "csv")
 
 
 def score_trials(

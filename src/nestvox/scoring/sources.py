@@ -90,6 +90,7 @@ def known(
         NestvoxError: a model without a table, or dimensions of scores that have none; or as `known_store`,
             `known_model` and `system_of_scores`.
     """
+    dims = sorted(set(dims)) if dims else None
     path = Path(given) if isinstance(given, str | Path) else None
     if path is not None and is_store(path):
         given = EmbeddingStore(path)
@@ -97,12 +98,10 @@ def known(
         return known_store(
             name or given.metadata.model, trials, given, dims=dims, labels=labels, skip_missing=skip_missing
         )
-    of_file = path is not None and path.is_file() and path.suffix.lower() != ".onnx"
-    model = given if hasattr(given, "fingerprint") and hasattr(given, "check_dim") else None
-    if model is not None or (path is not None and not of_file):
+    if names_a_model(given) or hasattr(given, "check_dim"):
         if table is None:
             raise NestvoxError(
-                f"{name or given if path is not None else given.name} is neither a score file nor a store; as a model "
+                f"{given if path is not None else given.name} is neither a score file nor a store; as a model "
                 "it needs the utterance table that says where the audio of the trials is (--table)"
             )
         options = {"dims": dims, "labels": labels, "skip_missing": skip_missing}
@@ -122,6 +121,20 @@ def known(
     return known_scores(replace(given, labels=tuple(sorted({*given.labels, *labels}))), trials)
 
 
+def names_a_model(given: Any) -> bool:
+    """Whether it is a path or a name of what has to be loaded and to embed, rather than scores or a store."""
+    if not isinstance(given, str | Path) or is_store(given):
+        return False
+    return not Path(given).is_file() or Path(given).suffix.lower() == ".onnx"
+
+
+def load_model(name: str) -> Any:
+    """`nestvox.load`, which imports torch where it has to."""
+    from nestvox.model import loading  # noqa: PLC0415
+
+    return loading.load(name)
+
+
 def _embedding(
     given: Any,
     trials: Trials,
@@ -137,13 +150,11 @@ def _embedding(
 
     size = None
     if isinstance(given, str | Path):
-        from nestvox.model import loading  # noqa: PLC0415
-
         if not options["skip_missing"]:  # before anything is loaded, or fetched
             for side in ("enrol", "test"):
                 table.resolve(trials.frame[side])
         size = _size_of_model(given)
-        given = (load or loading.load)(str(given))
+        given = (load or load_model)(str(given))
     called = name or given.name
 
     def embed(part: UtteranceTable, folder: Path) -> EmbeddingStore:
