@@ -69,7 +69,7 @@ __getattr__, __dir__ = lazily(
         "UtteranceTable": "corpora.utterances",
         "Verification": "model.threshold",
         "centre": "extraction.domain_mean",
-        "compare": "evaluation.comparison",
+        "compare": "evaluation.comparing",
         "embed_table": "extraction.embed",
         "evaluate": "evaluation.measure",
         "load": "model.loading",

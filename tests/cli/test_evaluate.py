@@ -220,7 +220,7 @@ def test_no_torch_is_imported(files):
     code = (
         "import sys; from nestvox.cli.evaluate import evaluate; from pathlib import Path\n"
         f"root = Path({str(files)!r})\n"
-        "evaluate(trials=root / 'trials.txt', store=root / 'store', table=root / 'table.tsv', bootstrap=60, "
+        "evaluate(trials=root / 'trials.txt', store=root / 'store', table=root / 'table.tsv', n_bootstrap=60, "
         "report=root / 'r.html', csv=root / 'csv', figures=root / 'figures')\n"
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )

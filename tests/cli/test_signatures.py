@@ -67,11 +67,12 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
 PUBLIC |= {
     "evaluate": (
         "evaluation.measure:evaluate",
-        f"allow_overlap conditions baseline csv figure_format figures model report scores store {SETTINGS} detail_dim interval {STEPS} thresholds",
+        f"allow_overlap conditions baseline csv figure_format figures model report "
+        f"scores store {SETTINGS} detail_dim interval {STEPS} thresholds",
         "labels given settings system",
     ),
     "compare": (
-        "evaluation.comparison:compare",
+        "evaluation.comparing:compare",
         f"confidence csv figure_format figures report systems {SETTINGS}",
         "a b more names settings speakers",
     ),

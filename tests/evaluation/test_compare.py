@@ -15,7 +15,7 @@ from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate
-from nestvox.evaluation.comparison import IDENTICAL, compare_systems
+from nestvox.evaluation.comparing import IDENTICAL, compare_systems
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.scoring.sources import known_model, known_store, system_of_scores

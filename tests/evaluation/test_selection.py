@@ -8,7 +8,7 @@ import pytest
 
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError, TrialsError
-from nestvox.evaluation.comparison import compare_systems
+from nestvox.evaluation.comparing import compare_systems
 from nestvox.evaluation.estimates import Settings
 from nestvox.evaluation.selection import select_system
 from nestvox.scoring.refusals import refuse_shared_trials

@@ -22,7 +22,7 @@ import pytest
 from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trials import read_trials
 from nestvox.evaluation import Settings, evaluate
-from nestvox.evaluation.comparison import compare_systems
+from nestvox.evaluation.comparing import compare_systems
 from nestvox.report.comparison_page import write_comparison
 from nestvox.report.drawing import PALETTES
 from nestvox.report.page import write_html

@@ -68,7 +68,7 @@ def compare(
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.utterances import read_utterances
-    from nestvox.evaluation.comparison import compare as run
+    from nestvox.evaluation.comparing import compare as run
     from nestvox.evaluation.estimates import Settings
     from nestvox.report.comparison_page import comparison_figures, comparison_tables, write_comparison
     from nestvox.report.drawing import check_figure_format

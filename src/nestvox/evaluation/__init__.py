@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
-    from nestvox.evaluation.comparison import Comparison, compare, compare_systems
+    from nestvox.evaluation.comparing import compare, compare_systems
+    from nestvox.evaluation.comparison import Comparison
     from nestvox.evaluation.estimates import Settings
+    from nestvox.evaluation.llr_fit import calibrate
     from nestvox.evaluation.measure import evaluate
     from nestvox.evaluation.results import ErrorRates, Evaluation
+    from nestvox.evaluation.set_threshold import threshold
 
 __all__ = [
     "Comparison",
     "ErrorRates",
     "Evaluation",
     "Settings",
+    "calibrate",
     "compare",
     "compare_systems",
     "evaluate",
+    "threshold",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -32,8 +37,10 @@ __getattr__, __dir__ = lazily(
         "ErrorRates": "results",
         "Evaluation": "results",
         "Settings": "estimates",
-        "compare": "comparison",
-        "compare_systems": "comparison",
+        "calibrate": "llr_fit",
+        "compare": "comparing",
+        "compare_systems": "comparing",
         "evaluate": "measure",
+        "threshold": "set_threshold",
     },
 )

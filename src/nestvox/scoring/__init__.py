@@ -11,7 +11,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.scoring.normalise import ScoreNorm
-    from nestvox.scoring.pipeline import ScoredTrials, Steps, score_trials
+    from nestvox.scoring.pipeline import ScoredTrials, Steps, read_steps, score_trials
     from nestvox.scoring.sources import known, known_model, known_scores, known_store, system_of_scores
     from nestvox.scoring.system import System
 
@@ -24,6 +24,7 @@ __all__ = [
     "known_model",
     "known_scores",
     "known_store",
+    "read_steps",
     "score_trials",
     "system_of_scores",
 ]
@@ -39,6 +40,7 @@ __getattr__, __dir__ = lazily(
         "known_model": "sources",
         "known_scores": "sources",
         "known_store": "sources",
+        "read_steps": "pipeline",
         "score_trials": "pipeline",
         "system_of_scores": "sources",
     },
