@@ -61,6 +61,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "data prepare lhotse": ("corpora.prepare.lhotse:prepare_lhotse", "out synthetic", ""),
     "data prepare nemo": ("corpora.prepare.nemo:prepare_nemo", "out synthetic", ""),
     "data prepare webdataset": ("corpora.shards:prepare_shards", "out synthetic", "root"),
+    "centre": ("extraction.domain_mean:centre", "out rotated split store", "name"),
     "models fetch": ("zoo.weights:fetch", "", ""),
     "plan": ("metrics.plan:plan_study", "pilot_scores pilot_table pilot_trials", ""),
 }
