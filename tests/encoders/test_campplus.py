@@ -25,6 +25,8 @@ from nestvox.encoders.contract import Taps
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.encoders.front_ends.log_mel import KaldiBands
 from nestvox.encoders.pooling import TSTP
+from nestvox.encoders.runtime.backends import Backend, onnx_is_installed
+from nestvox.encoders.runtime.inference import optimise
 from nestvox.errors import DownloadError, ModelError, WeightsError
 from nestvox.zoo.weights import load_strict
 
@@ -335,6 +337,61 @@ def test_equal_frames_have_a_gradient() -> None:
     TSTP(2, variance_floor=0.0)(frames).sum().backward()
     assert frames.grad is not None
     assert frames.grad.isfinite().all()
+
+
+# Forms for inference
+
+_WITH_ONNX = pytest.mark.skipif(not onnx_is_installed(), reason="the extra onnx is not installed")
+FORMS = pytest.mark.parametrize("form", ["fused", pytest.param("onnx", marks=_WITH_ONNX)])
+
+
+def padded(waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    audio = torch.full((len(waves), max(map(len, waves)) + 321), 0.3)
+    for row, wave in zip(audio, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    return audio, torch.tensor([len(wave) for wave in waves])
+
+
+@FORMS
+def test_forms_give_the_taps_of_the_network(golden: tuple[str, Encoder], form: Backend) -> None:
+    _, encoder = golden
+    arranged = optimise(encoder, form)
+    assert arranged is not encoder
+    # Two frames; one and two whole segments, and a frame more; two utterances of one length.
+    whole = [SIGNALS["c"][:n] for n in (720, 32_240, 32_400, 64_240, 48_000)]
+    audio, lengths = padded([*whole, SIGNALS["b"]])
+    with torch.inference_mode():
+        found, expected = arranged(audio, lengths), encoder(audio, lengths)
+    assert torch.equal(found.frame_mask, expected.frame_mask)
+    assert expected.frame_mask.sum(dim=1).tolist() == [2, 100, 101, 200, 149, 149]
+    for tap in ("frames", "pooled", "embedding"):
+        there, here = getattr(found, tap), getattr(expected, tap)
+        torch.testing.assert_close(there, here, rtol=0, atol=1e-4 * max(1.0, float(here.abs().max())))
+    with pytest.raises(ModelError, match="arranged for inference"):
+        arranged(audio, lengths, layers=["head"])
+
+
+@FORMS
+@pytest.mark.parametrize("name", SIGNALS)
+def test_forms_give_the_golden_numbers(golden: tuple[str, Encoder], form: Backend, name: str) -> None:
+    kind, encoder = golden
+    taps = taps_of(optimise(encoder, form), SIGNALS[name])
+    np.testing.assert_allclose(taps.embedding[0], GOLDEN[f"{kind}.{name}.embedding"], rtol=0, atol=2 * TOLERANCE[kind])
+
+
+@FORMS
+def test_forms_hear_every_weight(form: Backend) -> None:
+    """Scales of both signs and of zero, and statistics far from 0 and 1, as training leaves them."""
+    encoder = drawn("random_tiny")
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+                module.weight.copy_(torch.randn(module.weight.shape, generator=rng))
+                module.weight[0] = 0.0
+                module.bias.copy_(torch.randn(module.bias.shape, generator=rng))
+    found, expected = taps_of(optimise(encoder, form), SIGNALS["b"]), taps_of(encoder, SIGNALS["b"])
+    torch.testing.assert_close(found.frames, expected.frames, rtol=0, atol=1e-5 * float(expected.frames.max()))
 
 
 # Weights

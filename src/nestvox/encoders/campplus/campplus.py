@@ -74,6 +74,10 @@ class CAMPPlus(WholeUtteranceEncoder):
     frame_rate_hz = 50.0
     min_samples = 720  # three frames of the head, two of the trunk: the fewest that have a deviation
     arguments = _Arguments
+    forms = {  # noqa: RUF012
+        "fused": "nestvox.encoders.campplus.fused:arrange",
+        "onnx": "nestvox.encoders.campplus.onnx_network:run_with_onnx",
+    }
 
     def __init__(
         self,
