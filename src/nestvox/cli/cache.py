@@ -49,7 +49,8 @@ def cache(
 
     from nestvox.audio.augment import Banks
     from nestvox.audio.banks import NoiseBank, RoomBank
-    from nestvox.audio.condition import count_codes, doubts
+    from nestvox.audio.condition import count_codes
+    from nestvox.cli.embed import say_doubts, say_model
     from nestvox.cli.progress import progress_bar
     from nestvox.corpora.augmented import voices_of
     from nestvox.extraction.cache.feature_cache import build_cache
@@ -83,38 +84,29 @@ def cache(
             shard_utterances=shard_utterances,
             progress=progress,
         )
-    speakers = found.classes[0]
-    failed = found.metadata.failed
-    conditions = found.store.conditions
-    size = sum(shard.size_bytes for shard in found.metadata.shards)
-    if json_out is not None:
-        report = {
-            "cache": str(out),
-            "model": speaker_model.name,
-            "model_named": model is not None,
-            "key": found.key,
-            "plan": asdict(found.plan),
-            "utterances": len(found),
-            "variants": found.n_variants,
-            "speakers": len(speakers),
-            "pooled_dim": found.pooled_dim,
-            "embedding_dim": found.embedding_dim,
-            "size_bytes": size,
-            "failed": [asdict(failure) for failure in failed],
-            "conditions": count_codes(conditions),
-        }
-        write_json(json_out, report, told=False)
-    unnamed = "" if model else ", the best at hand"
-    say(f"model        {speaker_model.name}{unnamed}, fingerprint {speaker_model.fingerprint}")
-    say(f"rows         {len(found)} utterances x {found.n_variants} variants, {len(speakers)} speakers")
+    speakers, metadata = len(found.classes[0]), found.metadata
+    size = sum(shard.size_bytes for shard in metadata.shards)
+    content = {
+        "cache": str(out),
+        "model": speaker_model.name,
+        "model_named": model is not None,
+        "key": found.key,
+        "plan": asdict(found.plan),
+        "utterances": len(found),
+        "variants": found.n_variants,
+        "speakers": speakers,
+        "pooled_dim": found.pooled_dim,
+        "embedding_dim": found.embedding_dim,
+        "size_bytes": size,
+        "failed": [asdict(failure) for failure in metadata.failed],
+        "conditions": count_codes(found.store.conditions),
+    }
+    write_json(json_out, content, told=False)
+    say_model(speaker_model.name, speaker_model.fingerprint, named=model is not None)
+    say(f"rows         {len(found)} utterances x {found.n_variants} variants, {speakers} speakers")
     say(f"vectors      pooled {found.pooled_dim}, embedding {found.embedding_dim}, {dtype}, {size:,} bytes")
     if variants > 1:
         say(f"augmented    {options.augmentation_in_words(found.plan.augmentation)}")
-    if failed:
-        say(f"skipped      {len(failed)}, with reasons in {out / 'store.json'}; the first:")
-        for failure in failed[:5]:
-            say(f"             {failure.utt_id}: {failure.reason}")
-    for sentence in doubts(conditions):
-        say(f"conditions   {sentence}")
+    say_doubts(found.store)
     say(f"key          {found.key}")
     say(f"cache        {out}")

@@ -34,7 +34,6 @@ def centre(
     calibration are left out. Set new ones with `nestvox threshold`.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.utterances import read_utterances
     from nestvox.extraction.domain_mean import centre as centre_model
     from nestvox.extraction.rotate import rotate_store
     from nestvox.extraction.store.store import EmbeddingStore
@@ -47,9 +46,7 @@ def centre(
     if split is not None and table is None:
         raise NestvoxError("--split needs --table, which has that column")
     opened = EmbeddingStore(on)
-    utterances = None if table is None else read_utterances(table)
-    if utterances is not None and split is not None:
-        utterances = utterances.where(split=split)
+    utterances = None if table is None else options.read_table(table, split)
     old = options.Running("cpu", weights=weights, offline=offline).load(model)
     found = centre_model(old, opened, table=utterances)
     assert isinstance(found.head, Rotation)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import say
 from nestvox.cli.outputs import write_json
+
+if TYPE_CHECKING:
+    from nestvox.extraction.embed import EmbeddingRun
+    from nestvox.extraction.store.store import EmbeddingStore
 
 
 def embed(
@@ -48,9 +52,6 @@ def embed(
 
     Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
     """
-    from dataclasses import asdict
-
-    from nestvox.audio.condition import count_codes, doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.embed import run_embedding
 
@@ -76,26 +77,33 @@ def embed(
             ray_address=ray_address,
             progress=progress,
         )
+    _report(store, run, named=model is not None, json_out=json_out)
+
+
+def _report(store: EmbeddingStore, run: EmbeddingRun, *, named: bool, json_out: Path | None) -> None:
+    """What was made, for a file and for the screen."""
+    from dataclasses import asdict
+
+    from nestvox.audio.condition import count_codes
+
     metadata = store.metadata
-    if json_out is not None:
-        report = {
-            **asdict(run),
-            "utterances_per_s": run.utterances_per_s,
-            "real_time_factor": run.real_time_factor,
-            "store": str(out),
-            "model": metadata.model,
-            "model_named": model is not None,
-            "fingerprint": metadata.fingerprint,
-            "tap": metadata.tap,
-            "dim": metadata.dim,
-            "dims": list(metadata.dims),
-            "labels": list(metadata.labels),
-            "store_rows": len(store),
-            "conditions": count_codes(store.conditions),
-        }
-        write_json(json_out, report, told=False)
-    unnamed = "" if model else ", the best at hand"
-    say(f"model        {metadata.model}{unnamed}, fingerprint {metadata.fingerprint}")
+    content = {
+        **asdict(run),
+        "utterances_per_s": run.utterances_per_s,
+        "real_time_factor": run.real_time_factor,
+        "store": str(store.path),
+        "model": metadata.model,
+        "model_named": named,
+        "fingerprint": metadata.fingerprint,
+        "tap": metadata.tap,
+        "dim": metadata.dim,
+        "dims": list(metadata.dims),
+        "labels": list(metadata.labels),
+        "store_rows": len(store),
+        "conditions": count_codes(store.conditions),
+    }
+    write_json(json_out, content, told=False)
+    say_model(metadata.model, metadata.fingerprint, named=named)
     resumed = f" ({run.resumed_rows} were there already)" if run.resumed_rows else ""
     say(f"rows         {run.rows} x {metadata.dim} {metadata.dtype}, tap {metadata.tap}{resumed}")
     if run.rows:
@@ -107,15 +115,28 @@ def embed(
         if run.engine == "ray":
             say(f"engine       ray, room for {run.tasks} such tasks side by side")
         say(f"speed        {run.utterances_per_s:.1f} utterances/s, real-time factor {run.real_time_factor:.4f}")
-    if metadata.failed:
-        say(f"skipped      {len(metadata.failed)}, with reasons in {out / 'store.json'}; the first:")
-        for failure in metadata.failed[:5]:
+    say_doubts(store)
+    if metadata.labels:
+        say(f"labels       {', '.join(metadata.labels)}")
+    say(f"store        {store.path}")
+
+
+def say_model(name: str, fingerprint: str, *, named: bool) -> None:
+    """Write which model it was; `named`: by the user."""
+    say(f"model        {name}{'' if named else ', the best at hand'}, fingerprint {fingerprint}")
+
+
+def say_doubts(store: EmbeddingStore) -> None:
+    """Write which utterances of a store are not there, and of which their recordings make one doubt."""
+    from nestvox.audio.condition import doubts
+
+    failed = store.metadata.failed
+    if failed:
+        say(f"skipped      {len(failed)}, with reasons in {store.path / 'store.json'}; the first:")
+        for failure in failed[:5]:
             say(f"             {failure.utt_id}: {failure.reason}")
     for sentence in doubts(store.conditions):
         say(f"conditions   {sentence}")
-    if metadata.labels:
-        say(f"labels       {', '.join(metadata.labels)}")
-    say(f"store        {out}")
 
 
 def _streams(streams: int, threads: int) -> str:

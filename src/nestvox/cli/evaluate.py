@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,37 @@ from nestvox.cli.outputs import write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
+
+
+_Conditions = Annotated[
+    list[str] | None,
+    typer.Option("--condition", help="Column of the table to split by, or duration; may be given again."),
+]
+_Baseline = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=STORE", help="Another store, beside this one in the report; may be given again."),
+]
+_Llr = Annotated[
+    bool, typer.Option("--llr", help="The scores are log likelihood ratios in nats: judge their calibration.")
+]
+_Interval = Annotated[str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")]
+_DetailDim = Annotated[
+    int | None,
+    typer.Option(max=1_000_000, help="Prefix length whose speakers and worst trials are analysed; default: largest."),
+]
+_SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out trials whose utterances are not there, and say so.")
+]
+_Thresholds = Annotated[
+    Path | None, typer.Option(help="Count the errors of the thresholds of this model folder or calibration file.")
+]
+_ScoresOut = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
+]
 
 
 def evaluate(
@@ -28,45 +55,24 @@ def evaluate(
     model: Annotated[str | None, options.MODEL] = None,
     table: options.Table = None,
     dims: options.Dims = None,
-    conditions: Annotated[
-        list[str] | None,
-        typer.Option("--condition", help="Column of the table to split by, or duration; may be given again."),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=STORE", help="Another store, beside this one in the report; may be given again."),
-    ] = None,
+    conditions: _Conditions = None,
+    baseline: _Baseline = None,
     p_target: options.PTarget = 0.05,
     c_miss: options.CMiss = 1.0,
     c_fa: options.CFa = 1.0,
-    llr: Annotated[
-        bool, typer.Option("--llr", help="The scores are log likelihood ratios in nats: judge their calibration.")
-    ] = False,
-    interval: Annotated[
-        str, typer.Option(help="studentised (nothing is resampled), or percentile of the replicates.")
-    ] = "studentised",
+    llr: _Llr = False,
+    interval: _Interval = "studentised",
     n_bootstrap: options.Bootstrap = 1000,
     seed: options.Seed = 0,
-    detail_dim: Annotated[
-        int | None,
-        typer.Option(
-            max=1_000_000, help="Prefix length whose speakers and worst trials are analysed; default: largest."
-        ),
-    ] = None,
+    detail_dim: _DetailDim = None,
     allow_overlap: options.AllowOverlap = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out trials whose utterances are not there, and say so.")
-    ] = False,
+    skip_missing: _SkipMissing = False,
     score_norm: options.ScoreNorm = None,
     cohort: options.Cohort = None,
     top_k: options.TopK = None,
     calibration: options.Calibration = None,
-    thresholds: Annotated[
-        Path | None, typer.Option(help="Count the errors of the thresholds of this model folder or calibration file.")
-    ] = None,
-    scores_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
-    ] = None,
+    thresholds: _Thresholds = None,
+    scores_out: _ScoresOut = None,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     weights: options.Weights = None,
@@ -89,23 +95,14 @@ def evaluate(
     from nestvox.evaluation.measure import evaluate as run
     from nestvox.extraction.store.store import EmbeddingStore
     from nestvox.report.drawing import check_figure_format
-    from nestvox.report.page import evaluation_figures, write_html
-    from nestvox.report.tables import evaluation_tables
     from nestvox.scoring.pipeline import read_steps
     from nestvox.scoring.refusals import check_trials, refuse_copies
 
     check_figure_format(figure_format)
-    _check_call(
-        scores=scores,
-        store=store,
-        model=model,
-        table=table,
-        dims=dims,
-        baseline=baseline,
-        skip_missing=skip_missing,
-        llr=llr,
-        calibration=calibration,
-    )
+    _check_call(scores, store, model, dims=dims, baseline=baseline, skip_missing=skip_missing, llr=llr)
+    if llr and calibration is not None:
+        raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
+    system = options.source(scores, store, model, table)
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
     settings = Settings(
@@ -133,7 +130,7 @@ def evaluate(
     # Stores before a model that embeds: what is wrong with one is known at once.
     others = {name: evaluated(EmbeddingStore(folder)) for name, folder in _baselines(baseline)}
     found = evaluated(
-        options.source(scores, store, model, table),
+        system,
         llr=llr,
         conditions=_conditions(conditions or (), utterances, with_durations=report is not None),
         steps=steps,
@@ -150,15 +147,19 @@ def evaluate(
     for title, other in others.items():
         print_evaluation(other, title=title)
     write_json(json_out, found.to_dict())
-    write_pages(
-        csv,
-        figures,
-        figure_format,
-        report,
-        tables=lambda: evaluation_tables({name: found, **others}),
-        drawings=lambda: evaluation_figures(found, baselines=others, name=name),
-        page=lambda path: write_html(found, path, baselines=others, name=name),
-    )
+    write_pages(csv, figures, figure_format, report, **_pages(found, others, name))
+
+
+def _pages(found: Evaluation, others: Mapping[str, Evaluation], name: str) -> dict[str, Any]:
+    """What a report has: its tables, its figures, and the page."""
+    from nestvox.report.page import evaluation_figures, write_html
+    from nestvox.report.tables import evaluation_tables
+
+    return {
+        "tables": lambda: evaluation_tables({name: found, **others}),
+        "drawings": lambda: evaluation_figures(found, baselines=others, name=name),
+        "page": lambda path: write_html(found, path, baselines=others, name=name),
+    }
 
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
@@ -228,22 +229,18 @@ def _conditions(wanted: Sequence[str], table: UtteranceTable | None, *, with_dur
 
 
 def _check_call(
-    *,
     scores: Path | None,
     store: Path | None,
     model: str | None,
-    table: Path | None,
+    *,
     dims: str | None,
     baseline: list[str] | None,
     skip_missing: bool,
     llr: bool,
-    calibration: Path | None,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
         raise NestvoxError(f"give exactly one of --scores, --store and --model, got {' and '.join(given) or 'none'}")
-    if model is not None and table is None:
-        raise NestvoxError("--model needs --table, which says where the audio of the trials is")
     if scores is not None and (dims or baseline):
         raise NestvoxError(
             f"{'--dims' if dims else '--baseline'} means nothing with --scores: scores have no dimensions"
@@ -252,8 +249,6 @@ def _check_call(
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
     if scores is None and llr:
         raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
-    if llr and calibration is not None:
-        raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:

@@ -190,7 +190,7 @@ def fetch(
     from nestvox.zoo import weights as room
 
     with progress_bar(f"fetching {name}", "B") as progress:
-        where = room.fetch(name, offline=offline, weights=weights, announce=_announce, progress=progress)
+        where = room.fetch(name, offline=offline, weights=weights, announce=tell, progress=progress)
     say(str(where))
 
 
@@ -239,7 +239,7 @@ def import_weights(
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
     from nestvox.model.loading import load
 
-    model = load(name, weights=file, announce=_announce)
+    model = load(name, weights=file, announce=tell)
     model.name = called or model.name
     model.save(out)
     say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
@@ -264,7 +264,3 @@ def import_onnx(
     model.name = name or model.name
     model.save(out)
     say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
-
-
-def _announce(message: str) -> None:
-    tell(message)
