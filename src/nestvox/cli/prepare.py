@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,7 +14,7 @@ from nestvox.cli.outputs import write_json
 from nestvox.errors import TableError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nestvox.corpora.prepare.folder import Prepared, Skipped
     from nestvox.corpora.utterances import UtteranceTable
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make an utterance table of a folder, a list, or a published corpus.", no_args_is_help=True)
 
 _SHOWN_SKIPPED = 5
+
+_Found = TypeVar("_Found", bound="Prepared")
 
 
 def writable_table(out: Path) -> Path:
@@ -124,14 +126,11 @@ def voxceleb1(
 
     An interrupted search goes on where it was when the same command is given again.
     """
-    from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.voxceleb import mini_voxceleb1, prepare_voxceleb1
 
-    journal = _journal(out)
-    with progress_bar("searching", "speakers") as progress:
-        prepared = prepare_voxceleb1(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    prepared = _searched(prepare_voxceleb1, root, out, durations=durations, workers=workers)
     chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen)
 
 
 @app.command()
@@ -151,14 +150,11 @@ def voxceleb2(
 
     An interrupted search goes on where it was when the same command is given again.
     """
-    from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.voxceleb import mini_voxceleb2, prepare_voxceleb2
 
-    journal = _journal(out)
-    with progress_bar("searching", "speakers") as progress:
-        prepared = prepare_voxceleb2(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    prepared = _searched(prepare_voxceleb2, root, out, durations=durations, workers=workers)
     chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
-    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen)
 
 
 @app.command()
@@ -173,15 +169,10 @@ def librispeech(
     json_out: options.Json = None,
 ) -> None:
     """Make a table of any subsets of LibriSpeech, and hold them against the published counts."""
-    from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.librispeech import prepare_librispeech
 
-    journal = _journal(out)
-    with progress_bar("searching", "speakers") as progress:
-        prepared = prepare_librispeech(
-            root, subsets=subsets, durations=durations, journal=journal, workers=workers, progress=progress
-        )
-    _finish(prepared, out, json_out, synthetic=synthetic, journal=journal)
+    prepared = _searched(prepare_librispeech, root, out, subsets=subsets, durations=durations, workers=workers)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -196,20 +187,17 @@ def cnceleb(
     json_out: options.Json = None,
 ) -> None:
     """Make a table of CN-Celeb, named as in its official list."""
-    from nestvox.cli.progress import progress_bar
     from nestvox.corpora.prepare.cnceleb import prepare_cnceleb
     from nestvox.corpora.trials import format_to_write, write_trials
 
     if trials_out is not None:
         format_to_write(trials_out)
-    journal = _journal(out)
-    with progress_bar("searching", "folders") as progress:
-        prepared = prepare_cnceleb(root, durations=durations, journal=journal, workers=workers, progress=progress)
+    prepared = _searched(prepare_cnceleb, root, out, unit="folders", durations=durations, workers=workers)
     if trials_out is not None:
         if prepared.trials is None:
             raise TableError("no eval/lists/trials.lst to write as --trials-out", source=root)
         write_trials(prepared.trials, trials_out)
-    _finish(prepared, out, json_out, synthetic=synthetic, journal=journal)
+    _finish(prepared, out, json_out, synthetic=synthetic)
 
 
 @app.command()
@@ -293,6 +281,14 @@ def _journal(out: Path) -> Path:
     return out.with_name(f".{out.name}.scan")
 
 
+def _searched(prepare: Callable[..., _Found], root: Path, out: Path, *, unit: str = "speakers", **asked: Any) -> _Found:
+    """What a search through a corpus found, which an interrupted one of the same output goes on with."""
+    from nestvox.cli.progress import progress_bar
+
+    with progress_bar("searching", unit) as progress:
+        return prepare(root, journal=_journal(out), progress=progress, **asked)
+
+
 def _finish(
     prepared: Prepared,
     out: Path,
@@ -300,7 +296,6 @@ def _finish(
     *,
     synthetic: bool,
     chosen: UtteranceTable | None = None,
-    journal: Path | None = None,
 ) -> None:
     """Write the table, or the choice of it; say what was left out, and how much of a published corpus is there."""
     from nestvox.corpora.prepare.published import CorpusPrepared
@@ -322,8 +317,7 @@ def _finish(
         coverage = [asdict(part) for part in prepared.coverage]
         content |= {"complete": prepared.complete, "coverage": coverage, "notes": list(prepared.notes)}
     write_json(json_out, content, told=False)
-    if journal is not None:
-        discard_journal(journal)
+    discard_journal(_journal(out))
 
 
 def skipped_in_words(skipped: Sequence[Skipped]) -> list[str]:
