@@ -47,21 +47,15 @@ def cache(
     """
     from dataclasses import asdict
 
-    from nestvox.audio.augment import Banks
-    from nestvox.audio.banks import NoiseBank, RoomBank
     from nestvox.audio.condition import count_codes
     from nestvox.cli.embed import say_doubts, say_model
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.augmented import voices_of
     from nestvox.extraction.cache.feature_cache import build_cache
 
     utterances = options.read_table(table, split)
     speaker_model = options.Running(device, backend, weights, offline).load(model)
-    rate = speaker_model.sample_rate
-    banks = Banks(
-        None if noise is None else NoiseBank.from_folder(noise, sample_rate=rate),
-        None if rir is None else RoomBank.from_folder(rir, sample_rate=rate),
-        voices_of(utterances, sample_rate=rate),
+    banks, augmentation = options.augmentation_of(
+        augment, noise, rir, utterances, sample_rate=speaker_model.sample_rate
     )
     with progress_bar("caching", "rows") as progress:
         found = build_cache(
@@ -69,7 +63,7 @@ def cache(
             utterances,
             out,
             variants=variants,
-            augmentation=options.augmentation_of(banks, augment or []),
+            augmentation=augmentation,
             noise=banks.noise,
             rooms=banks.rooms,
             crop_s=crop_s,

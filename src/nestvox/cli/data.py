@@ -116,21 +116,18 @@ def trials(
     from nestvox.corpora.trials import format_to_write, write_trials
 
     written_as = format_to_write(out, fmt)
-    given = n_target is not None or n_nontarget is not None or seed is not None
+    if preset is not None and any(number is not None for number in (n_target, n_nontarget, seed)):
+        raise TrialsError("a preset has its own numbers and seed: leave out --targets, --nontargets and --seed")
+    if preset is not None and preset not in PRESETS:
+        raise TrialsError(f"no preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
+    utterances = options.read_table(table, split)
     if preset is not None:
-        if given:
-            raise TrialsError("a preset has its own numbers and seed: leave out --targets, --nontargets and --seed")
-        if preset not in PRESETS:
-            raise TrialsError(f"no preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
         chosen = PRESETS[preset]
     else:
-        chosen = None
-    utterances = options.read_table(table, split)
-    if chosen is None:
         usual = (0, 0) if n_target is not None and n_nontarget is not None else usual_counts(utterances)
-        chosen = Preset(
-            usual[0] if n_target is None else n_target, usual[1] if n_nontarget is None else n_nontarget, seed or 0
-        )
+        targets = usual[0] if n_target is None else n_target
+        nontargets = usual[1] if n_nontarget is None else n_nontarget
+        chosen = Preset(targets, nontargets, seed or 0)
     with progress_bar("drawing", "trials") as progress:
         drawn = generate_trials(
             utterances,
@@ -142,8 +139,7 @@ def trials(
         )
     write_trials(drawn, out, written_as)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
-    print_rows(summary)
-    write_json(json_out, summary, told=False)
+    print_rows(summary, json_out)
 
 
 @app.command()
@@ -167,8 +163,7 @@ def split(
         rows = divided.frame.filter(divided.frame["split"] == part)
         summary[part] = f"{rows['speaker'].n_unique()} speakers, {len(rows)} utterances"
     summary |= {"seed": seed, "table": str(out)}
-    print_rows(summary)
-    write_json(json_out, summary, told=False)
+    print_rows(summary, json_out)
 
 
 @app.command()
@@ -231,8 +226,7 @@ def shards(
         "bytes": sum(file.stat().st_size for file in files),
         "table": str(out / SHARD_TABLE),
     }
-    print_rows(summary)
-    write_json(json_out, summary, told=False)
+    print_rows(summary, json_out)
 
 
 @app.command()
@@ -258,21 +252,14 @@ def augment(
 
     Numbers that are measured on it carry the label `augmented`.
     """
-    from nestvox.audio.augment import Banks
-    from nestvox.audio.banks import NoiseBank, RoomBank
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.augmented import AUGMENTED_TABLE, named_by_id, voices_of, write_augmented
+    from nestvox.corpora.augmented import AUGMENTED_TABLE, named_by_id, write_augmented
     from nestvox.corpora.trials import read_trials, write_trials
 
     utterances = options.read_table(table, split)
     # A list with names that the table lacks is an error before the work and not after it.
     renamed = None if trials_file is None else named_by_id(read_trials(trials_file), utterances)
-    banks = Banks(
-        None if noise is None else NoiseBank.from_folder(noise, split=bank_split),
-        None if rir is None else RoomBank.from_folder(rir, split=bank_split),
-        voices_of(utterances),
-    )
-    augmentation = options.augmentation_of(banks, settings or [])
+    banks, augmentation = options.augmentation_of(settings, noise, rir, utterances, split=bank_split)
     with progress_bar("augmenting", "utterances") as progress:
         written = write_augmented(
             utterances, out, augmentation=augmentation, banks=banks, seed=seed, workers=workers, progress=progress

@@ -99,9 +99,7 @@ def evaluate(
     from nestvox.scoring.refusals import check_trials, refuse_copies
 
     check_figure_format(figure_format)
-    _check_call(scores, store, model, dims=dims, baseline=baseline, skip_missing=skip_missing, llr=llr)
-    if llr and calibration is not None:
-        raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
+    _check_call(scores, store, model, dims, baseline, skip_missing=skip_missing, llr=llr, calibration=calibration)
     system = options.source(scores, store, model, table)
     listed = read_trials(trials)
     utterances = None if table is None else read_utterances(table)
@@ -232,11 +230,12 @@ def _check_call(
     scores: Path | None,
     store: Path | None,
     model: str | None,
-    *,
     dims: str | None,
     baseline: list[str] | None,
+    *,
     skip_missing: bool,
     llr: bool,
+    calibration: Path | None,
 ) -> None:
     given = [name for name, value in (("--scores", scores), ("--store", store), ("--model", model)) if value]
     if len(given) != 1:
@@ -249,6 +248,8 @@ def _check_call(
         raise NestvoxError("--skip-missing means nothing with --scores: evaluate the list that was scored")
     if scores is None and llr:
         raise NestvoxError("--llr is about --scores: a store or a model is scored by cosine")
+    if llr and calibration is not None:
+        raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
 
 def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:

@@ -175,14 +175,24 @@ def parse_dims(text: str | None) -> tuple[int, ...] | None:
     return dims
 
 
-def augmentation_of(banks: Banks, given: list[str]) -> Augmentation:
-    """Return the defaults for the banks, changed as ``--augment NAME=VALUE`` says; values are JSON."""
-    from nestvox.audio.augment import Augmentation
+def augmentation_of(
+    given: list[str] | None,
+    noise: Path | None,
+    rir: Path | None,
+    table: UtteranceTable,
+    *,
+    sample_rate: int = 16_000,
+    split: str = "train",
+) -> tuple[Banks, Augmentation]:
+    """Return what is mixed in, and the defaults for it, changed as ``--augment NAME=VALUE`` says; values are JSON."""
+    from nestvox.audio.augment import Augmentation, Banks
+    from nestvox.audio.banks import NoiseBank, RoomBank
     from nestvox.audio.errors import AugmentationError
+    from nestvox.corpora.augmented import voices_of
     from nestvox.gate import naming, parse_json
 
     changes: dict[str, Any] = {}
-    for text in given:
+    for text in given or []:
         name, sign, value = text.partition("=")
         try:
             changes[name.strip()] = parse_json(value, name.strip(), naming(AugmentationError))
@@ -191,7 +201,12 @@ def augmentation_of(banks: Banks, given: list[str]) -> Augmentation:
                 f"--augment {text}: "
                 + ('the value is not JSON, as 0.5, [5,20] or ["opus"] are' if sign else "give NAME=VALUE")
             ) from error
-    return Augmentation.from_config({**Augmentation.for_banks(banks).config(), **changes})
+    banks = Banks(
+        None if noise is None else NoiseBank.from_folder(noise, sample_rate=sample_rate, split=split),
+        None if rir is None else RoomBank.from_folder(rir, sample_rate=sample_rate, split=split),
+        voices_of(table, sample_rate=sample_rate),
+    )
+    return banks, Augmentation.from_config({**Augmentation.for_banks(banks).config(), **changes})
 
 
 def augmentation_in_words(settings: Mapping[str, Any]) -> str:

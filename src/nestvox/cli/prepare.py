@@ -346,10 +346,11 @@ def _table_counts(table: UtteranceTable) -> dict[str, Any]:
     }
 
 
-def print_rows(rows: dict[str, Any]) -> None:
-    """Print names and values as a table of two columns."""
+def print_rows(rows: dict[str, Any], json_out: Path | None = None) -> None:
+    """Print names and values as a table of two columns, and write them where a file was asked for."""
     shown = whole_table(number(""), "")
     shown.show_header = False
     for name, value in rows.items():
         shown.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     console().print(shown)
+    write_json(json_out, rows, told=False)

@@ -19,7 +19,7 @@ from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.comparison import Comparison, ComparisonRow, MeanOverDims, SystemRow
-from nestvox.evaluation.disputed import disputed_trials
+from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
 from nestvox.evaluation.estimates import USUAL, Settings
 from nestvox.evaluation.selection import Selection, select_system
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
@@ -209,18 +209,7 @@ def compare_systems(
         systems=tuple(figures.values()),
         rows=rows,
         means=tuple(_means(first, other, figures) for other in others if len(_dims_of(first, other)) > 1),
-        disputed=tuple(
-            trial
-            for other in others
-            for dim_a, dim_b in _last_different(first, other)
-            for trial in disputed_trials(
-                trials,
-                (first.name, other.name),
-                (first.scores[dim_a], other.scores[dim_b]),
-                (figures[first.name, dim_a].eer_threshold, figures[other.name, dim_b].eer_threshold),
-                path_of=(lambda _: None) if table is None else table.path_of,
-            )
-        ),
+        disputed=_disputed(trials, first, others, figures, table),
         selection=selection,
         n_target=int(targets.sum()),
         n_nontarget=int((~targets).sum()),
@@ -240,6 +229,28 @@ def compare_systems(
         labels=labels,
         notes=notes,
         scored=given,
+    )
+
+
+def _disputed(
+    trials: Trials,
+    first: System,
+    others: Sequence[System],
+    figures: Mapping[tuple[str, int | None], SystemRow],
+    table: UtteranceTable | None,
+) -> tuple[DisputedTrial, ...]:
+    """Trials that only one of two systems decides rightly, at the largest dimension at which they differ."""
+    return tuple(
+        trial
+        for other in others
+        for dim_a, dim_b in _last_different(first, other)
+        for trial in disputed_trials(
+            trials,
+            (first.name, other.name),
+            (first.scores[dim_a], other.scores[dim_b]),
+            (figures[first.name, dim_a].eer_threshold, figures[other.name, dim_b].eer_threshold),
+            path_of=(lambda _: None) if table is None else table.path_of,
+        )
     )
 
 
