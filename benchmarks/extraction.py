@@ -14,6 +14,9 @@ network at the clips' mean length over what as many matrix products (1024 x 1024
 by side on the same machine; with decoding, what reading the files takes is added. Large networks get fewer utterances,
 so that the loop takes about `--seconds`.
 
+Of `campplus`, where the package speakerlab-slim is importable, its network runs beside, with the same weights and
+features.
+
 On a machine with other work the loop's threads wait for each other, and its rate says little. What then can still be
 compared is the processor's time for a clip, with `--loop-threads 1`, where nobody waits.
 """
@@ -21,6 +24,8 @@ compared is the processor's time for a clip, with `--loop-threads 1`, where nobo
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -186,12 +191,34 @@ def _floor(name: str, table: UtteranceTable) -> dict[str, Any]:
         if backend != "onnx" or onnx_is_installed():
             model.backend = backend
             found[f"{backend}_s"] = _fastest(lambda: model.forward([clip]))
+    if (other := _speakerlab(model)) is not None:
+        found["speakerlab_s"] = _fastest(lambda: other(clip))
     front_end = getattr(model.encoder, "spec", None)
     if front_end is not None:
         audio = torch.from_numpy(clip)[None]
         with torch.inference_mode():
             found["front_end_s"] = _fastest(lambda: front_end(audio))
     return {**found, "clip_s": found["eager_s"], "seconds": time.perf_counter() - began}
+
+
+def _speakerlab(model: SpeakerModel) -> Callable[[np.ndarray[Any, Any]], object] | None:
+    """CAM++ as its makers wrote it, with the weights and the features of `model`; None: no such model or package."""
+    import torch
+
+    encoder: Any = model.encoder
+    if encoder.architecture != "campplus" or importlib.util.find_spec("speakerlab") is None:
+        return None
+    network = importlib.import_module("speakerlab.models.campplus.DTDNN").CAMPPlus(embedding_size=encoder.embedding_dim)
+    state = dict(encoder.state_dict())
+    state["xvector.dense.linear.weight"] = state["xvector.dense.linear.weight"][:, :, None]
+    network.load_state_dict(state)
+    network.eval()
+
+    @torch.inference_mode()
+    def run(clip: np.ndarray[Any, Any]) -> object:
+        return network(encoder.features(torch.from_numpy(clip)[None]).transpose(1, 2))
+
+    return run
 
 
 def _operations(model: SpeakerModel, clip: np.ndarray[Any, Any]) -> float:
@@ -344,10 +371,10 @@ def _print(report: dict[str, Any]) -> None:
             f"{floor['utterances_per_s'] / embed['utterances_per_s']:.2f} | "
             f"{found['loop']['peak_mib']:.0f}, {embed['peak_mib']:.0f} |"
         )
-    print("\n| network | ms a clip, one thread: eager | fused | onnx |")
-    print("|---|---:|---:|---:|")
+    print("\n| network | ms a clip, one thread: eager | fused | onnx | speakerlab-slim |")
+    print("|---|---:|---:|---:|---:|")
     for name, found in report["models"].items():
-        times = (found["floor"].get(f"{backend}_s") for backend in ("eager", "fused", "onnx"))
+        times = (found["floor"].get(f"{way}_s") for way in ("eager", "fused", "onnx", "speakerlab"))
         print(f"| {name} | {' | '.join('-' if time is None else f'{1e3 * time:.0f}' for time in times)} |")
     if PARTS_OF in report["models"]:
         floor = report["models"][PARTS_OF]["floor"]

@@ -7,6 +7,7 @@ last frame. ``random_tiny`` and ``random_full`` have drawn weights, ``real`` tho
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from nestvox.encoders import Encoder, build
@@ -28,7 +30,7 @@ from nestvox.encoders.pooling import TSTP
 from nestvox.encoders.runtime.backends import Backend, onnx_is_installed
 from nestvox.encoders.runtime.inference import optimise
 from nestvox.errors import DownloadError, ModelError, WeightsError
-from nestvox.zoo.weights import load_strict
+from nestvox.zoo.weights import load_encoder_with_report, load_strict
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "campplus.npz"))
 TINY: dict[str, Any] = {
@@ -414,6 +416,34 @@ def test_a_published_checkpoint_loads_strictly(tiny: CAMPPlus) -> None:
             load_strict(again, lacking, "file")
     with pytest.raises(WeightsError, match="strange"):
         load_strict(again, {**published(tiny), "head.strange": torch.zeros(1)}, "file")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt"])
+def test_weights_of_another_size_load_by_the_name_of_the_network(tmp_path: Path, suffix: str) -> None:
+    """As 3D-Speaker and WeSpeaker publish them, the latter with the classifier of their training."""
+    other = CAMPPlus(embedding_dim=24).eval()
+    file = tmp_path / f"campplus_voxceleb{suffix}"
+    torch.save({**published(other), "projection.weight": torch.zeros(3, 24)}, file)
+    said: list[str] = []
+    encoder, report = load_encoder_with_report("campplus", weights=file, announce=said.append)
+    assert encoder.embedding_dim == 24
+    assert report.left_out == ("projection.weight",)
+    assert any("embedding_dim" in line for line in said)
+    wave = SIGNALS["a"]
+    assert torch.equal(taps_of(encoder, wave).embedding, taps_of(other, wave).embedding)
+
+
+def test_a_file_may_state_another_front_end(tmp_path: Path) -> None:
+    file = tmp_path / "wespeaker.safetensors"
+    config = json.dumps({"window": "hamming", "scale": 32768.0})
+    save_file(
+        {key: value.contiguous() for key, value in published(CAMPPlus(embedding_dim=24)).items()},
+        file,
+        {"config": config},
+    )
+    encoder, _ = load_encoder_with_report("campplus", weights=file, announce=lambda _: None)
+    assert (encoder.config()["window"], encoder.config()["scale"]) == ("hamming", 32768.0)
+    assert encoder.embedding_dim == 24
 
 
 def test_the_full_network_has_the_published_numbers() -> None:

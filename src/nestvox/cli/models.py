@@ -232,7 +232,7 @@ def import_mrl(
 @app.command("import-weights")
 def import_weights(
     name: Annotated[str, typer.Argument(help="Name of the network in the catalogue that the weights are for.")],
-    file: Annotated[Path, typer.Argument(help=".safetensors, .pt or .pth, trained by yourself or fetched elsewhere.")],
+    file: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth or .bin; your own, or fetched elsewhere.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     called: options.Name = None,
 ) -> None:

@@ -185,6 +185,16 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
+    @classmethod
+    def fitted(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Change a configuration to what the shapes of a checkpoint's tensors say, where they were published so.
+
+        Args:
+            config: constructor arguments, of the catalogue or of the checkpoint.
+            tensors: as the checkpoint has them.
+        """
+        return config
+
     def translate(self, tensors: Mapping[str, Tensor], source: str) -> Translation:  # noqa: ARG002  for subclasses
         """Rename the tensors of a checkpoint to the names of this network, where they were published under others.
 

