@@ -18,8 +18,7 @@ from nestvox.encoders.front_ends.log_mel import (
     mel_filters_in_mels,
     power_frames,
 )
-from nestvox.encoders.front_ends.spec_augment import mask_bands
-from nestvox.encoders.redimnet.front_end import FrontEnd, FrontEndSettings
+from nestvox.encoders.redimnet.front_end import FrontEnd, FrontEndSettings, mask_bands
 
 BANDS = 24
 

@@ -135,8 +135,15 @@ def _filters(n_mels: int, sample_rate: int, n_fft: int) -> NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(hz / 700.0), np.float64)
 
     first, last = mels(np.array([_F_MIN_HZ, sample_rate / 2]))
-    edges = np.linspace(first, last, n_mels + 2)[:, None]
+    edges = np.linspace(first, last, n_mels + 2)
     bins = mels(np.arange(n_fft // 2) * (sample_rate / n_fft))
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)), np.float64)
+    return triangles(edges, bins)
+
+
+def triangles(edges: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height of each of M triangles with corners at `edges` (M + 2,) over each of `bins` (F,): (M, F)."""
+    lower, centre, upper = (edges[k : len(edges) - 2 + k, None] for k in range(3))
+    rising = (bins - lower) / (centre - lower)
+    falling = (upper - bins) / (upper - centre)
+    heights: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
+    return heights

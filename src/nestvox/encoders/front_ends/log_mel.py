@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.front_ends.kaldi_fbank import LOG_FLOOR, PREEMPHASIS, KaldiFbank
+from nestvox.encoders.front_ends.kaldi_fbank import LOG_FLOOR, PREEMPHASIS, KaldiFbank, triangles
 
 # 4,096 frames of a 400-point spectrum are 6.6 MB of float32, and the same again for each step of the chain.
 _FRAMES_PER_CHUNK = 4096
@@ -102,7 +102,7 @@ def mel_filters(edges_hz: NDArray[np.float64], *, sample_rate: int, n_fft: int, 
     Returns:
         (M, F) float32.
     """
-    filters = _triangles(edges_hz, np.fft.rfftfreq(n_fft, 1.0 / sample_rate).astype(np.float64))
+    filters = triangles(edges_hz, np.fft.rfftfreq(n_fft, 1.0 / sample_rate).astype(np.float64))
     if area_norm:
         filters *= 2.0 / (edges_hz[2:, None] - edges_hz[:-2, None])
     return torch.from_numpy(filters.astype(np.float32))
@@ -120,18 +120,9 @@ def mel_filters_in_mels(n_mels: int, f_min_hz: float, f_max_hz: float, *, bins_h
     Returns:
         (M, F) float32, zero at bins of 0 Hz.
     """
-    filters = _triangles(_htk_edges(n_mels, f_min_hz, f_max_hz), _htk_mels(bins_hz))
+    filters = triangles(_htk_edges(n_mels, f_min_hz, f_max_hz), _htk_mels(bins_hz))
     filters[:, bins_hz == 0] = 0.0
     return torch.from_numpy(filters.astype(np.float32))
-
-
-def _triangles(edges: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Height of each of M triangles with corners at `edges` (M + 2,) over each of `bins` (F,): (M, F)."""
-    lower, centre, upper = (edges[k : len(edges) - 2 + k, None] for k in range(3))
-    rising = (bins - lower) / (centre - lower)
-    falling = (upper - bins) / (upper - centre)
-    heights: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
-    return heights
 
 
 def power_frames(
