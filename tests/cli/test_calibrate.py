@@ -10,11 +10,15 @@ import polars as pl
 import pytest
 
 from nestvox.cli.main import main
+from nestvox.evaluation import calibrate, threshold
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import cllr, eer, error_curve
+from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.calibration import read_calibration
+from nestvox.progress import no_bars
+from nestvox.scoring import read_steps
 
 N_SPEAKERS, TAKES, DIM = 24, 6, 16
 FEW = ["--bootstrap", "60"]
@@ -131,6 +135,20 @@ def test_own_trials_and_speakers_are_refused(files: Path, capsys) -> None:
     code, text, _ = nestvox(capsys, "evaluate", *part, "--calibration", "c.json", "--allow-overlap")
     assert code == 0
     assert "LEAKY" in text
+
+
+def test_python_and_the_commands_make_the_same(files: Path, capsys) -> None:
+    out = ["--out", "c.json"]
+    assert nestvox(capsys, "calibrate", *DEV, *out, "--quality", "duration", "--dims", 4)[0] == 0
+    assert nestvox(capsys, "threshold", *DEV, *out, *FEW, "--far", 0.05, "--domain", "phone")[0] == 0
+    kept = read_calibration("c.json")
+    given = {"table": "table.tsv", "bars": no_bars}
+    assert calibrate("store", "dev.txt", dims=[4], quality=["duration"], **given).llr.to_dict() == kept.llr.to_dict()
+    made = threshold("store", "dev.txt", DecisionRule("far", 0.05), domain="phone", n_bootstrap=60, **given)
+    assert made.thresholds == kept.thresholds
+    steps = read_steps(score_norm="s", cohort="cohort")
+    assert nestvox(capsys, "calibrate", *DEV, "--out", "n.json", "--score-norm", "s", "--cohort", "cohort")[0] == 0
+    assert calibrate("store", "dev.txt", steps=steps, **given).llr.key == read_calibration("n.json").llr.key
 
 
 def test_scores_of_a_file_and_a_file_of_their_own(files: Path, capsys) -> None:

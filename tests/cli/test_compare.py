@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from nestvox.cli.compare import compare
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
+from nestvox.evaluation import Settings
+from nestvox.evaluation import compare as compare_in_python
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
@@ -214,6 +216,16 @@ def test_the_best_is_chosen_on_other_trials(files):
     content = json.loads((files / "a.json").read_text())
     assert content["selection"]["name"] == "good"
     assert content["rows"][0]["a"] == "good"
+    found = compare_in_python(
+        files / "bad.txt",
+        files / "good.txt",
+        files / "test.txt",
+        select_on=files / "dev.txt",
+        settings=Settings(n_bootstrap=100),
+        n_permutations=100,
+    )
+    assert json.loads(json.dumps(found.to_dict())) == content
+    assert [system.name for system in found.scored] == ["bad", "good"]
     same = run(*arguments, "--trials", files / "test.txt", "--select-on", files / "test.txt")
     assert isinstance(same.exception, TrialsError)
     assert "same trials" in str(same.exception)
