@@ -3,7 +3,7 @@
 The same values give the same answer as a list, in any real type of numpy, contiguous or not, read-only or not.
 Whole numbers become float64, in which sums of products do not overflow as they do in 8 bits; half precision is widened.
 What would change its value on the way is refused: complex numbers, words, objects, masked entries, whole numbers beyond
-2^53, and what is not finite.
+2^53, and what is not finite. Each function raises what its argument `error` makes, a `NestvoxError`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ def as_numbers(
         ndim: axes that they must have; None: any.
         finite: refuse infinities and what is not a number.
         error: what is raised.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
     """
     array = _real(values, what, error)
     if ndim is not None and array.ndim != ndim:
@@ -60,9 +57,6 @@ def as_vectors(
         size: D that they must have; None: any from 1.
         finite: refuse rows that are not finite.
         error: what is raised.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
     """
     array = _real(vectors, what, error)
     if array.ndim != 2 or array.shape[1] < 1 or (size is not None and array.shape[1] != size):
@@ -77,11 +71,7 @@ def as_vectors(
 
 
 def as_booleans(values: ArrayLike, what: str, *, error: Refusal = TrialsError) -> NDArray[np.bool_]:
-    """One list of booleans; 0 and 1 are refused, because nobody can tell whether a 1 is a label, a count or a class.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
-    """
+    """One list of booleans; 0 and 1 are refused, because nobody can tell whether a 1 is a label, a count or a class."""
     array = _plain(values, what, error)
     if array.dtype != np.bool_ or array.ndim != 1:
         raise error(f"{what} must be booleans (true: same speaker), got {array.dtype} of shape {array.shape}")
@@ -89,11 +79,7 @@ def as_booleans(values: ArrayLike, what: str, *, error: Refusal = TrialsError) -
 
 
 def as_rows(rows: ArrayLike, what: str, *, length: int, error: Refusal = ScoresError) -> NDArray[np.int64]:
-    """Row numbers (n,) from 0 to `length` - 1; a negative one does not count from the end.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
-    """
+    """Row numbers (n,) from 0 to `length` - 1; a negative one does not count from the end."""
     array = _whole(rows, what, error)
     if array.ndim != 1:
         raise error(f"{what} must be one list of whole numbers, got shape {array.shape}")
@@ -124,11 +110,7 @@ def as_clusters(clusters: ArrayLike, length: int, what: str = "clusters") -> NDA
 
 
 def as_count(value: Any, what: str, *, least: int = 1, error: Refusal = NestvoxError) -> int:
-    """One whole number of at least `least`, of Python or numpy; no truth value.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
-    """
+    """One whole number of at least `least`, of Python or numpy; no truth value."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -139,11 +121,7 @@ def as_count(value: Any, what: str, *, least: int = 1, error: Refusal = NestvoxE
 
 
 def as_names(names: Iterable[Any], what: str, *, length: int, error: Refusal = NestvoxError) -> list[str]:
-    """Words or whole numbers that name something, as words; a missing one, or one that is a fraction, names nothing.
-
-    Raises:
-        NestvoxError: of the kind of `error`.
-    """
+    """Words or whole numbers that name something, as words; a missing one, or one that is a fraction, names nothing."""
     found = names.tolist() if isinstance(names, np.ndarray) else list(names)
     if len(found) != length:
         raise error(f"{len(found)} {what} for {length} vectors")
