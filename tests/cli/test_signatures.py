@@ -66,6 +66,11 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "plan": ("metrics.plan:plan_study", "pilot_scores pilot_table pilot_trials", ""),
 }
 PUBLIC |= {
+    "plan enrol": (
+        "evaluation.enrolment:plan_enrolment",
+        "allow_overlap clips lengths model split store table",
+        "classes counts crops durations_s labels sessions speakers vectors",
+    ),
     "evaluate": (
         "evaluation.measure:evaluate",
         f"allow_overlap conditions baseline csv figure_format figures model report "
@@ -101,7 +106,6 @@ NO_FUNCTION = frozenset(
         "models list",
         "models path",
         "models show",
-        "plan enrol",
     }
 )
 

@@ -38,11 +38,11 @@ def enrol(
             help="Seconds that clips are cut to and embedded again; without: clips by their duration.",
         ),
     ] = None,
-    divisions: Annotated[
-        int, typer.Option(min=1, max=100_000, help="How often each speaker's clips are divided.")
+    n_divisions: Annotated[
+        int, typer.Option("--divisions", min=1, max=100_000, help="How often each speaker's clips are divided.")
     ] = 10,
-    impostors: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Clips of others that each division meets.")
+    n_impostors: Annotated[
+        int, typer.Option("--impostors", min=1, max=1_000_000, help="Clips of others that each division meets.")
     ] = 50,
     seed: options.Seed = 0,
     confidence: options.Confidence = 0.95,
@@ -98,8 +98,8 @@ def enrol(
             sessions=frame["session"].to_list() if "session" in frame.columns else None,
             crops=crops,
             classes=() if seconds else duration_classes(),
-            n_divisions=divisions,
-            n_impostors=impostors,
+            n_divisions=n_divisions,
+            n_impostors=n_impostors,
             seed=seed,
             confidence=confidence,
             labels=labels,
