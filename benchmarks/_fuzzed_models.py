@@ -83,7 +83,7 @@ def _read_calibration(folder: Path) -> object:
     from nestvox.model.calibration import read_calibration
 
     found = read_calibration(folder / "calibration.json")
-    return [threshold.describe() for threshold in found.thresholds], found.llr and found.llr.describe(), found.to_json()
+    return [threshold.describe() for threshold in found.thresholds], found.llr and found.llr.describe(), found.to_dict()
 
 
 def _read_routing(folder: Path) -> object:

@@ -117,7 +117,7 @@ def _make_store(folder: Path, tap: str = "nested") -> None:
 def _plan() -> dict[str, Any]:
     from nestvox.extraction.cache.plan import CachePlan
 
-    return CachePlan("f" * 16, {"architecture": "ge2e"}, variants=2).stored()
+    return CachePlan("f" * 16, {"architecture": "ge2e"}, variants=2).to_dict()
 
 
 def _store(tap: str) -> Callable[[Path], None]:

@@ -55,7 +55,7 @@ def test_table_and_advice(files: Path, capsys) -> None:
     whole = [row for row in content["rows"] if row["length"] == "whole clips"]
     assert [row["n_clips"] for row in whole] == [1, 2, 5]
     assert whole[0]["eer"] > whole[2]["eer"]
-    assert all(row["low"] <= row["eer"] <= row["high"] for row in whole)
+    assert all(row["eer_low"] <= row["eer"] <= row["eer_high"] for row in whole)
     assert content["advice"]
 
 

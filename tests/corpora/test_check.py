@@ -62,7 +62,7 @@ def test_a_clean_corpus(rows: list[dict], tmp_path: Path) -> None:
     assert (report.n_tables, report.n_utterances, report.n_speakers, report.n_trials) == (1, 8, 4, 3)
     assert (report.n_decoded, report.audio_s) == (8, 8.0)
     assert seen == [(done, 8) for done in range(1, 9)]
-    assert json.loads(json.dumps(report.as_dict()))["ok"] is True
+    assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
 def test_a_speaker_in_two_splits(rows: list[dict], tmp_path: Path) -> None:

@@ -57,8 +57,13 @@ def test_the_stored_threshold_reproduces_its_error_rates_exactly(world, made, ru
         assert "12 speakers" in again.interval
     uses = use_thresholds(found.thresholds, system, trials, speakers, table=table, **FEW)
     for use in uses:
-        assert (use.p_fa, use.p_miss) == (use.threshold.p_fa, use.threshold.p_miss)
-        assert (use.p_fa_interval, use.p_miss_interval) == (use.threshold.p_fa_interval, use.threshold.p_miss_interval)
+        assert (use.p_fa.value, use.p_miss.value) == (use.threshold.p_fa, use.threshold.p_miss)
+        assert (use.p_fa.ends, use.p_miss.ends) == (use.threshold.p_fa_interval, use.threshold.p_miss_interval)
+        assert [(rate.value, rate.ends) for rate in use.threshold.rates] == [
+            (use.p_fa.value, use.p_fa.ends),
+            (use.p_miss.value, use.p_miss.ends),
+        ]
+        assert use.p_fa.trials.n_clusters == 12
 
 
 def test_by_the_shorter_recording_where_the_trials_allow(world, made):

@@ -126,7 +126,7 @@ def test_figures_of_an_unlabelled_report(tmp_path: Path) -> None:
         assert (prefix.eer_before, prefix.eer_after) == (None, None)
     assert report.full_difference <= 1e-6
     assert report.speakers == {}
-    json = report.to_json()
+    json = report.to_dict()
     assert (json["rows"], json["method"], json["dims"]) == (ROWS, "pca", [4, 8, SIZE])
     assert [row["dim"] for row in json["prefixes"]] == [4, 8, SIZE]
 

@@ -120,7 +120,7 @@ def test_each_flaw_is_found_and_no_other(flaw: str, expected: set[str]) -> None:
     found = look(make(flaw))
     assert failed(found) == expected
     assert found.passed == (not expected)
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_chance_in_the_network_is_found() -> None:
@@ -284,7 +284,7 @@ def test_what_has_no_direction_has_no_cosine() -> None:
     for flaw in ("zero", "nan"):
         found = look(make(flaw))
         assert found.similarities[-1].cosines == ((None,) * 3,) * 3
-        json.dumps(found.to_json(), allow_nan=False)
+        json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_memory() -> None:

@@ -51,6 +51,16 @@ def test_clustered_intervals_cover_and_naive_ones_do_not(simulation, setting):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_the_band_of_the_det_curve_covers_where_targets_are_missed(simulation):
+    found = simulation.cover_band((40, 20, 60, 0.05), 300, 7)["coverage"]
+    assert simulation.true_miss(0.05, 0.05) == pytest.approx(0.05)
+    assert all(0.92 <= found[far] <= 0.995 for far in (0.01, 0.05, 0.1))
+    # Some studies miss no target where one of 350 is missed, and the band is a point there.
+    assert found[0.3] < 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_tests_by_speaker_hold_their_level_and_the_others_do_not(simulation):
     found = simulation.err((40, 20, 60, 0.05), 300, 200, 7)["wrong"]
     # 5 % of 300 studies have a standard deviation of 1.3 %.

@@ -17,9 +17,8 @@ from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
 from nestvox.model.threshold import COSINE
-from nestvox.scoring.calibrated import calibrated
 from nestvox.scoring.normalise import ScoreNorm, normalised
-from nestvox.scoring.pipeline import Steps
+from nestvox.scoring.pipeline import Steps, calibrated
 from nestvox.scoring.sources import known_store, system_of_scores
 from nestvox.scoring.speakers import trial_speakers
 

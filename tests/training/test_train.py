@@ -75,7 +75,7 @@ def test_epoch_0_is_the_pretrained_encoder_to_the_last_trial(
     scores, targets = pretrained_scores(world)
     expected = eer(error_curve(scores, targets)).rate
     assert found.best_epoch == found.epochs == 0
-    assert found.rates[-1].start == found.rates[-1].best == expected
+    assert found.rates[-1].start == found.rates[-1].best.value == expected
     # Not only the rate: the scores themselves, of the model that was written.
     model = nestvox.load(tmp_path / "run" / "model")
     assert model.head is not None
@@ -114,7 +114,7 @@ def test_what_a_run_leaves(trained: Trained, encoder: SpeakerModel, world: World
     assert development["n_target"] == len(DEV) * 10
     assert development["sha256"] == read_trials(world.trials).sha256
     for rate in development["eer"]:
-        assert rate["low"] <= rate["best"] <= rate["high"]
+        assert rate["best_low"] <= rate["best"] <= rate["best_high"]
 
 
 def test_the_best_epoch_is_kept(trained: Trained) -> None:
@@ -122,7 +122,7 @@ def test_the_best_epoch_is_kept(trained: Trained) -> None:
     means = {line["epoch"]: line["dev_eer_mean"] for line in lines if "dev_eer_mean" in line}
     assert set(means) == {0, 1, 2, 3, 4}
     assert trained.best_epoch == min(means, key=lambda epoch: means[epoch])
-    kept = sum(rate.best for rate in trained.rates) / len(trained.rates)
+    kept = sum(rate.best.value for rate in trained.rates) / len(trained.rates)
     assert kept == pytest.approx(means[trained.best_epoch], abs=1e-12)
     assert means[trained.best_epoch] < means[0], "training on these vectors helps"
 
@@ -254,8 +254,8 @@ def test_a_rotation_is_a_recipe_too(encoder: SpeakerModel, world: World, tmp_pat
     assert found is not None
     assert found.model.head is not None
     assert found.model.head.kind == "rotation"
-    assert found.rates[-1].best == pytest.approx(found.rates[-1].truncated)
-    assert found.rates[0].best <= found.rates[0].truncated
+    assert found.rates[-1].best.value == pytest.approx(found.rates[-1].truncated)
+    assert found.rates[0].best.value <= found.rates[0].truncated
     more = load_recipe("rotation", world.settings(**{"head.dims": "[8,32]"}))
     with pytest.raises(RecipeError, match=r"head\.dims: a rotation has the 24 dimensions .* got 32"):
         train(more, tmp_path / "more", start=encoder)
@@ -278,7 +278,7 @@ def test_a_cache_that_was_made_otherwise_than_the_recipe_says(
 
 def test_a_trained_head_is_gone_on_with(trained: Trained, world: World, tmp_path: Path) -> None:
     found = run(trained.model, world, tmp_path / "run", **{"head.dims": "null", "training.epochs": "1"})
-    kept = {rate.dim: rate.best for rate in trained.rates}
+    kept = {rate.dim: rate.best.value for rate in trained.rates}
     assert {rate.dim: rate.start for rate in found.rates} == kept
     assert found.model.dims == trained.model.dims
     with pytest.raises(RecipeError, match=r"has a head of \(8, 24\); leave dims out"):

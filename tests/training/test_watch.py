@@ -217,7 +217,7 @@ def test_the_page_of_a_run(encoder: SpeakerModel, world: World, tmp_path: Path) 
     assert found.trials_sha256 in text
     assert f"{found.n_target} target" in text
     for rate in found.rates:
-        assert f">{100 * rate.best:.2f}<" in text
+        assert f">{100 * rate.best.value:.2f}<" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     # While it goes on there is no result yet.
     (found.folder / "result.json").unlink()

@@ -52,7 +52,7 @@ def bench(
             seed=seed,
             progress=bar,
         )
-    write_json(json_out, found.to_json(), told=False)
+    write_json(json_out, found.to_dict(), told=False)
     _print(found)
 
 

@@ -73,7 +73,7 @@ def check(
                 finding.severity, finding.kind, f"{finding.count:,}", finding.message, lines(finding.examples[:3])
             )
         console().print(shown)
-    write_json(json_out, report.as_dict(), told=False)
+    write_json(json_out, report.to_dict(), told=False)
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
     say(f"{errors} kinds of error, {warnings} of warning: {'fit for use' if report.ok else 'something is wrong'}")

@@ -66,7 +66,7 @@ def inspect(
             found = inspect_model(
                 loaded, clips, folder=folder, runs=runs, require_thresholds=require_thresholds, progress=bar
             )
-    write_json(json_out, found.to_json(), told=False)
+    write_json(json_out, found.to_dict(), told=False)
     _print(found)
     if not found.passed:
         raise typer.Exit(1)

@@ -60,7 +60,7 @@ def list_models(json_out: options.Json = None) -> None:
     for line in _advice(listed):
         screen.print(line)
     if json_out is not None:
-        described = [{**entry.as_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
+        described = [{**entry.to_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
         write_json(json_out, described, told=False)
 
 
@@ -171,7 +171,7 @@ def show(name: _Name, json_out: options.Json = None) -> None:
         if value:
             shown.add_row(key, value)
     console().print(shown)
-    write_json(json_out, {**entry.as_dict(), "cached": cached}, told=False)
+    write_json(json_out, {**entry.to_dict(), "cached": cached}, told=False)
 
 
 @app.command()

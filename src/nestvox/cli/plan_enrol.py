@@ -176,12 +176,14 @@ def _print(found: EnrolmentPlan) -> None:
     shown = whole_table("clips of", *map(number, names), "against", title=title, labels=found.labels)
     for row in found.rows:
         place = [row.length, str(row.n_clips), str(row.n_speakers)]
-        if row.eer is None or row.low is None or row.high is None:
+        if row.eer is None:
             continue
         change = ""
-        if row.change is not None and row.change_low is not None and row.change_high is not None:
-            change = f"{100 * row.change:+.2f} [{100 * row.change_low:+.2f}, {100 * row.change_high:+.2f}]"
-        rate = f"{percent(row.eer)} {interval_in_words(100 * row.low, 100 * row.high, 2)}"
+        if row.change is not None:
+            low, high = row.change.ends
+            change = f"{100 * row.change.value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        low, high = row.eer.ends
+        rate = f"{percent(row.eer.value)} {interval_in_words(100 * low, 100 * high, 2)}"
         cells = [*place, f"{row.n_target} : {row.n_nontarget}", rate, change, row.against]
         shown.add_row(*cells)
     console().print(shown)

@@ -89,7 +89,7 @@ def rotate(
                 training_speakers=report.training_speakers,
                 progress=progress,
             )
-    write_json(json_out, report.to_json(), told=False)
+    write_json(json_out, report.to_dict(), told=False)
     _show(report)
     say_notes(doubts(EmbeddingStore(embeddings).conditions if is_store(embeddings) else ()))
     say(f"rotation  {out}")

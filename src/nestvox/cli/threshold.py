@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nestvox.evaluation.set_threshold import ThresholdsSet, ThresholdUse
+    from nestvox.metrics import Estimate
     from nestvox.metrics.thresholds import DecisionRule
     from nestvox.model.threshold import DurationClass, Threshold
 
@@ -116,9 +117,9 @@ def print_uses(uses: Sequence[ThresholdUse]) -> None:
             _place(stored),
             show_score(stored.value),
             f"{100 * stored.p_fa:.2f}",
-            _percent(use.p_fa, use.p_fa_interval),
+            _percent(use.p_fa),
             f"{100 * stored.p_miss:.2f}",
-            _percent(use.p_miss, use.p_miss_interval),
+            _percent(use.p_miss),
             f"{use.n_target} : {use.n_nontarget}",
         )
     console().print(shown)
@@ -138,8 +139,8 @@ def _print(found: ThresholdsSet) -> None:
             show_dim(made.dim),
             "any duration" if made.duration_class is None else str(made.duration_class),
             f"{show_score(made.value)} [{interval}]",
-            _percent(made.p_fa, made.p_fa_interval),
-            _percent(made.p_miss, made.p_miss_interval),
+            _percent(made.rates[0]),
+            _percent(made.rates[1]),
             f"{made.n_target} : {made.n_nontarget}",
         )
         shown.add_row(*cells)
@@ -162,11 +163,11 @@ def _place(stored: Threshold) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _percent(rate: float, interval: tuple[float, float] | None) -> str:
+def _percent(rate: Estimate) -> str:
     from nestvox.evaluation.results import interval_in_words, percent
 
-    ends = "" if interval is None else f" {interval_in_words(100 * interval[0], 100 * interval[1], 2)}"
-    return f"{percent(rate)}{ends}"
+    ends = "" if rate.low is None or rate.high is None else f" {interval_in_words(100 * rate.low, 100 * rate.high, 2)}"
+    return f"{percent(rate.value)}{ends}"
 
 
 def _rule(

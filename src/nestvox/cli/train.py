@@ -119,7 +119,8 @@ def _show(trained: Trained) -> None:
     )
     for rate in trained.rates:
         cut = "-" if rate.truncated is None else f"{100 * rate.truncated:.2f}"
-        kept = f"{percent(rate.best)} {interval_in_words(100 * rate.low, 100 * rate.high, 2)}"
+        low, high = rate.best.ends
+        kept = f"{percent(rate.best.value)} {interval_in_words(100 * low, 100 * high, 2)}"
         shown.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept)
     console().print(shown)
     say(f"kept: {trained.kept}")

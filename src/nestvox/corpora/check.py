@@ -76,7 +76,7 @@ class CheckReport:
         """Whether there is no error; warnings do not count."""
         return not any(finding.severity == "error" for finding in self.findings)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
         numbers = ("n_tables", "n_utterances", "n_speakers", "n_trials", "n_decoded", "audio_s")
         return {

@@ -174,11 +174,11 @@ def compare_systems(
     confidence = settings.confidence
     targets = check_trials(trials)
     given, systems = tuple(systems), _ordered(trials, systems, selection)
-    known = trial_speakers(trials, systems, speakers=speakers, table=table)
+    who = trial_speakers(trials, systems, speakers=speakers, table=table)
     keys = [key for system in systems for key in system.training_speakers]
-    labels, notes = training_overlap(known, keys, allow=allow_overlap)
-    labels, notes = _said(trials, systems, known, selection, (*labels, *marks_of(trials, table)), notes)
-    enrol, test, n_clusters = known.restricted(targets | True)
+    labels, notes = training_overlap(who, keys, allow=allow_overlap)
+    labels, notes = _said(trials, systems, who, selection, (*labels, *marks_of(trials, table)), notes)
+    enrol, test, n_clusters = who.restricted(targets | True)
     first, others = systems[0], systems[1:]
     tasks = [(other, *dims) for other in others for dims in _dims_of(first, other)]
     _refuse_copies(systems)
@@ -188,7 +188,7 @@ def compare_systems(
         paired.append(None if _same(*pair) else _pair(*pair, targets, (enrol, test), settings, n_permutations))
         progress(done, len(tasks))
     made = sum(found is not None for found in paired)
-    unit = "speakers" if known.known else "utterances"
+    unit = "speakers" if who.known else "utterances"
     figures = {
         (system.name, dim): _system_row(system, dim, targets, settings.point)
         for system in systems
@@ -204,7 +204,6 @@ def compare_systems(
         unit=unit,
         confidence=confidence,
     )
-    corrected = f", p values corrected for {made} comparisons (Holm)" if made > 1 else ""
     return Comparison(
         systems=tuple(figures.values()),
         rows=rows,
@@ -220,12 +219,7 @@ def compare_systems(
         c_miss=settings.c_miss,
         c_fa=settings.c_fa,
         confidence=confidence,
-        method=(
-            f"{100 * confidence:g} % percentile interval of {settings.n_bootstrap} paired bootstrap replicates: "
-            f"{n_clusters} {unit} ({known.source}) drawn with replacement on both sides of a trial, one draw for both "
-            f"systems; p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged "
-            f"or not{corrected}; seed {settings.seed}"
-        ),
+        method=_method(who, n_clusters, made, n_permutations, settings),
         labels=labels,
         notes=notes,
         scored=given,
@@ -254,10 +248,22 @@ def _disputed(
     )
 
 
+def _method(who: TrialSpeakers, n_clusters: int, made: int, n_permutations: int, settings: Settings) -> str:
+    """What was resampled and exchanged, how often, and what p values were corrected for."""
+    unit = "speakers" if who.known else "utterances"
+    corrected = f", p values corrected for {made} comparisons (Holm)" if made > 1 else ""
+    return (
+        f"{100 * settings.confidence:g} % percentile interval of {settings.n_bootstrap} paired bootstrap replicates: "
+        f"{n_clusters} {unit} ({who.source}) drawn with replacement on both sides of a trial, one draw for both "
+        f"systems; p values of {n_permutations} rounds in which each of the {unit} has the two systems exchanged "
+        f"or not{corrected}; seed {settings.seed}"
+    )
+
+
 def _said(
     trials: Trials,
     systems: Sequence[System],
-    known: TrialSpeakers,
+    who: TrialSpeakers,
     selection: Selection | None,
     labels: tuple[str, ...],
     notes: tuple[str, ...],
@@ -269,8 +275,8 @@ def _said(
     labels = tuple(sorted({*labels, *itertools.chain(*(s.labels for s in systems))}))
     # What two systems say alike, as of the recordings that both heard, is said once.
     notes += tuple(dict.fromkeys(itertools.chain(*(system.notes for system in systems))))
-    if not known.known:
-        notes += (f"Intervals and p values are {known.warning}.",)
+    if not who.known:
+        notes += (f"Intervals and p values are {who.warning}.",)
     if selection is not None:
         notes += (selection.sentence,)
     elif len(systems) > 2:

@@ -9,6 +9,7 @@ from nestvox.evaluation.disputed import DisputedTrial
 from nestvox.evaluation.results import html_table, plain_values
 from nestvox.evaluation.selection import Selection
 from nestvox.metrics.compare import PairedComparison
+from nestvox.metrics.estimate import TrialSet
 from nestvox.scoring.system import System
 
 
@@ -103,8 +104,8 @@ class MeanOverDims:
     min_dcf_b: float
 
 
-@dataclass(frozen=True, repr=False)
-class Comparison:
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Comparison(TrialSet):
     """Systems on one trial list.
 
     Attributes:
@@ -113,17 +114,12 @@ class Comparison:
         means: each other system against the first over the dimensions, where there are several.
         disputed: trials that only one of two systems decides rightly, at the largest dimension at which they differ.
         selection: how the first system was chosen, if it was.
-        n_target: target trials.
-        n_nontarget: non-target trials.
-        n_clusters: speakers (or what else was resampled).
         trials_source: where the trials are from.
-        trials_sha256: of their canonical form.
         p_target: prior of the detection cost.
         c_miss: cost of a miss.
         c_fa: cost of a false alarm.
         confidence: of the intervals.
         method: in words: what was resampled and exchanged, how often, and what p values were corrected for.
-        labels: what has to be said with every number.
         notes: what a reader has to know, in sentences.
         scored: the systems that were compared, in the order in which they were given; in no JSON.
     """
@@ -133,17 +129,12 @@ class Comparison:
     means: tuple[MeanOverDims, ...]
     disputed: tuple[DisputedTrial, ...]
     selection: Selection | None
-    n_target: int
-    n_nontarget: int
-    n_clusters: int
     trials_source: str
-    trials_sha256: str
     p_target: float
     c_miss: float
     c_fa: float
     confidence: float
     method: str
-    labels: tuple[str, ...]
     notes: tuple[str, ...]
     scored: tuple[System, ...] = field(default=(), compare=False)
 

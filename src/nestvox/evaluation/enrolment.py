@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from nestvox.arrays import as_count, as_names, as_vectors, fit_to_square
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
+from nestvox.evaluation.estimates import STUDENTISED
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics import eer, error_curve
 from nestvox.metrics.bootstrap import seeded
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import Clusters, eer_influence, logit_interval, student_quantile
 from nestvox.metrics.thresholds import wilson_interval
 from nestvox.model.threshold import DurationClass
@@ -38,44 +40,32 @@ Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class EnrolmentRow:
-    """Equal error rate with n enrolment clips of one length.
+@dataclass(frozen=True, kw_only=True)
+class EnrolmentRow(TrialSet):
+    """Equal error rate with n enrolment clips of one length; its trials are drawn here and have no hash.
 
     Attributes:
         length: ``whole clips``, ``3 s`` (the middle of each clip) or ``2 to 4 s`` (whole clips of this duration).
         n_clips: averaged.
         n_speakers: who have that many clips, and one to test.
-        n_target: target trials.
-        n_nontarget: non-target trials.
-        eer: equal error rate.
-        low: lower end of its interval.
-        high: upper end.
+        eer: equal error rate; None where there is none.
         against: what `change` is measured from, on the same trials; empty in a first row.
         change: in the equal error rate, a fraction; below 0 it is better.
-        change_low: lower end of its interval.
-        change_high: upper end.
         reason: why there are no rates; empty where there are.
     """
 
     length: str
     n_clips: int
     n_speakers: int
-    n_target: int = 0
-    n_nontarget: int = 0
-    eer: float | None = None
-    low: float | None = None
-    high: float | None = None
+    eer: Estimate | None = None
     against: str = ""
-    change: float | None = None
-    change_low: float | None = None
-    change_high: float | None = None
+    change: Estimate | None = None
     reason: str = ""
 
     @property
     def better(self) -> bool:
         """The change is an improvement, and its interval says so."""
-        return self.change_high is not None and self.change_high < 0
+        return self.change is not None and self.change.ends[1] < 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +92,7 @@ class EnrolmentPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; rates are fractions."""
-        plain: dict[str, Any] = plain_values(asdict(self))
+        plain: dict[str, Any] = plain_values({**asdict(self), "rows": [row.to_dict() for row in self.rows]})
         return plain
 
 
@@ -274,13 +264,13 @@ def _by_count(
         n_speakers = len(np.unique(divided.speaker[there]))
         if n_speakers < _FEWEST_SPEAKERS:
             reason = f"{n_speakers} speakers have {count + 1} such clips: it takes {_FEWEST_SPEAKERS}"
-            rows.append(EnrolmentRow(length, count, n_speakers, reason=reason))
+            rows.append(_none(length, count, n_speakers, reason))
             continue
         kept = there[divided.division]
         scores = _scores(unit, unit, divided, count, kept)
         earlier = None if before is None else _scores(unit, unit, divided, before, kept)
         against = "" if before is None else f"{before} clip{'' if before == 1 else 's'}"
-        rows.append(_row(length, count, divided, kept, scores, earlier, against, confidence))
+        rows.append(_row(length, count, divided, kept, scores, earlier, against, confidence, unit.shape[1]))
         before = count
     return rows
 
@@ -303,12 +293,12 @@ def _cropped(
     n_speakers = len(np.unique(divided.speaker))
     if n_speakers < _FEWEST_SPEAKERS:
         reason = f"{n_speakers} speakers have clips of {length}: it takes {_FEWEST_SPEAKERS}"
-        return EnrolmentRow(length, 1, n_speakers, reason=reason)
+        return _none(length, 1, n_speakers, reason)
     short = unit.copy()
     short[clips] = cropped
     kept = np.ones(len(divided.division), dtype=np.bool_)
     scores, whole = (_scores(enrolment, unit, divided, 1, kept) for enrolment in (short, unit))
-    return _row(length, 1, divided, kept, scores, whole, "the same clips whole", confidence)
+    return _row(length, 1, divided, kept, scores, whole, "the same clips whole", confidence, unit.shape[1])
 
 
 def _scores(
@@ -336,6 +326,7 @@ def _row(
     earlier: NDArray[np.float64] | None,
     against: str,
     confidence: float,
+    dim: int,
 ) -> EnrolmentRow:
     enrol, test = divided.speaker[divided.division[kept]], divided.test_speaker[kept]
     targets = enrol == test
@@ -347,14 +338,40 @@ def _row(
     low, high = logit_interval(rate, clusters.standard_error(influence), n_speakers, confidence)
     if rate == 0:  # no standard error says how rare errors are
         high = wilson_interval(0, n_speakers, confidence).high
-    found: dict[str, Any] = {}
+    trials = TrialSet(
+        trials_sha256="", n_target=int(targets.sum()), n_nontarget=int((~targets).sum()), n_clusters=n_speakers
+    )
+    of: dict[str, Any] = {"dim": dim, "interval": STUDENTISED, "trials": trials}
+    change = None
     if earlier is not None:
         before = error_curve(earlier, targets)
-        change = rate - eer(before).rate
+        value = rate - eer(before).rate
         error = clusters.standard_error(influence - eer_influence(before))
         reach = student_quantile((1 + confidence) / 2, max(1, min(len(used), n_speakers) - 1)) * error
-        found = {"against": against, "change": change, "change_low": change - reach, "change_high": change + reach}
-    return EnrolmentRow(length, count, n_speakers, int(targets.sum()), int((~targets).sum()), rate, low, high, **found)
+        change = Estimate(name="change of the EER", value=value, low=value - reach, high=value + reach, **of)
+    found = Estimate(name="EER", value=rate, low=low, high=high, **of)
+    return EnrolmentRow(
+        **trials.trials_to_dict(),
+        length=length,
+        n_clips=count,
+        n_speakers=n_speakers,
+        eer=found,
+        against=against,
+        change=change,
+    )
+
+
+def _none(length: str, count: int, n_speakers: int, reason: str) -> EnrolmentRow:
+    return EnrolmentRow(
+        trials_sha256="",
+        n_target=0,
+        n_nontarget=0,
+        n_clusters=n_speakers,
+        length=length,
+        n_clips=count,
+        n_speakers=n_speakers,
+        reason=reason,
+    )
 
 
 def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
@@ -365,7 +382,7 @@ def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
     if worth:
         best = worth[-1]
         steps = "; ".join(
-            f"{row.n_clips} instead of {row.against}: {_points(row)}" for row in measured if row.change is not None
+            f"{row.n_clips} instead of {row.against}: {_points(row.change)}" for row in measured if row.change
         )
         said.append(
             f"Enrol {best.n_clips} clips a speaker: up to there each step is an improvement that can be told ({steps})."
@@ -373,7 +390,7 @@ def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
         if any(row.change is not None and not row.better for row in measured[: measured.index(best)]):
             said[-1] = f"Enrol {best.n_clips} clips a speaker, the last step whose improvement can be told ({steps})."
     elif len(measured) > 1:
-        steps = "; ".join(f"{row.n_clips} clips: {_points(row)}" for row in measured[1:])
+        steps = "; ".join(f"{row.n_clips} clips: {_points(row.change)}" for row in measured[1:] if row.change)
         said.append(f"More than {measured[0].n_clips} clip brings nothing that these speakers can tell ({steps}).")
     after = [row for row in measured if worth and row.n_clips > worth[-1].n_clips]
     if after:
@@ -382,13 +399,14 @@ def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
     if missing:
         said.append(f"{missing[0].n_clips} clips and more cannot be said: {missing[0].reason}.")
     single = [row for row in rows if row.n_clips == 1 and row.length != WHOLE and not row.against]
-    of_length = [f"{row.length} {_rate(row)}" for row in single if row.eer is not None]
+    of_length = [f"{row.length} {_rate(row.eer)}" for row in single if row.eer]
     if len(of_length) > 1:
         said.append(f"One clip by its duration, each over its own speakers: {', '.join(of_length)}.")
     cut = [row for row in rows if row.against == "the same clips whole"]
-    harmless = [row for row in cut if row.change_low is not None and row.change_low <= 0]
+    harmless = [row for row in cut if row.change and row.change.ends[0] <= 0]
     if cut:
-        said += [f"A clip of {row.length} instead of the same clip whole: {_points(row)}." for row in cut]
+        changes = [(row.length, row.change) for row in cut if row.change]
+        said += [f"A clip of {length} instead of the same clip whole: {_points(change)}." for length, change in changes]
         said.append(
             f"From {harmless[0].length} on, cutting the clip costs nothing that can be told: longer clips are not "
             "worth asking for."
@@ -398,18 +416,14 @@ def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _rate(row: EnrolmentRow) -> str:
-    assert row.eer is not None
-    assert row.low is not None
-    assert row.high is not None
-    return f"{100 * row.eer:.2f} % ({100 * row.low:.2f} to {100 * row.high:.2f})"
+def _rate(rate: Estimate) -> str:
+    low, high = rate.ends
+    return f"{100 * rate.value:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
 
 
-def _points(row: EnrolmentRow) -> str:
-    assert row.change is not None
-    assert row.change_low is not None
-    assert row.change_high is not None
-    return f"EER {100 * row.change:+.2f} points ({100 * row.change_low:+.2f} to {100 * row.change_high:+.2f})"
+def _points(change: Estimate) -> str:
+    low, high = change.ends
+    return f"EER {100 * change.value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def _notes(codes: NDArray[np.intp], sessions: Integers | None) -> tuple[str, ...]:

@@ -57,15 +57,7 @@ class ErrorRates(TrialSet):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, one a column: ``eer``, ``eer_low``, ``eer_high``, ``eer_interval``, ``eer_error``, ..."""
-        found: dict[str, Any] = {"dim": self.dim, "condition": self.condition, **self.trials_to_dict()}
-        for name in ErrorRates.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, Estimate):
-                parts = {f"{name}_{part}": getattr(value, part) for part in ("low", "high", "interval", "error")}
-                found |= {name: value.value, **parts}
-            elif name not in found:
-                found[name] = value
-        return found
+        return {"dim": self.dim, "condition": self.condition, **super().to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +250,7 @@ class Evaluation:
         top = self.headline.to_dict()
         rows = [{**row.to_dict(), "reason": None} for row in self.results]
         empty = {key: None for key in top if key.startswith(("eer", "min_dcf"))}
-        rows += [{**empty, **asdict(row)} for row in self.not_computable]
+        rows += [{**empty, **row.to_dict()} for row in self.not_computable]
         found: dict[str, Any] = {
             **top,
             "model": self.model,
@@ -283,7 +275,7 @@ class Evaluation:
             "calibrated_by": self.calibrated_by,
             "llr_cost_before": [asdict(cost) for cost in self.llr_cost_before],
             "llr_cost_after": [asdict(cost) for cost in self.llr_cost_after],
-            "thresholds": [asdict(use) for use in self.thresholds],
+            "thresholds": [use.to_dict() for use in self.thresholds],
         }
         plain: dict[str, Any] = plain_values(found)
         return plain

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError
 from nestvox.metrics import eer, error_curve
+from nestvox.metrics.estimate import TrialSet
 from nestvox.scoring.refusals import check_system, check_trials, refuse_shared_trials
 from nestvox.scoring.system import System
 
@@ -25,8 +26,8 @@ class Candidate:
     eer: float
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, kw_only=True)
+class Selection(TrialSet):
     """What was chosen, from what, and on which trials.
 
     Attributes:
@@ -34,18 +35,12 @@ class Selection:
         dim: at which it has the lowest equal error rate; None for a score file.
         candidates: every system and dimension, lowest equal error rate first.
         trials_source: where the trials of the choice are from.
-        trials_sha256: of their canonical form.
-        n_target: target trials among them.
-        n_nontarget: non-target trials.
     """
 
     name: str
     dim: int | None
     candidates: tuple[Candidate, ...]
     trials_source: str
-    trials_sha256: str
-    n_target: int
-    n_nontarget: int
 
     @property
     def sentence(self) -> str:
@@ -84,11 +79,11 @@ def select_system(selection: Trials, systems: Sequence[System], *, reported: Tri
     ]
     ranked = sorted(candidates, key=lambda found: (found.eer, found.dim or 0))
     return Selection(
-        ranked[0].name,
-        ranked[0].dim,
-        tuple(ranked),
-        selection.source,
-        selection.sha256,
-        int(targets.sum()),
-        int((~targets).sum()),
+        name=ranked[0].name,
+        dim=ranked[0].dim,
+        candidates=tuple(ranked),
+        trials_source=selection.source,
+        trials_sha256=selection.sha256,
+        n_target=int(targets.sum()),
+        n_nontarget=int((~targets).sum()),
     )

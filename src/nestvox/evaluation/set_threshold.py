@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, TrialsError
+from nestvox.evaluation.estimates import PERCENTILE
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics.bootstrap import check_replicates, seeded
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.thresholds import DecisionRule, MeasuredThreshold, fit_threshold, measure_threshold
 from nestvox.model.threshold import DurationClass, Threshold
 from nestvox.progress import Bars, Progress, no_bars, silent
@@ -36,14 +38,12 @@ _FEWEST_SPEAKERS = 5
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class NotSet:
+@dataclass(frozen=True, kw_only=True)
+class NotSet(TrialSet):
     """A duration class that has no threshold of its own, and why."""
 
     dim: int | None
     duration_class: DurationClass
-    n_target: int
-    n_nontarget: int
     reason: str
 
 
@@ -71,33 +71,25 @@ class ThresholdsSet:
         return plain
 
 
-@dataclass(frozen=True)
-class ThresholdUse:
-    """What a stored threshold does on other trials.
+@dataclass(frozen=True, kw_only=True)
+class ThresholdUse(TrialSet):
+    """What a stored threshold does on other trials; labelled ``selected`` where it was set on these very ones.
 
     Attributes:
         threshold: as it was stored, with the rates that it promises.
         p_fa: false-alarm rate here.
         p_miss: miss rate here.
-        p_fa_interval: over samples of these speakers.
-        p_miss_interval: likewise.
-        n_target: target trials that it decides about.
-        n_nontarget: non-target trials.
-        trials_sha256: canonical hash of exactly these trials.
         interval: in words.
-        labels: what has to be said with every rate; ``selected`` where the threshold was set on these very trials.
     """
 
     threshold: Threshold
-    p_fa: float
-    p_miss: float
-    p_fa_interval: tuple[float, float]
-    p_miss_interval: tuple[float, float]
-    n_target: int
-    n_nontarget: int
-    trials_sha256: str
+    p_fa: Estimate
+    p_miss: Estimate
     interval: str
-    labels: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; rates are fractions."""
+        return {**super().to_dict(), "threshold": asdict(self.threshold)}
 
 
 def threshold(
@@ -221,7 +213,13 @@ def set_thresholds(
     for n_dim, (dim, scores) in enumerate(system.scores.items()):
         for n_class, duration_class in enumerate(everything):
             mask = _of_class(duration_class, shorter_s)
-            reason = "" if duration_class is None else _too_few(rule, targets, speakers, mask)
+            of = TrialSet(
+                trials_sha256=hashes[n_class],
+                n_target=int(targets[mask].sum()),
+                n_nontarget=int((~targets[mask]).sum()),
+                labels=labels,
+            )
+            reason = "" if duration_class is None else _too_few(rule, of, speakers.restricted(mask)[2])
             try:
                 if reason:
                     raise TrialsError(reason)
@@ -239,23 +237,18 @@ def set_thresholds(
             except TrialsError as error:
                 if duration_class is None:
                     raise TrialsError(str(error), source=trials.source) from error
-                counts = int(targets[mask].sum()), int((~targets[mask]).sum())
-                not_set.append(NotSet(dim, duration_class, *counts, str(error)))
+                given = of.trials_to_dict()
+                not_set.append(NotSet(**given, dim=dim, duration_class=duration_class, reason=str(error)))
             else:
+                made = _threshold(measured, system, of, rule, dim)
                 found.append(
-                    _threshold(
-                        measured,
-                        system,
-                        speakers,
-                        dim=dim,
-                        rule=rule,
-                        trials_sha256=hashes[n_class],
+                    replace(
+                        made,
                         trials_source=trials.source,
                         domain=domain,
                         default=default,
                         duration_class=duration_class,
-                        labels=labels,
-                        seed=seed,
+                        interval=_in_words(measured, speakers, seed),
                     )
                 )
                 warnings.append(measured.warnings())
@@ -328,21 +321,28 @@ def use_thresholds(
         )
         trials_sha256 = _sha256(trials, mask)
         own = {SELECTED} if trials_sha256 == threshold.trials_sha256 else set()
+        of = TrialSet(
+            trials_sha256=trials_sha256,
+            n_target=measured.n_target,
+            n_nontarget=measured.n_nontarget,
+            n_clusters=measured.n_clusters,
+            labels=tuple(sorted({*labels, *own})),
+        )
         found.append(
             ThresholdUse(
-                threshold,
-                measured.point.p_fa,
-                measured.point.p_miss,
-                (measured.p_fa.low, measured.p_fa.high),
-                (measured.p_miss.low, measured.p_miss.high),
-                measured.n_target,
-                measured.n_nontarget,
-                trials_sha256,
-                _in_words(measured, speakers, seed),
-                tuple(sorted({*labels, *own})),
+                **of.trials_to_dict(),
+                threshold=threshold,
+                p_fa=_rate("FAR", threshold.dim, measured.point.p_fa, measured.p_fa, of),
+                p_miss=_rate("FRR", threshold.dim, measured.point.p_miss, measured.p_miss, of),
+                interval=_in_words(measured, speakers, seed),
             )
         )
     return tuple(found)
+
+
+def _rate(name: str, dim: int | None, value: float, ends: tuple[float, float], trials: TrialSet) -> Estimate:
+    low, high = ends
+    return Estimate(name=name, dim=dim, value=value, low=low, high=high, interval=PERCENTILE, trials=trials)
 
 
 def _of_class(duration_class: DurationClass | None, shorter_s: NDArray[np.float64]) -> Mask:
@@ -356,60 +356,39 @@ def _sha256(trials: Trials, mask: Mask) -> str:
     return trials.sha256 if mask.all() else Trials(trials.frame.filter(mask), trials.source).sha256
 
 
-def _too_few(rule: DecisionRule, targets: Mask, speakers: TrialSpeakers, mask: Mask) -> str:
+def _too_few(rule: DecisionRule, of: TrialSet, n_speakers: int) -> str:
     """Why a duration class cannot have a threshold of its own; empty where it can."""
-    n_target, n_nontarget = int(targets[mask].sum()), int((~targets[mask]).sum())
-    if not n_target or not n_nontarget:
-        return f"{n_target} target and {n_nontarget} non-target trials: it takes both"
-    n_speakers = speakers.restricted(mask)[2]
+    counts = f"{of.n_target} target and {of.n_nontarget} non-target trials: it takes"
+    if not of.n_target or not of.n_nontarget:
+        return f"{counts} both"
     if n_speakers < _FEWEST_SPEAKERS:
         return f"{n_speakers} speakers: it takes {_FEWEST_SPEAKERS} or more to say how sure it is"
-    if rule.rate is None and min(n_target, n_nontarget) <= _FEWEST_TRIALS:
-        return (
-            f"{n_target} target and {n_nontarget} non-target trials: it takes more than {_FEWEST_TRIALS} of each to "
-            "tell "
-            "an error rate of 10 % from none"
-        )
-    return rule.too_few(n_target, n_nontarget)
+    if rule.rate is None and min(of.n_target, of.n_nontarget) <= _FEWEST_TRIALS:
+        return f"{counts} more than {_FEWEST_TRIALS} of each to tell an error rate of 10 % from none"
+    return rule.too_few(of.n_target, of.n_nontarget)
 
 
 def _threshold(
-    measured: MeasuredThreshold,
-    system: System,
-    speakers: TrialSpeakers,
-    *,
-    dim: int | None,
-    rule: DecisionRule,
-    trials_sha256: str,
-    trials_source: str,
-    domain: str,
-    default: bool,
-    duration_class: DurationClass | None,
-    labels: tuple[str, ...],
-    seed: int,
+    measured: MeasuredThreshold, system: System, of: TrialSet, rule: DecisionRule, dim: int | None
 ) -> Threshold:
     # The draws in which only rejecting everybody holds the rule leave the interval open upwards.
-    ends = None if measured.value is None else tuple(map(float, measured.value))
+    ends = None if measured.value is None else (float(measured.value.low), float(measured.value.high))
     return Threshold(
         dim=dim,
         value=measured.point.threshold,
         operating_point=rule.name,
         p_fa=measured.point.p_fa,
         p_miss=measured.point.p_miss,
-        n_target=measured.n_target,
-        n_nontarget=measured.n_nontarget,
-        trials_sha256=trials_sha256,
-        trials_source=trials_source,
-        labels=labels,
+        n_target=of.n_target,
+        n_nontarget=of.n_nontarget,
+        trials_sha256=of.trials_sha256,
+        trials_source="",
+        labels=of.labels,
         fingerprint=system.fingerprint or "",
         space=system.space,
-        domain=domain,
-        duration_class=duration_class,
-        value_interval=None if ends is None or not all(map(math.isfinite, ends)) else (ends[0], ends[1]),
+        value_interval=None if ends is None or not all(map(math.isfinite, ends)) else ends,
         p_fa_interval=(measured.p_fa.low, measured.p_fa.high),
         p_miss_interval=(measured.p_miss.low, measured.p_miss.high),
-        interval=_in_words(measured, speakers, seed),
-        default=default,
     )
 
 

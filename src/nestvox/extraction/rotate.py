@@ -123,7 +123,7 @@ class RotationReport:
             )
         return tuple(found)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything but the matrix and the keys of the speakers, as plain values."""
         return {
             "rows": self.rows,

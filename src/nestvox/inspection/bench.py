@@ -101,7 +101,7 @@ class Bench:
     top: int
     saying: str = SAYING
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 

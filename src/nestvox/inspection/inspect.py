@@ -179,7 +179,7 @@ class Inspection:
         """Whether no check failed."""
         return all(check.outcome != "fail" for check in self.checks)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, with the verdict."""
         return {"passed": self.passed, **asdict(self)}
 

@@ -183,15 +183,11 @@ def compare_scores(
     equal = tuple(eer(curve) for curve in curves)
     cost = tuple(min_dcf(curve, **point) for curve in curves)
     clusters = Clusters(*sides)
-    influences = (
-        tuple(eer_influence(curve) for curve in curves),
-        tuple(min_dcf_influence(curve, **point) for curve in curves),
-    )
+    values = [found.rate for found in equal], [found.value for found in cost]
+    moves = [eer_influence(curve) for curve in curves], [min_dcf_influence(curve, **point) for curve in curves]
+    errors = [clusters.standard_error(of_b - of_a) for of_a, of_b in moves]
     figures = [
-        _figure(*values, spread[:, k], chance[:, k], clusters.standard_error(of_b - of_a), n_clusters, confidence)
-        for k, (values, (of_a, of_b)) in enumerate(
-            zip(((equal[0].rate, equal[1].rate), (cost[0].value, cost[1].value)), influences, strict=True)
-        )
+        _figure(a, b, spread[:, k], chance[:, k], errors[k], n_clusters, confidence) for k, (a, b) in enumerate(values)
     ]
     right = [_right(scores, labels, found.threshold) for scores, found in zip((scores_a, scores_b), equal, strict=True)]
     cheap = [_right(scores, labels, found.threshold) for scores, found in zip((scores_a, scores_b), cost, strict=True)]

@@ -14,19 +14,31 @@ class TrialSet:
         trials_sha256: of the canonical form of exactly these trials.
         n_target: target trials.
         n_nontarget: non-target trials.
-        n_clusters: speakers (or what else the interval is over) in these trials.
+        n_clusters: speakers (or what else the interval is over) in these trials; 0: not counted.
         labels: what has to be said with the number wherever it appears, e.g. ``synthetic``, ``leaky``.
     """
 
     trials_sha256: str
     n_target: int
     n_nontarget: int
-    n_clusters: int
+    n_clusters: int = 0
     labels: tuple[str, ...] = ()
 
     def trials_to_dict(self) -> dict[str, Any]:
         """Plain values of the trials alone."""
         return {name: getattr(self, name) for name in TrialSet.__dataclass_fields__}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, one a column; of an Estimate ``eer``: ``eer``, ``eer_low``, ``eer_high``, ..."""
+        found: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Estimate):
+                parts = {f"{name}_{part}": getattr(value, part) for part in ("low", "high", "interval", "error")}
+                found |= {name: value.value, **parts}
+            else:
+                found[name] = value
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

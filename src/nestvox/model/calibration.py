@@ -254,10 +254,6 @@ class ModelCalibration:
             "llr": None if self.llr is None else self.llr.to_dict(),
         }
 
-    def to_json(self) -> str:
-        """Text of the file."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], source: str = "") -> ModelCalibration:
         """Read what `to_dict` wrote, now or before there were calibrations.
@@ -322,7 +318,7 @@ def read_calibration(path: str | Path) -> ModelCalibration:
 
 def write_calibration(calibration: ModelCalibration, path: str | Path) -> None:
     """Write a calibration file atomically."""
-    write_text(Path(path), calibration.to_json())
+    write_text(Path(path), json.dumps(calibration.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def store_in_model(

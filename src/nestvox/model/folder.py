@@ -18,7 +18,7 @@ from nestvox.errors import ModelError
 from nestvox.extras import require
 from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
-from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration
+from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration, write_calibration
 from nestvox.schema import Count, OpenModel, Size, Word, validated
 from nestvox.tensor_files import read_arrays
 
@@ -112,7 +112,7 @@ def write_model(
         _refuse_foreign(Path(folder))
         with atomic_path(fresh / WEIGHTS_FILE) as temporary:  # ascontiguousarray would make a row of a scalar
             save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary)
-        write_text(fresh / CALIBRATION_FILE, decisions.to_json())
+        write_calibration(decisions, fresh / CALIBRATION_FILE)
         write_text(fresh / "README.md", card)
         write_text(fresh / CONFIG_FILE, text)
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from nestvox.corpora.utterances import MARKS
 from nestvox.errors import FingerprintError, ModelError, NestvoxError
 from nestvox.gate import naming
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.schema import Count, Fraction, Size, validated_dataclass
 
 DURATION_EDGES_S = (2.0, 4.0, 8.0, 16.0)
@@ -141,6 +142,20 @@ class Threshold:
             raise NestvoxError(f"the interval of a threshold runs from low to high, got {self.value_interval}")
 
     @property
+    def trials(self) -> TrialSet:
+        """Those that it was set on."""
+        return TrialSet(
+            trials_sha256=self.trials_sha256, n_target=self.n_target, n_nontarget=self.n_nontarget, labels=self.labels
+        )
+
+    @property
+    def rates(self) -> tuple[Estimate, Estimate]:
+        """False-alarm and miss rate on these trials, with their intervals where they were measured."""
+        fa = ("FAR", self.p_fa, self.p_fa_interval or (None, None))
+        miss = ("FRR", self.p_miss, self.p_miss_interval or (None, None))
+        return _estimate(self, *fa), _estimate(self, *miss)
+
+    @property
     def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:
         """What it decides about: a threshold set anew for the same place takes the place of the old one."""
         return (self.dim, self.space, self.operating_point, self.domain, self.duration_class)
@@ -212,8 +227,7 @@ class Threshold:
         return (
             f"set at {self.operating_point}{domain}{duration} on {self.trials_source} ({self.n_target} target and "
             f"{self.n_nontarget} non-target trials, sha256 {self.trials_sha256[:12]}{labels}): "
-            f"{_rate(self.p_fa, self.p_fa_interval)} false alarms, {_rate(self.p_miss, self.p_miss_interval)} misses "
-            "there"
+            f"{_in_words(self.rates[0])} false alarms, {_in_words(self.rates[1])} misses there"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -401,5 +415,15 @@ def _dimensions(dim: int | None) -> str:
     return "scores without a dimension" if dim is None else f"{dim} dimensions"
 
 
-def _rate(rate: float, interval: Pair | None) -> str:
-    return f"{rate:.2%}" if interval is None else f"{rate:.2%} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+def _estimate(threshold: Threshold, name: str, value: float, ends: tuple[float | None, float | None]) -> Estimate:
+    low, high = ends
+    kind = "" if low is None else "percentile"
+    return Estimate(
+        name=name, dim=threshold.dim, value=value, low=low, high=high, interval=kind, trials=threshold.trials
+    )
+
+
+def _in_words(rate: Estimate) -> str:
+    if rate.low is None or rate.high is None:
+        return f"{rate.value:.2%}"
+    return f"{rate.value:.2%} ({100 * rate.low:.2f} to {100 * rate.high:.2f})"

@@ -9,20 +9,78 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from nestvox.atomic import write_text
 from nestvox.errors import NestvoxError
-from nestvox.evaluation.run_records import check_record, check_result
-from nestvox.gate import naming, parse_json, read_json, read_text
+from nestvox.gate import ErrorMaker, naming, parse_json, read_json, read_text
 from nestvox.report.drawing import Drawing, Plot
 from nestvox.report.figures import even_ticks
 from nestvox.report.page import render_page
+from nestvox.schema import Count, Fraction, OpenModel, Size, Word, validated
 
 RUN_PAGE = "training.html"
 
 _MOST_POINTS = 600  # of a curve; more than a page has pixels
 _error = naming(NestvoxError)
+
+
+Epoch = Annotated[float, Field(ge=0, le=1e9)]
+Dim = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
+
+
+class _Seen(OpenModel):
+    utterances: Count
+    of_utterances: Count
+    speakers: Count
+    of_speakers: Count
+    samples: Count
+
+
+class _Row(OpenModel):
+    dim: Size
+    truncated: Fraction | None
+    start: Fraction
+    best: Fraction
+    best_low: Fraction
+    best_high: Fraction
+
+
+class _Development(OpenModel):
+    trials: Word
+    n_target: Count
+    n_nontarget: Count
+    sha256: Word
+    interval: Word = ""
+    eer: list[_Row] = Field(default_factory=list)
+
+
+class _Record(OpenModel):
+    epoch: Epoch
+    loss: float | None = None
+    epoch_loss: float | None = None
+    epoch_s: float | None = None
+    dev_eer: dict[Dim, Fraction] = Field(default_factory=dict)
+    best_epoch: Count = 0
+    seen: _Seen | None = None
+    repeated_clips: Count = 0
+    epochs: Count = 0
+    labels: list[Word] = Field(default_factory=list)
+    warnings: list[Word] = Field(default_factory=list)
+    development: _Development | None = None
+
+
+class _Result(OpenModel):
+    kind: Word
+    kept: Word
+    fingerprint: Word
+    model: Word = ""
+    epochs: Count = 0
+    labels: list[Word] = Field(default_factory=list)
+    warnings: list[Word] = Field(default_factory=list)
+    development: _Development
 
 
 @dataclass(frozen=True)
@@ -58,7 +116,7 @@ def write_run_page(folder: str | Path, *, name: str = "", left_s: float | None =
     result_file = folder / "result.json"
     result = read_json(result_file, _error) if result_file.is_file() else None
     if result is not None:
-        check_result(result, str(result_file), _error)
+        _check_result(result, str(result_file), _error)
     log = _log(folder / "metrics.jsonl", needed=result is None)
     development = (result or {}).get("development") or log.about.get("development")
     dims = sorted({int(dim) for record in log.epochs for dim in record.get("dev_eer", {})})
@@ -144,10 +202,33 @@ def _log(path: Path, *, needed: bool) -> _Log:
         read_text(path, _error, missing="no log: is this the folder of a run?").splitlines(), 1
     ):
         record = parse_json(line, f"{path} line {number}", _error)
-        check_record(record, f"{path} line {number}", _error)
+        _check_record(record, f"{path} line {number}", _error)
         if "loss" in record:
             losses.append((float(record["epoch"]), float(record["loss"])))
             continue
         epochs.append(record)
         about = about or record
     return _Log(about, losses, epochs)
+
+
+def _check_record(content: Any, where: str, error: ErrorMaker) -> None:
+    """Refuse a line of the log that no run writes.
+
+    Raises:
+        NestvoxError: of `error`.
+    """
+    found = validated(_Record, content, where, error, what="none of a run's log")
+    for name in ("loss", "epoch_loss", "epoch_s", "seen", "development"):
+        if name in found.model_fields_set and getattr(found, name) is None:
+            raise error(f"none of a run's log: {name} is null", where)
+    if found.seen is not None and found.epoch_s is None:
+        raise error("none of a run's log: lacks 'epoch_s'", where)
+
+
+def _check_result(content: Any, where: str, error: ErrorMaker) -> None:
+    """Refuse a result that no run writes.
+
+    Raises:
+        NestvoxError: of `error`.
+    """
+    validated(_Result, content, where, error, what="none of a run's result")

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
 from nestvox.locking import held
 from nestvox.metrics.bootstrap import speaker_bootstrap
+from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
@@ -48,25 +49,21 @@ _TASKS: Mapping[str, Callable[[Run[Any]], Finished]] = {
 }
 
 
-@dataclass(frozen=True)
-class DevRate:
+@dataclass(frozen=True, kw_only=True)
+class DevRate(TrialSet):
     """Equal error rates on the development trials at one prefix length, fractions; the best one was chosen by them.
 
     Attributes:
         dim: prefix length.
         truncated: of the encoder's own embedding, cut; None beyond its size, or where nothing was pretrained.
         start: of the starting point.
-        best: of the weights that are kept.
-        low: lower end of the 95 % interval of `best`, over speakers.
-        high: upper end.
+        best: of the weights that are kept, with its 95 % interval.
     """
 
     dim: int
     truncated: float | None
     start: float
-    best: float
-    low: float
-    high: float
+    best: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +220,7 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
     trained = Trained(
         model=done,
         folder=folder,
-        rates=_rates(finished, head, dev, run.plain_rates(head)),
+        rates=_rates(finished, head, dev, run.plain_rates(head), tuple(material.labels)),
         best_epoch=progressed.best_epoch,
         epochs=progressed.epoch,
         kept=_kept(recipe, head, progressed),
@@ -264,16 +261,36 @@ def _kept(recipe: Recipe, head: Head, progressed: Progressed) -> str:
     )
 
 
-def _rates(finished: Finished, head: Head, dev: Development, plain: Mapping[int, float]) -> tuple[DevRate, ...]:
+def _rates(
+    finished: Finished, head: Head, dev: Development, plain: Mapping[int, float], labels: tuple[str, ...]
+) -> tuple[DevRate, ...]:
     _, codes = np.unique(np.concatenate(dev.speakers), return_inverse=True)
     enrol, test = np.split(codes, 2)
     start = finished.progressed.eers["0"]
     best = finished.pairs.eers(head)
+    trials = TrialSet(
+        trials_sha256=dev.trials.sha256,
+        n_target=int(dev.target.sum()),
+        n_nontarget=int((~dev.target).sum()),
+        n_clusters=int(codes.max()) + 1,
+        labels=labels,
+    )
     rates = []
     for dim in head.dims:
         scores = finished.pairs.scores(head, dim)
         interval = speaker_bootstrap(scores, dev.target, enrol, test, n_replicates=REPLICATES).eer
-        rates.append(DevRate(dim, plain.get(dim), start[str(dim)], best[dim], interval.low, interval.high))
+        kept = Estimate(
+            name="EER",
+            dim=dim,
+            value=best[dim],
+            low=interval.low,
+            high=interval.high,
+            interval="percentile",
+            trials=trials,
+        )
+        rates.append(
+            DevRate(**trials.trials_to_dict(), dim=dim, truncated=plain.get(dim), start=start[str(dim)], best=kept)
+        )
     return tuple(rates)
 
 
@@ -295,7 +312,7 @@ def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
             "n_nontarget": trained.n_nontarget,
             "interval": f"95 % percentile bootstrap over speakers, {REPLICATES} replicates",
             "note": "the weights were chosen on these trials: report on others",
-            "eer": [asdict(rate) for rate in trained.rates],
+            "eer": [rate.to_dict() for rate in trained.rates],
             "thresholds_not_set": list(trained.not_set),
         },
         "recipe": recipe.settings(),

@@ -146,7 +146,7 @@ class CatalogueEntry:
         first = self.sources[0] if self.sources else None
         return first.download_bytes if isinstance(first, WheelSource) else self.size_bytes
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return all fields, JSON-serialisable."""
         found = {**asdict(self), "drop": list(self.drop), "config": dict(self.config)}
         return {**found, "sources": list(found["sources"]), "download_bytes": self.download_bytes}

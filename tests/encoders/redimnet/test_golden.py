@@ -138,7 +138,7 @@ def test_sizes_are_configured_as_the_golden_networks(size: str) -> None:
     kind = {"redimnet": ReDimNetConfig, "redimnet2": ReDimNet2Config}[described.architecture]
     assert described.architecture == network.config["architecture"]
     assert described.parameters == network.parameters
-    assert kind.of(described.config).as_dict() == kind.of(config).as_dict()
+    assert kind.of(described.config).to_dict() == kind.of(config).to_dict()
 
 
 def test_weights_may_keep_the_front_end() -> None:

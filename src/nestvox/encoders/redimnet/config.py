@@ -108,7 +108,7 @@ class _Config:
         config.check()
         return config
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All keys, JSON-serialisable."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain

@@ -83,7 +83,7 @@ class ReDimNetEncoder(WholeUtteranceEncoder):
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-serialisable `model_config`."""
-        return self.model_config.as_dict()
+        return self.model_config.to_dict()
 
     def projection(self) -> Affine:
         """Batch norm, linear layer and, where there is one, the last batch norm as one map; exact."""

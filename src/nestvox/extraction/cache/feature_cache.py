@@ -382,7 +382,7 @@ def cache_metadata(
         planned_rows=utterances * plan.variants,
         shard_rows=(shard_utterances or default_shard_rows(utterances)) * plan.variants,
         table_sha256=plan.table_sha256,
-        plan=plan.stored(),
+        plan=plan.to_dict(),
         run=run or {},
         variants=plan.variants,
         columns={"embedding": embedding_dim},

@@ -54,7 +54,7 @@ class CachePlan:
         """16 hex digits over all of it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def stored(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the part that `StoreMetadata.plan` keeps; the others are fields of its own."""
         there = ("front_end", "crop_s", "augmentation", "seed", "max_duration_s")
         # Through JSON, in which tuples are lists: what was written compares equal to what is read back.
