@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def main() -> int:
     if options.worker is not None:
         _work(options)
         return 0
+    if options.clip_s is not None:
+        _one_clip(options)
+        return 0
     if not options.table.exists():
         print(f"skipped: no table {options.table}; name one with --table, or set NESTVOX_SPEECH")
         return 0
@@ -84,10 +88,40 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="that a loop over a large network may take")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--loop-threads", type=int, default=0, help="of the plain loop; 0: torch's own number")
+    parser.add_argument("--clip-s", type=float, help="measure nothing but one clip of this length, in processor time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=["loop", "embed", "floor"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _one_clip(options: argparse.Namespace) -> None:
+    """Processor time of one thread for one clip, of every way by turns, beside that of the operations alone."""
+    import torch
+
+    torch.set_num_threads(1)
+    clip = 0.1 * np.random.default_rng(0).standard_normal(int(options.clip_s * 16_000)).astype(np.float32)
+    factor = torch.randn(1024, 1024)
+    print("| network | GFLOP | operations alone, ms | eager | fused | onnx | speakerlab-slim |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in options.models:
+        ways: dict[str, Callable[[], object]] = {"product": lambda: factor @ factor}
+        for backend in ("eager", "fused", "onnx"):
+            if backend != "onnx" or onnx_is_installed():
+                ways[backend] = partial(_model(name, backend).forward, [clip])
+        if (other := _speakerlab(_model(name, "eager"))) is not None:
+            ways["speakerlab"] = partial(other, clip)
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(15):
+            for way, run in ways.items():
+                began = time.process_time()
+                run()
+                found[way].append(time.process_time() - began)
+        flops = _operations(_model(name, "eager"), clip)
+        least = {way: 1e3 * min(times) for way, times in found.items()}
+        alone = least["product"] * flops / (2.0 * 1024**3)
+        cells = [f"{least[way]:.1f}" if way in least else "-" for way in ("eager", "fused", "onnx", "speakerlab")]
+        print(f"| {name} | {flops / 1e9:.2f} | {alone:.1f} | {' | '.join(cells)} |")
 
 
 def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
