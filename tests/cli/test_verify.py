@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tiny",
         thresholds=(threshold(16, -1.0), threshold(64, 1.0), threshold(64, -1.0, "min_dcf p_target=0.05")),
     )
+    model.thresholds = tuple(replace(one, fingerprint=model.fingerprint) for one in model.thresholds)
     model.save(folder / "model")
     generator = np.random.default_rng(1)
     for name, duration_s in (("a", 3.5), ("b", 3.5), ("short", 0.4)):
@@ -91,9 +92,9 @@ def test_python_and_the_command_choose_the_same(
 ) -> None:
     """A strict threshold that was stored decides, and neither the laxer one nor a synthetic one that is stricter."""
     model = nestvox.load(folder / "model")
-    strict = replace(threshold(64, 1.0, "far 0.001"), domain="phone", p_fa=0.001)
-    synthetic = replace(threshold(64, 1.0, "far 0.0001"), labels=("synthetic",))
-    lax = threshold(64, -1.0)
+    lax = replace(threshold(64, -1.0), fingerprint=model.fingerprint)
+    strict = replace(lax, value=1.0, operating_point="far 0.001", domain="phone", p_fa=0.001)
+    synthetic = replace(lax, value=1.0, operating_point="far 0.0001", labels=("synthetic",))
     for stored, code, chosen in (
         ([lax], 0, lax),
         ([lax, strict, synthetic], 1, strict),

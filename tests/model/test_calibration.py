@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    write_calibration(ModelCalibration(PRINT, (threshold(fingerprint=""),)), folder / "calibration.json")
+    write_calibration(ModelCalibration(PRINT, (threshold(),)), folder / "calibration.json")
     card = {"name": "m", "fingerprint": PRINT, "encoder": "ge2e", "sample_rate": 16_000, "head": None, "dims": (16, 64)}
     (folder / "README.md").write_text(render_card(**card, thresholds=(threshold(),), card={}))
     return folder
@@ -100,6 +100,7 @@ def test_files_from_before_there_were_calibrations(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(json.dumps({"fingerprint": PRINT, "thresholds": [old]}))
     found = read_calibration(tmp_path)
     assert (found.llr, found.thresholds[0].value, found.thresholds[0].space) == (None, 0.5, COSINE)
+    assert found.thresholds[0].fingerprint == PRINT
 
 
 def test_maps_to_nats() -> None:

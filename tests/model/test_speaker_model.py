@@ -55,7 +55,9 @@ def make(seed: int = 0, **changes: Any) -> SpeakerModel:
         "training_speakers": ("00000000000000aa",),
         "card": {"licence": "Apache-2.0", "language": ["en"]},
     }
-    return SpeakerModel(**parts | changes)
+    made = SpeakerModel(**parts | changes)
+    made.thresholds = tuple(replace(one, fingerprint=made.fingerprint) for one in made.thresholds)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_fingerprint_follows_every_weight_and_nothing_else(model: SpeakerModel) 
 
 
 def test_integer_buffers_stay_integers(tmp_path: Path) -> None:
-    bare = make(head=None)
+    bare = make(head=None, thresholds=())
     bare.encoder.register_buffer("steps", torch.tensor([2**40 + 1]))
     bare.save(tmp_path / "model")
     assert load_file(tmp_path / "model" / "model.safetensors")["encoder.steps"].tolist() == [2**40 + 1]
@@ -194,7 +196,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("config.json", lambda c: c.update(truncate_dim=512), "dim must be between 1 and 256"),
         ("config.json", lambda c: c["head"].update(dims=[16, 512]), "dims must be"),
         ("config.json", lambda c: c["encoder"].update(min_coverage=0.5), "changed after saving"),
-        ("calibration.json", lambda c: c.update(fingerprint="0" * 16), "thresholds of model 0000000000000000"),
+        ("calibration.json", lambda c: c.update(fingerprint="0" * 16), "do not belong to 0000000000000000"),
         ("calibration.json", lambda c: c["thresholds"][0].pop("trials_sha256"), "malformed.*trials_sha256"),
         ("calibration.json", lambda c: c.update(thresholds=3), "malformed"),
     ],
@@ -537,7 +539,7 @@ def test_answer_is_complete(model: SpeakerModel) -> None:
 @pytest.mark.parametrize(("offset", "same"), [(1e-6, False), (0.0, True), (-1e-6, True)])
 def test_accepts_at_or_above_the_threshold(model: SpeakerModel, offset: float, same: bool) -> None:
     score = model.verify(noise(8), noise(9), dim=64).score
-    strict = replace(model, thresholds=(threshold(64, score + offset),))
+    strict = replace(model, thresholds=(replace(threshold(64, score + offset), fingerprint=model.fingerprint),))
     assert strict.verify(noise(8), noise(9), dim=64).same is same
 
 

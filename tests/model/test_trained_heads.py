@@ -144,8 +144,9 @@ def test_nested_is_the_head_on_its_tap(encoder: Encoder, kind: str) -> None:
 
 @every_head
 def test_round_trip(encoder: Encoder, kind: str, tmp_path: Path) -> None:
-    threshold = Threshold(8, 0.4, "eer", 0.1, 0.1, 10, 20, "f" * 64, "dev.txt", ())
-    model = make(encoder, kind, thresholds=(threshold,), training_speakers=("00000000000000aa",))
+    model = make(encoder, kind, training_speakers=("00000000000000aa",))
+    threshold = Threshold(8, 0.4, "eer", 0.1, 0.1, 10, 20, "f" * 64, "dev.txt", (), model.fingerprint)
+    model.thresholds = (threshold,)
     model.save(tmp_path / "model")
     loaded = nestvox.load(tmp_path / "model", device="cpu")
     assert type(loaded.head) is HEADS[kind]

@@ -73,6 +73,15 @@ def test_used_elsewhere_it_is_refused(elsewhere, error, words):
         STORED.accepts(0.9, **(here | elsewhere))
 
 
+def test_one_of_no_known_model_decides_only_about_scores_of_none():
+    unknown = replace(STORED, fingerprint="")
+    with pytest.raises(FingerprintError, match=r"set for the model \(unknown\), the scores are of ffffffffffffffff"):
+        unknown.accepts(0.9, fingerprint="f" * 16, dim=64, marks=("synthetic",))
+    assert unknown.accepts(0.9, fingerprint="", dim=64, marks=("synthetic",))
+    with pytest.raises(FingerprintError, match="do not belong"):
+        ModelCalibration("f" * 16, (unknown,))
+
+
 def test_it_says_where_it_comes_from_and_how_sure_it_is():
     text = STORED.describe()
     for words in (

@@ -202,11 +202,10 @@ class ModelCalibration:
     def __post_init__(self) -> None:
         found = {threshold.fingerprint for threshold in self.thresholds}
         found |= set() if self.llr is None else {self.llr.fingerprint}
-        others = sorted(found - {"", self.fingerprint})
-        if others:
+        if others := sorted(found - {self.fingerprint}):
             raise FingerprintError(
-                f"thresholds and calibrations of the models {', '.join(others)} do not belong to "
-                f"{self.fingerprint or 'scores'}"
+                f"thresholds and calibrations of the models {', '.join(other or '(unknown)' for other in others)} do "
+                f"not belong to {self.fingerprint or 'scores'}"
             )
 
     def refuse_another(self, fingerprint: str) -> None:
@@ -264,9 +263,10 @@ class ModelCalibration:
         if content.get("format", _FORMAT) != _FORMAT:
             raise NestvoxError(f"format {str(content['format'])[:80]!r}, expected {_FORMAT!r}")
         given = validated(_Whole, content, "the file", naming(ModelError))
+        mine = {"fingerprint": given.fingerprint}  # also that of a threshold of version 0.1, which does not say it
         return cls(
             given.fingerprint,
-            tuple(Threshold.from_dict(threshold) for threshold in given.thresholds),
+            tuple(Threshold.from_dict(one if one.get("fingerprint") else one | mine) for one in given.thresholds),
             None if given.llr is None else LlrCalibration.from_dict(given.llr),
             source,
         )

@@ -164,14 +164,13 @@ class Threshold:
         """Refuse scores of another model, another dimension, or that mean something else.
 
         Raises:
-            FingerprintError: another model.
+            FingerprintError: another model, or one of the two is not known.
             ModelError: another dimension or another kind of score.
         """
-        if self.fingerprint and fingerprint != self.fingerprint:
+        if fingerprint != self.fingerprint:
             raise FingerprintError(
-                f"this threshold was set for the model {self.fingerprint}, the scores are of "
-                f"{fingerprint or 'none known'}; "
-                "set one for this model"
+                f"this threshold was set for the model {self.fingerprint or '(unknown)'}, the scores are of "
+                f"{fingerprint or '(unknown)'}; set one for this model"
             )
         if dim != self.dim:
             raise ModelError(
@@ -181,8 +180,7 @@ class Threshold:
         if space != self.space:
             raise ModelError(
                 f"this threshold splits a {self.space}, the scores are a {space}; a number of one says nothing about "
-                "the "
-                "other"
+                "the other"
             )
 
     def foreign(self, marks: Collection[str] = ()) -> tuple[str, ...]:
