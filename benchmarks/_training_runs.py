@@ -22,13 +22,12 @@ from nestvox.encoders.registry import build
 from nestvox.heads.trained import TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.criterion import Criterion
-from nestvox.training.head_start import begin_head
 from nestvox.training.loop import TrainingLoop
 from nestvox.training.parallel import processes
 from nestvox.training.recipe.kinds import LoopRecipe
 from nestvox.training.recipe.recipe import parse_recipe
-from nestvox.training.task import ParameterGroup, Source
-from nestvox.training.tasks.head import split_decay
+from nestvox.training.task import ParameterGroup, Source, split_decay
+from nestvox.training.tasks.head import begin_head
 from nestvox.zoo.variants import variant
 
 DIMS = (16, 32, 64, 128, 192)

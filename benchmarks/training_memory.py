@@ -33,8 +33,7 @@ from _training_runs import (
     sampled_memory,
 )
 from nestvox.heads.linear import LinearHead
-from nestvox.training.data.sampling import Seen
-from nestvox.training.task import Batch, MicroBatch
+from nestvox.training.data.batches import Batch, MicroBatch, Seen
 from nestvox.training.tasks.encoder import NestedNetwork
 
 CROP_S = 3.0

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from nestvox.errors import MissingExtraError
-from nestvox.training.run_log import RunLog
-from nestvox.training.tensorboard import crc32c
+from nestvox.training.run_log import RunLog, crc32c
 
 
 def test_crc_of_the_standard() -> None:

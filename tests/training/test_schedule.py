@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from nestvox.training.recipe.kinds import LoopRecipe
+from nestvox.training.recipe.learning import Schedule
 from nestvox.training.recipe.recipe import parse_recipe
-from nestvox.training.schedule import Schedule
 
 
 def schedule(stages: list[dict[str, Any]] | None = None, margin: float = 0.2, **training: Any) -> Schedule:
     given = {"epochs": 10, "learning_rate": 1.0, **training}
-    return Schedule.of(
-        parse_recipe(
-            {"kind": "unfreeze", "loss": {"margin": margin}, "training": given, "stages": stages or ALL}, "test"
-        )
-    )
+    content = {"kind": "unfreeze", "loss": {"margin": margin}, "training": given, "stages": stages or ALL}
+    recipe = parse_recipe(content, "test")
+    assert isinstance(recipe, LoopRecipe)
+    return recipe.schedule
 
 
 ALL = [{"epoch": 0, "train": ["all"]}]

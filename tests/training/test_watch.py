@@ -15,12 +15,12 @@ from nestvox.corpora.utterances import read_utterances
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.report.run_page import RUN_PAGE, write_run_page
+from nestvox.training.data.batches import Seen
 from nestvox.training.data.cached import CachedSource, CachedUtterances
-from nestvox.training.data.sampling import Seen
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
+from nestvox.training.run_log import EpochReport, Watch, duration_in_words
 from nestvox.training.train import Trained, train
-from nestvox.training.watch import EpochReport, Watch, duration_in_words
 
 from .conftest import World, write_cache
 

@@ -12,8 +12,8 @@ from nestvox.cli.console import complain, console, say, tell, whole_table
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
+    from nestvox.training.run_log import Watch
     from nestvox.training.train import Trained
-    from nestvox.training.watch import Watch
 
 _PAGE_EVERY_S = 2.0
 
@@ -91,7 +91,7 @@ def _watch(out: Path, name: str) -> Watch:
     import time
 
     from nestvox.report.run_page import write_run_page
-    from nestvox.training.watch import EpochReport, Watch
+    from nestvox.training.run_log import EpochReport, Watch
 
     class Teller(Watch):
         def warn(self, text: str) -> None:

@@ -33,12 +33,11 @@ from nestvox.training.checkpoint import (
     refuse_other_start,
     restore_optimizer,
 )
+from nestvox.training.data.batches import Batch, MicroBatch
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
-from nestvox.training.run_log import RunLog
-from nestvox.training.schedule import Schedule
-from nestvox.training.task import Batch, MicroBatch, ParameterGroup, Source, Task
-from nestvox.training.watch import EpochReport, Watch
+from nestvox.training.run_log import EpochReport, RunLog, Watch
+from nestvox.training.task import ParameterGroup, Source, Task
 
 _SLOW_BFLOAT16 = (
     "training.precision bfloat16: this processor does not compute in it and converts every number, which takes several "
@@ -96,7 +95,7 @@ class TrainingLoop:
         self.progress = progress
         self.watch = Watch() if watch is None else watch
         self.keep_epoch = keep_epoch
-        self.schedule = Schedule.of(recipe)
+        self.schedule = recipe.schedule
         for stage in recipe.stages:  # now, and not when the stage begins
             task.criterion.check_dims(stage.dims or ())
         self.progressed = Progressed(recipe.hash, [asdict(origin) for origin in start], world=processes.world)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +13,21 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.heads.contract import Head
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import truncation
+from nestvox.model.folder import CONFIG_FILE
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars
 from nestvox.training.checkpoint import Progressed
+from nestvox.training.data.batches import OrderedSource
 from nestvox.training.data.material import Material
-from nestvox.training.data.source import OrderedSource
-from nestvox.training.epoch_models import EpochModels
 from nestvox.training.loop import TrainingLoop
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
+from nestvox.training.run_log import Watch
 from nestvox.training.task import Task
-from nestvox.training.watch import Watch
+
+EPOCHS_FOLDER = "checkpoints"
+LATEST = "latest"
+_EPOCH = re.compile(r"epoch_(\d+)")
 
 _Recipe_co = TypeVar("_Recipe_co", bound=Recipe, covariant=True)
 
@@ -160,3 +166,40 @@ class Run(Generic[_Recipe_co]):
             training_speakers=tuple(sorted({*map(speaker_key, material.speakers), *before})),
             card=card,
         )
+
+
+class EpochModels:
+    """Writes ``checkpoints/epoch_14`` and ``checkpoints/latest`` into the folder of a run.
+
+    Each is a model folder: `nestvox.load`, `mrl.load_trained_mrl` and every command take it. It holds the weights that
+    the epoch was validated with (their average, where the recipe asks for one), and no thresholds.
+
+    Args:
+        folder: of the run.
+        every: epochs between two of them.
+        keep_last: the newest that are kept; None: all.
+        build: makes the model of the epoch with this number from the weights as they are.
+    """
+
+    def __init__(self, folder: Path, every: int, keep_last: int | None, build: Callable[[int], SpeakerModel]) -> None:
+        self.folder = folder / EPOCHS_FOLDER
+        self.every = every
+        self.keep_last = keep_last
+        self.build = build
+
+    def __call__(self, epoch: int) -> None:
+        """Write the model of an epoch that is done, where it is its turn, and remove those that are too old."""
+        if epoch % self.every:
+            return
+        model = self.build(epoch)
+        for name in (f"epoch_{epoch}", LATEST):
+            model.save(self.folder / name)
+        for old in self._older(epoch):
+            (old / CONFIG_FILE).unlink(missing_ok=True)  # first: what is left of a killed removal is no model
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _older(self, epoch: int) -> list[Path]:
+        if self.keep_last is None:
+            return []
+        found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _EPOCH.fullmatch(path.name))]
+        return [path for _, path in sorted(entry for entry in found if entry[0] <= epoch)[: -self.keep_last]]

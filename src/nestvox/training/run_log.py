@@ -1,21 +1,105 @@
-"""What a run tells: lines of JSON and TensorBoard's scalars always, Weights & Biases where a project is named."""
+"""What a run tells: warnings, a report of every epoch, lines of JSON and the scalars that TensorBoard shows.
+
+The event files are written by hand, as TensorBoard's and tensorboardX's writers come with protobuf and a thread. Such a
+file is a row of records: length (uint64), its masked CRC-32C, the content, its masked CRC-32C. The content is a
+protocol buffer `Event`: wall_time = 1 (double), step = 2 (int64), file_version = 3 (string), summary = 5, which repeats
+value = 1 with tag = 1 (string) and simple_value = 2 (float). Source: tensorflow/core/util/event.proto,
+tensorflow/core/framework/summary.proto and tensorflow/core/lib/io/record_writer.h.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import struct
 import time
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from nestvox.errors import TrainingError
 from nestvox.extras import require
 from nestvox.gate import naming, parse_json, read_text
-from nestvox.training.tensorboard import EventFile
+from nestvox.training.data.batches import Seen
 
 METRICS_FILE = "metrics.jsonl"
-_MOST = 2**53
 _EVENTS = "events"
+_MOST = 2**53
+_LARGEST = 3.4028234663852886e38  # of IEEE's single precision
+_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch, over all processes.
+
+    Attributes:
+        epoch: how many are done; 0: the starting point was measured.
+        epochs: that there will be at the most.
+        loss: mean over the samples of the epoch; None: there were none.
+        eers: EER on the development trials at each dimension, fractions; empty where this epoch is not validated.
+        labels: what the rates must be shown with.
+        best_epoch: with the lowest mean EER so far; 0: the starting point.
+        seen: how much of the training data was in it; None: of the starting point.
+        n_repeated: clips that were shorter than the crop, and were repeated to fill it.
+        seconds: that it took, validation included.
+        left_s: about how many seconds the others will take; None: there is none to judge by.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float | None = None
+    eers: Mapping[int, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    best_epoch: int = 0
+    seen: Seen | None = None
+    n_repeated: int = 0
+    seconds: float = 0.0
+    left_s: float | None = None
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        parts = [f"epoch {self.epoch} of {self.epochs}" if self.epoch else "start"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.3f}")
+        if self.eers:
+            rates = ", ".join(f"{dim}: {100 * rate:.2f}" for dim, rate in self.eers.items())
+            loud = "".join(f" {label.upper()}" for label in self.labels)
+            parts.append(
+                f"dev EER %{loud} {rates}{' (best so far)' if self.epoch and self.best_epoch == self.epoch else ''}"
+            )
+        if self.seen is not None:
+            parts.append(f"saw {self.seen.words}")
+        if self.n_repeated and self.seen is not None:
+            parts.append(f"{self.n_repeated:,} of {self.seen.samples:,} clips are shorter than the crop, repeated")
+        if self.left_s is not None and self.epoch < self.epochs:
+            parts.append(f"{duration_in_words(self.left_s)} left")
+        return "; ".join(parts)
+
+
+class Watch:
+    """Told what happens in a run, in the first process only. This one makes warnings Python's, and is silent else."""
+
+    def warn(self, text: str) -> None:
+        """Something about the data or the settings that nobody should miss, in one sentence."""
+        warnings.warn(text, stacklevel=2)
+
+    def epoch(self, report: EpochReport) -> None:
+        """An epoch is over, or the starting point was measured; its line is in the log already."""
+
+
+def duration_in_words(seconds: float) -> str:
+    """A time to wait, as people say it: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class RunLog:
@@ -119,3 +203,77 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
         for name, value in flat.items()
         if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _table() -> tuple[int, ...]:
+    entries = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        entries.append(value)
+    return tuple(entries)
+
+
+_TABLE = _table()
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli, RFC 3720) of `data`."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = value >> 8 ^ _TABLE[(value ^ byte) & 0xFF]
+    return value ^ 0xFFFFFFFF
+
+
+def _masked(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _bytes_field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _single(value: float) -> float:
+    """What is too large for a float of four bytes is infinite in one."""
+    return value if not math.isfinite(value) or abs(value) <= _LARGEST else math.copysign(math.inf, value)
+
+
+class EventFile:
+    """One event file, begun anew; every call of `add` reaches the disk.
+
+    Args:
+        path: its name must hold ``tfevents`` for TensorBoard to find it.
+        wall_time: of the beginning, seconds since 1970.
+    """
+
+    def __init__(self, path: str | Path, wall_time: float) -> None:
+        self._file = Path(path).open("wb")  # noqa: SIM115  closed by close()
+        self._write(struct.pack("<Bd", 1 << 3 | 1, wall_time) + _bytes_field(3, b"brain.Event:2"))
+
+    def add(self, scalars: Mapping[str, float], step: int, wall_time: float) -> None:
+        """Write some scalars of one step."""
+        values = b"".join(
+            _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 2 << 3 | 5, _single(value)))
+            for tag, value in scalars.items()
+        )
+        head = struct.pack("<Bd", 1 << 3 | 1, wall_time) + _varint(2 << 3) + _varint(step)
+        self._write(head + _bytes_field(5, values))
+
+    def _write(self, content: bytes) -> None:
+        length = struct.pack("<Q", len(content))
+        self._file.write(length + _masked(length) + content + _masked(content))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -5,44 +5,14 @@ A task is a small object: whoever has these members is trained, checkpointed, re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from nestvox.training.criterion import Criterion
-from nestvox.training.data.sampling import Seen
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Samples that are in memory at once.
-
-    Attributes:
-        inputs: (b, ...) what the network takes.
-        labels: (b,) int64 speakers.
-        teacher: (b, E) pretrained embeddings, where there is distillation.
-        n_repeated: of them clips that were too short for the crop, and were repeated to fill it.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    teacher: Tensor | None = None
-    n_repeated: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step of the optimizer; its parts are used up before the next batch is asked for.
-
-    Attributes:
-        n: samples of all processes together.
-        parts: this process's samples, one micro-batch at a time; there may be none.
-    """
-
-    n: int
-    parts: Iterable[MicroBatch]
+from nestvox.training.data.batches import Batch, Seen
 
 
 class Source(Protocol):
@@ -108,3 +78,12 @@ class Task(Protocol):
 
     def validate(self) -> Mapping[int, float]:
         """Return the EER on the development trials at each dimension."""
+
+
+def split_decay(parameters: Iterator[nn.Parameter], scale: float, weight_decay: float) -> list[ParameterGroup]:
+    """Divide parameters into those that decay (matrices) and those that do not (biases, normalisations, scalars)."""
+    every = [parameter for parameter in parameters if parameter.requires_grad]
+    matrices = [parameter for parameter in every if parameter.ndim > 1]
+    others = [parameter for parameter in every if parameter.ndim <= 1]
+    groups = [ParameterGroup(matrices, scale, weight_decay), ParameterGroup(others, scale, 0.0)]
+    return [group for group in groups if group.parameters]

@@ -33,10 +33,10 @@ from nestvox.training.parallel import processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe, ScratchRecipe
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.run import Finished, Run
+from nestvox.training.run_log import Watch
 from nestvox.training.tasks.encoder import DEV_FOLDER, train_encoder
 from nestvox.training.tasks.head import train_head
 from nestvox.training.tasks.rotation import train_rotation
-from nestvox.training.watch import Watch
 
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "result.json"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import TrainingError
-from nestvox.training.data.sampling import (
+from nestvox.training.data.batches import (
     BalancedOrder,
     ShuffledOrder,
     WindowedOrder,

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import normalise
-from nestvox.training.data.sampling import BalancedOrder, generator
-from nestvox.training.data.source import OrderedSource, cached_rows
+from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, cached_rows, generator
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
-from nestvox.training.task import MicroBatch
 
 _BLOCK = 16_384
 

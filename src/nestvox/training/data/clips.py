@@ -17,13 +17,10 @@ from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.extraction.cache.feature_cache import FeatureCache
+from nestvox.training.data.batches import MicroBatch, OrderedSource, WindowedOrder
 from nestvox.training.data.material import augmentation_of
-from nestvox.training.data.sampling import WindowedOrder
-from nestvox.training.data.source import OrderedSource
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
-from nestvox.training.schedule import Schedule
-from nestvox.training.task import MicroBatch
 
 DEFAULT_CROP_S = 3.0
 _PLACES = 50  # that are tried in a file with stretches of digital silence
@@ -73,7 +70,7 @@ class AudioSource(OrderedSource):
         of: tuple[int, int] | None = None,
     ) -> None:
         self.recipe = recipe
-        self.schedule = Schedule.of(recipe)
+        self.schedule = recipe.schedule
         self.sample_rate = sample_rate
         self.banks = banks
         self.augmentation = augmentation_of(recipe.data, banks)

@@ -23,9 +23,9 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, Progress, no_bars
 from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
+from nestvox.training.data.batches import cached_rows
 from nestvox.training.data.cached import CachedUtterances
 from nestvox.training.data.development import Development, keep_apart
-from nestvox.training.data.source import cached_rows
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData

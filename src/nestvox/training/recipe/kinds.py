@@ -138,6 +138,12 @@ class LoopRecipe(Recipe):
                 yield f"training.large_margin.margin: loss {loss.kind} takes {error}"
 
     @property
+    def schedule(self) -> learning.Schedule:
+        """What changes while the run goes on."""
+        margin = self.loss.margin if isinstance(self.loss, learning.Prototypes | learning.Triplets) else 0.0
+        return learning.Schedule(self.training, margin, self.stages)
+
+    @property
     def fewest(self) -> int:
         """Samples that a batch needs at the least: two clips have one cosine, which nothing can be learned from."""
         return 3 if self.loss.distill else 1

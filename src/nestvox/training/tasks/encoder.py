@@ -25,13 +25,12 @@ from nestvox.training.criterion import Criterion
 from nestvox.training.data.clips import AudioSource
 from nestvox.training.data.development import Development
 from nestvox.training.data.material import banks_of
-from nestvox.training.head_start import begin_head, copy_of_head, first_criterion, prepared_head
 from nestvox.training.lora import add_low_rank, merge_low_rank, save_adapter
 from nestvox.training.recipe.kinds import EncoderRecipe, ScratchRecipe
 from nestvox.training.recipe.sections import SpecAugment
 from nestvox.training.run import Finished, Run
-from nestvox.training.task import ParameterGroup
-from nestvox.training.tasks.head import moving_statistics, split_decay
+from nestvox.training.task import ParameterGroup, split_decay
+from nestvox.training.tasks.head import begin_head, copy_of_head, first_criterion, moving_statistics, prepared_head
 from nestvox.zoo.variants import variant
 
 _ADAPTER_FILE = "adapter.safetensors"

@@ -1,20 +1,33 @@
-"""A head on a frozen encoder, of which only cached vectors are there."""
+"""A head: where it begins (at the pretrained model, rotated, or at random), and its training on cached vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from nestvox.errors import RecipeError
+from nestvox.extraction.cache.feature_cache import CacheTap
+from nestvox.heads.linear import LinearHead
+from nestvox.heads.mlp import MlpHead
+from nestvox.heads.moments import Moments
 from nestvox.heads.pairs import LabelledPairs
-from nestvox.heads.trained import TrainedHead
+from nestvox.heads.rotation import Rotation, default_dims
+from nestvox.heads.trained import Norm, TrainedHead
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.criterion import Criterion
-from nestvox.training.data.cached import CachedSource
-from nestvox.training.head_start import copy_of_head, first_criterion, prepared_head
+from nestvox.training.data.cached import CachedSource, CachedUtterances
 from nestvox.training.recipe.kinds import HeadRecipe, LoopRecipe
+from nestvox.training.recipe.learning import Prototypes
+from nestvox.training.recipe.sections import MlpSection
 from nestvox.training.run import Finished, Run
-from nestvox.training.task import ParameterGroup
+from nestvox.training.task import ParameterGroup, split_decay
+from nestvox.training.tasks.rotation import fit_for
+
+_BLOCK = 16_384
+_ROTATION_FILE = "rotation.safetensors"
 
 
 class HeadTask:
@@ -80,10 +93,103 @@ def moving_statistics(head: TrainedHead) -> list[Tensor]:
     return list(head.buffers()) if head.norm_kind == "batch" else []
 
 
-def split_decay(parameters: Iterator[nn.Parameter], scale: float, weight_decay: float) -> list[ParameterGroup]:
-    """Divide parameters into those that decay (matrices) and those that do not (biases, normalisations, scalars)."""
-    every = [parameter for parameter in parameters if parameter.requires_grad]
-    matrices = [parameter for parameter in every if parameter.ndim > 1]
-    others = [parameter for parameter in every if parameter.ndim <= 1]
-    groups = [ParameterGroup(matrices, scale, weight_decay), ParameterGroup(others, scale, 0.0)]
-    return [group for group in groups if group.parameters]
+def copy_of_head(head: TrainedHead) -> TrainedHead:
+    """Copy a head as it is, on the CPU."""
+    return type(head).from_saved(head.config(), head.tensors())
+
+
+def prepared_head(run: Run[Any]) -> TrainedHead:
+    """Build the head as it is before the first step.
+
+    The rotation that it begins with is fitted once, by the first process, and kept in the run's folder.
+    """
+    recipe, model = run.recipe, run.start
+    assert model is not None
+    wanted = recipe.head.dims
+    if isinstance(model.head, TrainedHead):
+        if wanted is not None and tuple(sorted(wanted)) != model.head.dims:
+            raise RecipeError(
+                f"head.dims: {model.name} has a head of {model.head.dims}; leave dims out to go on with it"
+            )
+        return copy_of_head(model.head)
+    data = run.material.cached()
+    rotation = None
+    if recipe.head.start == "rotation":
+        rotation = model.head if isinstance(model.head, Rotation) else None
+        kept = run.folder / _ROTATION_FILE
+        if rotation is None:
+            if run.processes.first and not kept.is_file():
+                fit_for(run, run.material.dev_pairs("embedding")).save(kept)
+            run.processes.wait()
+            rotation = Rotation.load(kept)
+    return begin_head(recipe, model, data, rotation)
+
+
+def begin_head(
+    recipe: LoopRecipe, model: SpeakerModel, data: CachedUtterances | None, rotation: Rotation | None
+) -> TrainedHead:
+    """Build the head of a recipe as it is before the first step.
+
+    Args:
+        recipe: kind, dims and start.
+        model: the encoder.
+        data: training utterances, whose statistics standardise the input; None: nothing is standardised.
+        rotation: of the embedding; None: none.
+
+    Raises:
+        ModelError: sizes that do not fit.
+    """
+    section, encoder = recipe.head, model.encoder
+    perceptron = isinstance(section, MlpSection)
+    head_class: type[LinearHead] | type[MlpHead] = MlpHead if perceptron else LinearHead
+    settings: dict[str, Any] = section.model_dump(include={"hidden", "layers", "dropout"}) if perceptron else {}
+    dims = tuple(sorted(section.dims)) if section.dims else default_dims(encoder.embedding_dim)
+    # The embedding itself, where it is no affine function of the pooled vector: nothing linear could begin there.
+    pooled = section.start == "random" or encoder.projection() is not None
+    tap: CacheTap = "pooled" if pooled else "embedding"
+    input_dim = encoder.pooled_dim if pooled else encoder.embedding_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if section.start == "random":
+            norm: Norm = "none" if section.norm == "none" else "batch"
+            return head_class(input_dim, dims, tap=tap, norm=norm, **settings)
+        if rotation is None:
+            rotation = Rotation(torch.eye(encoder.embedding_dim, dtype=torch.float64).numpy(), dims[:1], "truncation")
+        return head_class.from_pretrained(
+            encoder.projection() if pooled else None,
+            rotation,
+            dims,
+            moments=None if data is None else _moments(data, tap, input_dim),
+            norm=section.norm,
+            **settings,
+        )
+
+
+def first_criterion(
+    recipe: LoopRecipe, head: TrainedHead, data: CachedUtterances | None, names: Sequence[str]
+) -> Criterion:
+    """Build the criterion, its prototypes where the recipe says that they begin.
+
+    Args:
+        recipe: the section `loss`, and the seed.
+        head: as it is before the first step.
+        data: training features, of which the speakers' means are; None: prototypes begin at random.
+        names: of the classes; one that `data` lacks, a speaker at another speed, begins at the speaker's own mean.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        criterion = Criterion(recipe.loss, head.dims, len(names))
+        means = isinstance(recipe.loss, Prototypes) and recipe.loss.prototypes == "means"
+        if means and recipe.loss.weight and data is not None:
+            head.eval()
+            place = {name: row for row, name in enumerate(data.names)}
+            rows = [place[name] if name in place else place[name.partition("#speed")[0]] for name in names]
+            criterion.begin_at(data.mean_embeddings(head, head.tap)[rows])
+    return criterion
+
+
+def _moments(data: CachedUtterances, tap: CacheTap, size: int) -> Moments:
+    moments = Moments(size)
+    for start in range(0, len(data.utterances), _BLOCK):
+        moments.add(data.cache.gather(data.utterances[start : start + _BLOCK], 0, tap=tap))
+    return moments
