@@ -1,8 +1,6 @@
 """The names of redimnet-mrl, for scripts that change one import; `nestvox.compat.redimnet_mrl` holds them."""
 
 from nestvox.compat.redimnet_mrl.api import (
-    PretrainedReDimNet,
-    ReDimNetMRL,
     create_mrl_from_pretrained,
     evaluate_mrl_eer,
     get_model_info,
@@ -12,8 +10,8 @@ from nestvox.compat.redimnet_mrl.api import (
     load_trained_mrl,
     unfreeze_backbone,
 )
-from nestvox.compat.redimnet_mrl.heads import MatryoshkaProjection
 from nestvox.compat.redimnet_mrl.losses import AAMSoftmax, MatryoshkaLoss, SubCenterAAMSoftmax, TripletLoss
+from nestvox.compat.redimnet_mrl.network import MatryoshkaProjection, PretrainedReDimNet, ReDimNetMRL
 
 __all__ = [
     "AAMSoftmax",

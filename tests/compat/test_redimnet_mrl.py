@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from nestvox.compat.redimnet_mrl import config_data as room
 from nestvox.compat.redimnet_mrl.config import is_redimnet_mrl, migrate, migration_table
-from nestvox.compat.redimnet_mrl.config_data import prepare_data, refuse_other_data
+from nestvox.compat.redimnet_mrl.config_data import data_there, prepare_data
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import RecipeError
@@ -244,13 +244,13 @@ def test_a_run_is_not_resumed_on_tables_of_other_folders(folders: Path, tmp_path
     """The recipe names the tables alone, which are made once."""
     plan = migrate(config_for(folders), "config.yaml")
     prepare_data(plan, tmp_path / "run-data")
-    refuse_other_data(plan, tmp_path / "run-data")
+    assert data_there(plan, tmp_path / "run-data")
     other = config_for(folders, data__min_duration=0.0)
     other["data"]["train_dataset"] = str(folders / "elsewhere")
     with pytest.raises(
         RecipeError, match=r"data\.train_dataset .*/train' there, .*/elsewhere' now; data\.min_duration 1\.0"
     ):
-        refuse_other_data(migrate(other, "config.yaml"), tmp_path / "run-data")
+        data_there(migrate(other, "config.yaml"), tmp_path / "run-data")
 
 
 def test_a_recipe_of_ours_is_not_taken_for_one() -> None:

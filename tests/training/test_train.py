@@ -105,7 +105,7 @@ def test_what_a_run_leaves(trained: Trained, encoder: SpeakerModel, world: World
     assert {threshold.fingerprint for threshold in model.thresholds} == {model.fingerprint}
     keys = {speaker_key(f"s{s:02}") for s in [*TRAIN, *DEV]} | {"encoder key"}
     assert set(model.training_speakers) == keys
-    assert model.chosen_on == (trained.trials_sha256,)
+    assert model.chosen_on == (trained.trials.sha256,)
     recipe = load_recipe(folder / "recipe.yaml")
     result = json.loads((folder / "result.json").read_text())
     assert result["recipe_hash"] == recipe.hash

@@ -214,8 +214,8 @@ def test_the_page_of_a_run(encoder: SpeakerModel, world: World, tmp_path: Path) 
     assert "&lt;b&gt;mine" in text
     assert "200 of 200" in text
     assert "20 of 280 utterances" in text, "warnings stand on the page"
-    assert found.trials_sha256 in text
-    assert f"{found.n_target} target" in text
+    assert found.trials.sha256 in text
+    assert f"{found.trials.n_target} target" in text
     for rate in found.rates:
         assert f">{100 * rate.best.value:.2f}<" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")

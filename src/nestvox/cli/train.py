@@ -46,23 +46,18 @@ def train(
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
     from nestvox.compat.redimnet_mrl.config import read_configuration
-    from nestvox.compat.redimnet_mrl.config_data import (
-        RECIPE_FILE,
-        data_folder,
-        prepare_data,
-        recipe_of,
-        refuse_other_data,
-    )
     from nestvox.extras import require
 
     plan = read_configuration(recipe)
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; the others wait for it
-    made = data_folder(Path("run") if out is None else out)
     if plan is None:
         resolved = load_recipe(recipe, set_ or [])
     else:
+        from nestvox.compat.redimnet_mrl.config_data import data_folder, data_there, prepare_data, recipe_of
+
         for note in plan.notes if first else ():
             tell(note)
+        made = data_folder(Path("run") if out is None else out)
         resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [], adapt=True)
     if show:
         for line in resolved.to_yaml().splitlines():
@@ -74,10 +69,7 @@ def train(
     from nestvox.training.train import refuse_what_is_not_here
     from nestvox.training.train import train as run
 
-    there = resume and (made / RECIPE_FILE).is_file()
-    if plan is not None and there:
-        refuse_other_data(plan, made)
-    if plan is not None and first and not there:
+    if plan is not None and not (resume and data_there(plan, made)) and first:
         refuse_what_is_not_here(resolved)  # before hours of opening files
         with progress_bar("opening files", "files") as progress:
             prepare_data(plan, made, tell=tell, progress=progress)
@@ -124,9 +116,10 @@ def _show(trained: Trained) -> None:
         shown.add_row(str(rate.dim), cut, f"{100 * rate.start:.2f}", kept)
     console().print(shown)
     say(f"kept: {trained.kept}")
+    trials = trained.trials
     say(
-        f"{trained.n_target} target and {trained.n_nontarget} non-target trials of {trained.trials_source}, sha256 "
-        f"{trained.trials_sha256[:12]}, on which the weights were chosen: report on other speakers. "
+        f"{trials.n_target} target and {trials.n_nontarget} non-target trials of {trials.source}, sha256 "
+        f"{trials.sha256[:12]}, on which the weights were chosen: report on other speakers. "
         "Intervals: 95 %, over speakers."
     )
     say(f"model: {trained.folder / 'model'}")

@@ -20,7 +20,7 @@ from torch import Tensor, nn, optim
 
 from nestvox.atomic import atomic_path
 from nestvox.errors import TrainingError
-from nestvox.gate import parse_json
+from nestvox.gate import ErrorMaker, parse_json
 from nestvox.schema import Count, Size, validated_dataclass
 from nestvox.tensor_files import read_header
 
@@ -116,13 +116,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         TrainingError: no checkpoint, a damaged one, or one of another version.
     """
-    header = read_header(path, _refusal)
-    state = parse_json(header.metadata.get("checkpoint", "{}"), str(path), _refusal)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise _refusal(str(error), str(path)) from error
+    tensors, metadata = read_tensors(path, _refusal)
+    state = parse_json(metadata.get("checkpoint", "{}"), str(path), _refusal)
     found = state.pop("format", None) if isinstance(state, dict) else None
     if not str(found).startswith("nestvox-checkpoint-"):
         raise TrainingError(f"{path}: format {str(found)[:80]!r}, expected {_FORMAT!r}")
@@ -135,6 +130,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not measured:
         progressed.best_criterion = _NONE_YET
     return Checkpoint(progressed, tensors)
+
+
+def read_tensors(path: str | Path, error: ErrorMaker) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Read all tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises:
+        NestvoxError: of `error`: no such file, or a damaged one.
+    """
+    header = read_header(path, error)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, header.metadata
+    except (SafetensorError, OSError, ValueError, RuntimeError) as why:
+        raise error(str(why), str(path)) from why
 
 
 def _refusal(problem: str, source: str) -> TrainingError:

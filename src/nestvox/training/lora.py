@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -22,7 +21,7 @@ from nestvox.atomic import atomic_path
 from nestvox.errors import ModelError, first_of
 from nestvox.gate import parse_json
 from nestvox.schema import StrictModel, Word, validated
-from nestvox.tensor_files import read_header
+from nestvox.training.checkpoint import read_tensors
 from nestvox.training.recipe.sections import Lora
 
 _FORMAT = "nestvox-adapter-1"
@@ -119,19 +118,14 @@ def apply_adapter(encoder: nn.Module, path: str | Path, *, fingerprint: str) -> 
     Raises:
         ModelError: no adapter file, or one for another encoder.
     """
-    said = read_header(path, _refusal).metadata.get("adapter", "{}")
-    about = parse_json(said, str(path), _refusal)
+    tensors, metadata = read_tensors(path, _refusal)
+    about = parse_json(metadata.get("adapter", "{}"), str(path), _refusal)
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise ModelError(f"{path}: format {str(found)[:80]!r}, expected {_FORMAT!r}")
     checked = validated(_About, about, str(path), _refusal)
     if checked.fingerprint != fingerprint:
         raise ModelError(f"{path} was trained on the encoder {checked.fingerprint}, this one is {fingerprint}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise _refusal(str(error), str(path)) from error
     additions = [(name, *_addition(encoder, tensors, name, path)) for name in _names(tensors, path)]
     with torch.no_grad():
         for name, a, b in additions:

@@ -18,6 +18,7 @@ from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars
 from nestvox.training.checkpoint import Progressed
 from nestvox.training.data.batches import OrderedSource
+from nestvox.training.data.development import of_trials
 from nestvox.training.data.material import Material
 from nestvox.training.loop import TrainingLoop
 from nestvox.training.parallel import Processes
@@ -99,7 +100,7 @@ class Run(Generic[_Recipe_co]):
         Returns:
             Counts and rates, and what was warned of.
         """
-        recipe, trials = self.recipe, self.material.dev.trials
+        recipe = self.recipe
         notes = self.warned(source.notes)
         every, models = recipe.run.save_interval, None
         if every is not None:
@@ -110,12 +111,7 @@ class Run(Generic[_Recipe_co]):
             "epochs": recipe.training.epochs,
             "labels": list(self.material.labels),
             "warnings": list(notes),
-            "development": {
-                "trials": trials.source,
-                "sha256": trials.sha256,
-                "n_target": trials.n_target,
-                "n_nontarget": trials.n_nontarget,
-            },
+            "development": of_trials(self.material.dev.trials),
         }
         with self.bars(title, "samples") as progress:
             loop = TrainingLoop(

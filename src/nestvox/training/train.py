@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nestvox.atomic import names_in, write_text
+from nestvox.corpora.trials import Trials
 from nestvox.device import find_device
 from nestvox.differences import differences, differences_in_words
 from nestvox.errors import RecipeError, TrainingError
@@ -26,7 +27,7 @@ from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
 from nestvox.training.checkpoint import Progressed, read_checkpoint
-from nestvox.training.data.development import REPLICATES, Development
+from nestvox.training.data.development import REPLICATES, Development, of_trials
 from nestvox.training.data.material import Material
 from nestvox.training.loop import CHECKPOINT_FILE
 from nestvox.training.parallel import processes
@@ -80,10 +81,7 @@ class Trained:
         notes: what was warned of.
         not_set: a sentence on each threshold that the development trials cannot set.
         labels: what every rate must be shown with.
-        trials_source: name of the development trials.
-        trials_sha256: their hash.
-        n_target: target trials.
-        n_nontarget: non-target trials.
+        trials: of development.
     """
 
     model: SpeakerModel
@@ -95,10 +93,7 @@ class Trained:
     notes: tuple[str, ...]
     not_set: tuple[str, ...]
     labels: tuple[str, ...]
-    trials_source: str
-    trials_sha256: str
-    n_target: int
-    n_nontarget: int
+    trials: Trials
 
 
 def train(
@@ -227,10 +222,7 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
         notes=finished.notes,
         not_set=missing,
         labels=material.labels,
-        trials_source=dev.trials.source,
-        trials_sha256=dev.trials.sha256,
-        n_target=dev.trials.n_target,
-        n_nontarget=dev.trials.n_nontarget,
+        trials=dev.trials,
     )
     write_text(folder / RESULT_FILE, json.dumps(_result(recipe, trained), indent=2) + "\n")
     return trained
@@ -306,10 +298,7 @@ def _result(recipe: Recipe, trained: Trained) -> dict[str, Any]:
         "warnings": list(trained.notes),
         "labels": list(trained.labels),
         "development": {
-            "trials": trained.trials_source,
-            "sha256": trained.trials_sha256,
-            "n_target": trained.n_target,
-            "n_nontarget": trained.n_nontarget,
+            **of_trials(trained.trials),
             "interval": f"95 % percentile bootstrap over speakers, {REPLICATES} replicates",
             "note": "the weights were chosen on these trials: report on others",
             "eer": [rate.to_dict() for rate in trained.rates],

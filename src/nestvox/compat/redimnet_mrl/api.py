@@ -13,10 +13,9 @@ Notation: B utterances, T samples at 16 kHz, D the largest dimension.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +23,11 @@ from torch import Tensor, nn
 
 from nestvox.audio.read import read
 from nestvox.compat.redimnet_mrl.checkpoints import (
-    CATALOGUE_NAME,
-    is_theirs,
-    mrl_card,
     mrl_network,
-    network_of,
     read_mrl_checkpoint,
     read_state,
 )
-from nestvox.compat.redimnet_mrl.heads import RotationLayer, prefixes
+from nestvox.compat.redimnet_mrl.network import ABOUT, PretrainedReDimNet, ReDimNetMRL
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.device import find_device
 from nestvox.encoders.contract import Encoder
@@ -41,10 +36,9 @@ from nestvox.errors import CatalogueError, ModelError, WeightsError
 from nestvox.evaluation.estimates import Settings
 from nestvox.evaluation.measure import evaluate
 from nestvox.gate import decode, naming, parse_json
-from nestvox.heads.contract import Head
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.moments import Moments
-from nestvox.heads.rotation import Rotation, check_dims, truncation
+from nestvox.heads.rotation import Rotation, check_dims
 from nestvox.heads.trained import TrainedHead
 from nestvox.model.calibration import ModelCalibration
 from nestvox.model.folder import CONFIG_FILE, read_head
@@ -56,11 +50,9 @@ from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.sources import system_of_scores
 from nestvox.shown import shown
 from nestvox.zoo.catalogue import entries, find
-from nestvox.zoo.checkpoint import unwrapped
 from nestvox.zoo.weights import load_encoder, load_strict
 
 SAMPLE_RATE = 16_000
-_ABOUT = "_extra_state"  # as torch names what a module adds to its state
 _BEST_OF_RUN = "model"
 
 
@@ -73,200 +65,6 @@ class _About(StrictModel):
     name: Word
     card: dict[str, Any]
     training_speakers: list[Word]
-
-
-class PretrainedReDimNet(nn.Module):
-    """A pretrained encoder that is called as redimnet-mrl calls the official network.
-
-    Args:
-        encoder: with its weights.
-
-    Attributes:
-        encoder: the same.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """Embed audio (B, T) or (B, 1, T) as (B, D), not normalised."""
-        embedding: Tensor = self.encoder(_two_dimensional(audio)).embedding
-        return embedding
-
-
-class ReDimNetMRL(nn.Module):
-    """An encoder whose embedding has prefixes that are embeddings.
-
-    Args:
-        encoder: with its weights.
-        head: from a tap of the encoder to D numbers: a trained head or a rotation; None: the encoder's own embedding is
-            nested, as that of an imported checkpoint is.
-        mrl_dims: prefix lengths, D last.
-
-    Attributes:
-        encoder, head: the same.
-        mrl_dims: ascending.
-        embed_dim: D.
-        name: for people.
-        card: licence and origin of the weights, and what else `SpeakerModel.card` holds.
-        training_speakers: keys of the speakers that it was trained on, as far as they are known.
-
-    Raises:
-        ModelError: dims that the embedding does not have.
-    """
-
-    def __init__(
-        self, encoder: Encoder, head: TrainedHead | RotationLayer | Rotation | None, mrl_dims: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = RotationLayer(head) if isinstance(head, Rotation) else head
-        self.embed_dim = encoder.embedding_dim if head is None else head.dims[-1]
-        self.mrl_dims = check_dims(mrl_dims, self.embed_dim)
-        self.name = CATALOGUE_NAME
-        self.card: dict[str, Any] = {}
-        self.training_speakers: tuple[str, ...] = ()
-        self._calibration: ModelCalibration | None = None  # holds as long as the weights are those
-
-    def forward(
-        self,
-        audio: Tensor,
-        return_all_dims: bool = False,
-        target_dim: int | None = None,
-        *,
-        dim: int | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Tensor | dict[int, Tensor]:
-        """Embed a batch in one pass.
-
-        Args:
-            audio: (B, T) or (B, 1, T) float32 in [-1, 1].
-            return_all_dims: give every length of `mrl_dims`.
-            target_dim: prefix length, 1 to D; None: D.
-            dim: another name of `target_dim`.
-            lengths: (B,) samples of each utterance where the batch is padded; padding changes no result.
-
-        Returns:
-            (B, target_dim), not normalised (normalise before comparing), or a dictionary of them by length.
-
-        Raises:
-            ModelError: another shape, too short audio, or a length that the embedding does not have.
-        """
-        taps = self.encoder(_two_dimensional(audio), None if lengths is None else torch.as_tensor(lengths))
-        full: Tensor = taps.embedding if self.head is None else self.head(getattr(taps, self.head.tap))
-        return prefixes(full, self.mrl_dims, return_all_dims, target_dim if target_dim is not None else dim)
-
-    def freeze_backbone(self) -> Self:
-        """Leave only the projection trainable; the backbone's statistics stay as they are in training too."""
-        self.encoder.requires_grad_(False)
-        for module in self._projection():
-            module.requires_grad_(True)
-        return self.train(self.training)
-
-    def unfreeze_backbone(self) -> Self:
-        """Make everything trainable."""
-        self.requires_grad_(True)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training; what is frozen stays in evaluation mode, so that its batch statistics cannot drift."""
-        super().train(mode)
-        if mode:
-            projection = {id(module) for module in self._projection()}
-            for module in self.encoder.modules():
-                own = list(module.parameters(recurse=False))
-                if id(module) not in projection and not any(p.requires_grad for p in own):
-                    module.training = False
-        return self
-
-    def extract_embedding(
-        self, audio_path: str | Path, target_dim: int | None = None, device: str | torch.device | None = None
-    ) -> Tensor:
-        """Embed one file, whole, on `device` (None: where the model is).
-
-        Returns:
-            (1, target_dim) float32 on the CPU, not normalised.
-
-        Raises:
-            AudioError: the file cannot be used.
-            ModelError: a length that the embedding does not have.
-        """
-        if device is not None:
-            self.to(find_device(device))
-        training = self.training
-        self.eval()
-        place = next(self.parameters()).device
-        with torch.inference_mode():
-            audio = torch.from_numpy(read(audio_path, sample_rate=self.encoder.sample_rate)[0])[None]
-            embedding: Tensor = self(audio.to(place), target_dim=target_dim)
-        self.train(training)
-        return embedding.float().cpu().clone()
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Load weights; those of a redimnet-mrl checkpoint turn this model into that project's network.
-
-        Its network is another one than `create_mrl_from_pretrained` builds here: other sizes, another hop, untrained
-        layers before and in the pooling. So encoder and head are replaced, and optimisers have to be made anew. What
-        was frozen stays so. Names that DataParallel or torch.compile put before those of the network are taken off.
-        """
-        named = unwrapped(state_dict)
-        if not is_theirs(named):
-            return super().load_state_dict({_ABOUT: self.get_extra_state(), **named}, *args, **options)
-        place, frozen = next(self.parameters()).device, self._is_frozen()
-        theirs = network_of(named, "state_dict")
-        self.encoder, self.head = theirs.to(place), None
-        self.card, self.training_speakers = mrl_card({}), ()
-        self.embed_dim = theirs.embedding_dim
-        self.mrl_dims = (*(d for d in self.mrl_dims if d < self.embed_dim), self.embed_dim)
-        if frozen:
-            self.freeze_backbone()
-        self.train(self.training)
-        return nn.modules.module._IncompatibleKeys([], [])
-
-    def get_extra_state(self) -> Tensor:
-        """What a state dict says of its network, as bytes of JSON, so that `load_trained_mrl` can open it alone."""
-        head = self._saved_head()
-        about = {
-            "encoder": {"architecture": self.encoder.architecture, **self.encoder.config()},
-            "head": None if head is None else {**head.config(), "kind": head.kind},
-            "mrl_dims": list(self.mrl_dims),
-            "name": self.name,
-            "card": self.card,
-            "training_speakers": list(self.training_speakers),
-        }
-        return torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """The network is there already; names and card stay as they are."""
-
-    def _saved_head(self) -> Head | None:
-        return self.head.rotation if isinstance(self.head, RotationLayer) else self.head
-
-    def to_speaker_model(self, name: str | None = None) -> SpeakerModel:
-        """Return it as a `SpeakerModel`, which is saved, embeds tables and verifies; weights are shared.
-
-        Thresholds of the folder that it was loaded from come along, unless it has been trained since.
-        """
-        head = self._saved_head() or truncation(self.embed_dim, self.mrl_dims)
-        model = SpeakerModel(
-            self.encoder, head, name or self.name, training_speakers=self.training_speakers, card=dict(self.card)
-        )
-        if self._calibration is not None and self._calibration.fingerprint == model.fingerprint:
-            model.thresholds, model.llr = self._calibration.thresholds, self._calibration.llr
-        return model
-
-    def _is_frozen(self) -> bool:
-        """Whether nothing but the projection learns."""
-        projection = {id(p) for module in self._projection() for p in module.parameters()}
-        return not any(p.requires_grad for p in self.encoder.parameters() if id(p) not in projection)
-
-    def _projection(self) -> list[nn.Module]:
-        """What redimnet-mrl calls the projection: the head, or the last layers of an imported network."""
-        if self.head is not None:
-            return [self.head]
-        last = [getattr(self.encoder, name, None) for name in ("bn", "linear", "bn2")]
-        return [module for module in last if isinstance(module, nn.Module)]
 
 
 def load_audio(path: str | Path) -> Tensor:
@@ -427,7 +225,7 @@ def load_trained_mrl(path: str | Path, device: str = "cpu") -> ReDimNetMRL:
     path, place = Path(path), find_device(device)
     if not path.is_dir():
         checkpoint = read_state(path)
-        if _ABOUT in checkpoint.tensors:
+        if ABOUT in checkpoint.tensors:
             return _of_own_state(checkpoint.tensors, str(path)).to(place).eval()
         return _imported(*mrl_network(checkpoint, str(path))).to(place)
     if not (path / CONFIG_FILE).is_file() and (path / _BEST_OF_RUN / CONFIG_FILE).is_file():
@@ -451,7 +249,7 @@ def _of_own_state(tensors: Mapping[str, Tensor], source: str) -> ReDimNetMRL:
         WeightsError: the description is damaged, or the tensors are not those of the network that it describes.
     """
     error = naming(WeightsError)
-    text = decode(bytes(tensors[_ABOUT].flatten().to(torch.uint8).tolist()), source, error)
+    text = decode(bytes(tensors[ABOUT].flatten().to(torch.uint8).tolist()), source, error)
     about = validated(_About, parse_json(text, source, error), source, error)
     weights = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
     arrays = {name.removeprefix("head."): t.numpy() for name, t in tensors.items() if name.startswith("head.")}
@@ -553,14 +351,3 @@ def _released(model_name: str, train_type: str, dataset: str) -> str:
         there = f"there is {', '.join(known)}" if known else f"sizes that were released: {sizes}"
         raise CatalogueError(f"no released {shown(name)}; {there}")
     return name
-
-
-def _two_dimensional(audio: Tensor) -> Tensor:
-    given: Any = audio  # who has no type checker may pass an array
-    if not isinstance(given, Tensor):
-        raise ModelError(f"audio must be a tensor, got {type(given).__name__}; torch.from_numpy makes one of an array")
-    if audio.ndim == 3 and audio.shape[1] == 1:
-        return audio[:, 0]
-    if audio.ndim != 2:
-        raise ModelError(f"audio must be (batch, samples) or (batch, 1, samples), got {tuple(audio.shape)}")
-    return audio

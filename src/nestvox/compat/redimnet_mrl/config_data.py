@@ -109,24 +109,27 @@ def prepare_data(
     return recipe
 
 
-def refuse_other_data(plan: Migration, made: Path) -> None:
-    """Refuse to resume a run with tables that were made of other folders or by other numbers, and name them.
+def data_there(plan: Migration, made: Path) -> bool:
+    """Whether a run has its tables already.
 
     Args:
         plan: from `migrate`.
         made: folder that `prepare_data` wrote.
 
     Raises:
-        RecipeError: the configuration says otherwise now, or the note of what they were made from is damaged.
+        RecipeError: they were made of other folders or by other numbers, which are named, or the note of what they
+            were made from is damaged.
     """
-    if not (made / _MADE_FROM).is_file():
-        return
-    before = read_json(made / _MADE_FROM, naming(RecipeError))
-    if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
-        raise RecipeError(
-            f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to resume "
-            "the run, or another --out"
-        )
+    if not (made / RECIPE_FILE).is_file():
+        return False
+    if (made / _MADE_FROM).is_file():
+        before = read_json(made / _MADE_FROM, naming(RecipeError))
+        if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
+            raise RecipeError(
+                f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to "
+                "resume the run, or another --out"
+            )
+    return True
 
 
 def _made_from(plan: Migration) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,12 @@ def keep_apart(train: Sequence[str], dev: Sequence[str], test: Sequence[str] = (
                 f"{left} and {right} share speakers: {first_of(shared)}; leave them out of one of the two "
                 "(data.train, data.dev and data.test say which rows belong to which)"
             )
+
+
+def of_trials(trials: Trials) -> dict[str, Any]:
+    """Name, hash and counts of a list, as log and results say them."""
+    counts = {"n_target": trials.n_target, "n_nontarget": trials.n_nontarget}
+    return {"trials": trials.source, "sha256": trials.sha256, **counts}
 
 
 @dataclass(frozen=True)
