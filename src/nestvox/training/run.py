@@ -26,8 +26,7 @@ from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 from nestvox.training.run_log import Watch
 from nestvox.training.task import Task
 
-EPOCHS_FOLDER = "checkpoints"
-LATEST = "latest"
+_EPOCHS_FOLDER = "checkpoints"
 _EPOCH = re.compile(r"epoch_(\d+)")
 
 _Recipe_co = TypeVar("_Recipe_co", bound=Recipe, covariant=True)
@@ -102,11 +101,12 @@ class Run(Generic[_Recipe_co]):
         """
         recipe = self.recipe
         notes = self.warned(source.notes)
-        every, models = recipe.run.save_interval, None
-        if every is not None:
-            models = EpochModels(
-                self.folder, every, recipe.run.keep_last_n, lambda epoch: self.described(copied(), epoch=epoch)
-            )
+        every = recipe.run.save_interval
+
+        def keep(epoch: int) -> None:
+            if every is not None and epoch % every == 0:
+                keep_epoch_model(self.folder, epoch, self.described(copied(), epoch=epoch), recipe.run.keep_last_n)
+
         about = {
             "epochs": recipe.training.epochs,
             "labels": list(self.material.labels),
@@ -124,7 +124,7 @@ class Run(Generic[_Recipe_co]):
                 about=about,
                 progress=progress,
                 watch=self.watch,
-                keep_epoch=models,
+                keep_epoch=None if every is None else keep,
             )
             return loop.run(), notes
 
@@ -164,38 +164,24 @@ class Run(Generic[_Recipe_co]):
         )
 
 
-class EpochModels:
-    """Writes ``checkpoints/epoch_14`` and ``checkpoints/latest`` into the folder of a run.
+def keep_epoch_model(folder: Path, epoch: int, model: SpeakerModel, keep_last: int | None) -> None:
+    """Write ``checkpoints/epoch_14`` and ``checkpoints/latest``, and remove those that are too old.
 
-    Each is a model folder: `nestvox.load`, `mrl.load_trained_mrl` and every command take it. It holds the weights that
-    the epoch was validated with (their average, where the recipe asks for one), and no thresholds.
+    Each is a model folder, which `nestvox.load` and every command take, so that two epochs of one run can be compared.
+    It holds the weights that the epoch was validated with, and no thresholds.
 
     Args:
         folder: of the run.
-        every: epochs between two of them.
+        epoch: that is done.
+        model: with its weights.
         keep_last: the newest that are kept; None: all.
-        build: makes the model of the epoch with this number from the weights as they are.
     """
-
-    def __init__(self, folder: Path, every: int, keep_last: int | None, build: Callable[[int], SpeakerModel]) -> None:
-        self.folder = folder / EPOCHS_FOLDER
-        self.every = every
-        self.keep_last = keep_last
-        self.build = build
-
-    def __call__(self, epoch: int) -> None:
-        """Write the model of an epoch that is done, where it is its turn, and remove those that are too old."""
-        if epoch % self.every:
-            return
-        model = self.build(epoch)
-        for name in (f"epoch_{epoch}", LATEST):
-            model.save(self.folder / name)
-        for old in self._older(epoch):
-            (old / CONFIG_FILE).unlink(missing_ok=True)  # first: what is left of a killed removal is no model
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _older(self, epoch: int) -> list[Path]:
-        if self.keep_last is None:
-            return []
-        found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _EPOCH.fullmatch(path.name))]
-        return [path for _, path in sorted(entry for entry in found if entry[0] <= epoch)[: -self.keep_last]]
+    folder /= _EPOCHS_FOLDER
+    for name in (f"epoch_{epoch}", "latest"):
+        model.save(folder / name)
+    if keep_last is None:
+        return
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _EPOCH.fullmatch(path.name))]
+    for _, old in sorted(entry for entry in found if entry[0] <= epoch)[:-keep_last]:
+        (old / CONFIG_FILE).unlink(missing_ok=True)  # first: what is left of a killed removal is no model
+        shutil.rmtree(old, ignore_errors=True)

@@ -142,7 +142,8 @@ class RunLog:
         for old in events.glob("*tfevents*"):
             old.unlink()
         now = time.time()
-        self._events = EventFile(events / f"events.out.tfevents.{int(now)}.nestvox", now)
+        self._events = (events / f"events.out.tfevents.{int(now)}.nestvox").open("wb")
+        self._events.write(_event(_bytes_field(3, b"brain.Event:2"), now))
         for number, line in enumerate(read_text(path, naming(TrainingError)).splitlines(), 1):
             self._show(_record(line, f"{path}:{number}"))
 
@@ -166,7 +167,8 @@ class RunLog:
         return self._lines.tell()
 
     def _show(self, record: Mapping[str, Any]) -> None:
-        self._events.add(_scalars(record), int(record["step"]), float(record["time"]))
+        self._events.write(_event(_summary(_scalars(record), int(record["step"])), float(record["time"])))
+        self._events.flush()
 
     def close(self) -> None:
         """Close the files."""
@@ -248,32 +250,17 @@ def _single(value: float) -> float:
     return value if not math.isfinite(value) or abs(value) <= _LARGEST else math.copysign(math.inf, value)
 
 
-class EventFile:
-    """One event file, begun anew; every call of `add` reaches the disk.
+def _event(content: bytes, wall_time: float) -> bytes:
+    """One record of an event file."""
+    event = struct.pack("<Bd", 1 << 3 | 1, wall_time) + content
+    length = struct.pack("<Q", len(event))
+    return length + _masked(length) + event + _masked(event)
 
-    Args:
-        path: its name must hold ``tfevents`` for TensorBoard to find it.
-        wall_time: of the beginning, seconds since 1970.
-    """
 
-    def __init__(self, path: str | Path, wall_time: float) -> None:
-        self._file = Path(path).open("wb")  # noqa: SIM115  closed by close()
-        self._write(struct.pack("<Bd", 1 << 3 | 1, wall_time) + _bytes_field(3, b"brain.Event:2"))
-
-    def add(self, scalars: Mapping[str, float], step: int, wall_time: float) -> None:
-        """Write some scalars of one step."""
-        values = b"".join(
-            _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 2 << 3 | 5, _single(value)))
-            for tag, value in scalars.items()
-        )
-        head = struct.pack("<Bd", 1 << 3 | 1, wall_time) + _varint(2 << 3) + _varint(step)
-        self._write(head + _bytes_field(5, values))
-
-    def _write(self, content: bytes) -> None:
-        length = struct.pack("<Q", len(content))
-        self._file.write(length + _masked(length) + content + _masked(content))
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def _summary(scalars: Mapping[str, float], step: int) -> bytes:
+    """Content of the event of one step."""
+    values = b"".join(
+        _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 2 << 3 | 5, _single(value)))
+        for tag, value in scalars.items()
+    )
+    return _varint(2 << 3) + _varint(step) + _bytes_field(5, values)

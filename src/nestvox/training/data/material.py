@@ -162,8 +162,8 @@ class Material:
             given_dev = None
         if train is not None and isinstance(data, AugmentedData) and (given is None or not isinstance(data, HeadData)):
             augmentation_of(data, banks_of(data, train, SAMPLE_RATE))  # wrong settings are told before hours of work
-        # Said of these, and not of the caches that are made of them.
-        _refuse_other_given(folder, before, dev, train)
+        if before is not None:  # said of these, and not of the caches that are made of them
+            refuse_other_start(folder, before, replace(before, start=list(map(asdict, _given(dev, train)))))
 
         def made(model: SpeakerModel, table: UtteranceTable, part: str, **options: Any) -> FeatureCache:
             path = folder / "cache" / part
@@ -205,14 +205,6 @@ def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
         words = f"{len(train):,} training utterances of {speakers:,} speakers in {train.source}"
         found.append(Origin("data.table", digest.hexdigest(), f"{words} ({digest.hexdigest()[:12]})"))
     return found
-
-
-def _refuse_other_given(
-    folder: Path, before: Progressed | None, dev: Development, train: UtteranceTable | None
-) -> None:
-    if before is not None:
-        now = [asdict(origin) for origin in _given(dev, train)]
-        refuse_other_start(folder, before, replace(before, start=now))
 
 
 def _joined(paths: Sequence[Path]) -> UtteranceTable | None:
