@@ -43,7 +43,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small networks gain nothing from a second thread, and on a busy machine threads wait for each other for minutes."""
+    """On a busy machine threads wait for each other for minutes, and small networks gain nothing from a second one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

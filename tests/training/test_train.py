@@ -231,7 +231,7 @@ def test_the_training_cache_serves_for_development_where_it_holds_the_trials(
     table = read_utterances(world.table)
     both = write_cache(tmp_path / "both", encoder, UtteranceTable(table.frame[: 52 * 5], "t", tmp_path), 1)
     found = run(encoder, world, tmp_path / "a", **{"data.cache": str(both), "data.dev_cache": "null"})
-    assert found.n_target == 12 * 10
+    assert found.trials.n_target == 12 * 10
     # It does not, so the clips are to be embedded; there are none here.
     with pytest.raises(AudioError, match=r"40/0\.wav"):
         run(encoder, world, tmp_path / "b", **{"data.dev_cache": "null"})
