@@ -259,12 +259,12 @@ def test_full_disk_leaves_no_partial_shard(tmp_path: Path, monkeypatch: pytest.M
     writer.write_shard(0, shard_rows(METADATA, 0))
     before = sorted(file.name for file in (tmp_path / "s").iterdir())
 
-    def half_a_shard(file: Path, table: pa.Table) -> None:
+    def half_a_shard(file: Path, *_: object) -> None:
         file.write_bytes(b"ARROW1 and then")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_table", half_a_shard)
+        patch.setattr(store_module, "write_shard_file", half_a_shard)
         with pytest.raises(StoreError, match=r"s: cannot write \(No space left on device\).*make room.*resumes"):
             writer.write_shard(1, shard_rows(METADATA, 1))
     assert sorted(file.name for file in (tmp_path / "s").iterdir()) == before
@@ -348,3 +348,66 @@ def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"), writing(tmp_path / "new"):
         raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
+
+
+GOLDEN = Path(__file__).parent / "golden_stores"
+NUMBERS = (np.arange(28, dtype=np.float32).reshape(7, 4) - 9) / 8
+
+
+def test_stores_that_pyarrow_wrote_are_read() -> None:
+    """The first versions wrote their shards with pyarrow."""
+    plain = EmbeddingStore(GOLDEN / "plain")
+    assert plain.utt_ids == ["a", "Jos\u00e9", "c", "g", "h", "\u65e5\u672c\u8a9e"]
+    assert plain.paths == ["a.wav", None, "c/\u00fc.wav", None, None, None]
+    assert plain.speakers == ["s", "s", None, None, None, None]
+    assert plain.conditions == ["", "clipped short", None, None, None, None]
+    assert [failure.utt_id for failure in plain.metadata.failed] == ["x0", "x1", "x2"]
+    names, codes = plain.speaker_codes()
+    assert (names, codes.tolist()) == (["", "s"], [1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(plain.vectors(), NUMBERS[:6])
+    plain.verify()
+    cache = EmbeddingStore(GOLDEN / "cache")
+    assert cache.variants.tolist() == [0, 1] * 3
+    np.testing.assert_array_equal(cache.vectors(), NUMBERS[:6])
+    np.testing.assert_array_equal(cache.mapped("embedding").take(range(6)), NUMBERS[:6, 2:] * 2)
+    frames = list(EmbeddingStore(GOLDEN / "frames").iter_frames())
+    assert [name for name, _ in frames] == ["a", "b", "c"]
+    for (_, found), expected in zip(frames, (NUMBERS[:1], NUMBERS[1:1], NUMBERS[1:5]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["plain", "cache", "frames"])
+def test_pyarrow_reads_the_same_from_a_store_that_is_written_again(tmp_path: Path, kind: str) -> None:
+    old = EmbeddingStore(GOLDEN / kind)
+    writer = StoreWriter(tmp_path / kind, old.metadata)
+    for number, shard in enumerate(old.metadata.shards):
+        before = pa.ipc.open_file(str(GOLDEN / kind / shard.name)).read_all()
+        if kind == "frames":
+            vectors = [np.array(row, np.float32).reshape(-1, 4) for row in before["frames"].to_pylist()]
+            rows = ShardRows(before["utt_id"].to_pylist(), vectors, ["a.wav"] * 3, ["s"] * 3)
+        else:
+            rows = old.read_shard(number)
+        writer.write_shard(number, rows)
+        after = pa.ipc.open_file(str(tmp_path / kind / shard.name)).read_all()
+        after.validate(full=True)
+        assert after.schema.equals(before.schema, check_metadata=True)
+        assert after.equals(before)
+    writer.finish()
+
+
+def test_a_store_has_more_shards_than_a_process_may_have_files(tmp_path: Path) -> None:
+    metadata = replace(METADATA, planned_rows=120, shard_rows=1)
+    writer = StoreWriter(tmp_path / "s", metadata)
+    for shard in writer.pending:
+        writer.write_shard(shard, ShardRows([f"u{shard}"], VECTORS[:1]))
+    writer.finish()
+    code = (
+        "import resource, sys; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "from nestvox.extraction.store.store import EmbeddingStore\n"
+        "print(EmbeddingStore(sys.argv[1]).vectors().shape)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=False
+    )
+    assert found.stdout.startswith("(120, 3)"), found.stderr

@@ -6,17 +6,17 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from nestvox.content import or_else
 from nestvox.errors import StoreError, first_of
+from nestvox.extraction.store.arrow_ipc import ArrowFile, Column, Lists, Texts, write_arrow
 from nestvox.extraction.store.metadata import STORE_FILE, FailedUtterance, ShardRecord, StoreMetadata
 from nestvox.gate import decode, open_regular, parse_json
 from nestvox.schema import validated_dataclass
@@ -24,12 +24,9 @@ from nestvox.schema import validated_dataclass
 CONDITION = "condition"
 """Column of a shard with what is wrong with the recordings; shards of older stores have none."""
 
-_FAILED_KEY = b"nestvox.failed"
-_IDENTITY_KEY = b"nestvox.identity"
-_MAGIC = b"ARROW1\0\0"
+_FAILED_KEY = "nestvox.failed"
+_IDENTITY_KEY = "nestvox.identity"
 _MISSING = "the shard is missing; embed again into a new folder"
-_HEADER_SLOT = 2  # of Message: version, type of the header, header
-_COMPRESSION_SLOT = 3  # of RecordBatch: length, nodes, buffers, compression
 
 
 @dataclass(frozen=True)
@@ -70,49 +67,47 @@ def _identity(metadata: StoreMetadata) -> bytes:
     return json.dumps(same, sort_keys=True).encode()
 
 
-def shard_table(rows: ShardRows, metadata: StoreMetadata) -> pa.Table:
-    """Return the rows as an Arrow table.
+def shard_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, Column]:
+    """Return the columns of a shard by name.
 
     Raises:
         StoreError: a wrong shape, or a row that is not finite (in the store's dtype); the utterance is named.
     """
-    if metadata.tap == "frames":
-        vectors = _frames_columns(rows, metadata)
-    else:
-        vectors = {"vector": _vector_column(rows.vectors, metadata.dim, rows.utt_ids, metadata)}
+    vectors: dict[str, Column] = (
+        _frames_columns(rows, metadata)
+        if metadata.tap == "frames"
+        else {"vector": _vector_column(rows.vectors, metadata.dim, rows.utt_ids, metadata)}
+    )
     if rows.columns.keys() != metadata.columns.keys() or (rows.variants is None) != (metadata.variants == 1):
         raise StoreError(
             f"the store has {metadata.variants} variants and the further vectors {sorted(metadata.columns)}, got "
             f"{'none' if rows.variants is None else 'some'} and {sorted(rows.columns)}"
         )
     if rows.variants is not None:
-        vectors["variant"] = pa.array(rows.variants, pa.int32())
+        vectors["variant"] = np.asarray(rows.variants, np.int32)
     for name, dim in metadata.columns.items():
         vectors[name] = _vector_column(rows.columns[name], dim, rows.utt_ids, metadata)
     nothing = [None] * len(rows.utt_ids)
     columns = {
-        "utt_id": pa.array(rows.utt_ids, pa.string()),
-        "path": pa.array(nothing if rows.paths is None else rows.paths, pa.string()),
-        "speaker": pa.array(nothing if rows.speakers is None else rows.speakers, pa.string()),
+        "utt_id": Texts.of(rows.utt_ids),
+        "path": Texts.of(nothing if rows.paths is None else rows.paths),
+        "speaker": Texts.of(nothing if rows.speakers is None else rows.speakers),
         **vectors,
     }
-    if rows.conditions is not None:
-        columns[CONDITION] = pa.array(rows.conditions, pa.string())
-    skipped = json.dumps([asdict(failure) for failure in rows.failed], ensure_ascii=False).encode()
-    return pa.table(columns).replace_schema_metadata({_IDENTITY_KEY: _identity(metadata), _FAILED_KEY: skipped})
+    return columns if rows.conditions is None else {**columns, CONDITION: Texts.of(rows.conditions)}
 
 
-def _vector_column(given: Any, dim: int, utt_ids: Sequence[str], metadata: StoreMetadata) -> pa.Array:
+def _vector_column(given: Any, dim: int, utt_ids: Sequence[str], metadata: StoreMetadata) -> NDArray[Any]:
     vectors = np.asarray(given, np.float32) if len(utt_ids) else np.empty((0, dim), np.float32)
     if vectors.shape != (len(utt_ids), dim):
         raise StoreError(f"the store holds vectors of {dim} numbers, got {vectors.shape} for {len(utt_ids)} rows")
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(vectors, metadata.dtype)
     _refuse_non_finite(np.isfinite(stored).all(axis=1), utt_ids, metadata)
-    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), dim)
+    return stored
 
 
-def _frames_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Array]:
+def _frames_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, Column]:
     with np.errstate(over="ignore"):
         stored = [np.ascontiguousarray(frames, metadata.dtype) for frames in rows.vectors]
     for utt_id, frames in zip(rows.utt_ids, stored, strict=True):
@@ -121,10 +116,7 @@ def _frames_columns(rows: ShardRows, metadata: StoreMetadata) -> dict[str, pa.Ar
     _refuse_non_finite(np.array([np.isfinite(frames).all() for frames in stored], bool), rows.utt_ids, metadata)
     offsets = np.cumsum([0, *(frames.size for frames in stored)], dtype=np.int64)
     flat = np.concatenate([frames.reshape(-1) for frames in stored]) if stored else np.empty(0, metadata.dtype)
-    return {
-        "frames": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat)),
-        "n_frames": pa.array([len(frames) for frames in stored], pa.int32()),
-    }
+    return {"frames": Lists(offsets, flat), "n_frames": np.array([len(frames) for frames in stored], np.int32)}
 
 
 def _refuse_non_finite(finite: NDArray[np.bool_], utt_ids: Sequence[str], metadata: StoreMetadata) -> None:
@@ -137,11 +129,12 @@ def _refuse_non_finite(finite: NDArray[np.bool_], utt_ids: Sequence[str], metada
         )
 
 
-def write_table(file: Path, table: pa.Table) -> None:
-    """Write an Arrow IPC file, uncompressed."""
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        # One record batch, so that a column of the shard is one piece of memory.
-        writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
+def write_shard_file(
+    file: Path, columns: Mapping[str, Column], metadata: StoreMetadata, failed: Sequence[FailedUtterance]
+) -> None:
+    """Write a shard, with what ties it to its store and the utterances that were skipped."""
+    skipped = json.dumps([asdict(failure) for failure in failed], ensure_ascii=False).encode()
+    write_arrow(file, columns, {_IDENTITY_KEY: _identity(metadata), _FAILED_KEY: skipped})
 
 
 def _refusal(problem: str, source: str) -> StoreError:
@@ -156,145 +149,108 @@ def corrupt(file: Path, problem: str) -> StoreError:
     )
 
 
-class OpenShard:
-    """A shard that is mapped into memory; its messages are looked at before Arrow makes anything of them.
-
-    Arrow maps uncompressed columns without a copy. Compressed ones it would first allocate at whatever size the file
-    claims, and no store has them.
+class Shard:
+    """One shard of a store, mapped into memory and checked in full.
 
     Args:
         file: of the shard.
+        metadata: of its store.
 
     Attributes:
         file: as given.
-        schema: of its columns.
+        rows: n.
+        failed: the utterances that were skipped, in table order.
+        variants: (n,) int32, see `ShardRows`.
 
     Raises:
-        StoreError: it is missing, no regular file, or corrupt.
+        StoreError: it is missing, no regular file, of another store, or corrupt: its columns are not those of the
+            store, or no writer makes such rows.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, metadata: StoreMetadata) -> None:
         self.file = file
         with open_regular(file, _refusal, missing=_MISSING):
             pass
-        with self._reading():
-            content = pa.memory_map(str(file), "r").read_buffer()
-            pa.ipc.open_file(content)  # its footer is the last thing that is written
-            self._stream = content.slice(len(_MAGIC))
-            for message in pa.ipc.MessageReader.open_stream(self._stream):
-                if message.type == "dictionary" or (message.type == "record batch" and _is_compressed(message)):
-                    raise pa.ArrowInvalid("compressed columns, which no store has")
-            self.schema: pa.Schema = pa.ipc.open_stream(self._stream).schema
-            _ = self.schema.names  # which may be no text
+        try:
+            arrow = ArrowFile(file)
+            if arrow.metadata.get(_IDENTITY_KEY) != _identity(metadata):
+                raise corrupt(file, "it belongs to another store")
+            _check_columns(file, arrow.kinds, metadata)
+            self.rows = arrow.rows
+            self._texts = {name: arrow.texts(name) for name, kind in arrow.kinds.items() if kind == "text"}
+            numbers = {name: arrow.numbers(name) for name, kind in arrow.kinds.items() if " x " in kind}
+            self._vectors: dict[str, NDArray[np.floating[Any]]] = numbers
+            self._frames = arrow.lists("frames") if metadata.tap == "frames" else None
+            self.variants = np.zeros(self.rows, np.int32) if metadata.variants == 1 else arrow.numbers("variant")
+        except OSError as error:
+            raise StoreError(f"{file}: cannot be read ({error.strerror or error})") from error
+        except (ValueError, MemoryError, OverflowError, struct.error) as error:
+            raise corrupt(file, or_else(file, str(error)[:200] or type(error).__name__)) from error
+        self.failed = _skipped(file, arrow.metadata.get(_FAILED_KEY, b""))
+        self._check_rows(metadata)
 
-    def table(self) -> pa.Table:
-        """Return the rows, without copying them.
+    def texts(self, name: str) -> list[Any]:
+        """Return a column of n texts, None where there is none; a column that older shards lack is all None."""
+        return self._texts[name].to_list() if name in self._texts else [None] * self.rows
+
+    @property
+    def conditions(self) -> list[str | None] | None:
+        """See `ShardRows`."""
+        return self.texts(CONDITION) if CONDITION in self._texts else None
+
+    def vectors(self, column: str = "vector") -> NDArray[np.floating[Any]]:
+        """Return a view of (n, D) numbers in the store's own dtype.
 
         Raises:
-            StoreError: it is corrupt: an offset or a text that is none counts as well.
+            StoreError: the tap is ``frames``.
         """
-        with self._reading():
-            table = pa.ipc.open_stream(self._stream).read_all()
-            table.validate(full=True)
-        return table
+        if self._frames is not None:
+            raise StoreError(
+                f"{self.file.parent} holds frames, whose rows differ in length: read them with iter_frames()"
+            )
+        return self._vectors[column]
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeError, struct.error) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise corrupt(self.file, or_else(self.file, reason)) from error
+    def frames(self, channels: int) -> Iterator[NDArray[np.floating[Any]]]:
+        """Yield n views of (T, C) numbers; none where the tap is another."""
+        if self._frames is not None:
+            for first, last in pairwise(self._frames.offsets.tolist()):
+                yield self._frames.values[first:last].reshape(-1, channels)
 
-
-def _is_compressed(message: pa.ipc.Message) -> bool:
-    """Whether the header of a record batch names a compression; see Message.fbs and Flatbuffers' layout of tables."""
-    header = message.metadata.to_pybytes()
-
-    def table(place: int) -> tuple[int, list[int]]:
-        """Where a table lies, and where its fields are from there; 0: a field is left out."""
-        slots = place - int(struct.unpack_from("<i", header, place)[0])
-        if slots < 0:
-            raise struct.error("a table outside its message")
-        length = struct.unpack_from("<H", header, slots)[0]
-        return place, list(struct.unpack_from(f"<{max(0, length // 2 - 2)}H", header, slots + 4))
-
-    def inner(place: int) -> int:
-        return place + int(struct.unpack_from("<I", header, place)[0])
-
-    place, fields = table(inner(0))
-    _, batch = table(inner(place + fields[_HEADER_SLOT]))
-    return len(batch) > _COMPRESSION_SLOT and batch[_COMPRESSION_SLOT] != 0
+    def _check_rows(self, metadata: StoreMetadata) -> None:
+        if self._texts["utt_id"].nulls is not None:
+            raise corrupt(self.file, "the column utt_id has nulls")
+        if self._frames is not None and (np.diff(self._frames.offsets) % metadata.dim).any():
+            raise corrupt(self.file, f"frames that are not of {metadata.dim} numbers each")
+        each = metadata.variants
+        if len(self.variants) % each or (self.variants != np.arange(len(self.variants)) % each).any():
+            raise corrupt(self.file, f"its rows are not the {each} variants of each utterance")
 
 
-def check_columns(shard: OpenShard, metadata: StoreMetadata) -> None:
-    """Refuse a shard whose columns are not those of its store: names, types, sizes.
-
-    Raises:
-        StoreError: with the column.
-    """
-    number = pa.float16() if metadata.dtype == "float16" else pa.float32()
-    wanted: dict[str, pa.DataType] = dict.fromkeys(("utt_id", "path", "speaker"), pa.string())
+def _check_columns(file: Path, found: Mapping[str, str], metadata: StoreMetadata) -> None:
+    """Refuse a shard whose columns are not those of its store: names, types, sizes."""
+    wanted = dict.fromkeys(("utt_id", "path", "speaker"), "text")
     if metadata.tap == "frames":
-        wanted |= {"frames": pa.large_list(number), "n_frames": pa.int32()}
+        wanted |= {"frames": f"lists of {metadata.dtype}", "n_frames": "int32"}
     else:
-        wanted["vector"] = pa.list_(number, metadata.dim)
+        wanted["vector"] = f"{metadata.dtype} x {metadata.dim}"
     if metadata.variants > 1:
-        wanted["variant"] = pa.int32()
-    wanted |= {name: pa.list_(number, dim) for name, dim in metadata.columns.items()}
-    if CONDITION in shard.schema.names:  # which shards of older stores do not have
-        wanted[CONDITION] = pa.string()
-    if sorted(shard.schema.names) != sorted(wanted):
-        raise corrupt(shard.file, f"columns {first_of(shard.schema.names)[:200]} where {', '.join(wanted)} belong")
+        wanted["variant"] = "int32"
+    wanted |= {name: f"{metadata.dtype} x {dim}" for name, dim in metadata.columns.items()}
+    if CONDITION in found:  # which shards of older stores do not have
+        wanted[CONDITION] = "text"
+    if found.keys() != wanted.keys():
+        raise corrupt(file, f"columns {first_of(list(found))[:200]} where {', '.join(wanted)} belong")
     for name, kind in wanted.items():
-        found = shard.schema.field(name).type
-        if found != kind:
-            raise corrupt(shard.file, f"the column {name} holds {str(found)[:80]}, the store {kind}")
+        if found[name] != kind:
+            raise corrupt(file, f"the column {name} holds {found[name][:80]}, the store {kind}")
 
 
-def check_rows(shard: OpenShard, table: pa.Table, metadata: StoreMetadata) -> None:
-    """Refuse rows that no writer makes: nulls where a value belongs, frames cut in two, variants out of order.
-
-    Raises:
-        StoreError: with the column.
-    """
-    vectors = ("frames",) if metadata.tap == "frames" else ("vector", *metadata.columns)
-    for name in ("utt_id", *vectors, *(("variant",) if metadata.variants > 1 else ())):
-        inner = (chunk.flatten() for chunk in table[name].chunks) if name in vectors else ()
-        if table[name].null_count or any(values.null_count for values in inner):
-            raise corrupt(shard.file, f"the column {name} has nulls")
-    if metadata.tap == "frames":
-        for chunk in table["frames"].chunks:
-            if (np.diff(chunk.offsets.to_numpy()) % metadata.dim).any():
-                raise corrupt(shard.file, f"frames that are not of {metadata.dim} numbers each")
-    if metadata.variants > 1:
-        numbers = table["variant"].to_numpy()
-        if len(numbers) % metadata.variants or (numbers != np.arange(len(numbers)) % metadata.variants).any():
-            raise corrupt(shard.file, f"its rows are not the {metadata.variants} variants of each utterance")
-
-
-def skipped_in(file: Path, schema: pa.Schema) -> tuple[FailedUtterance, ...]:
-    """Return the utterances of a shard that were skipped, in table order.
-
-    Raises:
-        StoreError: the shard does not say.
-    """
+def _skipped(file: Path, text: bytes) -> tuple[FailedUtterance, ...]:
     where, error = str(file), _refusal
-    text = decode((schema.metadata or {}).get(_FAILED_KEY, b""), where, error)
-    entries = parse_json(text, where, error)
+    entries = parse_json(decode(text, where, error), where, error)
     if not isinstance(entries, list):
         raise corrupt(file, "its record of skipped utterances is no list")
     return tuple(validated_dataclass(FailedUtterance, entry, where, error) for entry in entries)
-
-
-def check_identity(file: Path, schema: pa.Schema, metadata: StoreMetadata) -> None:
-    """Refuse a shard that was written for another store.
-
-    Raises:
-        StoreError: with what to do.
-    """
-    if (schema.metadata or {}).get(_IDENTITY_KEY) != _identity(metadata):
-        raise corrupt(file, "it belongs to another store")
 
 
 def check_count(file: Path, metadata: StoreMetadata, shard: int, rows: int, failed: int) -> None:

@@ -10,7 +10,6 @@ Notation: N rows, D vector size, T frames of one utterance, C frame channels.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from nestvox.atomic import atomic_path, names_in, write_text
@@ -38,20 +36,16 @@ from nestvox.extraction.store.metadata import (
 )
 from nestvox.extraction.store.shard_files import (
     CONDITION,
-    OpenShard,
+    Shard,
     ShardRows,
-    check_columns,
     check_count,
-    check_identity,
-    check_rows,
     check_size,
     corrupt,
     record_of,
     sha256_of,
+    shard_columns,
     shard_name,
-    shard_table,
-    skipped_in,
-    write_table,
+    write_shard_file,
 )
 from nestvox.locking import held
 from nestvox.names import name_key
@@ -122,10 +116,9 @@ class StoreWriter:
         return self.path / shard_name(shard)
 
     def _adopt(self, shard: int) -> None:
-        opened, table = _opened(self._file(shard), self.metadata)
-        self._failed[shard] = skipped_in(self._file(shard), opened.schema)
-        self._rows[shard] = table.num_rows
-        check_count(self._file(shard), self.metadata, shard, self._rows[shard], len(self._failed[shard]))
+        found = Shard(self._file(shard), self.metadata)
+        check_count(found.file, self.metadata, shard, found.rows, len(found.failed))
+        self._failed[shard], self._rows[shard] = found.failed, found.rows
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -147,9 +140,9 @@ class StoreWriter:
         file = self._file(shard)
         metadata = self.metadata
         check_count(file, metadata, shard, len(rows.utt_ids), len(rows.failed))
-        table = shard_table(rows, metadata)
+        columns = shard_columns(rows, metadata)
         with _saying_what_is_safe(self.path), atomic_path(file) as temporary:
-            write_table(temporary, table)
+            write_shard_file(temporary, columns, metadata, rows.failed)
         self._failed[shard] = tuple(rows.failed)
         self._rows[shard] = len(rows.utt_ids)
 
@@ -202,20 +195,17 @@ class EmbeddingStore:
                 f"{self.path} is not complete ({there} of {metadata.n_shards} shards): run the command that makes it "
                 "again and it resumes, or open it with allow_partial=True"
             )
-        self._tables: list[pa.Table] = []
-        failed: list[FailedUtterance] = []
+        self._shards: list[Shard] = []
         records: list[ShardRecord] = []
         for file, record in files:
             if record is not None:
                 check_size(file, record)
-            opened, table = _opened(file, metadata)
-            if record is not None and table.num_rows != record.rows:
-                raise corrupt(file, f"{table.num_rows} rows, {STORE_FILE} says {record.rows}")
-            self._tables.append(table)
-            failed.extend(skipped_in(file, opened.schema))
-            if record is None:
-                record = ShardRecord(file.name, table.num_rows, file.stat().st_size, "")  # noqa: PLW2901
-            records.append(record)
+            shard = Shard(file, metadata)
+            if record is not None and shard.rows != record.rows:
+                raise corrupt(file, f"{shard.rows} rows, {STORE_FILE} says {record.rows}")
+            self._shards.append(shard)
+            records.append(record or ShardRecord(file.name, shard.rows, file.stat().st_size, ""))
+        failed = [failure for shard in self._shards for failure in shard.failed]
         self.metadata = replace(metadata, failed=tuple(failed), shards=tuple(records))
         settled = self.metadata.rows + len(failed) * metadata.variants
         if metadata.complete and settled != metadata.planned_rows:
@@ -223,7 +213,7 @@ class EmbeddingStore:
                 f"{self.path}: {STORE_FILE} promises {metadata.planned_rows} rows, its shards hold "
                 f"or skip {settled}; embed again into a new folder"
             )
-        self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -253,39 +243,34 @@ class EmbeddingStore:
 
         None stands where it was not measured: in stores of older versions, of imported vectors, and for variants.
         """
-        return [
-            value
-            for table in self._tables
-            for value in (table[CONDITION].to_pylist() if CONDITION in table.column_names else [None] * table.num_rows)
-        ]
+        return self._strings(CONDITION)
 
     @cached_property
     def variants(self) -> NDArray[np.int32]:
         """(N,) numbers of the variant; 0, the recording as it is, where every utterance has one row."""
-        parts = [
-            table["variant"].to_numpy() if self.metadata.variants > 1 else np.zeros(table.num_rows, np.int32)
-            for table in self._tables
-        ]
-        return np.concatenate([np.empty(0, np.int32), *parts])
+        return np.concatenate([np.empty(0, np.int32), *(shard.variants for shard in self._shards)])
 
     def _strings(self, column: str) -> list[Any]:
-        return [value for table in self._tables for value in table[column].to_pylist()]
+        return [value for shard in self._shards for value in shard.texts(column)]
 
     def speaker_codes(self) -> tuple[list[str], NDArray[np.int64]]:
         """The speakers, sorted, and the number of each row's among them; a row without one is of the speaker ``""``.
 
-        The texts of millions of rows are not made into objects.
+        The texts of one shard at a time are made into objects.
 
         Returns:
             C names, and (N,) int64.
         """
-        chunks = [chunk for table in self._tables for chunk in table["speaker"].chunks]
-        column = pa.chunked_array(chunks, pa.string()).fill_null("").combine_chunks().dictionary_encode()
-        spelt = [name_key(name) for name in column.dictionary.to_pylist()]
-        names = sorted(set(spelt))
+        spelt: dict[str, int] = {}
+        parts = [
+            np.array([spelt.setdefault(name or "", len(spelt)) for name in shard.texts("speaker")], np.int64)
+            for shard in self._shards
+        ]
+        keys = [name_key(name) for name in spelt]
+        names = sorted(set(keys))
         code = {name: number for number, name in enumerate(names)}
-        place = np.array([code[name] for name in spelt], np.int64)
-        return names, place[column.indices.to_numpy()]
+        place = np.array([code[key] for key in keys], np.int64)
+        return names, place[np.concatenate([np.empty(0, np.int64), *parts])]
 
     def vectors(self) -> FloatVectors:
         """All rows, (N, D) float32; read-only and memory-mapped where there is one float32 shard, else a copy.
@@ -293,7 +278,7 @@ class EmbeddingStore:
         Raises:
             StoreError: the tap is ``frames``, whose rows have different lengths (use `iter_frames`).
         """
-        parts = [self._matrix(table) for table in self._tables]
+        parts = [self._matrix(shard) for shard in self._shards]
         if not parts:
             return np.empty((0, self.metadata.dim), np.float32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -310,20 +295,10 @@ class EmbeddingStore:
         sizes = {"vector": self.metadata.dim, **self.metadata.columns}
         if column not in sizes:
             raise StoreError(f"{self.path} has the vectors {', '.join(sizes)}, not {column!r}")
-        return MappedRows([self._stored(table, column) for table in self._tables], sizes[column], self.metadata.dtype)
+        return MappedRows([shard.vectors(column) for shard in self._shards], sizes[column], self.metadata.dtype)
 
-    def _stored(self, table: pa.Table, column: str) -> NDArray[np.floating[Any]]:
-        """One column of one shard in the store's own dtype, without a copy."""
-        if self.metadata.tap == "frames":
-            raise StoreError(f"{self.path} holds frames, whose rows differ in length: read them with iter_frames()")
-        dim = self.metadata.dim if column == "vector" else self.metadata.columns[column]
-        if not table.num_rows:  # every utterance of the shard was skipped
-            return np.empty((0, dim), self.metadata.dtype)
-        chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in table[column].chunks]
-        return np.concatenate(chunks) if len(chunks) != 1 else chunks[0]
-
-    def _matrix(self, table: pa.Table) -> FloatVectors:
-        return self._finite(np.asarray(self._stored(table, "vector"), np.float32))
+    def _matrix(self, shard: Shard, rows: slice = slice(None)) -> FloatVectors:
+        return self._finite(np.asarray(shard.vectors()[rows], np.float32))
 
     def _finite(self, vectors: FloatVectors) -> FloatVectors:
         # A sum is not finite if any summand is not, and is a tenth of the work of looking at each.
@@ -350,33 +325,31 @@ class EmbeddingStore:
         shard_of = np.searchsorted(self._starts, wanted, side="right") - 1
         for shard in np.unique(shard_of):
             here = shard_of == shard
-            taken[here] = self._matrix(self._tables[shard])[wanted[here] - self._starts[shard]]
+            taken[here] = self._matrix(self._shards[shard])[wanted[here] - self._starts[shard]]
         return taken
 
     def iter_batches(self, rows: int = 65536) -> Iterator[VectorBatch]:
         """Yield the rows in order, at most `rows` at a time and never across shards, in bounded memory."""
-        for shard in self.metadata.shards:
+        for record in self.metadata.shards:
             # Opened anew and let go: pages that were read count as memory as long as they are mapped.
-            file = self.path / shard.name
-            _, table = _opened(file, self.metadata)
-            for start in range(0, table.num_rows, rows):
-                part = table.slice(start, rows)
-                conditions = part[CONDITION].to_pylist() if CONDITION in part.column_names else None
-                yield VectorBatch(part["utt_id"].to_pylist(), self._matrix(part), conditions)
+            shard = Shard(self.path / record.name, self.metadata)
+            ids, conditions = shard.texts("utt_id"), shard.conditions
+            for start in range(0, shard.rows, rows):
+                here = slice(start, start + rows)
+                yield VectorBatch(ids[here], self._matrix(shard, here), conditions and conditions[here])
 
     def read_shard(self, shard: int) -> ShardRows:
         """Return one shard of a complete store, names and skipped utterances included, in bounded memory."""
-        file = self.path / self.metadata.shards[shard].name
-        opened, table = _opened(file, self.metadata)
+        found = Shard(self.path / self.metadata.shards[shard].name, self.metadata)
         return ShardRows(
-            table["utt_id"].to_pylist(),
-            self._matrix(table),
-            table["path"].to_pylist(),
-            table["speaker"].to_pylist(),
-            skipped_in(file, opened.schema),
-            table["variant"].to_pylist() if self.metadata.variants > 1 else None,
-            {column: self._stored(table, column) for column in self.metadata.columns},
-            table[CONDITION].to_pylist() if CONDITION in table.column_names else None,
+            found.texts("utt_id"),
+            self._matrix(found),
+            found.texts("path"),
+            found.texts("speaker"),
+            found.failed,
+            found.variants.tolist() if self.metadata.variants > 1 else None,
+            {column: found.vectors(column) for column in self.metadata.columns},
+            found.conditions,
         )
 
     def iter_frames(self) -> Iterator[tuple[str, FloatVectors]]:
@@ -387,16 +360,9 @@ class EmbeddingStore:
         """
         if self.metadata.tap != "frames":
             raise StoreError(f"{self.path} holds the tap {self.metadata.tap!r}: read it with vectors()")
-        for table in self._tables:
-            ids = table["utt_id"].to_pylist()
-            position = 0
-            for chunk in table["frames"].chunks:
-                values = chunk.values.to_numpy(zero_copy_only=True)
-                offsets = chunk.offsets.to_numpy()
-                for first, last in itertools.pairwise(offsets):
-                    frames = values[first:last].reshape(-1, self.metadata.dim)
-                    yield ids[position], self._finite(np.asarray(frames, np.float32))
-                    position += 1
+        for shard in self._shards:
+            for utt_id, frames in zip(shard.texts("utt_id"), shard.frames(self.metadata.dim), strict=True):
+                yield utt_id, self._finite(np.asarray(frames, np.float32))
 
     def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Row numbers of utterances, by `utt_id`, else by path; of several variants, those of variant 0.
@@ -462,16 +428,6 @@ class EmbeddingStore:
 
 Store = EmbeddingStore
 """As `nestvox.Store` has it."""
-
-
-def _opened(file: Path, metadata: StoreMetadata) -> tuple[OpenShard, pa.Table]:
-    """Open one shard of a store and its rows, checked in full."""
-    opened = OpenShard(file)
-    check_identity(file, opened.schema, metadata)
-    check_columns(opened, metadata)
-    table = opened.table()
-    check_rows(opened, table, metadata)
-    return opened, table
 
 
 @contextmanager
