@@ -20,7 +20,7 @@ EXIT_FAULT = 70  # as in sysexits.h
 # What schedulers, shells and closing terminals send; the last: the limit of processor time.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
 _CPU_MARGIN_S = 2
-# Of address space: what numpy, polars and pyarrow take when they are imported; below, they end the process themselves.
+# Of address space: what numpy and polars take when they are imported; below, they end the process themselves.
 _LEAST_BYTES = 512 * 2**20
 _LEAST_TORCH_BYTES = 1280 * 2**20
 _TIGHT_BYTES = 4 * 2**30

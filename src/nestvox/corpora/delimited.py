@@ -9,19 +9,21 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nestvox.atomic import write_bytes
 from nestvox.content import or_else
 from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
+from nestvox.extras import require
 from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes, refuse_stand_in
 from nestvox.names import name_key, split_fields, split_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LocatedError = type[TableError] | type[TrialsError] | type[ScoresError]
 """Which error a reader raises: that of the thing that the file should be."""
@@ -76,9 +78,15 @@ def _decoded(raw: bytes, path: Path, kind: LocatedError) -> str:
 def read_parquet(path: Path, kind: LocatedError) -> pl.DataFrame:
     """Read a Parquet file as one file, whatever its name looks like: no pattern, folder or address.
 
+    pyarrow does it, and not polars: on damaged files polars ends the process, where a page promises memory without
+    end, or the noted schema is nested thousands deep.
+
     Raises:
         kind: no regular file, or no Parquet file.
+        MissingExtraError: pyarrow is not installed.
     """
+    pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
+    pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
     raw = read_bytes(path, located(kind), most_bytes=MOST_TEXT_BYTES, missing="no such file")
     try:
         with pq.ParquetFile(pa.BufferReader(raw)) as file:
@@ -98,7 +106,7 @@ def read_parquet(path: Path, kind: LocatedError) -> pl.DataFrame:
 
 def _named(fields: pa.Schema | pa.DataType) -> None:
     """Read every column's name, which fails where one is no text: polars would end in a panic."""
-    for number in range(len(fields) if isinstance(fields, pa.Schema) else fields.num_fields):
+    for number in range(getattr(fields, "num_fields", None) or len(getattr(fields, "names", ()))):
         field = fields.field(number)
         field.name  # noqa: B018
         _named(field.type)

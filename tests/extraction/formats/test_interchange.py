@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestvox.errors import StoreError
-from nestvox.extraction.formats import interchange, numpy_files
+from nestvox.extraction.formats import numpy_files
 from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
@@ -258,7 +260,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for suffix in (".npy", ".npz"):
         with pytest.raises(StoreError, match=r"No space left on device.*nothing was left behind"):
             write(tmp_path / f"v{suffix}")
-    monkeypatch.setattr(interchange.pq, "ParquetWriter", refuse)
+    monkeypatch.setattr(pq, "ParquetWriter", refuse)
     with pytest.raises(StoreError, match="No space left on device"):
         write(tmp_path / "v.parquet")
     assert list(tmp_path.iterdir()) == []
@@ -339,3 +341,38 @@ def test_export(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), VECTORS)
     with pytest.raises(StoreError, match="no prefix of 1: its dims are 2, 3"):
         export_store(tmp_path / "s", tmp_path / "w.npy", dim=1)
+
+
+HIDE_PYARROW = """
+import sys
+
+
+class NoPyarrow:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "pyarrow":
+            raise ModuleNotFoundError("No module named 'pyarrow'", name=name)
+
+
+sys.meta_path.insert(0, NoPyarrow())
+from nestvox.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def test_without_pyarrow_stores_work_and_parquet_asks_for_its_extra(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s", StoreMetadata("f" * 16, "m", "nested", (3,), 3, "float32", 7, 7))
+    writer.write_shard(0, ShardRows(NAMES, VECTORS))
+    writer.finish()
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", HIDE_PYARROW, *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+
+    assert run("export", "s", "--out", "v.npz").returncode == 0
+    np.testing.assert_array_equal(read(tmp_path / "v.npz")[1], VECTORS)
+    for words in (("export", "s", "--out", "v.parquet"), ("data", "check", "t.parquet")):
+        refused = run(*words)
+        assert refused.returncode == 2
+        assert "[parquet]" in refused.stderr, refused.stderr
+    assert not (tmp_path / "v.parquet").exists()
