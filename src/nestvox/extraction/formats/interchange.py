@@ -273,7 +273,7 @@ def _parquet() -> Any:
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    require("pyarrow", extra="parquet", purpose="vectors in Parquet files")
+    require("pyarrow", extra="parquet", purpose="reading or writing Parquet files")
     return importlib.import_module("nestvox.extraction.formats.parquet_file")
 
 
