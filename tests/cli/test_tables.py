@@ -12,6 +12,7 @@ from rich.table import Table
 
 import nestvox.cli
 from nestvox.cli.main import main
+from nestvox.metrics import Estimate, TrialSet
 
 CLI = Path(nestvox.cli.__file__).parent
 PAST = {"print", "Console", "Table", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
@@ -69,16 +70,19 @@ def test_where_no_speaker_changes_a_figure_no_interval_is_told(capsys: pytest.Ca
     from nestvox.report import run_page
 
     monkeypatch.setattr(run_page, "write_run_page", lambda folder: folder)
-    rate = SimpleNamespace(dim=16, truncated=None, start=0.1, best=0.0, low=0.0, high=0.0)
-    texts = dict.fromkeys(("kept", "trials_source", "trials_sha256", "n_target", "n_nontarget"), "")
-    train._show(SimpleNamespace(rates=[rate], labels=(), folder=Path(), model=SimpleNamespace(name="m"), **texts))
-    row = SimpleNamespace(length="3 s", n_clips=1, n_speakers=2, eer=0.0, low=0.0, high=0.0, change=None, reason="")
+    of = TrialSet(trials_sha256="ab" * 32, n_target=1, n_nontarget=1)
+    none = Estimate(name="EER", dim=16, value=0.0, low=0.0, high=0.0, trials=of)
+    rate = SimpleNamespace(dim=16, truncated=None, start=0.1, best=none)
+    trials = SimpleNamespace(n_target=1, n_nontarget=1, source="t", sha256="ab" * 32)
+    found = {"rates": [rate], "labels": (), "kept": "", "trials": trials}
+    train._show(SimpleNamespace(**found, folder=Path(), model=SimpleNamespace(name="m")))
+    row = SimpleNamespace(length="3 s", n_clips=1, n_speakers=2, eer=none, change=None, reason="")
     row.n_target, row.n_nontarget, row.against = 1, 1, ""
     plan_enrol._print(SimpleNamespace(dim=16, labels=(), rows=[row], advice=(), interval="", notes=()))
     printed = capsys.readouterr().out
     assert printed.count("0.00 [none]") == 2
     assert "[0.00" not in printed
-    assert threshold._percent(0.0, (0.0, 0.0)) == "0.00 [none]"
+    assert threshold._percent(none) == "0.00 [none]"
 
 
 @pytest.mark.parametrize("width", [80, 120])
