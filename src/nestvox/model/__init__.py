@@ -11,7 +11,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.model.calibration import LlrCalibration, ModelCalibration, read_calibration
-    from nestvox.model.loading import load
+    from nestvox.model.loading import best_encoder, load
     from nestvox.model.router import Router, load_router
     from nestvox.model.speaker_model import SpeakerModel
     from nestvox.model.threshold import Threshold, Verification
@@ -23,6 +23,7 @@ __all__ = [
     "SpeakerModel",
     "Threshold",
     "Verification",
+    "best_encoder",
     "load",
     "load_router",
     "read_calibration",
@@ -37,6 +38,7 @@ __getattr__, __dir__ = lazily(
         "SpeakerModel": "speaker_model",
         "Threshold": "threshold",
         "Verification": "threshold",
+        "best_encoder": "loading",
         "load": "loading",
         "load_router": "router",
         "read_calibration": "calibration",
