@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 import torch
 
-from nestvox.encoders.registry import build
+from nestvox.encoders import build
 from nestvox.mrl import ReDimNetMRL, load_trained_mrl
-from nestvox.zoo.variants import variant
+from nestvox.zoo import variant
 
 
 def arguments(about: str | None) -> argparse.Namespace:

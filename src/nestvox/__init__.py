@@ -46,36 +46,27 @@ __all__ = [
     "train",
 ]
 
-
-def _need(name: str) -> None:
-    if name == "train":
-        from nestvox.extras import require  # noqa: PLC0415  see above
-
-        require("torch", extra="torch", purpose="training")
-
-
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "Comparison": "evaluation.comparison",
-        "Estimate": "metrics.estimate",
-        "Evaluation": "evaluation.results",
-        "NestedRotation": "heads.estimator",
-        "NestvoxError": "errors",
-        "SpeakerModel": "model.speaker_model",
-        "Store": "extraction.store.store",
-        "Threshold": "model.threshold",
-        "Trials": "corpora.trials",
-        "UtteranceTable": "corpora.utterances",
-        "Verification": "model.threshold",
-        "centre": "extraction.domain_mean",
-        "compare": "evaluation.comparing",
-        "embed_table": "extraction.embed",
-        "evaluate": "evaluation.measure",
-        "load": "model.loading",
-        "read_trials": "corpora.trials",
-        "read_utterances": "corpora.utterances",
-        "train": "training.train",
+        "corpora.trials": "Trials read_trials",
+        "corpora.utterances": "UtteranceTable read_utterances",
+        "errors": "NestvoxError",
+        "evaluation.comparing": "compare",
+        "evaluation.comparison": "Comparison",
+        "evaluation.measure": "evaluate",
+        "evaluation.results": "Evaluation",
+        "extraction.domain_mean": "centre",
+        "extraction.embed": "embed_table",
+        "extraction.store.store": "Store",
+        "heads.estimator": "NestedRotation",
+        "metrics.estimate": "Estimate",
+        "model.loading": "load",
+        "model.speaker_model": "SpeakerModel",
+        "model.threshold": "Threshold Verification",
     },
-    _need,
+    torch={
+        "training.train": "train",
+    },
+    purpose="training",
 )

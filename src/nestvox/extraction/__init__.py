@@ -1,7 +1,4 @@
-"""From tables to vectors: embedding, stores, caches, and the formats of others.
-
-Names are imported when they are first used.
-"""
+"""From tables to vectors: embedding, stores, caches, and the formats of others."""
 
 from __future__ import annotations
 
@@ -13,45 +10,48 @@ if TYPE_CHECKING:
     from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, open_cache
     from nestvox.extraction.domain_mean import centre
     from nestvox.extraction.embed import EmbeddingRun, embed_table, run_embedding
-    from nestvox.extraction.formats.interchange import export_store, iter_vectors
-    from nestvox.extraction.rotate import rotate_store, rotate_vectors
+    from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
+    from nestvox.extraction.formats.labels import read_labels
+    from nestvox.extraction.rotate import RotationReport, apply_rotation, rotate_store, rotate_vectors
     from nestvox.extraction.shard_job import EmbeddingModel
-    from nestvox.extraction.store.metadata import StoreMetadata
-    from nestvox.extraction.store.store import EmbeddingStore
+    from nestvox.extraction.store.metadata import StoreMetadata, is_store
+    from nestvox.extraction.store.store import EmbeddingStore, VectorBatch
 
 __all__ = [
     "EmbeddingModel",
     "EmbeddingRun",
     "EmbeddingStore",
     "FeatureCache",
+    "RotationReport",
     "StoreMetadata",
+    "VectorBatch",
+    "VectorWriter",
+    "apply_rotation",
     "build_cache",
     "centre",
     "embed_table",
     "export_store",
+    "is_store",
     "iter_vectors",
     "open_cache",
+    "read_labels",
     "rotate_store",
     "rotate_vectors",
     "run_embedding",
+    "vector_shape",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "EmbeddingModel": "embed",
-        "EmbeddingRun": "embed",
-        "EmbeddingStore": "store.store",
-        "FeatureCache": "cache.feature_cache",
-        "StoreMetadata": "store.store",
-        "build_cache": "cache.feature_cache",
-        "centre": "domain_mean",
-        "embed_table": "embed",
-        "export_store": "formats.interchange",
-        "iter_vectors": "formats.interchange",
-        "open_cache": "cache.feature_cache",
-        "rotate_store": "rotate",
-        "rotate_vectors": "rotate",
-        "run_embedding": "embed",
+        "cache.feature_cache": "FeatureCache build_cache open_cache",
+        "domain_mean": "centre",
+        "embed": "EmbeddingRun embed_table run_embedding",
+        "formats.interchange": "VectorWriter export_store iter_vectors vector_shape",
+        "formats.labels": "read_labels",
+        "rotate": "RotationReport apply_rotation rotate_store rotate_vectors",
+        "shard_job": "EmbeddingModel",
+        "store.metadata": "StoreMetadata is_store",
+        "store.store": "EmbeddingStore VectorBatch",
     },
 )

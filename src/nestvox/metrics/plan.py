@@ -1,26 +1,4 @@
-"""How many speakers and pairs a study needs: the size of an experiment before it is made.
-
-The model. A system errs on a share e of both classes at its EER threshold. Errors are correlated by `target` for two
-target trials of one speaker, by `nontarget` for two non-target trials with one speaker in common, by `pair` for two
-non-target trials between the same two speakers, and not at all for trials that share no speaker. With S speakers, n
-target trials a speaker, k non-target trials that each speaker takes part in, hence m = max(1, k / (S - 1)) between two
-speakers (N_t = S n targets and N_n = S k / 2 non-targets),
-
-    var p_miss = e (1 - e) / N_t * (1 + (n - 1) target)
-    var p_fa   = e (1 - e) / N_n * (1 + (m - 1) pair + 2 (k - m) nontarget)
-    var eer    = (var p_miss + var p_fa) / 4
-
-The brackets are the design effects: how many times more trials it takes than if each had speakers of its own. The 4
-holds where both error rates are equally steep at the threshold; the covariance between misses and false alarms of one
-speaker is left out. For two systems on the same trials, whose errors are correlated by c, the variance of the
-difference is var eer_a + var eer_b - 2 c sd eer_a sd eer_b. A difference is found with probability `power` if it is as
-large as the sum of the two normal quantiles times its standard error.
-
-With endlessly many pairs of S speakers the variance stays at e (1 - e) (target / S + 2 pair / (S (S - 1)) + 4 nontarget
-(S - 2) / (S (S - 1))) / 4: beyond some point only more speakers help.
-
-Notation: S speakers, N trials.
-"""
+"""How many speakers and pairs a study needs: the size of an experiment before it is made."""
 
 from __future__ import annotations
 
@@ -177,6 +155,25 @@ def plan_study(
     confidence: float = 0.95,
 ) -> StudyPlan:
     """Say how many pairs or speakers it takes to find a difference.
+
+    The model. A system errs on a share e of both classes at its EER threshold. Errors are correlated by `target` for
+    two target trials of one speaker, by `nontarget` for two non-target trials with one speaker in common, by `pair` for
+    two non-target trials between the same two speakers, and not at all for trials that share no speaker. With S
+    speakers, n target trials a speaker, k non-target trials that each speaker takes part in, hence m = max(1, k / (S -
+    1)) between two speakers (N_t = S n targets and N_n = S k / 2 non-targets),
+
+        var p_miss = e (1 - e) / N_t * (1 + (n - 1) target)
+        var p_fa   = e (1 - e) / N_n * (1 + (m - 1) pair + 2 (k - m) nontarget)
+        var eer    = (var p_miss + var p_fa) / 4
+
+    The brackets are the design effects: how many times more trials it takes than if each had speakers of its own. The 4
+    holds where both error rates are equally steep at the threshold; the covariance between misses and false alarms of
+    one speaker is left out. For two systems on the same trials, whose errors are correlated by c, the variance of the
+    difference is var eer_a + var eer_b - 2 c sd eer_a sd eer_b. A difference is found with probability `power` if it is
+    as large as the sum of the two normal quantiles times its standard error.
+
+    With endlessly many pairs of S speakers the variance stays at e (1 - e) (target / S + 2 pair / (S (S - 1)) + 4
+    nontarget (S - 2) / (S (S - 1))) / 4: beyond some point only more speakers help.
 
     Args:
         eer: equal error rate of the first system, a fraction.

@@ -1,7 +1,4 @@
-"""A speaker model: encoder, head and calibration, loaded, saved and chosen.
-
-Names are imported when they are first used.
-"""
+"""A speaker model: encoder, head and calibration, loaded, saved and chosen."""
 
 from __future__ import annotations
 
@@ -10,37 +7,47 @@ from typing import TYPE_CHECKING
 from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
-    from nestvox.model.calibration import LlrCalibration, ModelCalibration, read_calibration
+    from nestvox.model.calibration import (
+        LlrCalibration,
+        ModelCalibration,
+        read_calibration,
+        store_in_model,
+        write_calibration,
+    )
     from nestvox.model.loading import best_encoder, load
-    from nestvox.model.router import Router, load_router
+    from nestvox.model.router import Route, RoutedEmbedding, Router, load_router, noisier_than, shorter_than
     from nestvox.model.speaker_model import SpeakerModel
-    from nestvox.model.threshold import Threshold, Verification
+    from nestvox.model.threshold import COSINE, DurationClass, ScoreSpace, Threshold, Verification
 
 __all__ = [
+    "COSINE",
+    "DurationClass",
     "LlrCalibration",
     "ModelCalibration",
+    "Route",
+    "RoutedEmbedding",
     "Router",
+    "ScoreSpace",
     "SpeakerModel",
     "Threshold",
     "Verification",
     "best_encoder",
     "load",
     "load_router",
+    "noisier_than",
     "read_calibration",
+    "shorter_than",
+    "store_in_model",
+    "write_calibration",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "LlrCalibration": "calibration",
-        "ModelCalibration": "calibration",
-        "Router": "router",
-        "SpeakerModel": "speaker_model",
-        "Threshold": "threshold",
-        "Verification": "threshold",
-        "best_encoder": "loading",
-        "load": "loading",
-        "load_router": "router",
-        "read_calibration": "calibration",
+        "calibration": "LlrCalibration ModelCalibration read_calibration store_in_model write_calibration",
+        "loading": "best_encoder load",
+        "router": "Route RoutedEmbedding Router load_router noisier_than shorter_than",
+        "speaker_model": "SpeakerModel",
+        "threshold": "COSINE DurationClass ScoreSpace Threshold Verification",
     },
 )

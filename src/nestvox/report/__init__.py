@@ -1,7 +1,4 @@
-"""Figures, tables and pages of what was measured.
-
-Names are imported when they are first used.
-"""
+"""Figures, tables and pages of what was measured."""
 
 from __future__ import annotations
 
@@ -10,16 +7,31 @@ from typing import TYPE_CHECKING
 from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
-    from nestvox.report.page import render_html, write_figures, write_html, write_json
+    from nestvox.report.comparison_page import comparison_figures, render_comparison, write_comparison
+    from nestvox.report.page import evaluation_figures, render_html, write_figures, write_html, write_json
+    from nestvox.report.run_page import write_run_page
+    from nestvox.report.tables import evaluation_tables, write_tables
 
-__all__ = ["render_html", "write_figures", "write_html", "write_json"]
+__all__ = [
+    "comparison_figures",
+    "evaluation_figures",
+    "evaluation_tables",
+    "render_comparison",
+    "render_html",
+    "write_comparison",
+    "write_figures",
+    "write_html",
+    "write_json",
+    "write_run_page",
+    "write_tables",
+]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "render_html": "page",
-        "write_figures": "page",
-        "write_html": "page",
-        "write_json": "page",
+        "comparison_page": "comparison_figures render_comparison write_comparison",
+        "page": "evaluation_figures render_html write_figures write_html write_json",
+        "run_page": "write_run_page",
+        "tables": "evaluation_tables write_tables",
     },
 )

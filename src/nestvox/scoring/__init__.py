@@ -1,7 +1,4 @@
-"""From trials and a score file, a store or a model to scores: normalised, calibrated, and refused where they mislead.
-
-Names are imported when they are first used.
-"""
+"""From trials and a score file, a store or a model to scores: normalised, calibrated, refused where they mislead."""
 
 from __future__ import annotations
 
@@ -12,7 +9,9 @@ from nestvox.lazy import lazily
 if TYPE_CHECKING:
     from nestvox.scoring.normalise import ScoreNorm
     from nestvox.scoring.pipeline import ScoredTrials, Steps, read_steps, score_trials
+    from nestvox.scoring.quality import trial_quality
     from nestvox.scoring.sources import known, known_model, known_scores, known_store, system_of_scores
+    from nestvox.scoring.speakers import TrialSpeakers, trial_speakers
     from nestvox.scoring.system import System
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "ScoredTrials",
     "Steps",
     "System",
+    "TrialSpeakers",
     "known",
     "known_model",
     "known_scores",
@@ -27,21 +27,18 @@ __all__ = [
     "read_steps",
     "score_trials",
     "system_of_scores",
+    "trial_quality",
+    "trial_speakers",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "ScoreNorm": "normalise",
-        "ScoredTrials": "pipeline",
-        "Steps": "pipeline",
-        "System": "system",
-        "known": "sources",
-        "known_model": "sources",
-        "known_scores": "sources",
-        "known_store": "sources",
-        "read_steps": "pipeline",
-        "score_trials": "pipeline",
-        "system_of_scores": "sources",
+        "normalise": "ScoreNorm",
+        "pipeline": "ScoredTrials Steps read_steps score_trials",
+        "quality": "trial_quality",
+        "sources": "known known_model known_scores known_store system_of_scores",
+        "speakers": "TrialSpeakers trial_speakers",
+        "system": "System",
     },
 )

@@ -427,7 +427,7 @@ class EmbeddingStore:
 
 
 Store = EmbeddingStore
-"""As `nestvox.Store` has it."""
+"""Embeddings on the disk: `nestvox.extraction.EmbeddingStore` under its short name."""
 
 
 @contextmanager
