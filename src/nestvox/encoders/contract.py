@@ -232,8 +232,8 @@ class Encoder(nn.Module, ABC):
         shortest = int(checked.min())
         if shortest < self.min_samples:
             raise ModelError(
-                f"{self.architecture} needs at least {self.min_samples / self.sample_rate:.3f} s of audio, "
-                f"got {shortest / self.sample_rate:.3f} s"
+                f"{self.architecture} needs at least {self.min_samples / self.sample_rate:.3f} s of audio "
+                f"({self.min_samples} samples), got {shortest / self.sample_rate:.3f} s ({shortest})"
             )
         return checked
 
