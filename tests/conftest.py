@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from small_world import World, small_world
+from nestvox.testing import World, make_world
 
 if TYPE_CHECKING:
     from nestvox.encoders import Encoder
@@ -52,7 +52,7 @@ def reference_dir() -> Path:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Twelve speakers whose trials, table and store agree."""
-    return small_world(tmp_path)
+    return make_world(tmp_path)
 
 
 @pytest.fixture(scope="session")

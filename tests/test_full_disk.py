@@ -19,10 +19,9 @@ from nestvox.corpora.augmented import write_augmented
 from nestvox.corpora.shards import write_shards
 from nestvox.errors import AudioError, NestvoxError
 from nestvox.extraction.formats.interchange import export_store
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.report.drawing import Drawing
+from nestvox.testing import make_noises, make_store
 
 resource = pytest.importorskip("resource", reason="limits the size of files, on Unix only")
 
@@ -44,12 +43,7 @@ def small_files(most: int) -> Iterator[None]:
 @pytest.fixture
 def table(tmp_path: Path) -> UtteranceTable:
     """Four recordings of 2 s; copies of them take some 50 kB each."""
-    folder = tmp_path / "audio"
-    folder.mkdir()
-    for number in range(4):
-        soundfile.write(folder / f"{number}.wav", np.random.default_rng(number).normal(0, 0.1, 2 * RATE), RATE)
-    rows = {"utt_id": ["a", "b", "c", "d"], "path": [f"{n}.wav" for n in range(4)], "speaker": ["x", "x", "y", "y"]}
-    return UtteranceTable(pl.DataFrame(rows), "table", folder)
+    return make_noises(tmp_path / "audio", [2.0] * 4, ["x", "x", "y", "y"])
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -134,10 +128,7 @@ def test_the_command_ends_with_2_and_in_one_line(
 
 def a_store(folder: Path) -> EmbeddingStore:
     vectors = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
-    metadata = StoreMetadata("f" * 16, "m", "nested", (32, 64), 64, "float32", planned_rows=200, shard_rows=200)
-    writer = StoreWriter(folder, metadata)
-    writer.write_shard(0, ShardRows([f"u{n}" for n in range(200)], vectors, conditions=["short", None, *[""] * 198]))
-    return writer.finish()
+    return make_store(folder, vectors, conditions=["short", None, *[""] * 198])
 
 
 def drawing() -> Drawing:

@@ -27,7 +27,7 @@ MODULES = sorted(
 HEAVY = {"torch", "polars", "pyarrow", "matplotlib", "scipy", "sklearn", "numpy"}
 
 
-PUBLIC_MODULES = ["nestvox.errors", "nestvox.mrl"]
+PUBLIC_MODULES = ["nestvox.errors", "nestvox.mrl", "nestvox.testing"]
 PACKAGES = [name for name in MODULES if SOURCE.joinpath(*name.split("."), "__init__.py").exists()]
 
 

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
 from nestvox.audio.read import read
+from nestvox.corpora.utterances import write_utterances
 from nestvox.errors import NestvoxError
 from nestvox.extraction.cache.feature_cache import open_cache
+from nestvox.testing import make_noises
 
 RATE = 16_000
 
@@ -32,13 +33,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
-    rows = []
-    for number in range(10):
-        soundfile.write(tmp_path / f"{number}.wav", 0.1 * draw.standard_normal(RATE // 2), RATE, subtype="FLOAT")
-        rows.append({"utt_id": f"u{number}", "path": f"{number}.wav", "speaker": f"s{number}"})
-    rows[9]["split"] = "dev"
-    frame = pl.DataFrame(rows).with_columns(split=pl.col("split").fill_null("train"))
-    frame.write_csv(tmp_path / "t.tsv", separator="\t")
+    write_utterances(make_noises(tmp_path, [0.5] * 10, split=["train"] * 9 + ["dev"]), tmp_path / "t.tsv")
     for folder in ("noise/hiss", "noise/music", "rooms"):
         (tmp_path / folder).mkdir(parents=True)
         soundfile.write(tmp_path / folder / "x.wav", 0.1 * draw.standard_normal(RATE // 4), RATE)

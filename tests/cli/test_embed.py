@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from nestvox.cli.embed import embed, export
 from nestvox.errors import FingerprintError, StoreError
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.testing import make_store
 
 app = typer.Typer()
 app.command()(embed)
@@ -94,10 +93,8 @@ def test_every_option(tmp_path: Path, table: Path, model: Path) -> None:
 
 
 def write_store(path: Path, fingerprint: str = "00000000000000aa") -> Path:
-    metadata = StoreMetadata(fingerprint, "toy", "nested", (2, 3), 3, "float32", planned_rows=2, shard_rows=2)
-    writer = StoreWriter(path, metadata)
-    writer.write_shard(0, ShardRows(["a", "b"], np.array([[3.0, 4.0, 1.0], [0.0, 2.0, 5.0]], np.float32)))
-    writer.finish()
+    metadata = {"fingerprint": fingerprint, "model": "toy", "dims": (2, 3)}
+    make_store(path, [[3.0, 4.0, 1.0], [0.0, 2.0, 5.0]], ["a", "b"], **metadata)
     return path
 
 

@@ -16,13 +16,11 @@ import torch
 import nestvox
 from nestvox.cli.main import main
 from nestvox.encoders.ge2e import GE2E
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
 from nestvox.heads.rotation import Rotation
 from nestvox.model.calibration import read_calibration
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import DurationClass
+from nestvox.testing import make_store
 
 RATE = 16_000
 FEW = ["--bootstrap", "60"]
@@ -40,11 +38,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors = np.repeat(generator.normal(size=(12, 64)), 6, axis=0) + generator.normal(size=(72, 64))
     names = [f"u{row:02}" for row in range(72)]
     for name, fingerprint in (("store", model.fingerprint), ("foreign", "0" * 16)):
-        metadata = StoreMetadata(fingerprint, "tiny", "nested", (16, 64), 64, "float32", 72, 72)
-        writer = StoreWriter(folder / name, metadata)
         speakers = [f"s{row // 6}" for row in range(72)]
-        writer.write_shard(0, ShardRows(names, vectors.astype(np.float32), names, speakers))
-        writer.finish()
+        make_store(folder / name, vectors, names, names, speakers, fingerprint=fingerprint, dims=(16, 64))
     rows = [f"u{row:02}\tu{row:02}\ts{row // 6}\t{1.0 if row % 6 < 3 else 3.0}\n" for row in range(72)]
     (folder / "table.tsv").write_text("utt_id\tpath\tspeaker\tduration_s\n" + "".join(rows))
     pairs = [(a, b) for a in range(72) for b in range(a + 1, 72)]

@@ -16,6 +16,7 @@ from nestvox.cli.plan import plan
 from nestvox.errors import NestvoxError
 from nestvox.metrics import eer, error_curve
 from nestvox.metrics.plan import plan_study
+from nestvox.testing import make_store
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(plan)
@@ -120,18 +121,11 @@ def test_calls_that_mean_nothing(arguments, words):
 
 
 def test_a_store_is_a_pilot_as_its_scores_are(tmp_path):
-    from nestvox.extraction.store.metadata import StoreMetadata
-    from nestvox.extraction.store.shard_files import ShardRows
-    from nestvox.extraction.store.store import StoreWriter
-
     generator = np.random.default_rng(4)
     names = [f"id{10000 + speaker}/v/{take}.wav" for speaker in range(20) for take in range(5)]
     vectors = np.repeat(generator.normal(size=(20, 16)), 5, axis=0) + 1.4 * generator.normal(size=(100, 16))
     vectors = vectors.astype(np.float32)
-    metadata = StoreMetadata("ab" * 8, "tiny", "nested", (4, 16), 16, "float32", 100, 100)
-    writer = StoreWriter(tmp_path / "store", metadata)
-    writer.write_shard(0, ShardRows([f"u{row}" for row in range(100)], vectors, names, [name[:7] for name in names]))
-    writer.finish()
+    make_store(tmp_path / "store", vectors, paths=names, speakers=[name[:7] for name in names], dims=(4, 16))
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     pairs = [(a, b) for a in range(100) for b in range(a + 1, 100)]

@@ -11,9 +11,7 @@ import soundfile
 
 from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
+from nestvox.testing import make_store
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -35,10 +33,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names = [f"u{row:03}" for row in range(120)]
     speakers = [f"s{row // 6:02}" for row in range(120)]
     for name, keys in (("store", ()), ("leaky", (speaker_key("s03"),))):
-        metadata = StoreMetadata("ab" * 8, "tiny", "nested", (16,), 16, "float32", 120, 120, training_speakers=keys)
-        writer = StoreWriter(tmp_path / name, metadata)
-        writer.write_shard(0, ShardRows(names, vectors.astype(np.float32), names, speakers))
-        writer.finish()
+        metadata = {"fingerprint": "ab" * 8, "dims": (16,), "training_speakers": keys}
+        make_store(tmp_path / name, vectors, names, names, speakers, **metadata)
     rows = [f"u{row:03}\ta/u{row:03}.wav\ts{row // 6:02}\t{1.0 + row % 2 * 2}\n" for row in range(120)]
     (tmp_path / "table.tsv").write_text("utt_id\tpath\tspeaker\tduration_s\n" + "".join(rows))
     return tmp_path
@@ -73,12 +69,9 @@ def test_crops_are_embedded_again(files: Path, capsys, monkeypatch: pytest.Monke
         ids = table.frame["utt_id"].to_list()
         whole = EmbeddingStore(files / "store")
         noise = 2.0 * np.random.default_rng(1).normal(size=(len(ids), 16))
-        writer = StoreWriter(
-            out, StoreMetadata(model.fingerprint, "tiny", "nested", (16,), 16, "float32", len(ids), 200)
-        )
-        vectors = (whole.take(whole.index_of(ids)) + noise).astype(np.float32)
-        writer.write_shard(0, ShardRows(ids, vectors, ids, table.frame["speaker"].to_list()))
-        return writer.finish()
+        metadata = {"fingerprint": model.fingerprint, "dims": (16,)}
+        vectors = whole.take(whole.index_of(ids)) + noise
+        return make_store(out, vectors, ids, ids, table.frame["speaker"].to_list(), **metadata)
 
     monkeypatch.setattr("nestvox.model.loading.load", lambda *_, **__: Model())
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)

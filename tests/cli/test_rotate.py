@@ -13,10 +13,9 @@ import pytest
 
 from nestvox.cli.main import main
 from nestvox.extraction.formats.interchange import VectorWriter
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
+from nestvox.extraction.store.store import EmbeddingStore, VectorBatch
 from nestvox.heads.rotation import Rotation
+from nestvox.testing import make_store
 
 SIZE, SPEAKERS, TAKES = 32, 30, 5
 ROWS = SPEAKERS * TAKES
@@ -107,10 +106,8 @@ def test_names_choose_their_labels(tmp_path: Path, vectors: np.ndarray, capsys: 
 
 
 def test_store_to_store(tmp_path: Path, vectors: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
-    metadata = StoreMetadata("a" * 16, "toy", "embedding", (), SIZE, "float32", planned_rows=ROWS, shard_rows=ROWS)
-    writer = StoreWriter(tmp_path / "store", metadata)
-    writer.write_shard(0, ShardRows(NAMES, vectors, NAMES, SPEAKER_OF))
-    writer.finish()
+    metadata = {"fingerprint": "a" * 16, "tap": "embedding", "dims": ()}
+    make_store(tmp_path / "store", vectors, NAMES, NAMES, SPEAKER_OF, **metadata)
     arguments = ["rotate", tmp_path / "store", "--out", tmp_path / "r.safetensors", "--rotated", tmp_path / "rotated"]
     assert run(capsys, *arguments)[0] == 0
     rotated = EmbeddingStore(tmp_path / "rotated")

@@ -31,7 +31,9 @@ def test_map_and_pages_agree() -> None:
 def public_names() -> dict[str, list[str]]:
     """What each package, and each module that is public itself, lists."""
     modules = [".".join(path.parent.relative_to(ROOT / "src").parts) for path in SOURCE.rglob("__init__.py")]
-    listed = {name: importlib.import_module(name) for name in [*modules, "nestvox.errors", "nestvox.mrl"]}
+    listed = {
+        name: importlib.import_module(name) for name in [*modules, "nestvox.errors", "nestvox.mrl", "nestvox.testing"]
+    }
     return {name: module.__all__ for name, module in listed.items() if hasattr(module, "__all__")}
 
 

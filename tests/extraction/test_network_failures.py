@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-import soundfile
 
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.foreign.adapters import from_callable
 from nestvox.errors import AudioError, ModelError
 from nestvox.extraction.embed import embed_table
+from nestvox.testing import make_noises
 
 RATE = 16_000
 ODD = 12_000  # samples of the recording that the network does not like
@@ -26,13 +25,8 @@ def odd(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def table(tmp_path: Path, odd: int) -> UtteranceTable:
-    rows = []
-    for number in range(8):
-        samples = ODD if number == odd else 8_000 + 100 * number
-        noise = 0.1 * np.random.default_rng(number).standard_normal(samples)
-        soundfile.write(tmp_path / f"{number}.wav", noise.astype(np.float32), RATE)
-        rows.append({"utt_id": f"u{number}", "path": f"{number}.wav", "speaker": f"s{number // 2}"})
-    return UtteranceTable(pl.DataFrame(rows), "table", tmp_path)
+    samples = [ODD if number == odd else 8_000 + 100 * number for number in range(8)]
+    return make_noises(tmp_path, [count / RATE for count in samples])
 
 
 def fails(audio: np.ndarray) -> object:

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import soundfile
 
@@ -31,6 +30,7 @@ from nestvox.extraction import ray_engine
 from nestvox.extraction.embed import embed_table, run_embedding
 from nestvox.extraction.ray_engine import EngineError
 from nestvox.extraction.store.store import EmbeddingStore
+from nestvox.testing import make_noises
 
 RATE = 16_000
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "nestvox"
@@ -44,13 +44,7 @@ def moments_model(function: Callable[[np.ndarray], np.ndarray] | None = None) ->
 
 
 def noises(folder: Path, count: int, *, longest_s: float = 1.0) -> UtteranceTable:
-    draw = np.random.default_rng(11)
-    rows = []
-    for number in range(count):
-        samples = 0.1 * draw.standard_normal(int(draw.uniform(0.2, longest_s) * RATE))
-        soundfile.write(folder / f"{number}.wav", samples, RATE)
-        rows.append({"utt_id": f"u{number}", "path": f"{number}.wav", "speaker": "s"})
-    return UtteranceTable(pl.DataFrame(rows), "table", folder)
+    return make_noises(folder, list(np.random.default_rng(11).uniform(0.2, longest_s, count)), ["s"] * count)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Rotation, Scatter, pca, truncation
+from nestvox.testing import make_store
 
 SIZE, SPEAKERS, TAKES = 24, 40, 6
 ROWS = SPEAKERS * TAKES
@@ -46,24 +47,9 @@ VECTORS = world()
 
 
 def write_store(path: Path, *, dtype: str = "float32", shard_rows: int = 70, **changes: object) -> EmbeddingStore:
-    metadata = {
-        "fingerprint": FINGERPRINT,
-        "model": "toy",
-        "tap": "embedding",
-        "dims": (),
-        "dim": SIZE,
-        "dtype": dtype,
-        "planned_rows": ROWS,
-        "shard_rows": shard_rows,
-        "labels": ("synthetic",),
-    } | changes
-    writer = StoreWriter(path, StoreMetadata(**metadata))
-    for shard in writer.pending:
-        rows = writer.metadata.planned(shard)
-        part = slice(rows.start, rows.stop)
-        paths = [f"{name}.wav" for name in NAMES[part]]
-        writer.write_shard(shard, ShardRows(NAMES[part], VECTORS[part], paths, SPEAKER_OF[part]))
-    return writer.finish()
+    metadata = {"fingerprint": FINGERPRINT, "tap": "embedding", "dims": (), "labels": ("synthetic",)} | changes
+    paths = [f"{name}.wav" for name in NAMES]
+    return make_store(path, VECTORS, NAMES, paths, SPEAKER_OF, dtype=dtype, shard_rows=shard_rows, **metadata)
 
 
 def write_source(folder: Path, kind: str) -> Path:

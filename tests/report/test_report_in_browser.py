@@ -27,7 +27,7 @@ from nestvox.report.comparison_page import write_comparison
 from nestvox.report.drawing import PALETTES
 from nestvox.report.page import write_html
 from nestvox.scoring.sources import known_store
-from small_world import small_world
+from nestvox.testing import make_world
 
 DESKTOP, MOBILE = 1280, 500  # Chromium without a window is never narrower than 500
 NARROW = 390
@@ -81,7 +81,7 @@ def chromium() -> str:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report with everything on it, and a comparison of three systems."""
     folder = tmp_path_factory.mktemp("pages")
-    world = small_world(folder)
+    world = make_world(folder)
     generator = np.random.default_rng(5)
     seconds = pl.Series("duration_s", generator.choice([1.5, 3.0, 6.0, 12.0], len(world.table)))
     table = replace(world.table, frame=world.table.frame.with_columns(seconds))

@@ -14,12 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.corpora.utterances import read_utterances
+from nestvox.corpora.utterances import read_utterances, write_utterances
 from nestvox.encoders.foreign.adapters import from_callable
 from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
 from nestvox.errors import FingerprintError, MissingExtraError, ModelError
 from nestvox.extraction.embed import embed_table
+from nestvox.testing import make_noises
 
 RATE = 16_000
 
@@ -245,11 +246,9 @@ def test_calls_that_make_no_sense_are_refused() -> None:
 
 
 def write_table(folder: Path, count: int = 6) -> Any:
-    lines = ["utt_id\tpath\tspeaker"]
-    for number in range(count):
-        soundfile.write(folder / f"{number}.wav", noise(8_000 + 500 * number, number), RATE)
-        lines.append(f"u{number}\t{number}.wav\ts{number % 2}")
-    (folder / "utterances.tsv").write_text("\n".join(lines) + "\n")
+    speakers = [f"s{number % 2}" for number in range(count)]
+    table = make_noises(folder, [0.5 + number / 32 for number in range(count)], speakers)
+    write_utterances(table, folder / "utterances.tsv")
     return read_utterances(folder / "utterances.tsv")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -29,6 +28,7 @@ from nestvox.extraction.embed import embed_table  # noqa: E402
 from nestvox.heads.rotation import Rotation  # noqa: E402
 from nestvox.model.loading import load  # noqa: E402
 from nestvox.model.speaker_model import SpeakerModel  # noqa: E402
+from nestvox.testing import make_noises  # noqa: E402
 
 RATE = 16_000
 WESPEAKER = {"framework": "wespeaker", "sample_rate": "16000", "output_dim": "12", "normalize_samples": "0"}
@@ -261,11 +261,8 @@ def test_options_that_mean_nothing(tmp_path: Path, net: Path) -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> UtteranceTable:
-    rows = []
-    for number in range(8):
-        soundfile.write(tmp_path / f"{number}.wav", noise(8_000 + 500 * number, number), RATE)
-        rows.append({"utt_id": f"u{number}", "path": f"{number}.wav", "speaker": f"s{number // 2}"})
-    table = UtteranceTable(pl.DataFrame(rows), "table", tmp_path)
+    speakers = [f"s{number // 2}" for number in range(8)]
+    table = make_noises(tmp_path, [0.5 + number / 32 for number in range(8)], speakers)
     write_utterances(table, tmp_path / "table.tsv")
     return table
 

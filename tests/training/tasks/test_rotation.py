@@ -19,12 +19,11 @@ from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import ModelError, OverlapError, StoreError, TableError, TrainingError
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.contract import truncate
 from nestvox.heads.rotation import Rotation, truncation
 from nestvox.model.speaker_model import SpeakerModel
+from nestvox.testing import make_store
 from nestvox.training.data.development import Development
 from nestvox.training.tasks.rotation import nest_encoder
 
@@ -65,15 +64,9 @@ def write_store(path: Path, fingerprint: str, table: UtteranceTable, **changes: 
     vectors = 0.1 * generator.standard_normal((rows, SIZE))
     vectors[:, -12:] += generator.standard_normal((SPEAKERS, 12)).repeat(TAKES, axis=0)
     vectors[:, :40] += 0.7 * generator.standard_normal((rows, 40))
-    metadata = {"tap": "embedding", "dims": (), "dim": SIZE, "dtype": "float32", "shard_rows": 50} | changes
-    writer = StoreWriter(path, StoreMetadata(fingerprint=fingerprint, model="tiny", planned_rows=rows, **metadata))
-    names = table.frame["utt_id"].to_list()
-    for shard in writer.pending:
-        planned = writer.metadata.planned(shard)
-        part = slice(planned.start, planned.stop)
-        paths, speakers = (table.frame[column].to_list()[part] for column in ("path", "speaker"))
-        writer.write_shard(shard, ShardRows(names[part], vectors[part], paths, speakers))
-    return writer.finish()
+    columns = (table.frame[column].to_list() for column in ("utt_id", "path", "speaker"))
+    metadata = {"tap": "embedding", "dims": (), "shard_rows": 50} | changes
+    return make_store(path, vectors, *columns, fingerprint=fingerprint, **metadata)
 
 
 def dev_trials(speakers: range = range(DEV_FROM, SPEAKERS)) -> Trials:
