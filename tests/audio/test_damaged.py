@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nestvox.audio import probe, read
 from nestvox.audio.archives import members_in
 from nestvox.audio.errors import NonFiniteAudioError
-from nestvox.audio.truncation import truncation
+from nestvox.audio.opening import truncation
 from nestvox.errors import AudioError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

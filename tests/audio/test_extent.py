@@ -14,7 +14,7 @@ import soundfile
 
 from nestvox.audio import probe, read
 from nestvox.audio.errors import UnreadableAudioError
-from nestvox.audio.truncation import truncation
+from nestvox.audio.opening import truncation
 from nestvox.corpora import UtteranceTable
 from nestvox.corpora.check import check_corpus
 

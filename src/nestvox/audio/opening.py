@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -158,12 +158,13 @@ def opened(path: Place) -> Iterator[SoundStream]:
     """
     with _source(path) as (file, name):
         try:
-            spans = spans_of(file, name)
+            spans = _spans_of(file, name)
             _refuse(spans)
             size = file.seek(0, os.SEEK_END)  # before a decoder reads from it
-            stream = _stream(file, name, spans, size)
+            openers = _openers(file, name, spans or (Span("", 0, size),), size)
+            stream: SoundStream = ChainedStream(openers) if len(openers) > 1 else openers[0]()
             stream.n_bytes = size
-            stream.lack = next((span.lack for span in spans if span.lack), None)
+            stream.lack = _lack(spans)
         except _RefusedError as error:
             raise UnreadableAudioError(path, str(error)) from error
         except (soundfile.SoundFileError, BrokenStreamError, OSError, ValueError) as error:
@@ -208,7 +209,36 @@ def _source(path: Place) -> Iterator[tuple[BinaryIO, str | None]]:
         yield file, str(path)
 
 
-def spans_of(file: BinaryIO, name: str | None) -> tuple[Span, ...]:
+def truncation(path: str | Path) -> str | None:
+    """Say what a file lacks at its end: half a download, a full disk, a recorder that was switched off.
+
+    Decoders read such a file up to its end and say nothing. Nearly every container says somewhere how much there should
+    be; this is held against the file, without decoding it. Where a header leaves the length open (as of what was
+    written into a pipe) nothing is said, nor of adts, which has no header: one that was cut gives an error when read.
+
+    Args:
+        path: an audio file, or ``archive.tar::member``.
+
+    Returns:
+        For people, e.g. ``42,652 of 64,000 bytes of samples are there``; None: nothing is known to be missing.
+
+    Raises:
+        UnreadableAudioError: the file cannot be opened.
+        EmptyAudioError: 0 bytes.
+    """
+    path = Path(path)
+    try:
+        with _source(path) as (file, name):
+            return _lack(_spans_of(file, name))
+    except OSError as error:
+        raise UnreadableAudioError(path, reason(error)) from error
+
+
+def _lack(spans: Sequence[Span]) -> str | None:
+    return next((span.lack for span in spans if span.lack), None)
+
+
+def _spans_of(file: BinaryIO, name: str | None) -> tuple[Span, ...]:
     """Find every stream of an open file; kept by its name, size and time, as many parts of it may be read."""
     if name is None:
         return survey(file)
@@ -232,11 +262,6 @@ def _refuse(spans: Sequence[Span]) -> None:
         raise _RefusedError(refusal)
 
 
-def _stream(file: BinaryIO, name: str | None, spans: tuple[Span, ...], size: int) -> SoundStream:
-    openers = _openers(file, name, spans or (Span("", 0, size),), size)
-    return ChainedStream(openers) if len(openers) > 1 else openers[0]()
-
-
 def _openers(
     file: BinaryIO, name: str | None, spans: Sequence[Span], size: int
 ) -> list[Callable[[], FileStream | ContainerStream]]:
@@ -249,14 +274,9 @@ def _openers(
             _refuse(within)
             openers += _openers(view, None, within, view.seek(0, os.SEEK_END))
         else:
-            openers.append(
-                _opener(file, name if len(spans) == 1 and name is not None and is_text(name) else None, span, size)
-            )
+            alone = name if len(spans) == 1 and name is not None and is_text(name) else None
+            openers.append(partial(_open_span, file, alone, span, size))
     return openers
-
-
-def _opener(file: BinaryIO, name: str | None, span: Span, size: int) -> Callable[[], FileStream | ContainerStream]:
-    return lambda: _open_span(file, name, span, size)
 
 
 def _open_span(file: BinaryIO, name: str | None, span: Span, size: int) -> FileStream | ContainerStream:
@@ -280,7 +300,9 @@ def _open_span(file: BinaryIO, name: str | None, span: Span, size: int) -> FileS
         return stream
     if kind == "MP3":
         source.seek(0)
-        source = _honest(source)
+        data = source.read()
+        run = mpeg_run(data)
+        source = io.BytesIO(data if run is None else honest_mp3(data, run))
     elif not isinstance(source, str):
         source.seek(0)
     made = FileStream(source)
@@ -306,12 +328,6 @@ def _bare(source: BinaryIO, container: str, layout: PcmLayout) -> FileStream:
     )
     stream.container, stream.shift = container, layout.shift
     return stream
-
-
-def _honest(source: BinaryIO) -> BinaryIO:
-    data = source.read()
-    run = mpeg_run(data)
-    return io.BytesIO(data if run is None else honest_mp3(data, run))
 
 
 def reason(error: Exception) -> str:

@@ -15,8 +15,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from nestvox.atomic import write_bytes
+from nestvox.audio.opening import truncation
 from nestvox.audio.read import read
-from nestvox.audio.truncation import truncation
 from nestvox.errors import AudioError
 
 

@@ -17,9 +17,9 @@ import polars as pl
 
 from nestvox.audio.archives import file_of
 from nestvox.audio.condition import CODES, SHORT_S
+from nestvox.audio.opening import truncation
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.audio.segment import Segment
-from nestvox.audio.truncation import truncation
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
