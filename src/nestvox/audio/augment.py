@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nestvox.audio.banks import NoiseBank, RoomBank, SpeechBank
 from nestvox.audio.channel import CHANNELS, change_gain, change_speed, clip, through_channel
 from nestvox.audio.errors import AugmentationError
-from nestvox.audio.mixing import mix_at_snr
+from nestvox.audio.mixing import Waveform, mix_at_snr
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.audio.reverb import reverberate
 from nestvox.gate import naming
@@ -30,7 +29,6 @@ NoiseType = Literal["noise", "music", "babble", "white"]
 _KINDS: tuple[NoiseType, ...] = ("noise", "music", "babble", "white")
 _REDRAWS = 64
 
-Waveform = NDArray[np.float32]
 Range = tuple[float, float]
 
 
@@ -294,13 +292,7 @@ def _within(bounds: Range, place: float) -> float:
 
 
 def utterance_rng(seed: int, utt_id: str, variant: int) -> np.random.Generator:
-    """Return the random generator of one variant of one utterance, whoever asks and when.
-
-    Args:
-        seed: of the whole run.
-        utt_id: name of the utterance.
-        variant: number of the variant, or of the epoch.
-    """
+    """Return the random generator of one variant (or epoch) of one utterance in a run, whoever asks and when."""
     digest = hashlib.sha256(f"{seed}\0{utt_id}\0{variant}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -313,14 +305,7 @@ def augment(
     sample_rate: int = SAMPLE_RATE,
     speaker: str | None = None,
 ) -> Waveform:
-    """Do to a recording what was drawn.
-
-    Args:
-        samples: (T,) float32 at `sample_rate`, T > 0.
-        treatment: of `Augmentation.draw`; its `suffix` is what changes in the speaker's name.
-        banks: at the same rate.
-        sample_rate: in Hz.
-        speaker: of the recording, who must not be heard in its babble.
+    """Do to a recording (T,), T > 0, of a speaker, who must not be heard in its babble, what `Augmentation.draw` drew.
 
     Returns:
         (T,) float32, or (about T / speed,). Where the peak would exceed full scale and the recording's own, everything

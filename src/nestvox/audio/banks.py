@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError, SilentAudioError
-from nestvox.audio.mixing import fit_length, sum_of_voices
+from nestvox.audio.mixing import Waveform, fit_length, sum_of_voices
 from nestvox.audio.read import EXTENSIONS, SAMPLE_RATE, probe, read
 from nestvox.errors import AudioError
 from nestvox.gate import is_file, naming, read_text
@@ -31,8 +30,6 @@ _KEPT_BYTES = 64 << 20
 _WHOLE_S = 60.0  # of longer files only a stretch is read
 _TRIES = 20
 _VOICE_S = 12.0
-
-Waveform = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

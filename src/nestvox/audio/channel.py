@@ -19,14 +19,13 @@ import soxr
 from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError
+from nestvox.audio.mixing import Waveform
 from nestvox.extras import require
 
 _TELEPHONE_HZ = (300.0, 3400.0)
 _TELEPHONE_RATE = 8_000
 _TAPS = 257  # 32 ms at 8 kHz: 40 dB down 100 Hz beyond the edges
 _CODER_PEAK = 0.99  # integer coders wrap or clip above full scale
-
-Waveform = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,7 @@ CHANNELS = {
 
 
 def change_speed(samples: Waveform, speed: float) -> Waveform:
-    """Play faster (above 1) or slower: tempo and pitch change together, so that it sounds like another speaker.
-
-    Args:
-        samples: (T,).
-        speed: the factor.
+    """Play (T,) faster (above 1) or slower: tempo and pitch change together, so that it sounds like another speaker.
 
     Returns:
         About (T / speed,) float32.
@@ -94,15 +89,7 @@ def change_gain(samples: Waveform, gain_db: float) -> Waveform:
 
 
 def clip(samples: Waveform, fraction: float) -> Waveform:
-    """Cut the tops off, as an overdriven microphone does.
-
-    Args:
-        samples: (T,).
-        fraction: share of the samples that stand at the limit afterwards, 0 to 1.
-
-    Returns:
-        (T,) float32.
-    """
+    """Cut the tops off (T,), as an overdriven microphone does; this share of the samples then stands at the limit."""
     if not len(samples) or fraction <= 0:
         return samples
     limit = float(np.quantile(np.abs(samples), 1 - min(fraction, 1.0)))
@@ -110,17 +97,10 @@ def clip(samples: Waveform, fraction: float) -> Waveform:
 
 
 def telephone_band(samples: Waveform, sample_rate: int) -> Waveform:
-    """Keep 300 to 3400 Hz, the band of the classic telephone, without delay.
-
-    Args:
-        samples: (T,).
-        sample_rate: in Hz, above 6800.
-
-    Returns:
-        (T,) float32.
+    """Keep 300 to 3400 Hz of (T,), the band of the classic telephone, without delay.
 
     Raises:
-        AugmentationError: a rate that does not hold the band.
+        AugmentationError: a rate that does not hold the band, of 6800 Hz or less.
     """
     if sample_rate <= 2 * _TELEPHONE_HZ[1]:
         raise AugmentationError(f"the telephone band needs more than 6800 Hz of sample rate, got {sample_rate}")
@@ -143,15 +123,7 @@ def _band_filter(sample_rate: int) -> NDArray[np.float64]:
 
 
 def through_channel(samples: Waveform, name: str, sample_rate: int) -> Waveform:
-    """Send a recording through a codec and back.
-
-    Args:
-        samples: (T,).
-        name: one of `CHANNELS`.
-        sample_rate: of the samples, in Hz.
-
-    Returns:
-        (T,) float32, aligned with the original.
+    """Send a recording (T,) through one of `CHANNELS` and back; the result is aligned with it.
 
     Raises:
         AugmentationError: no such channel, or this build of PyAV lacks the coder.

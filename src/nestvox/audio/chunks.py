@@ -32,17 +32,11 @@ _COMPRESSED = (
 
 @dataclass(frozen=True)
 class ChunkStyle:
-    """How a chunk begins.
+    """How a chunk begins."""
 
-    Attributes:
-        layout: of its head, for `struct`: four bytes of name, and the length.
-        align: chunks begin at multiples of so many bytes from the beginning of the stream.
-        inclusive: the length counts the head too.
-    """
-
-    layout: str
-    align: int = 2
-    inclusive: bool = False
+    layout: str  # of its head, for `struct`: four bytes of name, and the length
+    align: int = 2  # chunks begin at multiples of so many bytes from the beginning of the stream
+    inclusive: bool = False  # the length counts the head too
 
 
 @dataclass(frozen=True)
@@ -131,15 +125,10 @@ def sound_span(  # noqa: PLR0911  one for each way in which header and file go t
     tail: Callable[[int], int] | None = None,
     more: Callable[[int], tuple[int, int] | None] | None = None,
 ) -> Span:
-    """Hold what a header says against the file.
+    """Hold what the header of a stream, which begins at `start`, says against a file of `size` bytes.
 
-    Args:
-        file: to look into.
-        start: byte at which the stream begins.
-        size: of the file.
-        sound: what the header says.
-        tail: goes over what may follow the sound in this format.
-        more: place and length of a further piece of sound at a place.
+    `tail` goes over what may follow the sound in this format; `more` gives place and length of a further piece of sound
+    at a place.
     """
     go_over = tail or (lambda at: at)
     further = more or (lambda _: None)

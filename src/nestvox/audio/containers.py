@@ -21,7 +21,7 @@ CONTAINER_EXTENSIONS = (".aac", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp4", 
 """File name endings (lower case) that are taken for audio, as they are by `audio.read.EXTENSIONS`."""
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # ISO/IEC 14496-12: what such a file begins with
-_EBML = b"\x1a\x45\xdf\xa3"  # RFC 8794
+EBML = b"\x1a\x45\xdf\xa3"  # RFC 8794
 _DEMUXERS = {"MP4": "mp4", "MATROSKA": "matroska", "ADTS": "aac"}
 _MOST_LEFT_OUT = 8  # packets of which an encoder and its decoder need some to begin and to end
 _FULL_SCALE = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
@@ -35,7 +35,7 @@ def container_of(head: bytes) -> str | None:
     """Name the container that a file with these first bytes (12 or more) is: MP4, MATROSKA, ADTS, or None."""
     if head[4:8] in _BOXES:
         return "MP4"
-    if head.startswith(_EBML):
+    if head.startswith(EBML):
         return "MATROSKA"
     # ISO/IEC 13818-7: twelve sync bits, and layer 0, which no MP3 has.
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:

@@ -21,12 +21,7 @@ Waveform = NDArray[np.float32]
 
 
 def active_power(samples: NDArray[np.floating[Any]], sample_rate: int) -> float:
-    """Mean square of the frames of (T,) that are within 30 dB of the loudest frame; 0 for silence.
-
-    Args:
-        samples: (T,) float, T > 0.
-        sample_rate: in Hz.
-    """
+    """Mean square of the frames of (T,), T > 0, that are within 30 dB of the loudest frame; 0 for silence."""
     size = max(1, round(_FRAME_S * sample_rate))
     whole = len(samples) // size * size
     squares = np.square(samples, dtype=np.float64)
@@ -38,16 +33,9 @@ def active_power(samples: NDArray[np.floating[Any]], sample_rate: int) -> float:
 
 
 def mix_at_snr(speech: Waveform, noise: NDArray[np.floating[Any]], snr_db: float, sample_rate: int) -> Waveform:
-    """Add noise so loud that the active speech is `snr_db` above it; the speech itself stays as it is.
+    """Add noise (T,) of any level so loud that the active speech (T,) is `snr_db` above it; the speech stays as it is.
 
-    Args:
-        speech: (T,).
-        noise: (T,), of any level but silence.
-        snr_db: mean power of the active speech over mean power of the noise, in dB.
-        sample_rate: in Hz.
-
-    Returns:
-        (T,) float32. Silence comes back as it is: no ratio can be set to it.
+    Silent speech comes back as it is: no ratio can be set to it.
 
     Raises:
         AugmentationError: other lengths, or silent noise.
@@ -63,16 +51,7 @@ def mix_at_snr(speech: Waveform, noise: NDArray[np.floating[Any]], snr_db: float
 
 
 def fit_length(samples: Waveform, length: int, rng: np.random.Generator) -> Waveform:
-    """Cut a stretch of `length` samples at a random place, or repeat what is too short from a random place on.
-
-    Args:
-        samples: (S,), S > 0.
-        length: T.
-        rng: draws the place.
-
-    Returns:
-        (T,).
-    """
+    """Cut `length` of (S,) samples, S > 0, at a random place, or repeat what is too short from a random place on."""
     if len(samples) >= length:
         first = int(rng.integers(len(samples) - length + 1))
         return samples[first : first + length]
@@ -81,16 +60,9 @@ def fit_length(samples: Waveform, length: int, rng: np.random.Generator) -> Wave
 
 
 def sum_of_voices(voices: Sequence[Waveform], length: int, rng: np.random.Generator, sample_rate: int) -> Waveform:
-    """Sum utterances at one level of active speech, each from a random place on: babble.
+    """Sum `length` samples of utterances of any length at one level of active speech, each from a random place on.
 
-    Args:
-        voices: waveforms of any length; silent ones add nothing.
-        length: T.
-        rng: draws the places.
-        sample_rate: in Hz.
-
-    Returns:
-        (T,) float32.
+    Silent ones add nothing.
     """
     total = np.zeros(length, np.float64)
     for voice in voices:

@@ -96,12 +96,7 @@ class Recording:
     cut_off: str | None = None
 
     def condition(self, *, expected_s: float | None = None, sample_rate: int | None = None) -> Condition:
-        """Measure what makes a score about it doubtful.
-
-        Args:
-            expected_s: seconds that there should be; None: as the recording says.
-            sample_rate: at which it is measured, in Hz; None: that of the samples.
-        """
+        """Measure, at this rate in Hz or its own, what makes a score about it doubtful."""
         rate = sample_rate or self.sample_rate
         return condition(
             resample(self.samples, self.sample_rate, rate),

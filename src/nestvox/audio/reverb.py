@@ -8,21 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError
+from nestvox.audio.mixing import Waveform
 
 _DIRECT_SHARE = 0.5  # of the largest sample: a reflection may be louder than the direct sound, by less than 6 dB
 _DIRECT_WIDTH_S = 0.001
-
-Waveform = NDArray[np.float32]
 
 
 def direct_path(response: NDArray[np.floating[Any]], sample_rate: int) -> int:
     """Find the sample at which the direct sound stands.
 
-    It is the largest one within 1 ms of the first sample that has half the height of the response's largest.
-
-    Args:
-        response: (R,) impulse response.
-        sample_rate: in Hz.
+    It is the largest one within 1 ms of the first sample of (R,) that has half the height of the response's largest.
 
     Raises:
         AugmentationError: empty, silent or not finite.
@@ -36,18 +31,10 @@ def direct_path(response: NDArray[np.floating[Any]], sample_rate: int) -> int:
 
 
 def reverberate(samples: Waveform, response: NDArray[np.floating[Any]], sample_rate: int) -> Waveform:
-    """Put a recording into a room.
+    """Put a recording (T,) into a room with an impulse response (R,) at the same rate, of any level.
 
     The direct sound stays where the dry sound was, what rings on after the end is cut, and the root mean square level
     is that of the dry recording.
-
-    Args:
-        samples: (T,).
-        response: (R,) impulse response at the same rate, of any level.
-        sample_rate: in Hz.
-
-    Returns:
-        (T,) float32.
 
     Raises:
         AugmentationError: a response that is empty, silent or not finite.

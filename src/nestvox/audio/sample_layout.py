@@ -20,14 +20,8 @@ _FLOAT = {4: "FLOAT", 8: "DOUBLE"}
 _AT_ONCE = 12 << 16  # bytes, of whole samples of every width
 
 
-def subtype_of(coding: str, width: int, *, unsigned: bool = False) -> str | None:
-    """Name the subtype of samples of `width` bytes; None where there is none such.
-
-    Args:
-        coding: ``pcm``, ``float``, ``alaw`` or ``ulaw``.
-        width: bytes a sample.
-        unsigned: of one byte: 128 is zero.
-    """
+def _subtype_of(coding: str, width: int, *, unsigned: bool) -> str | None:
+    """Name the subtype of samples of `width` bytes (of one byte and unsigned: 128 is zero); None: there is none."""
     if coding == "pcm":
         return "PCM_U8" if unsigned and width == 1 else _PCM.get(width)
     if coding == "float":
@@ -66,7 +60,7 @@ def pcm_layout(
     if channels < 1 or block < channels or block % channels:
         return f"its blocks have {block} bytes, which {channels} channels cannot share"
     width = block // channels
-    subtype = subtype_of(coding, width, unsigned=unsigned)
+    subtype = _subtype_of(coding, width, unsigned=unsigned)
     if subtype is None or not 0 < bits <= 8 * width or (coding != "pcm" and bits != 8 * width):
         return f"{coding} samples of {bits} bits in {width} bytes (blocks of {block} bytes, {channels} channels)"
     shift = 0

@@ -42,11 +42,7 @@ class Segment:
         return replace(self, start_s=begin_s, duration_s=length_s)
 
     def length_s(self) -> float:
-        """Seconds as stated, else what the file has from the beginning on (below 0: it ends before).
-
-        Raises:
-            AudioError: the file cannot be opened.
-        """
+        """Seconds as stated, else `left_s`; errors are those."""
         return self.duration_s if self.duration_s is not None else self.left_s()
 
     def left_s(self) -> float:

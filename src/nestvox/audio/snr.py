@@ -20,10 +20,6 @@ def estimate_snr_db(samples: NDArray[np.floating], sample_rate: int) -> float:
     the middle (in dB) between that floor and the 95th percentile; their mean power, less the noise, over the noise is
     the ratio. The method needs pauses: without them a part of the speech counts as noise and the estimate is low.
 
-    Args:
-        samples: (T,) float.
-        sample_rate: in Hz.
-
     Returns:
         dB, limited to -10 .. 60; NaN where there are fewer than ten frames, or all of them are silent.
 

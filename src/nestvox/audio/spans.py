@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from nestvox.audio.containers import EBML
 from nestvox.audio.mp3 import frame_at
 from nestvox.audio.pieces import Piece, bytes_at
 from nestvox.audio.tags import after_tag, after_zeros
 
 MARK_BYTES = 16
-_EBML = b"\x1a\x45\xdf\xa3"
-_FILE_TYPE = b"ftyp"
 _MARKS = (
     (b"OggS\0", "OGG"),
     (b"fLaC", "FLAC"),
@@ -24,7 +23,7 @@ _MARKS = (
     (b"dns.", "AU"),
     (b"NIST_1A", "NIST"),
     (b"riff\x2e\x91\xcf\x11", "W64"),
-    (_EBML, "MATROSKA"),
+    (EBML, "MATROSKA"),
 )
 _RIFF = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _ADTS_HEADER = 7
@@ -32,21 +31,13 @@ _ADTS_HEADER = 7
 
 @dataclass(frozen=True)
 class PcmLayout:
-    """How uncompressed samples lie in their bytes, where libsndfile is told so instead of reading a header.
-
-    Attributes:
-        sample_rate: in Hz.
-        channels: how many.
-        subtype: as soundfile names it, e.g. ``PCM_24``.
-        big_endian: whether the first byte of a sample is its highest.
-        shift: bits by which a sample is moved up to fill its bytes (samples that stand at the low end of them).
-    """
+    """How uncompressed samples lie in their bytes, where libsndfile is told so instead of reading a header."""
 
     sample_rate: int
     channels: int
-    subtype: str
+    subtype: str  # as soundfile names it, e.g. PCM_24
     big_endian: bool
-    shift: int = 0
+    shift: int = 0  # bits by which a sample that stands at the low end of its bytes is moved up to fill them
 
 
 @dataclass(frozen=True)
@@ -85,23 +76,16 @@ def mark_of(head: bytes) -> str | None:
         return "WAV"
     if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
         return "AIFF"
-    if head[4:8] == _FILE_TYPE and head[:2] == b"\0\0":
+    if head[4:8] == b"ftyp" and head[:2] == b"\0\0":
         return "MP4"
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def behind(file: BinaryIO, at: int, size: int, slack: int = 1) -> int | None:
-    """Go over tags and zeros.
+    """Go over tags and zeros from `at` on, where a stream ended, to where the next one begins.
 
-    Args:
-        file: to look into.
-        at: byte at which a stream ended.
-        size: of the file.
-        slack: so many bytes at the end are too few to hold any sound.
-
-    Returns:
-        Where the next stream begins; `size` where there is none; None where something stands that explains itself
-        neither as a stream nor as a tag.
+    `size`, that of the file, where there is none, or fewer than `slack` bytes are left, too few to hold any sound. None
+    where something stands that explains itself neither as a stream nor as a tag.
     """
     while at < size:
         if mark_of(bytes_at(file, at, MARK_BYTES)) or frames_begin(file, at, size):
