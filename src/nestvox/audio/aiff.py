@@ -7,13 +7,12 @@ import struct
 from dataclasses import replace
 from typing import BinaryIO
 
-from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, sound_span, walk_behind
+from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunks_from, sound_span, walk_behind
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import Span, lacking
 
 _AIFF = ChunkStyle(">4sI")
 _CAF = ChunkStyle(">4sq", align=1)
-_MOST_CHUNKS = 10_000
 # Of AIFF-C: coding, and whether the lowest byte comes first.
 _COMPRESSIONS = {
     b"NONE": ("pcm", True), b"twos": ("pcm", True), b"in24": ("pcm", True), b"in32": ("pcm", True),
@@ -33,25 +32,19 @@ def _extended(value: bytes) -> int:
 def aiff_span(file: BinaryIO, start: int, size: int) -> Span:
     """Look into an AIFF or AIFF-C stream."""
     common: bytes | None = None
-    at = start + 12
     where: tuple[int, int] | None = None
-    for _ in range(_MOST_CHUNKS):
-        chunk = chunk_at(file, at, _AIFF)
-        if chunk is None:
-            break
-        label, body, length = chunk
+    for label, body, length in chunks_from(file, start + 12, start, _AIFF):
         if label == b"COMM" and common is None:
             common = bytes_at(file, body, min(length, 22))
         if label == b"SSND" and where is None:
             where = (body, length)
         if common is not None and where is not None:
             break
-        at = body + length + (length & 1)
     if common is None or len(common) < 18 or where is None:
         return Span("AIFF", start, size)
     channels, frames, bits = struct.unpack(">hIh", common[:8])
     coding, big_endian = _COMPRESSIONS.get(common[18:22], (None, True)) if len(common) == 22 else ("pcm", True)
-    body, length = where
+    body, length = where  # of the sound
     offset = int.from_bytes(bytes_at(file, body, 4), "big")
     if offset > max(0, length - 8) or channels < 1 or bits < 1:
         return Span("AIFF", start, size)
@@ -77,26 +70,16 @@ def aiff_span(file: BinaryIO, start: int, size: int) -> Span:
         wraps=True,
         known=natural,
     )
-
-    def tail(place: int) -> int:
-        return walk_behind(file, place, start, size, _AIFF, b"SSND")
-
-    span = sound_span(file, start, size, sound, tail)
+    span = sound_span(file, start, size, sound, lambda at: walk_behind(file, at, start, size, _AIFF, b"SSND"))
     if span.lack is None and coding and 0 < held < counted and held < UNKNOWN_32 - 8 - offset and frames < UNKNOWN_32:
-        lack = lacking(held, counted)
-        return replace(span, lack=lack)
+        return replace(span, lack=lacking(held, counted))
     return span
 
 
 def caf_span(file: BinaryIO, start: int, size: int) -> Span:
     """Look into a stream of Apple's Core Audio Format."""
     described: bytes | None = None
-    at = start + 8
-    for _ in range(_MOST_CHUNKS):
-        chunk = chunk_at(file, at, _CAF)
-        if chunk is None:
-            break
-        label, body, length = chunk
+    for label, body, length in chunks_from(file, start + 8, start, _CAF):
         if label == b"desc" and described is None:
             described = bytes_at(file, body, 32)
         if label == b"data" and described is not None and len(described) == 32:
@@ -104,23 +87,19 @@ def caf_span(file: BinaryIO, start: int, size: int) -> Span:
         if length < 0 or body + length > size:
             lack = None if length < 0 else lacking(size - body, length, f"bytes of its chunk {label.decode('latin-1')}")
             return Span("CAF", start, size, lack)
-        at = body + length
     return Span("CAF", start, size)
 
 
 def _packets_left_out(file: BinaryIO, start: int, size: int, per_packet: int, held: int) -> str | None:
     """Say where the table of packets counts less sound than there is."""
-    at = start + 8
-    for _ in range(_MOST_CHUNKS):
-        chunk = chunk_at(file, at, _CAF)
-        if chunk is None or chunk[2] < 0 or chunk[1] + chunk[2] > size:
+    for label, body, length in chunks_from(file, start + 8, start, _CAF):
+        if length < 0 or body + length > size:
             return None
-        if chunk[0] == b"pakt":
+        if label == b"pakt":
+            table = bytes_at(file, body, length)
             break
-        at = chunk[1] + chunk[2]
     else:
         return None
-    table = bytes_at(file, chunk[1], chunk[2])
     if len(table) < 24:
         return None
     packets, valid, primed, left = struct.unpack(">qqii", table[:24])
@@ -157,11 +136,7 @@ def _caf_sound(file: BinaryIO, start: int, size: int, described: bytes, body: in
         length_more=4,
         known=length >= 0,
     )
-
-    def tail(place: int) -> int:
-        return walk_behind(file, place, start, size, _CAF, b"data")
-
-    span = sound_span(file, start, size, sound, tail)
+    span = sound_span(file, start, size, sound, lambda at: walk_behind(file, at, start, size, _CAF, b"data"))
     if coding is None and span.refusal is None and kind == b"alac" and length >= 0:
         span = replace(span, refusal=_packets_left_out(file, start, size, per_packet, length - 4))
     if span.lack is not None:  # counted with the four bytes of edits, as the chunk does

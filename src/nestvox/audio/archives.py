@@ -45,19 +45,12 @@ _AGAIN = "the archive is damaged, or was made again after its table: make the ta
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """A file in a tar archive.
-
-    Attributes:
-        archive: the tar file.
-        name: of the member, with ``/``.
-        offset: byte at which its first header begins; None: to be searched by name.
-        size: bytes of its content; None: not looked up, or a link.
-    """
+    """A file in a tar archive."""
 
     archive: Path
-    name: str
-    offset: int | None = None
-    size: int | None = field(default=None, compare=False)
+    name: str  # with /
+    offset: int | None = None  # byte at which its first header begins; None: to be searched by name
+    size: int | None = field(default=None, compare=False)  # bytes of its content; None: not looked up, or a link
 
     @property
     def path(self) -> Path:
@@ -166,12 +159,9 @@ def _place(path: str | Path, archive: Path, name: str, *, before: int | None) ->
         places, damage = _index(archive, stat.st_size, stat.st_mtime_ns)
     found = [place for place in places.get(name, ()) if before is None or place < before]
     if not found:
-        raise UnreadableAudioError(path, damage or f"the archive has no such member{_hint(path, name)}")
+        hint = "" if str(path).endswith(name) else f" as {name}, to which it is a link"
+        raise UnreadableAudioError(path, damage or f"the archive has no such member{hint}")
     return found[-1]
-
-
-def _hint(path: str | Path, name: str) -> str:
-    return "" if str(path).endswith(name) else f" as {name}, to which it is a link"
 
 
 def _open(archive: Path, path: str | Path) -> BinaryIO:

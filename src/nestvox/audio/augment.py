@@ -69,29 +69,17 @@ class Banks:
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to one variant of one utterance.
-
-    Attributes:
-        speed: 1 leaves it as it is.
-        reverb: put into a room.
-        kind: of the noise that is added; None: none.
-        snr_db: of that noise.
-        voices: of babble.
-        gain_db: 0 leaves it as it is.
-        clip_fraction: 0 leaves it as it is.
-        channel: codec; None: none.
-        seed: draws room, noise and place.
-    """
+    """What is done to one variant of one utterance; the defaults do nothing."""
 
     speed: float = 1.0
-    reverb: bool = False
-    kind: NoiseType | None = None
-    snr_db: float = 0.0
-    voices: int = 0
+    reverb: bool = False  # put into a room
+    kind: NoiseType | None = None  # of the noise that is added
+    snr_db: float = 0.0  # of that noise
+    voices: int = 0  # of babble
     gain_db: float = 0.0
     clip_fraction: float = 0.0
-    channel: str | None = None
-    seed: int = 0
+    channel: str | None = None  # codec
+    seed: int = 0  # draws room, noise and place
 
     @property
     def suffix(self) -> str:

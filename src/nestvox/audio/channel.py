@@ -30,26 +30,16 @@ _CODER_PEAK = 0.99  # integer coders wrap or clip above full scale
 
 @dataclass(frozen=True)
 class Channel:
-    """A way through a codec and back.
+    """A way through a codec and back."""
 
-    Attributes:
-        sample_rate: at which it codes, in Hz.
-        telephone: the band is cut to 300 to 3400 Hz first.
-        delay: samples at that rate that coder and decoder put before the signal.
-        container, subtype: libsndfile's names.
-        level: libsndfile's compression level, 0 to 1, for those that have one: about 16 kbit/s for each.
-        av: PyAV's name of the coder, for those that libsndfile lacks.
-        bit_rate: for PyAV, in bit/s; None: the coder has only one.
-    """
-
-    sample_rate: int
-    telephone: bool = False
-    delay: int = 0
-    container: str = ""
+    sample_rate: int  # at which it codes, in Hz
+    telephone: bool = False  # the band is cut to 300 to 3400 Hz first
+    delay: int = 0  # samples at that rate that coder and decoder put before the signal
+    container: str = ""  # libsndfile's name, as that of the subtype
     subtype: str = ""
-    level: float | None = None
-    av: str | None = None
-    bit_rate: int | None = None
+    level: float | None = None  # libsndfile's compression level, 0 to 1, where there is one: about 16 kbit/s for each
+    av: str | None = None  # PyAV's name of the coder, for those that libsndfile lacks
+    bit_rate: int | None = None  # for PyAV, in bit/s; None: the coder has only one
 
 
 CHANNELS = {

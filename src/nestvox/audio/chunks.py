@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -41,46 +41,27 @@ class ChunkStyle:
 
 @dataclass(frozen=True)
 class Sound:
-    """What a header says about the samples.
+    """What a header says about the samples."""
 
-    Attributes:
-        format: as soundfile names it.
-        at: byte at which they begin.
-        claimed: bytes that the header counts; None where it leaves the number open.
-        length_at: where that number stands, for compressed sound whose header is put right.
-        length_layout: of that number, for `struct`.
-        length_more: bytes that it counts besides those of the sound.
-        wraps: whether the number has 32 bits, so that a larger one is stated modulo 2^32.
-        sample_rate, channels, block, bits: of the samples; block is bytes of one sample of every channel.
-        coding: ``pcm``, ``float``, ``alaw`` or ``ulaw``; None: compressed, or not known.
-        big_endian: whether the first byte of a sample is its highest.
-        unsigned: of samples of one byte.
-        known: whether libsndfile reads such a file by itself.
-        again: how another stream like this one begins: searched for where the length is open.
-        again_at: where in such a beginning that stands.
-        inner: format of the stream that stands in place of samples.
-        container_bits: bits of a sample with those that do not count; 0: the header does not say.
-    """
-
-    format: str
-    at: int
-    claimed: int | None
+    format: str  # as soundfile names it
+    at: int  # byte at which they begin
+    claimed: int | None  # bytes that the header counts; None where it leaves the number open
     sample_rate: int
     channels: int
-    block: int
+    block: int  # bytes of one sample of every channel
     bits: int
-    coding: str | None
-    big_endian: bool
-    unsigned: bool = False
-    wraps: bool = False
-    length_at: int = 0
-    length_layout: str = ""
-    known: bool = True
-    length_more: int = 0
-    again: bytes = b""
-    again_at: int = 0
-    inner: str | None = None
-    container_bits: int = 0
+    coding: str | None  # pcm, float, alaw or ulaw; None: compressed, or not known
+    big_endian: bool  # the first byte of a sample is its highest
+    unsigned: bool = False  # of samples of one byte
+    wraps: bool = False  # the count has 32 bits, so that a larger one is stated modulo 2^32
+    length_at: int = 0  # where the count stands, for compressed sound whose header is put right
+    length_layout: str = ""  # of the count, for `struct`
+    known: bool = True  # libsndfile reads such a file by itself
+    length_more: int = 0  # bytes that are counted besides those of the sound
+    again: bytes = b""  # how another stream like this one begins: searched for where the length is open
+    again_at: int = 0  # where in such a beginning that stands
+    inner: str | None = None  # format of the stream that stands in place of samples
+    container_bits: int = 0  # of a sample with those that do not count; 0: the header does not say
 
 
 def chunk_at(file: BinaryIO, at: int, style: ChunkStyle) -> tuple[bytes, int, int] | None:
@@ -93,6 +74,17 @@ def chunk_at(file: BinaryIO, at: int, style: ChunkStyle) -> tuple[bytes, int, in
     if style.inclusive:
         length -= head_bytes
     return None if length < -1 or not _PRINTABLE.issuperset(name) else (name, at + head_bytes, length)
+
+
+def chunks_from(file: BinaryIO, at: int, start: int, style: ChunkStyle) -> Iterator[tuple[bytes, int, int]]:
+    """Yield what `chunk_at` gives of every chunk from `at` on, in a stream that begins at `start`."""
+    for _ in range(_MOST_CHUNKS):
+        chunk = chunk_at(file, at, style)
+        if chunk is None:
+            return
+        yield chunk
+        at = chunk[1] + chunk[2]
+        at += -(at - start) % style.align
 
 
 def walk_behind(file: BinaryIO, at: int, start: int, size: int, style: ChunkStyle, sound: bytes) -> int:

@@ -20,21 +20,13 @@ _LOST = 0.5  # of what the mean keeps of channels that have nothing to do with e
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """First and second moments of C channels; statistics of neighbouring parts add up to those of the whole.
+    """First and second moments of C channels; statistics of neighbouring parts add up to those of the whole."""
 
-    Attributes:
-        n: samples per channel.
-        sums: (C,) float64.
-        products: (C, C) float64, sums of the products of two channels.
-        octaves: (5, C, C) float64, sums of the co-spectra of two channels in the octaves about 250 Hz to 4 kHz.
-        tops: (C,) samples in flat tops at full scale.
-    """
-
-    n: int
-    sums: NDArray[np.float64]
-    products: NDArray[np.float64]
-    octaves: NDArray[np.float64]
-    tops: NDArray[np.int64]
+    n: int  # samples per channel
+    sums: NDArray[np.float64]  # (C,)
+    products: NDArray[np.float64]  # (C, C), sums of the products of two channels
+    octaves: NDArray[np.float64]  # (5, C, C), sums of co-spectra in the octaves about 250 Hz to 4 kHz
+    tops: NDArray[np.int64]  # (C,) samples in flat tops at full scale
 
     @classmethod
     def of(cls, block: NDArray[np.float32], sample_rate: int) -> Self:

@@ -44,27 +44,16 @@ class _Header:
 
 @dataclass(frozen=True)
 class MpegRun:
-    """Frames of one kind, with tags and a little damage between them.
+    """Frames of one kind, with tags and a little damage between them."""
 
-    Attributes:
-        kept: where frames stand in a row: first byte, and first byte behind them.
-        frames: how many.
-        layer: 1 to 3.
-        sample_rate: in Hz.
-        claimed: number of frames that the first one states; None: none.
-        cut: whether the last frame ends behind the end of the data.
-        last_bytes: of the last frame: fewer bytes than this hold no frame.
-        stop: first byte behind the last frame, or where the next run begins.
-    """
-
-    kept: tuple[tuple[int, int], ...]
+    kept: tuple[tuple[int, int], ...]  # where frames stand in a row: first byte, and first byte behind them
     frames: int
-    layer: int
+    layer: int  # 1 to 3
     sample_rate: int
-    claimed: int | None
-    cut: bool
-    last_bytes: int
-    stop: int
+    claimed: int | None  # number of frames that the first one states; None: none
+    cut: bool  # the last frame ends behind the end of the data
+    last_bytes: int  # of the last frame: fewer bytes than this hold no frame
+    stop: int  # first byte behind the last frame, or where the next run begins
 
 
 def _header(data: bytes, at: int) -> _Header | None:

@@ -210,9 +210,7 @@ def _order(pages: list[_Page]) -> str | None:
     """Say where the places of pages go back: decoders stop at the last one, and drop what lies beyond."""
     highest = 0
     for page in pages:
-        if page.granule == _NO_PLACE or not page.intact:
-            continue
-        if page.granule >> 63:
+        if page.granule >> 63 or not page.intact:  # no packet ends there, or a place before the beginning
             continue
         if page.granule < highest:
             return (

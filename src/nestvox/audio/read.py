@@ -75,25 +75,15 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording that was read, or a part of one.
+    """A recording that was read, or a part of one."""
 
-    Attributes:
-        samples: (T,) float32.
-        sample_rate: in Hz.
-        averaged: of the channels whose mean the samples are; None: there is one, or one was chosen.
-        clipped: share of samples in flat tops, at the file's own rate.
-        gaps: dropouts, at the file's own rate.
-        expected_s: seconds that there should be, as a table says; None: nobody said.
-        cut_off: what the file lacks at its end by its own header, where this is read up to there.
-    """
-
-    samples: NDArray[np.float32]
+    samples: NDArray[np.float32]  # (T,)
     sample_rate: int
-    averaged: ChannelStatistics | None = None
-    clipped: float | None = None
-    gaps: int | None = None
-    expected_s: float | None = None
-    cut_off: str | None = None
+    averaged: ChannelStatistics | None = None  # of the channels whose mean this is; None: of one channel
+    clipped: float | None = None  # share of samples in flat tops, at the file's own rate
+    gaps: int | None = None  # dropouts, at the file's own rate
+    expected_s: float | None = None  # seconds that there should be, as a table says; None: nobody said
+    cut_off: str | None = None  # what the file lacks at its end by its own header, where this is read up to there
 
     def condition(self, *, expected_s: float | None = None, sample_rate: int | None = None) -> Condition:
         """Measure, at this rate in Hz or its own, what makes a score about it doubtful."""

@@ -42,29 +42,17 @@ class PcmLayout:
 
 @dataclass(frozen=True)
 class Span:
-    """One stream.
+    """One stream, the bytes [start, stop) of a file."""
 
-    Attributes:
-        format: as soundfile names it, or as `containers` does.
-        start: byte at which it begins.
-        stop: first byte behind it.
-        lack: what its header promises and the file does not hold; None: nothing.
-        refusal: why its sound cannot be read right; None: it can.
-        pieces: what a decoder is to be given instead of the bytes [start, stop).
-        layout: of `pieces`, where they are samples without a header.
-        inner: what `pieces` are where they are a stream of another format, e.g. ``MP3`` in a wav.
-        fragmented: an mp4 whose header does not say how long it is.
-    """
-
-    format: str
+    format: str  # as soundfile names it, or as `containers` does
     start: int
     stop: int
-    lack: str | None = None
-    refusal: str | None = None
-    pieces: tuple[Piece, ...] | None = None
-    layout: PcmLayout | None = None
-    inner: str | None = None
-    fragmented: bool = False
+    lack: str | None = None  # what its header promises and the file does not hold; None: nothing
+    refusal: str | None = None  # why its sound cannot be read right; None: it can
+    pieces: tuple[Piece, ...] | None = None  # what a decoder is to be given instead of [start, stop)
+    layout: PcmLayout | None = None  # of `pieces`, where they are samples without a header
+    inner: str | None = None  # what `pieces` are where they are a stream of another format, e.g. MP3 in a wav
+    fragmented: bool = False  # an mp4 whose header does not say how long it is
 
 
 def mark_of(head: bytes) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, inner_of, sound_span, walk_behind
+from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, chunks_from, inner_of, sound_span, walk_behind
 from nestvox.audio.pieces import bytes_at
 from nestvox.audio.spans import Span
 
@@ -22,7 +22,6 @@ _MPEG = frozenset({0x50, 0x55})
 _OF_LIBSNDFILE = frozenset({2, 0x11, 0x14, 0x31, 0x40, 0x64})  # MS, IMA and G.72x ADPCM, GSM 06.10
 _WAVE64 = ChunkStyle("<4s12xQ", align=8, inclusive=True)
 _WAVE64_START = 40  # two names of 16 bytes and the length of the whole
-_MOST_CHUNKS = 10_000
 
 
 def wav_span(file: BinaryIO, start: int, size: int) -> Span:
@@ -44,11 +43,7 @@ def _span(
 ) -> Span:
     described: bytes | None = None
     wide: int | None = None
-    for _ in range(_MOST_CHUNKS):
-        chunk = chunk_at(file, at, style)
-        if chunk is None:
-            break
-        label, body, length = chunk
+    for label, body, length in chunks_from(file, at, start, style):
         if label == b"ds64":
             sizes = bytes_at(file, body, 16)
             wide = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else None
@@ -58,8 +53,6 @@ def _span(
             if described is None or len(described) < 16:
                 break
             return _sound(file, start, size, name, style, sign, described, body, length, wide, known=known)
-        at = body + length
-        at += -(at - start) % style.align
     return Span(name, start, size)  # the decoder says what is wrong with it
 
 
@@ -113,13 +106,10 @@ def _sound(
         container_bits=container_bits,
     )
 
-    def tail(place: int) -> int:
-        return walk_behind(file, place, start, size, style, b"data")
-
     def more(place: int) -> tuple[int, int] | None:
         chunk = chunk_at(file, place, style)
         if chunk is None or chunk[0] != b"data" or (style.layout.endswith("I") and chunk[2] >= UNKNOWN_32):
             return None
         return (chunk[1], chunk[2]) if chunk[1] + chunk[2] <= size else None
 
-    return sound_span(file, start, size, sound, tail, more)
+    return sound_span(file, start, size, sound, lambda at: walk_behind(file, at, start, size, style, b"data"), more)
