@@ -62,8 +62,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     root.mkdir()
     archive = root / "dev-clean.tar.gz"
     archive_of(archive)
-    monkeypatch.setattr(librispeech, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(librispeech, "SIZE", archive.stat().st_size)
+    published = (hashlib.sha256(archive.read_bytes()).hexdigest(), archive.stat().st_size)
+    monkeypatch.setitem(librispeech.ARCHIVES, "dev-clean", published)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_offline_without_the_corpus_is_an_error(tmp_path: Path) -> None:
 
 
 def test_another_archive_is_refused(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(librispeech, "SHA256", "0" * 64)
+    monkeypatch.setitem(librispeech.ARCHIVES, "dev-clean", ("0" * 64, librispeech.ARCHIVES["dev-clean"][1]))
     with pytest.raises(DownloadError):
         prepare(tmp_path / "corpus", served)
     assert not (tmp_path / "corpus" / "LibriSpeech").exists()

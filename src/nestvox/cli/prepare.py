@@ -126,10 +126,10 @@ def voxceleb1(
 
     An interrupted search goes on where it was when the same command is given again.
     """
-    from nestvox.corpora.prepare.voxceleb import mini_voxceleb1, prepare_voxceleb1
+    from nestvox.corpora.prepare.voxceleb import mini_voxceleb, prepare_voxceleb1
 
     prepared = _searched(prepare_voxceleb1, root, out, durations=durations, workers=workers)
-    chosen = mini_voxceleb1(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
+    chosen = mini_voxceleb(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
     _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen)
 
 
@@ -150,10 +150,10 @@ def voxceleb2(
 
     An interrupted search goes on where it was when the same command is given again.
     """
-    from nestvox.corpora.prepare.voxceleb import mini_voxceleb2, prepare_voxceleb2
+    from nestvox.corpora.prepare.voxceleb import mini_voxceleb, prepare_voxceleb2
 
     prepared = _searched(prepare_voxceleb2, root, out, durations=durations, workers=workers)
-    chosen = mini_voxceleb2(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
+    chosen = mini_voxceleb(prepared.table, n_speakers=n_speakers, seed=seed) if mini else None
     _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen)
 
 

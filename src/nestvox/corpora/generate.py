@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.corpora.trials import Trials
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.trials import Trials, write_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.errors import TrialsError
 from nestvox.progress import Progress, silent
 
@@ -46,11 +47,8 @@ PRESETS = {
 def usual_counts(table: UtteranceTable) -> tuple[int, int]:
     """Return how many targets and non-targets are drawn where nobody says: enough to measure, and no more.
 
-    At most 30 targets a speaker and 10,000 in all, and three times as many non-targets (false alarms are rare, and
-    neighbouring trials of one speaker tell little that is new); never more than there are pairs.
-
-    Args:
-        table: of the split.
+    At most 30 targets a speaker of this table and 10,000 in all, and three times as many non-targets (false alarms are
+    rare, and neighbouring trials of one speaker tell little that is new); never more than there are pairs.
 
     Raises:
         TrialsError: no pair of one kind.
@@ -133,6 +131,17 @@ def generate_trials(
         orient="row",
     )
     return Trials(trials.sort("enrol", "test"), f"generated from {table.source} (seed {seed})")
+
+
+def written_with_trials(
+    table: UtteranceTable, path: Path, *, n_target: int, n_nontarget: int, seed: int
+) -> UtteranceTable:
+    """Write trials of dev and of test beside a table, and then the table: where it is, everything is."""
+    for split in ("dev", "test"):
+        trials = generate_trials(table.where(split=split), n_target=n_target, n_nontarget=n_nontarget, seed=seed)
+        write_trials(trials, path.with_name(f"trials_{split}.txt"), "voxceleb")
+    write_utterances(table, path)
+    return read_utterances(path)
 
 
 @dataclass(frozen=True)

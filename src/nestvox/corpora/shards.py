@@ -26,7 +26,7 @@ from nestvox.atomic import atomic_path, names_in, write_text
 from nestvox.audio.archives import ArchiveMember, member_of, members_in, read_bytes
 from nestvox.audio.errors import UnreadableAudioError
 from nestvox.audio.read import EXTENSIONS
-from nestvox.corpora.prepare.folder import Prepared, Skipped
+from nestvox.corpora.prepare.folder import Prepared, Skipped, prepared
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.differences import differences, differences_in_words
 from nestvox.errors import AudioError, TableError
@@ -231,11 +231,9 @@ def prepare_shards(
     if len(columns) > _MOST_COLUMNS:
         raise TableError(f"the samples have {len(columns):,} fields; a table has at most {_MOST_COLUMNS}")
     frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)
-    if corpus is not None:
-        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
     first_columns = ["utt_id", "path", "speaker"]
     frame = frame.select(*first_columns, pl.exclude(first_columns))
-    return Prepared(UtteranceTable(frame, str(archives[0]), root), tuple(skipped))
+    return prepared(frame, archives[0], root, skipped, corpus)
 
 
 def _samples(archive: Path, speaker: str, skipped: list[Skipped]) -> Iterator[_Sample]:

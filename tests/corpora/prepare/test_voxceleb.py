@@ -18,8 +18,7 @@ from nestvox.corpora.prepare.published import Coverage, Published
 from nestvox.corpora.prepare.scan import scan
 from nestvox.corpora.prepare.voxceleb import (
     how_to_get,
-    mini_voxceleb1,
-    mini_voxceleb2,
+    mini_voxceleb,
     prepare_voxceleb1,
     prepare_voxceleb2,
 )
@@ -177,16 +176,16 @@ def test_mini_corpora_are_the_same_everywhere_and_grow(tmp_path: Path) -> None:
         }
     )
     table = UtteranceTable(frame, "t", tmp_path)
-    small, large = mini_voxceleb1(table), mini_voxceleb2(table)
+    small, large = mini_voxceleb(table, n_speakers=50), mini_voxceleb(table, n_speakers=140)
     assert (small.frame["speaker"].n_unique(), len(small)) == (50, 100)
     assert (large.frame["speaker"].n_unique(), len(large)) == (140, 280)
     assert set(small.frame["speaker"]) < set(large.frame["speaker"])
     assert set(large.frame["split"]) == {"dev"}
     shuffled = UtteranceTable(frame.sample(fraction=1, shuffle=True, seed=3), "t", tmp_path)
-    assert set(mini_voxceleb1(shuffled).frame["utt_id"]) == set(small.frame["utt_id"])
-    assert set(mini_voxceleb1(table, seed=43).frame["speaker"]) != set(small.frame["speaker"])
+    assert set(mini_voxceleb(shuffled, n_speakers=50).frame["utt_id"]) == set(small.frame["utt_id"])
+    assert set(mini_voxceleb(table, n_speakers=50, seed=43).frame["speaker"]) != set(small.frame["speaker"])
     with pytest.raises(TableError, match="226 speakers wanted of 225"):
-        mini_voxceleb2(table, n_speakers=226)
+        mini_voxceleb(table, n_speakers=226)
 
 
 def tree(root: Path, speakers: int = 12) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from nestvox.corpora.delimited import read_delimited
-from nestvox.corpora.prepare.folder import Prepared, Skipped, durations, unique_ids
+from nestvox.corpora.prepare.folder import Prepared, Skipped, durations, prepared, unique_ids
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, TableError
 from nestvox.progress import Progress, silent
@@ -71,10 +71,7 @@ def prepare_csv(
     if "duration_s" not in frame.columns:
         numbers = [seconds if isinstance(seconds, float) else None for seconds in left]
         frame = frame.with_columns(pl.Series("duration_s", numbers, pl.Float64))
-    frame = frame.filter(usable)
-    if corpus is not None:
-        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
-    return Prepared(UtteranceTable(frame, str(path), root), skipped)
+    return prepared(frame.filter(usable), path, root, skipped, corpus)
 
 
 def _what_is_left(length: float | AudioError, start_s: float) -> float | str:
@@ -92,12 +89,8 @@ def _renamed(frame: pl.DataFrame, wanted: Mapping[str, str], path: Path) -> pl.D
     changed = {old: new for new, old in wanted.items() if old != new}
     clash = [new for new in changed.values() if new in frame.columns and new not in changed]
     if clash:
-        raise TableError(
-            f"another column is to be named {clash[0]}, which the list has already",
-            source=path,
-            line=1,
-            column=clash[0],
-        )
+        problem = f"another column is to be named {clash[0]}, which the list has already"
+        raise TableError(problem, source=path, line=1, column=clash[0])
     return frame.rename(changed)
 
 

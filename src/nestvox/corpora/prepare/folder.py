@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -46,6 +46,15 @@ class Prepared:
         """Say of every utterance that nobody spoke it, so that every number measured on the table is labelled."""
         frame = self.table.frame.with_columns(pl.lit(value=True).alias("synthetic"))
         return replace(self, table=UtteranceTable(frame, self.table.source, self.table.root))
+
+
+def prepared(
+    frame: pl.DataFrame, source: str | Path, root: Path, skipped: Iterable[Skipped], corpus: str | None
+) -> Prepared:
+    """Return the table of a frame, with this value of the column `corpus` in every row; None leaves it as it is."""
+    if corpus is not None:
+        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
+    return Prepared(UtteranceTable(frame, str(source), root), tuple(skipped))
 
 
 def prepare_folder(
@@ -94,9 +103,7 @@ def prepare_folder(
     ids = unique_ids([str(row["path"]) for row in rows])
     schema = {"path": pl.String, "speaker": pl.String, "session": pl.String, "duration_s": pl.Float64}
     frame = pl.DataFrame(rows, schema=schema).insert_column(0, pl.Series("utt_id", ids))
-    if corpus is not None:
-        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
-    return Prepared(UtteranceTable(frame, str(root), root), tuple(skipped))
+    return prepared(frame, root, root, skipped, corpus)
 
 
 def told(skipped: Sequence[Skipped]) -> str:

@@ -20,8 +20,7 @@ import polars as pl
 
 from nestvox.audio.read import probe
 from nestvox.corpora.delimited import read_text
-from nestvox.corpora.prepare.folder import Prepared, Skipped
-from nestvox.corpora.utterances import UtteranceTable
+from nestvox.corpora.prepare.folder import Prepared, Skipped, prepared
 from nestvox.errors import AudioError, TableError
 from nestvox.names import name_key, split_fields, split_first, split_lines
 
@@ -107,9 +106,7 @@ def prepare_kaldi(
     )
     if session == "none":
         kept = kept.drop("session", strict=False)
-    if corpus is not None:
-        kept = kept.with_columns(pl.lit(corpus).alias("corpus"))
-    return Prepared(UtteranceTable(kept, str(folder), root), tuple(skipped))
+    return prepared(kept, folder, root, skipped, corpus)
 
 
 @dataclass(frozen=True)
@@ -214,13 +211,9 @@ def _sides(path: Path, wavs: Mapping[str, str], root: Path) -> dict[str, int]:
 
 
 def _channels(words: Mapping[str, tuple[str, int]], path: Path, *, first: int) -> dict[str, int]:
-    """Numbers from 0 on of channels that a file names by letters, or by numbers from 0 or from 1 on.
+    """Numbers from 0 on of channels (with their lines) that a file names by letters, or by numbers from 0 or 1 on.
 
-    Args:
-        words: channel and line by name.
-        path: of the file.
-        first: what the first channel is called where the file does not show it: a 0 is the first in any case, and
-            where there is a 2 and no 0, 1 is.
+    `first` is the first channel's where the file does not show it: a 0 is in any case, and where there is a 2, 1 is.
     """
     said = {word for word, _ in words.values()}
     if "0" in said:

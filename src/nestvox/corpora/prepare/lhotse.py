@@ -14,9 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from nestvox.corpora.prepare.folder import Prepared, Skipped
+from nestvox.corpora.prepare.folder import Prepared, Skipped, prepared
 from nestvox.corpora.prepare.manifest import json_lines, name_in, seconds_in, text_in
-from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 from nestvox.names import name_key
 
@@ -84,9 +83,7 @@ def prepare_lhotse(
         raise TableError(f"no usable supervision ({len(skipped)} skipped{first})", source=source)
     frame = pl.DataFrame(rows, schema=_SCHEMA)
     frame = frame.select(column for column in frame if column.null_count() < frame.height)
-    if corpus is not None:
-        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
-    return Prepared(UtteranceTable(frame, str(source), Path.cwd() if root is None else Path(root)), tuple(skipped))
+    return prepared(frame, source, Path.cwd() if root is None else Path(root), skipped, corpus)
 
 
 @dataclass(frozen=True)

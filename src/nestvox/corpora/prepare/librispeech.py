@@ -24,12 +24,11 @@ import polars as pl
 
 from nestvox.audio.read import probe
 from nestvox.corpora.delimited import read_text
-from nestvox.corpora.generate import generate_trials
+from nestvox.corpora.generate import written_with_trials
 from nestvox.corpora.prepare.folder import Skipped
 from nestvox.corpora.prepare.published import CorpusPrepared, Published, coverage
 from nestvox.corpora.prepare.scan import folders_in, scan
-from nestvox.corpora.trials import write_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.download import Announce, announce_on_stderr, download
 from nestvox.errors import DownloadError, TableError
 from nestvox.names import split_lines
@@ -47,12 +46,10 @@ SUBSETS = {
 """Published speakers and utterances by subset."""
 
 URL = "https://www.openslr.org/resources/12/dev-clean.tar.gz"
-SIZE = 337_926_286
-# The publisher gives an MD5 (42e2234ba48799c1f50f24a7926300a1); this is the SHA-256 of the same archive.
-SHA256 = "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"
 LICENCE = "CC-BY-4.0"
-ARCHIVES: dict[str, tuple[str, int | None]] = {
-    "dev-clean": (SHA256, SIZE),
+ARCHIVES = {
+    # The publisher gives an MD5 (42e2234ba48799c1f50f24a7926300a1); this is the SHA-256 of the same archive.
+    "dev-clean": ("76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3", 337_926_286),
     "test-clean": ("39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23", 346_663_984),
     "train-clean-100": ("d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2", 6_387_309_499),
 }
@@ -74,18 +71,9 @@ def prepare_librispeech_dev_clean(
 ) -> UtteranceTable:
     """Download, unpack and describe dev-clean in `folder`; what is there already is used.
 
-    Writes ``utterances.tsv``, ``trials_dev.txt`` and ``trials_test.txt`` beside the audio. The download resumes, the
-    unpacked folder and the table appear whole or not at all, and the archive is removed once it is unpacked.
-
-    Args:
-        folder: where the corpus goes (about 700 MB while it is unpacked, 350 MB then); made if absent.
-        offline: do not touch the network; an error if it were needed.
-        announce: told what is downloaded, from where, how large, and under which licence, before it begins.
-        progress: called with bytes during the download and with utterances while the table is made.
-        url: a mirror of the archive; its hash must be the same.
-        n_target: target trials of dev and of test, at most.
-        n_nontarget: non-target trials of dev and of test, at most.
-        seed: of the trials.
+    Writes ``utterances.tsv``, ``trials_dev.txt`` and ``trials_test.txt`` beside the audio. The download is that of
+    `fetch_librispeech` (about 700 MB while it is unpacked, 350 MB then), `progress` also counts the utterances of the
+    table, and `n_target` and `n_nontarget` are the trials of dev and of test.
 
     Returns:
         The table: speaker, session (chapter), sex, language, licence, split.
@@ -99,28 +87,10 @@ def prepare_librispeech_dev_clean(
     if table_path.is_file():
         return read_utterances(table_path)
     if not (folder / _TOP).is_dir():
-        archive = folder / "dev-clean.tar.gz"
-        folder.mkdir(parents=True, exist_ok=True)
-        download(
-            url,
-            archive,
-            sha256=SHA256,
-            size=SIZE,
-            what="LibriSpeech dev-clean",
-            licence=LICENCE,
-            offline=offline,
-            announce=announce,
-            progress=progress,
-        )
-        _unpack(archive, folder)
+        fetch_librispeech(_SUBSET, folder, offline=offline, announce=announce, progress=progress, url=url)
     (folder / "dev-clean.tar.gz").unlink(missing_ok=True)
     table = UtteranceTable(_frame(folder, progress), source=str(table_path), root=folder)
-    for split in ("dev", "test"):
-        trials = generate_trials(table.where(split=split), n_target=n_target, n_nontarget=n_nontarget, seed=seed)
-        write_trials(trials, folder / f"trials_{split}.txt", "voxceleb")
-    # The table is written last: where it is, everything is.
-    write_utterances(table, table_path)
-    return read_utterances(table_path)
+    return written_with_trials(table, table_path, n_target=n_target, n_nontarget=n_nontarget, seed=seed)
 
 
 def fetch_librispeech(
@@ -218,20 +188,7 @@ def prepare_librispeech(
         if problem is not None or len(chapter) != 1:
             skipped.append(Skipped(path, problem or "does not lie in subset/speaker/chapter/file"))
             continue
-        rows.append(
-            {
-                "utt_id": PurePosixPath(path).stem,
-                "path": path,
-                "speaker": f"libri_{speaker}",
-                "session": f"libri_{speaker}-{chapter[0]}",
-                "split": subset,
-                "duration_s": duration_s,
-                "sex": sexes.get(speaker),
-                "language": "en",
-                "corpus": "librispeech",
-                "licence": LICENCE,
-            }
-        )
+        rows.append(_row(path, speaker, chapter[0], subset, duration_s, sexes.get(speaker), "librispeech"))
     if not rows:
         raise TableError(f"no audio in {', '.join(wanted)} ({len(skipped)} files skipped)", source=top)
     frame = pl.DataFrame(rows, infer_schema_length=None).sort("utt_id")
@@ -312,22 +269,27 @@ def _frame(folder: Path, progress: Progress) -> pl.DataFrame:
     rows = []
     for done, file in enumerate(files, start=1):
         speaker, chapter = file.parts[-3:-1]
-        rows.append(
-            {
-                "utt_id": file.stem,
-                "path": file.relative_to(folder).as_posix(),
-                "speaker": f"libri_{speaker}",
-                "session": f"libri_{speaker}-{chapter}",
-                "split": splits[speaker],
-                "duration_s": round(probe(file).duration_s, 3),
-                "sex": sexes[speaker],
-                "language": "en",
-                "corpus": "librispeech-dev-clean",
-                "licence": LICENCE,
-            }
-        )
+        path, duration_s = file.relative_to(folder).as_posix(), round(probe(file).duration_s, 3)
+        rows.append(_row(path, speaker, chapter, splits[speaker], duration_s, sexes[speaker], "librispeech-dev-clean"))
         progress(done, len(files))
     return pl.DataFrame(rows).sort("utt_id")
+
+
+def _row(
+    path: str, speaker: str, chapter: str, split: str, duration_s: float | None, sex: str | None, corpus: str
+) -> dict[str, str | float | None]:
+    return {
+        "utt_id": PurePosixPath(path).stem,
+        "path": path,
+        "speaker": f"libri_{speaker}",
+        "session": f"libri_{speaker}-{chapter}",
+        "split": split,
+        "duration_s": duration_s,
+        "sex": sex,
+        "language": "en",
+        "corpus": corpus,
+        "licence": LICENCE,
+    }
 
 
 def _splits(sexes: Mapping[str, str]) -> dict[str, str]:

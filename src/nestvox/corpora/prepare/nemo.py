@@ -12,9 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from nestvox.corpora.prepare.folder import Prepared, Skipped, unique_ids
+from nestvox.corpora.prepare.folder import Prepared, Skipped, prepared, unique_ids
 from nestvox.corpora.prepare.manifest import json_lines, name_in, seconds_in, text_in
-from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TableError
 
 _SPEAKERS = ("label", "speaker", "speaker_id")
@@ -64,7 +63,4 @@ def prepare_nemo(manifest: str | Path, *, root: str | Path | None = None, corpus
     named = pl.col("path").replace_strict(ids, return_dtype=pl.String)
     utt_id = pl.when(several).then(named + "#" + number).otherwise(named).alias("utt_id")
     frame = frame.select(utt_id, *(column for column in frame.columns if frame[column].null_count() < frame.height))
-    if corpus is not None:
-        frame = frame.with_columns(pl.lit(corpus).alias("corpus"))
-    folder = manifest.parent if root is None else Path(root)
-    return Prepared(UtteranceTable(frame, str(manifest), folder), tuple(skipped))
+    return prepared(frame, manifest, manifest.parent if root is None else Path(root), skipped, corpus)

@@ -20,13 +20,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Coverage:
-    """One part of a corpus: found, and published.
-
-    Attributes:
-        part: e.g. ``dev``.
-        n_speakers, n_utterances: found.
-        published: what there should be; None where nobody says.
-    """
+    """One part of a corpus, e.g. ``dev``: what was found, and what is published; None where nobody says."""
 
     part: str
     n_speakers: int
@@ -36,11 +30,7 @@ class Coverage:
     @property
     def complete(self) -> bool:
         """Whether exactly the published numbers were found; true where there are none."""
-        published = self.published
-        return published is None or (self.n_speakers, self.n_utterances) == (
-            published.n_speakers,
-            published.n_utterances,
-        )
+        return self.published in (None, Published(self.n_speakers, self.n_utterances))
 
     def sentence(self) -> str:
         """One line for people, with what is missing or too many."""
@@ -62,19 +52,9 @@ class Coverage:
 
 
 def coverage(frame: pl.DataFrame, published: Mapping[str, Published], parts: Sequence[str]) -> tuple[Coverage, ...]:
-    """Count speakers and utterances for each part, by the column `split`.
-
-    Args:
-        frame: rows of a table.
-        published: published numbers by part.
-        parts: the parts to count, even where nothing was found.
-    """
-    counts = {
-        split: (speakers, utterances)
-        for split, speakers, utterances in frame.group_by("split")
-        .agg(pl.col("speaker").n_unique(), pl.len().alias("n"))
-        .iter_rows()
-    }
+    """Count speakers and utterances of these parts by the column `split`, even where nothing was found."""
+    counted = frame.group_by("split").agg(pl.col("speaker").n_unique(), pl.len().alias("n"))
+    counts = {split: (speakers, utterances) for split, speakers, utterances in counted.iter_rows()}
     return tuple(Coverage(part, *counts.get(part, (0, 0)), published.get(part)) for part in parts)
 
 

@@ -25,9 +25,8 @@ from nestvox.atomic import names_in, write_text
 from nestvox.audio.read import probe
 from nestvox.audio.write import whole_length
 from nestvox.corpora.delimited import located
-from nestvox.corpora.generate import generate_trials
-from nestvox.corpora.trials import write_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
+from nestvox.corpora.generate import written_with_trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import TableError
 from nestvox.extras import require
 from nestvox.gate import read_json
@@ -138,12 +137,7 @@ def prepare_synthetic(
         rows.extend(own)
         progress(index + 1, speakers)
     table = UtteranceTable(pl.DataFrame(rows).sort("utt_id"), source=str(table_path), root=folder)
-    for split in ("dev", "test"):
-        trials = generate_trials(table.where(split=split), n_target=n_target, n_nontarget=n_nontarget, seed=seed)
-        write_trials(trials, folder / f"trials_{split}.txt", "voxceleb")
-    # The table is written last: where it is, everything is.
-    write_utterances(table, table_path)
-    return read_utterances(table_path)
+    return written_with_trials(table, table_path, n_target=n_target, n_nontarget=n_nontarget, seed=seed)
 
 
 def _checked(recipe: _Recipe, folder: Path) -> _Recipe:

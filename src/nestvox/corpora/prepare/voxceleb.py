@@ -80,12 +80,7 @@ _TEST_VOX1 = frozenset(f"id{number}" for number in range(10_270, 10_310))
 
 
 def how_to_get(corpus: str, root: str | Path) -> str:
-    """Say what to request and where to put it: the audio of VoxCeleb cannot be downloaded freely.
-
-    Args:
-        corpus: ``voxceleb1`` or ``voxceleb2``.
-        root: where it is to go.
-    """
+    """Say what to request for ``voxceleb1`` or ``voxceleb2``, and where in `root` to put it: it is on request only."""
     which = _VOX1 if corpus == _VOX1.name else _VOX2
     archives = "\n".join(f"  - {archive}" for archive in which.archives)
     return (
@@ -137,8 +132,8 @@ def prepare_voxceleb2(
     return _prepare(_VOX2, Path(root), durations=durations, journal=journal, workers=workers, progress=progress)
 
 
-def mini_voxceleb1(table: UtteranceTable, *, n_speakers: int = 50, seed: int = 42) -> UtteranceTable:
-    """Choose 50 speakers of VoxCeleb1's dev part, with all their utterances.
+def mini_voxceleb(table: UtteranceTable, *, n_speakers: int, seed: int = 42) -> UtteranceTable:
+    """Choose speakers of the dev part of VoxCeleb1 or 2, with all their utterances.
 
     A speaker's rank is the SHA-256 of seed and name, so the choice is the same on every machine and grows by
     addition when `n_speakers` does.
@@ -146,15 +141,6 @@ def mini_voxceleb1(table: UtteranceTable, *, n_speakers: int = 50, seed: int = 4
     Raises:
         TableError: the table holds fewer.
     """
-    return _mini(table, n_speakers, seed)
-
-
-def mini_voxceleb2(table: UtteranceTable, *, n_speakers: int = 140, seed: int = 42) -> UtteranceTable:
-    """Choose 140 speakers of VoxCeleb2's dev part, with all their utterances, as `mini_voxceleb1` does."""
-    return _mini(table, n_speakers, seed)
-
-
-def _mini(table: UtteranceTable, n_speakers: int, seed: int) -> UtteranceTable:
     dev = table.frame if "split" not in table.frame.columns else table.frame.filter(pl.col("split").ne_missing("test"))
     speakers = sorted(dev["speaker"].unique(), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).hexdigest())
     if not 0 < n_speakers <= len(speakers):
@@ -181,7 +167,8 @@ def _prepare(
         progress=progress,
     )
     frame = _rows(corpus, found, _part_of(root))
-    skipped = _skipped(frame)
+    bad = frame.filter(pl.col("problem").is_not_null()).sort("path")
+    skipped = tuple(Skipped(path, problem) for path, problem in bad.select("path", "problem").iter_rows())
     table = frame.filter(pl.col("problem").is_null())
     if not table.height:
         raise TableError(
@@ -189,13 +176,12 @@ def _prepare(
             source=root,
         )
     sexes, parts = _read_meta(root / corpus.meta)
-    split = _split(corpus, parts)
     columns = [
         "utt_id",
         "path",
         "speaker",
         "session",
-        split.alias("split"),
+        _split(corpus, parts).alias("split"),
         *(["duration_s"] if durations else []),
         *([pl.col("speaker").replace_strict(sexes, default=None).alias("sex")] if sexes else []),
         pl.lit(corpus.name).alias("corpus"),
@@ -252,11 +238,6 @@ def _rows(corpus: _Corpus, found: pl.DataFrame, part: str | None) -> pl.DataFram
         .otherwise("problem")
         .alias("problem")
     )
-
-
-def _skipped(frame: pl.DataFrame) -> tuple[Skipped, ...]:
-    bad = frame.filter(pl.col("problem").is_not_null()).sort("path")
-    return tuple(Skipped(path, problem) for path, problem in bad.select("path", "problem").iter_rows())
 
 
 def _split(corpus: _Corpus, parts: dict[str, str]) -> pl.Expr:

@@ -22,12 +22,7 @@ LICENCE = "CC-BY-4.0"
 
 @dataclass(frozen=True)
 class TrialList:
-    """A list at its publisher.
-
-    Attributes:
-        file: its name there.
-        sha256: of its content; None where it is not known.
-    """
+    """A list at its publisher: the name of its file there, and the hash of that where it is known."""
 
     file: str
     sha256: str | None = None
