@@ -7,8 +7,9 @@ import struct
 from dataclasses import replace
 from typing import BinaryIO
 
-from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunks_from, sound_span, walk_behind
+from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, chunks_from, sound_span, walk_behind
 from nestvox.audio.pieces import bytes_at
+from nestvox.audio.sample_layout import Sound
 from nestvox.audio.spans import Span, lacking
 
 _AIFF = ChunkStyle(">4sI")

@@ -6,8 +6,9 @@ import re
 import struct
 from typing import BinaryIO
 
-from nestvox.audio.chunks import Sound, sound_span
+from nestvox.audio.chunks import sound_span
 from nestvox.audio.pieces import bytes_at
+from nestvox.audio.sample_layout import Sound
 from nestvox.audio.spans import Span
 
 # Sun's numbers of codings: coding, and bytes a sample.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from nestvox.audio.pieces import Piece, bytes_at, find
-from nestvox.audio.sample_layout import pcm_layout
+from nestvox.audio.sample_layout import Sound, pcm_layout
 from nestvox.audio.spans import MARK_BYTES, Span, adts_frame_at, behind, frames_begin, lacking, mark_of, unexplained
 
 # What is written where the length is not known yet, as into a pipe: -1, the largest number, or a little less (sox).
@@ -37,31 +37,6 @@ class ChunkStyle:
     layout: str  # of its head, for `struct`: four bytes of name, and the length
     align: int = 2  # chunks begin at multiples of so many bytes from the beginning of the stream
     inclusive: bool = False  # the length counts the head too
-
-
-@dataclass(frozen=True)
-class Sound:
-    """What a header says about the samples."""
-
-    format: str  # as soundfile names it
-    at: int  # byte at which they begin
-    claimed: int | None  # bytes that the header counts; None where it leaves the number open
-    sample_rate: int
-    channels: int
-    block: int  # bytes of one sample of every channel
-    bits: int
-    coding: str | None  # pcm, float, alaw or ulaw; None: compressed, or not known
-    big_endian: bool  # the first byte of a sample is its highest
-    unsigned: bool = False  # of samples of one byte
-    wraps: bool = False  # the count has 32 bits, so that a larger one is stated modulo 2^32
-    length_at: int = 0  # where the count stands, for compressed sound whose header is put right
-    length_layout: str = ""  # of the count, for `struct`
-    known: bool = True  # libsndfile reads such a file by itself
-    length_more: int = 0  # bytes that are counted besides those of the sound
-    again: bytes = b""  # how another stream like this one begins: searched for where the length is open
-    again_at: int = 0  # where in such a beginning that stands
-    inner: str | None = None  # format of the stream that stands in place of samples
-    container_bits: int = 0  # of a sample with those that do not count; 0: the header does not say
 
 
 def chunk_at(file: BinaryIO, at: int, style: ChunkStyle) -> tuple[bytes, int, int] | None:
@@ -155,18 +130,7 @@ def sound_span(  # noqa: PLR0911  one for each way in which header and file go t
     whole = sound.bits == 8 * (sound.block // max(1, sound.channels)) and sound.block % max(1, sound.channels) == 0
     if native and whole and sound.known:
         return Span(sound.format, start, stop, lack)
-    layout = pcm_layout(
-        file,
-        pieces,
-        sample_rate=sound.sample_rate,
-        channels=sound.channels,
-        coding=sound.coding,
-        block=sound.block,
-        bits=sound.bits,
-        big_endian=sound.big_endian,
-        unsigned=sound.unsigned,
-        container_bits=sound.container_bits,
-    )
+    layout = pcm_layout(file, pieces, sound)
     if isinstance(layout, str):
         return Span(sound.format, start, stop, lack, f"{layout}; convert it with the program that made it")
     return Span(sound.format, start, stop, lack, pieces=tuple(pieces), layout=layout)

@@ -8,6 +8,7 @@ over, those at the low end are zero, or those at the high end repeat the sign.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +21,31 @@ _FLOAT = {4: "FLOAT", 8: "DOUBLE"}
 _AT_ONCE = 12 << 16  # bytes, of whole samples of every width
 
 
+@dataclass(frozen=True)
+class Sound:
+    """What a header says about the samples."""
+
+    format: str  # as soundfile names it
+    at: int  # byte at which they begin
+    claimed: int | None  # bytes that the header counts; None where it leaves the number open
+    sample_rate: int
+    channels: int
+    block: int  # bytes of one sample of every channel
+    bits: int
+    coding: str | None  # pcm, float, alaw or ulaw; None: compressed, or not known
+    big_endian: bool  # the first byte of a sample is its highest
+    unsigned: bool = False  # of samples of one byte
+    wraps: bool = False  # the count has 32 bits, so that a larger one is stated modulo 2^32
+    length_at: int = 0  # where the count stands, for compressed sound whose header is put right
+    length_layout: str = ""  # of the count, for `struct`
+    known: bool = True  # libsndfile reads such a file by itself
+    length_more: int = 0  # bytes that are counted besides those of the sound
+    again: bytes = b""  # how another stream like this one begins: searched for where the length is open
+    again_at: int = 0  # where in such a beginning that stands
+    inner: str | None = None  # format of the stream that stands in place of samples
+    container_bits: int = 0  # of a sample with those that do not count; 0: the header does not say
+
+
 def _subtype_of(coding: str, width: int, *, unsigned: bool) -> str | None:
     """Name the subtype of samples of `width` bytes (of one byte and unsigned: 128 is zero); None: there is none."""
     if coding == "pcm":
@@ -29,50 +55,29 @@ def _subtype_of(coding: str, width: int, *, unsigned: bool) -> str | None:
     return {"alaw": "ALAW", "ulaw": "ULAW"}.get(coding) if width == 1 else None
 
 
-def pcm_layout(
-    file: BinaryIO,
-    pieces: Sequence[Piece],
-    *,
-    sample_rate: int,
-    channels: int,
-    coding: str,
-    block: int,
-    bits: int,
-    big_endian: bool,
-    unsigned: bool = False,
-    container_bits: int = 0,
-) -> PcmLayout | str:
-    """Find out how samples lie; a sentence where they cannot be read right.
+def pcm_layout(file: BinaryIO, pieces: Sequence[Piece], sound: Sound) -> PcmLayout | str:
+    """Find out how samples of a known coding lie in pieces of a file; a sentence where they cannot be read right.
 
-    Args:
-        file: the samples are in it.
-        pieces: where.
-        sample_rate: in Hz.
-        channels: how many.
-        coding: ``pcm``, ``float``, ``alaw`` or ``ulaw``.
-        block: bytes of one sample of every channel.
-        bits: that count, of every sample.
-        big_endian: whether the first byte of a sample is its highest.
-        unsigned: of one byte: 128 is zero.
-        container_bits: of every sample with those that do not count, where the header states them; then samples that
-            use all of them stand at the high end.
+    Samples that use all the bits of a container whose width the header states stand at the high end.
     """
+    block, channels, bits = sound.block, sound.channels, sound.bits
     if channels < 1 or block < channels or block % channels:
         return f"its blocks have {block} bytes, which {channels} channels cannot share"
     width = block // channels
-    subtype = _subtype_of(coding, width, unsigned=unsigned)
+    coding = str(sound.coding)
+    subtype = _subtype_of(coding, width, unsigned=sound.unsigned)
     if subtype is None or not 0 < bits <= 8 * width or (coding != "pcm" and bits != 8 * width):
         return f"{coding} samples of {bits} bits in {width} bytes (blocks of {block} bytes, {channels} channels)"
     shift = 0
     if coding == "pcm" and width > 1 and bits < 8 * width:
-        low = _stand_low(file, pieces, width, bits, big_endian=big_endian)
-        if low is None and 8 * width - max(bits, container_bits) >= 8:
+        low = _stand_low(file, pieces, width, bits, big_endian=sound.big_endian)
+        if low is None and 8 * width - max(bits, sound.container_bits) >= 8:
             return (
                 f"samples of {bits} bits in {width} bytes (blocks of {block} bytes, {channels} channels) stand neither "
                 "at the high end of their bytes nor at the low one"
             )
         shift = 8 * width - bits if low else 0
-    return PcmLayout(sample_rate, channels, subtype, big_endian, shift)
+    return PcmLayout(sound.sample_rate, channels, subtype, sound.big_endian, shift)
 
 
 def _stand_low(file: BinaryIO, pieces: Sequence[Piece], width: int, bits: int, *, big_endian: bool) -> bool | None:

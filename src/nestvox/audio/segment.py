@@ -14,18 +14,12 @@ class Segment:
 
     Without `start_s` the utterance is the whole file, and `duration_s` is what somebody measured once: it says what to
     expect and cuts nothing.
-
-    Attributes:
-        path: the file, or a member of an archive.
-        start_s: where the segment begins; None: the whole file.
-        duration_s: its length; None: to the end of the file.
-        channel: number of the channel, from 0 on; None: the mean of all.
     """
 
-    path: Path
+    path: Path  # the file, or a member of an archive
     start_s: float | None = None
-    duration_s: float | None = None
-    channel: int | None = None
+    duration_s: float | None = None  # None: to the end of the file
+    channel: int | None = None  # from 0 on; None: the mean of all
 
     @property
     def begin_s(self) -> float:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, Sound, chunk_at, chunks_from, inner_of, sound_span, walk_behind
+from nestvox.audio.chunks import UNKNOWN_32, ChunkStyle, chunk_at, chunks_from, inner_of, sound_span, walk_behind
 from nestvox.audio.pieces import bytes_at
+from nestvox.audio.sample_layout import Sound
 from nestvox.audio.spans import Span
 
 _EXTENSIBLE = 0xFFFE
@@ -27,22 +28,20 @@ _WAVE64_START = 40  # two names of 16 bytes and the length of the whole
 def wav_span(file: BinaryIO, start: int, size: int) -> Span:
     """Look into a RIFF, RIFX, RF64 or BW64 stream."""
     mark = bytes_at(file, start, 4)
-    sign = ">" if mark == b"RIFX" else "<"
-    style = ChunkStyle(f"{sign}4sI")
+    style = ChunkStyle(">4sI" if mark == b"RIFX" else "<4sI")
     name = "RF64" if mark in {b"RF64", b"BW64"} else "WAV"
-    return _span(file, start, start + 12, size, name, style, sign, known=mark != b"BW64")
+    return _span(file, start, start + 12, size, name, style, known=mark != b"BW64")
 
 
 def wave64_span(file: BinaryIO, start: int, size: int) -> Span:
     """Look into a Sony Wave64 stream."""
-    return _span(file, start, start + _WAVE64_START, size, "W64", _WAVE64, "<", known=True)
+    return _span(file, start, start + _WAVE64_START, size, "W64", _WAVE64, known=True)
 
 
-def _span(
-    file: BinaryIO, start: int, at: int, size: int, name: str, style: ChunkStyle, sign: str, *, known: bool
-) -> Span:
+def _span(file: BinaryIO, start: int, at: int, size: int, name: str, style: ChunkStyle, *, known: bool) -> Span:
     described: bytes | None = None
     wide: int | None = None
+    where: tuple[int, int] | None = None
     for label, body, length in chunks_from(file, at, start, style):
         if label == b"ds64":
             sizes = bytes_at(file, body, 16)
@@ -50,26 +49,12 @@ def _span(
         if label == b"fmt " and described is None:
             described = bytes_at(file, body, min(length, 40))
         if label == b"data":
-            if described is None or len(described) < 16:
-                break
-            return _sound(file, start, size, name, style, sign, described, body, length, wide, known=known)
-    return Span(name, start, size)  # the decoder says what is wrong with it
-
-
-def _sound(
-    file: BinaryIO,
-    start: int,
-    size: int,
-    name: str,
-    style: ChunkStyle,
-    sign: str,
-    described: bytes,
-    at: int,
-    length: int,
-    wide: int | None,
-    *,
-    known: bool,
-) -> Span:
+            where = (body, length)
+            break
+    if where is None or described is None or len(described) < 16:
+        return Span(name, start, size)  # the decoder says what is wrong with it
+    at, length = where
+    sign, narrow = style.layout[0], style.layout.endswith("I")
     tag, channels, rate, _, block, bits = struct.unpack(f"{sign}HHIIHH", described[:16])
     container_bits = bits
     if tag == _EXTENSIBLE and len(described) >= 40:
@@ -78,7 +63,7 @@ def _sound(
         bits = valid if 0 < valid < bits else bits
         name = "WAVEX" if name == "WAV" else name  # as libsndfile calls it
     claimed: int | None = length
-    wraps = style.layout.endswith("I")
+    wraps = narrow
     if wide is not None and length == 0xFFFF_FFFF:
         claimed, wraps = (wide or None), False
     coding = _CODINGS.get(tag)
@@ -108,8 +93,8 @@ def _sound(
 
     def more(place: int) -> tuple[int, int] | None:
         chunk = chunk_at(file, place, style)
-        if chunk is None or chunk[0] != b"data" or (style.layout.endswith("I") and chunk[2] >= UNKNOWN_32):
+        if chunk is None or chunk[0] != b"data" or (narrow and chunk[2] >= UNKNOWN_32):
             return None
-        return (chunk[1], chunk[2]) if chunk[1] + chunk[2] <= size else None
+        return chunk[1:] if chunk[1] + chunk[2] <= size else None
 
     return sound_span(file, start, size, sound, lambda at: walk_behind(file, at, start, size, style, b"data"), more)

@@ -23,13 +23,9 @@ from nestvox.errors import AudioError
 def write_audio(
     path: str | Path, samples: NDArray[np.floating[Any]], sample_rate: int, *, subtype: str = "PCM_16"
 ) -> None:
-    """Write (T,) or (T, C) samples as wav or flac, by the suffix; what lies beyond full scale is clipped.
+    """Write (T,) or (T, C) samples as wav or flac, by the suffix; what lies beyond full scale, 1.0, is clipped.
 
-    Args:
-        path: ``.wav`` or ``.flac``; its folder is made.
-        samples: 1.0 is full scale.
-        sample_rate: in Hz.
-        subtype: libsndfile's name of the coding.
+    The folder is made; `subtype` is libsndfile's name of the coding.
 
     Raises:
         AudioError: it cannot be encoded or written (the disk is full, the folder is not to be written to); there is no

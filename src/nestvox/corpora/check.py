@@ -78,12 +78,8 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
-        numbers = ("n_tables", "n_utterances", "n_speakers", "n_trials", "n_decoded", "audio_s")
-        return {
-            "ok": self.ok,
-            **{name: getattr(self, name) for name in numbers},
-            "findings": [{**vars(finding), "examples": list(finding.examples)} for finding in self.findings],
-        }
+        findings = [{**vars(finding), "examples": list(finding.examples)} for finding in self.findings]
+        return {"ok": self.ok, **vars(self), "findings": findings}
 
 
 def check_corpus(
@@ -330,13 +326,7 @@ class _Measured(NamedTuple):
     condition: str | None = None  # codes of `audio.condition`, with blanks between
 
 
-_MEASURED = {
-    "decoded_s": pl.Float64,
-    "content": pl.String,
-    "problem": pl.String,
-    "cut_off": pl.String,
-    "condition": pl.String,
-}
+_MEASURED = {name: pl.Float64 if name == "decoded_s" else pl.String for name in _Measured._fields}
 
 
 def _decode(rows: pl.DataFrame, workers: int, progress: Progress) -> pl.DataFrame:

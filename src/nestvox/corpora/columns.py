@@ -35,17 +35,13 @@ def as_seconds(column: pl.Series, fail: Fail) -> pl.Series:
         raise fail(0, column.name, f"the column holds {stripped.dtype}, not numbers of seconds")
     numbers = stripped.cast(pl.Float64, strict=False)
     bad = (numbers.is_null() & stripped.is_not_null()) | ~numbers.is_finite().fill_null(value=True)
-    if bad.any():
-        row = int(bad.arg_true()[0])
+    for row in bad.arg_true().head(1):
         raise fail(row, column.name, f"{column[row]!r} is not a number of seconds")
     too_low = (numbers < 0) if column.name == "start_s" else (numbers <= 0)
-    if too_low.any():
-        row = int(too_low.arg_true()[0])
+    for row in too_low.arg_true().head(1):
         lowest = "0 or more" if column.name == "start_s" else "above 0"
         raise fail(row, column.name, f"must be {lowest} seconds, got {numbers[row]:g}")
-    too_high = (numbers > LONGEST_S).arg_true()
-    if len(too_high):
-        row = int(too_high[0])
+    for row in (numbers > LONGEST_S).arg_true().head(1):
         problem = f"must be at most {LONGEST_S:,.0f} seconds ({LONGEST_S / 86400:.0f} days), got {numbers[row]:g}"
         raise fail(row, column.name, problem)
     return numbers
@@ -63,8 +59,7 @@ def as_channel(column: pl.Series, fail: Fail) -> pl.Series:
     bad = ~words.str.contains(_WHOLE).fill_null(value=True)
     numbers = words.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
     bad |= (numbers >= MOST_CHANNELS).fill_null(value=False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
+    for row in bad.arg_true().head(1):
         raise fail(
             row,
             column.name,
@@ -95,7 +90,6 @@ def as_boolean(column: pl.Series, fail: Fail) -> pl.Series:
         return column.fill_null(value=False)
     words = column.cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
     bad = ~words.is_in([*_TRUE, *_FALSE])
-    if bad.any():
-        row = int(bad.arg_true()[0])
+    for row in bad.arg_true().head(1):
         raise fail(row, column.name, f"{column[row]!r} is neither true nor false")
     return words.is_in(list(_TRUE)).alias(column.name)

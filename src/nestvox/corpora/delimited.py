@@ -191,14 +191,9 @@ def read_fields(
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
     """Split a text without a header into the fields of its lines, at blanks and tabs; blank lines are skipped.
 
-    Lines with single blanks, as nearly all lists have them, are split by polars; anything else line by line.
-
-    Args:
-        path: of the file.
-        kind: which error to raise.
-        layout: of the first line that is not blank, by its fields: what such lines are called, and how many fields
-            they have; None where nobody knows it.
-        other: what to say of a line that nobody knows, behind the line itself.
+    Lines with single blanks, as nearly all lists have them, are split by polars; anything else line by line. `layout`
+    says by the fields of the first line that is not blank what such lines are called, and how many fields they have;
+    None where nobody knows it, and `other` is then said of the line.
 
     Returns:
         Columns ``"0"``, ``"1"``, ..., empty where the file has no lines, and (rows,) their line numbers.
@@ -270,13 +265,8 @@ def write_frame(frame: pl.DataFrame, path: Path, fmt: Literal["csv", "parquet"],
     """Write a table whole or not at all.
 
     It is made in memory and written as bytes: polars has errors of its own for a full disk, which differ by format and
-    name no file, and given a name it would put the home folder in place of a ``~``.
-
-    Args:
-        frame: the table.
-        path: the file.
-        fmt: of the file.
-        options: of `polars.DataFrame.write_csv`.
+    name no file, and given a name it would put the home folder in place of a ``~``. `options` are those of its
+    `write_csv`.
 
     Raises:
         OSError: the file cannot be written; it names the file.

@@ -19,17 +19,11 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class NamePairs:
-    """Names of both sides of trials.
+    """Names of both sides of trials."""
 
-    Attributes:
-        names: (U,) text, sorted as bytes; every one occurs.
-        enrol: (N,) number of the first side's name.
-        test: (N,) number of the second side's.
-    """
-
-    names: pl.Series
-    enrol: Numbers
-    test: Numbers
+    names: pl.Series  # (U,) text, sorted as bytes; every one occurs
+    enrol: Numbers  # (N,) number of the first side's name
+    test: Numbers  # (N,) number of the second side's
 
     @cached_property
     def keyed(self) -> NamePairs:

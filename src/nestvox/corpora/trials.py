@@ -223,9 +223,7 @@ def _labelled(path: Path, table: pl.DataFrame, fmt: str | None, line: int) -> st
 def format_to_write(path: str | Path, fmt: str | None = None) -> str:
     """Return the format in which a list is written to a path, so that `read_trials` finds it out again.
 
-    Args:
-        path: the file.
-        fmt: one of `FORMATS`; None: that of the suffix, ``voxceleb`` where that says nothing.
+    Where `fmt` is None, that is the format of the suffix, ``voxceleb`` where that says nothing.
 
     Raises:
         TrialsError: another format, or a suffix by which the list would be read as another.

@@ -59,19 +59,11 @@ def scan(
     workers: int = 8,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """List the audio files below some folders of a tree.
+    """List the audio files, by their lower-case endings, below folders of a tree (POSIX paths relative to its root).
 
     Hidden files and folders are passed over; links to folders are followed one level, so that nothing is walked for
-    ever.
-
-    Args:
-        root: the tree.
-        tops: folders below it, as POSIX paths relative to it; one is the unit of work and of the journal.
-        suffixes: lower-case endings of audio files.
-        durations: open every file for its duration. Without, only the names and sizes are looked at.
-        journal: folder that takes what has been found; None writes none.
-        workers: threads.
-        progress: called with the number of top folders done.
+    ever. One of `tops` is the unit of work, of progress and of the journal. Without `durations`, only names and sizes
+    are looked at.
 
     Returns:
         path (relative to root, POSIX), top, size (bytes), duration_s (null unless asked for), problem (null, or why
