@@ -291,11 +291,7 @@ def count_codes(conditions: Iterable[str | None]) -> dict[str, int]:
 
 
 def doubts(conditions: Iterable[str | None]) -> tuple[str, ...]:
-    """Say how many recordings are doubtful, and of what, for whoever makes numbers of them; nothing where none is.
-
-    Args:
-        conditions: of the recordings, as stores keep them; None: not measured.
-    """
+    """Say how many recordings are doubtful, and of what, by the codes that stores keep (None: not measured), if any."""
     measured = [codes for codes in conditions if codes is not None]
     counts = count_codes(measured)
     if not counts:

@@ -73,12 +73,7 @@ def heard(
     """Return one recording as mono float32 at a rate, with what is known of its channels.
 
     Integer samples are divided by their full scale, channels are averaged: of two axes the shorter one holds them.
-
-    Args:
-        audio: see `Audio`.
-        to_hz: rate of the result, in Hz.
-        sample_rate: of samples that come without one, in Hz; None: `to_hz` is believed.
-        min_duration_s: shorter audio is an error.
+    Where samples come without a rate, `sample_rate` is theirs; None: `to_hz` is believed.
 
     Returns:
         The recording, and sentences on what speaks against the rate that was believed.

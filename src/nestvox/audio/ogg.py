@@ -101,12 +101,14 @@ def ogg_span(file: BinaryIO, start: int, size: int) -> Span:
         further = find(file, _PAGE, at, size) if at < size and pages else -1
         if further <= at:
             break
-        if _begins_at(file, further, size):  # what stands before it is judged by whoever asks
+        page_there = next(_pages(file, further, size), None)
+        if page_there is not None and page_there.flags & _BEGINS:  # what stands before it is judged by whoever asks
             return _judged(file, start, at, streams, pages, damaged)
         damaged += 1
-        at = further if next(_pages(file, further, size), None) is not None else further + 1
-        if at == further + 1:
+        if page_there is None:
+            at = further + 1
             break
+        at = further
     cut = at < size and bytes_at(file, at, 4) == _PAGE[:4]
     if not pages:
         return Span("OGG", start, size, "it ends in the middle of a page")
@@ -114,11 +116,6 @@ def ogg_span(file: BinaryIO, start: int, size: int) -> Span:
     if cut:
         return replace(span, stop=size, lack="it ends in the middle of a page")
     return span
-
-
-def _begins_at(file: BinaryIO, at: int, size: int) -> bool:
-    page = next(_pages(file, at, size), None)
-    return page is not None and bool(page.flags & _BEGINS)
 
 
 def _judged(

@@ -39,10 +39,9 @@ def voices_of(table: UtteranceTable, *, sample_rate: int = SAMPLE_RATE) -> Speec
         table: not empty.
         sample_rate: of what is drawn, in Hz.
     """
-    segments = zip(table.segments(), table.frame["speaker"].to_list(), strict=True)
     voices = [
-        Voice(segment.path, speaker, segment.start_s, segment.duration_s, segment.channel)
-        for segment, speaker in segments
+        Voice(one.path, speaker, one.start_s, one.duration_s, one.channel)
+        for one, speaker in zip(table.segments(), table.frame["speaker"].to_list(), strict=True)
     ]
     return SpeechBank(voices, sample_rate=sample_rate)
 
@@ -146,9 +145,7 @@ def _begin(out: Path, table: UtteranceTable, settings: dict[str, Any]) -> None:
 def _described(
     frame: pl.DataFrame, paths: Iterable[str], lengths: Iterable[float], treatments: list[Treatment]
 ) -> pl.DataFrame:
-    speakers = [
-        speaker + treatment.suffix for speaker, treatment in zip(frame["speaker"].to_list(), treatments, strict=True)
-    ]
+    speakers = [name + one.suffix for name, one in zip(frame["speaker"].to_list(), treatments, strict=True)]
     return frame.drop("start_s", "duration_s", "channel", *_MADE, strict=False).with_columns(
         pl.Series("path", list(paths), pl.String),
         pl.Series("speaker", speakers, pl.String),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nestvox.atomic import write_bytes
 from nestvox.content import or_else
-from nestvox.errors import NestvoxError, ScoresError, TableError, TrialsError
+from nestvox.errors import ScoresError, TableError, TrialsError
 from nestvox.extras import require
 from nestvox.gate import MOST_TEXT_BYTES, ErrorMaker, read_bytes, refuse_stand_in
 from nestvox.names import name_key, split_fields, split_lines
@@ -43,11 +43,7 @@ _FLOAT_NAME = r"^[+-]?(\d+\.0*|\d+(\.\d+)?[eE][+-]?\d+)$"
 
 def located(kind: LocatedError) -> ErrorMaker:
     """Make errors of a class for the gate: the file is their source."""
-
-    def make(problem: str, source: str) -> NestvoxError:
-        return kind(problem, source=source)
-
-    return make
+    return lambda problem, source: kind(problem, source=source)
 
 
 def read_text(path: Path, kind: LocatedError) -> str:

@@ -57,8 +57,7 @@ def read_scores(path: str | Path) -> pl.DataFrame:
         known = pl.Series("target", table[label].str.to_lowercase())
         target = known.replace_strict(LABELS, default=None, return_dtype=pl.Boolean)
         frame = frame.with_columns(target.alias("target"))
-        if target.null_count():
-            row = int(target.is_null().arg_true()[0])
+        for row in target.is_null().arg_true().head(1):
             problem = f"the label is {table[label][row]!r}, and labels are target or nontarget, 1 or 0"
             raise ScoresError(problem, source=path, line=int(numbers[row]))
     return _scored(path, frame, lambda row: int(numbers[row]))
@@ -126,11 +125,8 @@ def _scored(path: Path, frame: pl.DataFrame, line_of: Callable[[int], int | None
             f"is a column of {str(given.dtype)[:80]}, and scores are numbers", source=path, column="score"
         )
     scores = given.cast(pl.Float64, strict=False)
-    bad = (~scores.is_finite().fill_null(value=False)).arg_true()
-    if len(bad):
-        row = int(bad[0])
+    for row in (~scores.is_finite().fill_null(value=False)).arg_true().head(1):
         raise ScoresError(f"the score is {frame['score'][row]!r}, no finite number", source=path, line=line_of(row))
-    empty = frame.select(pl.any_horizontal(pl.col(*_SIDES).is_null()))["enrol"].arg_true()
-    if len(empty):
-        raise ScoresError("a name is empty", source=path, line=line_of(int(empty[0])))
+    for row in frame.select(pl.any_horizontal(pl.col(*_SIDES).is_null()))["enrol"].arg_true().head(1):
+        raise ScoresError("a name is empty", source=path, line=line_of(row))
     return frame.with_columns(scores)

@@ -12,14 +12,8 @@ from nestvox.corpora.delimited import LocatedError, read_delimited, read_parquet
 from nestvox.errors import TrialsError
 
 LABELS = {
-    "1": True,
-    "0": False,
-    "1.0": True,
-    "0.0": False,
-    "true": True,
-    "false": False,
-    "target": True,
-    "nontarget": False,
+    **dict.fromkeys(("1", "1.0", "true", "target"), True),
+    **dict.fromkeys(("0", "0.0", "false", "nontarget"), False),
 }
 """Words for "same speaker" and "different speakers", in lower case."""
 
@@ -46,9 +40,7 @@ def labels_of(
         raise kind(f"is a column of {column.dtype}, and labels are 1 or 0", source=source, column=column.name)
     words = column.cast(pl.String).str.strip_chars().str.to_lowercase().replace("", None)
     labels = words.replace_strict(LABELS, default=None, return_dtype=pl.Boolean)
-    bad = (labels.is_null() & words.is_not_null()).arg_true()
-    if len(bad):
-        row = int(bad[0])
+    for row in (labels.is_null() & words.is_not_null()).arg_true().head(1):
         problem = f"{column[row]!r} is no label; labels are 1 or 0, target or nontarget, empty where unknown"
         if lines is None:
             raise kind(f"trial {row + 1}: {problem}", source=source, column="target")

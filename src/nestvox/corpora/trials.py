@@ -137,8 +137,7 @@ class Trials:
     @cached_property
     def doubled(self) -> pl.DataFrame:
         """Pairs of names that stand in the list more than once, each once, in the order of the list."""
-        keyed = self.pairs.keyed
-        codes = keyed.codes
+        codes = self.pairs.keyed.codes
         ordered = np.sort(codes)
         twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         if not len(twice):
@@ -192,8 +191,7 @@ def read_trials(path: str | Path, fmt: str | None = None) -> Trials:
     column, sides, known = ("2", ("0", "1"), _LAST) if labels == "kaldi" else ("0", ("1", "2"), _NUMBERS)
     target = pl.col(column).replace_strict(known, default=None, return_dtype=pl.Boolean)
     frame = table.select(enrol=sides[0], test=sides[1], target=target)
-    if frame["target"].null_count():
-        row = int(frame["target"].is_null().arg_true()[0])
+    for row in frame["target"].is_null().arg_true().head(1):
         words = "target or nontarget" if labels == "kaldi" else "1 or 0"
         raise TrialsError(
             f"the label is {table[column][row]!r}, {labels} has {words}", source=path, line=int(numbers[row])
@@ -260,9 +258,8 @@ def write_trials(trials: Trials, path: str | Path, fmt: str | None = None) -> No
         write_frame(frame.with_columns(pl.col("target").cast(pl.Int8)), path, "csv", **tabs)
         return
     for name in _SIDES:
-        blank = frame[name].str.contains(r"(?-u:\s)").arg_true()  # blanks of other scripts divide nothing
-        if len(blank):
-            raise TrialsError(f"{frame[name][int(blank[0])]!r} has a blank in it; write csv or parquet", source=path)
+        for row in frame[name].str.contains(r"(?-u:\s)").arg_true().head(1):  # blanks of other scripts divide nothing
+            raise TrialsError(f"{frame[name][row]!r} has a blank in it; write csv or parquet", source=path)
     labelled = not (fmt == "voxsrc" and trials.n_unknown == len(trials))
     if labelled and trials.n_unknown:
         hint = "csv or parquet" if trials.n_unknown < len(trials) else "voxsrc, csv or parquet"

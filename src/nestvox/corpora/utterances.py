@@ -247,9 +247,8 @@ def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None
     texts = [name_column(frame[name], TableError, source) for name in _TEXTS if name in frame.columns]
     keys = {column.name: key_column(column).replace("", None) for column in texts}
     for name in REQUIRED:
-        empty = keys[name].is_null().arg_true()
-        if len(empty):
-            raise fail(int(empty[0]), name, f"{name} is empty")
+        for row in keys[name].is_null().arg_true().head(1):
+            raise fail(row, name, f"{name} is empty")
     # An empty text is a missing value, whichever file it came from.
     as_written = ("utt_id", "path")
     frame = frame.with_columns(
@@ -311,12 +310,9 @@ def write_utterances(table: UtteranceTable, path: str | Path) -> None:
     suffix = path.suffix.lower()
     if suffix == ".tsv":
         for column in frame.select(pl.col(pl.String)).iter_columns():
-            broken = column.str.contains(r"[\t\r\n]").arg_true()
-            if len(broken):
-                value = column[int(broken[0])]
-                raise TableError(
-                    f"{value!r} does not fit into a TSV; write .csv or .parquet", source=path, column=column.name
-                )
+            for row in column.str.contains(r"[\t\r\n]").arg_true().head(1):
+                problem = f"{column[row]!r} does not fit into a TSV; write .csv or .parquet"
+                raise TableError(problem, source=path, column=column.name)
     try:
         if suffix == ".tsv":
             write_frame(frame, path, "csv", separator="\t", quote_style="never")

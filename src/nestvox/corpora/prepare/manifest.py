@@ -51,11 +51,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def text_in(item: dict[str, Any], key: str, path: Path, line: int) -> str:
-    """Return a text that must be there.
-
-    Raises:
-        TableError: it is missing, empty or no text; with the line.
-    """
+    """Return a text; a `TableError` with the line where it is missing, empty or no text."""
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise TableError(f"{key} is not a text", source=path, line=line, column=key)
@@ -63,11 +59,7 @@ def text_in(item: dict[str, Any], key: str, path: Path, line: int) -> str:
 
 
 def seconds_in(item: dict[str, Any], key: str, path: Path, line: int) -> float:
-    """Return a finite number that must be there.
-
-    Raises:
-        TableError: it is missing or no such number; with the line.
-    """
+    """Return a finite number; a `TableError` with the line where it is missing or no such number."""
     value = item.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise TableError(f"{key} is not a number of seconds", source=path, line=line, column=key)

@@ -60,15 +60,10 @@ def coverage(frame: pl.DataFrame, published: Mapping[str, Published], parts: Seq
 
 @dataclass(frozen=True)
 class CorpusPrepared(Prepared):
-    """A table of a known corpus, what was left out, and how much of the corpus is there.
-
-    Attributes:
-        coverage: found and published numbers, part by part.
-        notes: plain sentences on what is missing or odd.
-    """
+    """A table of a known corpus, what was left out, and how much of the corpus is there."""
 
     coverage: tuple[Coverage, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # plain sentences on what is missing or odd
 
     @property
     def complete(self) -> bool:

@@ -71,12 +71,7 @@ def scan(
     """
     root = Path(root)
     notes = None if journal is None else _Notes(Path(journal), root, suffixes, durations=durations)
-    found: dict[str, _Found] = {}
-    if notes is not None:
-        for top in tops:
-            done = notes.read(top)
-            if done is not None:
-                found[top] = done
+    found = {} if notes is None else {top: done for top in tops if (done := notes.read(top)) is not None}
     progress(len(found), len(tops))
     waiting = iter([top for top in tops if top not in found])
     with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="nestvox-scan") as pool:
