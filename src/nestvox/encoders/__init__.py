@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nestvox.encoders.foreign.toolkits import from_pyannote, from_speechbrain
     from nestvox.encoders.front_ends.log_mel import MelSpectrogram
     from nestvox.encoders.ge2e import GE2E
+    from nestvox.encoders.lstm import LSTMAutoencoder
+    from nestvox.encoders.mixer import MLPMixer
     from nestvox.encoders.pooling import ASTP, TSTP, Pooling
     from nestvox.encoders.redimnet.redimnet import ReDimNet
     from nestvox.encoders.registry import architectures, build
@@ -27,7 +29,9 @@ __all__ = [
     "TSTP",
     "Affine",
     "Encoder",
+    "LSTMAutoencoder",
     "Layer",
+    "MLPMixer",
     "MelSpectrogram",
     "OnnxModel",
     "Pooling",
@@ -52,6 +56,8 @@ __getattr__, __dir__ = lazily(
         "foreign.toolkits": "from_pyannote from_speechbrain",
         "front_ends.log_mel": "MelSpectrogram",
         "ge2e": "GE2E",
+        "lstm": "LSTMAutoencoder",
+        "mixer": "MLPMixer",
         "pooling": "ASTP Pooling TSTP",
         "redimnet.redimnet": "ReDimNet",
         "registry": "architectures build",

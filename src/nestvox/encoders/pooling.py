@@ -203,18 +203,29 @@ class ASTP(Pooling):
         channels: C.
         global_context: the weights also depend on mean and deviation of the utterance; needs two frames.
         bottleneck: hidden channels of the weights.
+        per_channel: every channel has its own weights; else all share one.
+        variance_floor: the variance is never less.
 
     Source: K. Okabe et al., "Attentive statistics pooling for deep speaker embedding", Interspeech 2018; the global
     context is that of B. Desplanques et al., "ECAPA-TDNN", Interspeech 2020.
     """
 
-    def __init__(self, channels: int, *, global_context: bool = False, bottleneck: int = 128) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        global_context: bool = False,
+        bottleneck: int = 128,
+        per_channel: bool = True,
+        variance_floor: float = _VARIANCE_FLOOR,
+    ) -> None:
         super().__init__(channels)
         self.out_dim = 2 * channels
+        self.variance_floor = variance_floor
         self.global_context = global_context
         self.fewest_frames = 2 if global_context else 1
         self.linear1 = nn.Conv1d(3 * channels if global_context else channels, bottleneck, 1)
-        self.linear2 = nn.Conv1d(bottleneck, channels, 1)
+        self.linear2 = nn.Conv1d(bottleneck, channels if per_channel else 1, 1)
 
     def statistics(self, frames: Tensor) -> Tensor:
         """Map (B, C, T) to (B, 2 C), means before deviations."""
@@ -222,7 +233,7 @@ class ASTP(Pooling):
         if self.global_context:
             mean = frames.mean(dim=2, keepdim=True).expand_as(frames)
             seen = torch.cat([frames, mean, _deviation(frames).expand_as(frames)], dim=1)  # (B, 3 C, T)
-        return _attentive_statistics(frames, self.linear2(self.linear1(seen).tanh()))
+        return _attentive_statistics(frames, self.linear2(self.linear1(seen).tanh()), self.variance_floor)
 
 
 class MHASTP(Pooling):
@@ -294,12 +305,12 @@ def _root(variance: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
 
 
-def _attentive_statistics(frames: Tensor, logits: Tensor) -> Tensor:
+def _attentive_statistics(frames: Tensor, logits: Tensor, variance_floor: float = _VARIANCE_FLOOR) -> Tensor:
     """Mean and deviation (B, 2 C) of (B, C, T) under the softmax over time of `logits` (B, C or 1, T)."""
     # In sixteen bits the weights would not sum to one, and the deviation be lost beside the mean.
     precision = torch.promote_types(frames.dtype, torch.float32)
     weights, wide = logits.softmax(dim=2, dtype=precision), frames.to(precision)
     mean = (weights * wide).sum(dim=2, keepdim=True)
     variance = (weights * (wide - mean).square()).sum(dim=2, keepdim=True)
-    deviation = variance.clamp(min=_VARIANCE_FLOOR).sqrt()
+    deviation = variance.clamp(min=variance_floor).sqrt()
     return torch.cat([mean, deviation], dim=1)[:, :, 0].to(frames.dtype)

@@ -16,6 +16,8 @@ from nestvox.schema import validated
 _CLASSES = {
     "campplus": "nestvox.encoders.campplus.campplus:CAMPPlus",
     "ge2e": "nestvox.encoders.ge2e:GE2E",
+    "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",
+    "mixer": "nestvox.encoders.mixer:MLPMixer",
     "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",
     "redimnet": "nestvox.encoders.redimnet.redimnet:ReDimNet",
     "redimnet2": "nestvox.encoders.redimnet.redimnet2:ReDimNet2",

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders.contract import Encoder, Layer, Taps
-from nestvox.encoders.pooling import length_mask
+from nestvox.encoders.contract import Affine, Encoder, Layer, Taps
+from nestvox.encoders.front_ends.log_mel import NormalisedLogMel
+from nestvox.encoders.pooling import Pooling, length_mask
 
 
 class WholeUtteranceEncoder(Encoder):
@@ -61,3 +63,50 @@ class WholeUtteranceEncoder(Encoder):
         pooled = self.pool(frames, None if alike else mask)
         found = {name: Layer(*whole(name), self.layer_rates_hz[name]) for name in layers}
         return Taps(frames, mask, pooled, self.embed(pooled), found)
+
+
+class LogMelEncoder(WholeUtteranceEncoder):
+    """A network between `NormalisedLogMel` and a pooling with a linear layer and a batch norm behind it.
+
+    A subclass gives `trunk`, and sets `frames_dim` and the frame rates.
+
+    Args:
+        pool: P is its size.
+        embedding_dim: D.
+        config: what `config` returns.
+    """
+
+    sample_rate = 16_000
+    min_samples = 400  # one window, three frames
+
+    def __init__(self, pool: Pooling, embedding_dim: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._config = dict(config)
+        self.features = NormalisedLogMel()
+        self.pool = pool
+        self.pooled_dim = pool.out_dim
+        self.embedding_dim = embedding_dim
+        self.linear = nn.Linear(self.pooled_dim, embedding_dim)
+        self.norm = nn.BatchNorm1d(embedding_dim)
+
+    @abstractmethod
+    def trunk(self, features: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """Map features (B, 80, T) to ``frames`` and the layers behind them, as `run` gives them."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON-serialisable constructor arguments."""
+        return dict(self._config)
+
+    def run(self, audio: Tensor, layers: Collection[str]) -> Mapping[str, Tensor]:
+        """Features, layers and frames of utterances (B, S) without padding."""
+        features = self.features(audio)
+        return {"features": features, **self.trunk(features.to(self.linear.weight.dtype), layers)}
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """Map pooled vectors (..., P) to embeddings (..., D)."""
+        embedding: Tensor = self.norm(self.linear(pooled.reshape(-1, self.pooled_dim)))
+        return embedding.reshape(*pooled.shape[:-1], -1)
+
+    def projection(self) -> Affine:
+        """Linear layer and batch norm as one map; exact."""
+        return Affine.of(self.linear, self.norm)

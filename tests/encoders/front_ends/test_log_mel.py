@@ -10,7 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvox.encoders.front_ends.log_mel import MelSpectrogram, mel_filters, slaney_edges_hz
+from nestvox.encoders.front_ends.log_mel import (
+    MelSpectrogram,
+    NormalisedLogMel,
+    mel_filters,
+    slaney_edges_hz,
+)
 
 RATE, N_FFT, HOP, N_MELS = 16_000, 400, 160, 40
 
@@ -113,3 +118,23 @@ def test_a_delay_of_whole_hops_delays_the_frames(shift: int, seed: int) -> None:
     delayed = torch.nn.functional.pad(wave, (shift * HOP, 0))
     mel = front_end()
     torch.testing.assert_close(mel(delayed, 22 + shift)[:, shift + 2 :], mel(wave, 22)[:, 2:])
+
+
+@pytest.mark.parametrize("samples", [257, 400, 16_000, 16_159])
+def test_normalised_log_mel_equals_its_description(samples: int) -> None:
+    """In float64: windows in the middle of 512 samples, reflected ends, HTK's triangles, instance norm."""
+    wave = 0.1 * np.random.default_rng(samples).standard_normal(samples)
+    window = np.zeros(512)
+    window[56:456] = scipy.signal.get_window("hamming", 400, fftbins=True)
+    padded = np.pad(wave, 256, mode="reflect")
+    frames = np.stack([padded[160 * t : 160 * t + 512] * window for t in range(1 + samples // 160)])
+    power = np.abs(scipy.fft.rfft(frames)) ** 2
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 82) / 2595) - 1)
+    hz = np.arange(257) * 31.25
+    rise = (hz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    fall = (corners[2:, None] - hz) / (corners[2:] - corners[1:-1])[:, None]
+    bands = np.log(power @ np.clip(np.minimum(rise, fall), 0, None).T + 1e-6)
+    expected = (bands - bands.mean(axis=0)) / np.sqrt(bands.var(axis=0) + 1e-5)
+    found = NormalisedLogMel()(torch.from_numpy(wave).float()[None])[0].T
+    assert found.shape == (1 + samples // 160, 80)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)

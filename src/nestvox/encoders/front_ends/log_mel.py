@@ -220,6 +220,33 @@ class MelSpectrogram(Float32Module):
             return mel_frames(audio, self.window, lambda power: power @ self.filters.T, hop=self.hop)
 
 
+class NormalisedLogMel(Float32Module):
+    """80 log-mel bands at 100 Hz, each with mean 0 and variance 1 over the utterance.
+
+    Windows of 400 samples (Hamming's, periodic) centred on multiples of 160 with reflected ends, the power of 512
+    points, HTK's scale from 0 to 8000 Hz with peaks of 1, logarithm of the power and 1e-6, biased variance and 1e-5.
+    It needs 257 samples. Nothing here is learnt, and its tensors do not stand in a checkpoint.
+    """
+
+    n_mels = 80
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = mel_filters(htk_edges_hz(self.n_mels, 0.0, 8000.0), sample_rate=16_000, n_fft=512, area_norm=False)
+        self.register_buffer("window", torch.hamming_window(400, dtype=torch.float64).float(), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Map (B, S) to (B, M, S // 160 + 1) float32, whatever autocast is on."""
+        with torch.autocast(audio.device.type, enabled=False):
+            # The window in the middle of 512 samples: the zeros at its sides change phases only.
+            padded = functional.pad(audio.float()[:, None], (200, 200), mode="reflect")[:, 0]
+            bands = mel_frames(padded, self.window, lambda power: power @ self.filters.T, hop=160, n_fft=512)
+            return functional.instance_norm((bands + 1e-6).log().transpose(1, 2), eps=1e-5)
+
+
 class KaldiBands(Float32Module):
     """`KaldiFbank` for batches, with gradients, in float32.
 
