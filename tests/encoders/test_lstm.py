@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from keyed_weights import keyed_weights
-from nestvox.encoders import LSTMAutoencoder, build
+from nestvox.encoders import LSTMAutoencoder, build, reconstruction_loss
 from nestvox.encoders.contract import Layer
-from nestvox.encoders.lstm import reconstruction_loss
 from nestvox.errors import ModelError
 
 SMALL: dict[str, Any] = {"channels": 8, "bottleneck": 6, "hidden": 5, "embedding_dim": 16}

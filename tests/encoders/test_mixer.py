@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from keyed_weights import keyed_weights
-from nestvox.encoders import MLPMixer, build
-from nestvox.encoders.mixer import CONFIGURATIONS
+from nestvox.encoders import MIXERS, MLPMixer, build
 from nestvox.errors import ModelError
 from nestvox.heads import LinearHead
 from nestvox.model import SpeakerModel
@@ -57,7 +56,7 @@ def test_the_published_sizes(width: int, depth: int, expansion: int, total: int)
 
 
 def test_the_parts_of_the_published_network() -> None:
-    encoder = MLPMixer(**CONFIGURATIONS["v2"])
+    encoder = MLPMixer(**MIXERS["v2"])
     assert parameters(encoder.front) == 46_464
     tokens, channels = encoder.blocks[0]
     assert [parameters(part) for part in encoder.blocks] == [390_912] * 6
@@ -67,7 +66,7 @@ def test_the_parts_of_the_published_network() -> None:
 
 
 def test_every_configuration_has_the_count_that_is_written_down() -> None:
-    found = {name: parameters(MLPMixer(**arguments)) for name, arguments in CONFIGURATIONS.items()}
+    found = {name: parameters(MLPMixer(**arguments)) for name, arguments in MIXERS.items()}
     d, h = 192, 128
     lstm_before = published_total(192, 6, 3, 4, front=h) + 4 * h * (80 + h) + 8 * h
     lstm_within = published_total(192, 6, 3, 4) + 6 * (2 * d + 4 * h * (d + h) + 8 * h + h * d + d)
@@ -196,9 +195,9 @@ def test_pointwise_mixing_by_its_parts() -> None:
         torch.testing.assert_close(mixing(x), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", MIXERS)
 def test_every_configuration_runs_from_its_own_config(name: str) -> None:
-    arguments = {**CONFIGURATIONS[name], "width": 16, "depth": 2, "embedding_dim": 8}
+    arguments = {**MIXERS[name], "width": 16, "depth": 2, "embedding_dim": 8}
     if "lstm" in arguments:
         arguments["lstm"] = 4
     encoder = drawn(**arguments)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nestvox.encoders.foreign.toolkits import from_pyannote, from_speechbrain
     from nestvox.encoders.front_ends.log_mel import MelSpectrogram
     from nestvox.encoders.ge2e import GE2E
-    from nestvox.encoders.lstm import LSTMAutoencoder
-    from nestvox.encoders.mixer import MLPMixer
+    from nestvox.encoders.lstm import LSTMAutoencoder, reconstruction_loss
+    from nestvox.encoders.mixer import MIXERS, MLPMixer
     from nestvox.encoders.pooling import ASTP, TSTP, Pooling
     from nestvox.encoders.redimnet.redimnet import ReDimNet
     from nestvox.encoders.registry import architectures, build
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASTP",
     "GE2E",
+    "MIXERS",
     "TSTP",
     "Affine",
     "Encoder",
@@ -43,6 +44,7 @@ __all__ = [
     "from_callable",
     "from_pyannote",
     "from_speechbrain",
+    "reconstruction_loss",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -56,8 +58,8 @@ __getattr__, __dir__ = lazily(
         "foreign.toolkits": "from_pyannote from_speechbrain",
         "front_ends.log_mel": "MelSpectrogram",
         "ge2e": "GE2E",
-        "lstm": "LSTMAutoencoder",
-        "mixer": "MLPMixer",
+        "lstm": "LSTMAutoencoder reconstruction_loss",
+        "mixer": "MIXERS MLPMixer",
         "pooling": "ASTP Pooling TSTP",
         "redimnet.redimnet": "ReDimNet",
         "registry": "architectures build",

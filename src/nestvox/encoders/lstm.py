@@ -25,8 +25,6 @@ from nestvox.encoders.whole_utterances import LogMelEncoder
 from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
 
-__all__ = ["LSTMAutoencoder", "reconstruction_loss"]
-
 _RATE_HZ = 100.0
 _DROPOUT = 0.2
 _DROPOUT_BETWEEN = 0.3

@@ -4,7 +4,7 @@ What the published network (`pointwise`) calls token mixing are 1x1 convolutions
 convolutions of size 3, one in front and a depth-wise one in each block: a frame hears 2 depth + 3 features. Its
 write-up prints 2,663,296 parameters for width 192, depth 6, expansion 3 and 4 groups, which no formula that fits the
 network gives: it has, and its code always had, 2,664,576. The counts of the planned sizes are wrong there too;
-`CONFIGURATIONS` has the true ones.
+`MIXERS` has the true ones.
 
 The other (`temporal`) has what that one lacks: depth-wise convolutions of several sizes, an MLP over the frames of a
 chunk, gates that hear the whole utterance, channel mixing in groups that are shuffled, half as many frames from the
@@ -34,12 +34,10 @@ from nestvox.encoders.whole_utterances import LogMelEncoder
 from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
 
-__all__ = ["CONFIGURATIONS", "MLPMixer"]
-
 _FEATURES_HZ = 100.0
 _VARIANCE_FLOOR = 1e-5
 
-CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
+MIXERS: Mapping[str, Mapping[str, Any]] = {
     "v2": {"variant": "pointwise", "width": 192, "depth": 6, "expansion": 3},
     "v2-large": {"variant": "pointwise", "width": 256, "depth": 8, "expansion": 4},
     "4x384": {"variant": "pointwise", "width": 384, "depth": 4, "expansion": 3},
