@@ -174,13 +174,18 @@ def rotations(train: Clips, dev: Lists, dims: Sequence[int]) -> dict[str, System
         "random, centred": of_head(centred(drawn, mean)),
     }
     vectors = train.embedding.astype(np.float32)
+    pairs = dev.pairs()
+    refined = choose_rotation(vectors, train.speakers, pairs, dims=dims, weights=(1.0,))["refined"].rotation
     uses: dict[Centre, str] = {"none": "", "all": ", centred", "auto": ", auto"}
     for centre, words in uses.items():
-        for name, one in choose_rotation(vectors, train.speakers, dev.pairs(), dims=dims, centre=centre).items():
-            if name in ("pca", "discriminant", "refined"):
-                kept = one.rotation.details
-                said = {key: kept[key] for key in ("weight", "centred_from") if key in kept}
-                found[name + words] = of_head(one.rotation, json.dumps(said))
+        fits = choose_rotation(vectors, train.speakers, pairs, dims=dims, method="discriminant", centre=centre)
+        firsts = {"none": (size,), "all": (0,), "auto": (0, *refined.dims)}[centre]  # the matrix is the same for all
+        places = [centred(refined, mean, first) for first in firsts]
+        kept = {name: fits[name].rotation for name in ("pca", "discriminant")}
+        kept["refined"] = min(places, key=lambda head: sum(pairs.eers(head).values()))
+        for name, head in kept.items():
+            said = {key: head.details[key] for key in ("weight", "centred_from") if key in head.details}
+            found[name + words] = of_head(head, json.dumps(said))
     return found
 
 
