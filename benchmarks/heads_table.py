@@ -43,7 +43,7 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.heads.rotation import Centre, Rotation, Scatter, centred, default_dims, discriminant, truncation
 from nestvox.metrics import eer, error_curve
 from nestvox.metrics.bootstrap import speaker_bootstrap
-from nestvox.metrics.compare import compare_scores
+from nestvox.metrics.compare import compare_scores, rank_identically
 from nestvox.metrics.influence import Clusters, eer_influence, logit_interval
 from nestvox.model.folder import CONFIG_FILE, read_head, read_tensors
 from nestvox.scoring.cosine import prefix_cosines
@@ -336,7 +336,7 @@ def paired(
             cells = []
             for title, (other, at) in against.items():
                 a, b = scored[other][at], scored[name][dim]
-                if np.array_equal(a, b) or (title == "centred full" and dim == full):
+                if rank_identically(a, b) or (title == "centred full" and dim == full):
                     cells.append("")
                     continue
                 figure = compare_scores(a, b, lists.targets, *lists.sides).eer
