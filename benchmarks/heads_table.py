@@ -462,7 +462,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("features", type=Path, nargs="?", default=Path("features"))
     parser.add_argument("--speech", type=Path, default=Path("../shared/speech"))
-    parser.add_argument("--extra", action="store_true", help="fit on FEATURES/extra too (SPEECH/extra/utterances.tsv)")
+    parser.add_argument("--extra", type=Path, metavar="TABLE", help="fit on FEATURES/extra too, of this table")
     parser.add_argument("--variants", action="store_true", help="fit on FEATURES/augmented, all variants, instead")
     parser.add_argument(
         "--on", default="dev", help="dev, test, or the name of another cache, with --table and --trials"
@@ -486,9 +486,8 @@ def main() -> None:
         train = parts[0]
         for part in parts[1:]:
             train = train.and_(part)
-    if options.extra:
-        extra = read_utterances(options.speech / "extra/utterances.tsv")
-        train = train.and_(read_clips(options.features, "extra", extra)[0])
+    if options.extra is not None:
+        train = train.and_(read_clips(options.features, "extra", read_utterances(options.extra))[0])
     dev = read_lists(options.features, "dev", spoken, options.speech / "trials_dev.txt")
     dims = default_dims(train.embedding.shape[1])
     print(f"{len(train.speakers)} clips of {len(set(train.speakers))} training speakers, {dims[-1]} dimensions")
