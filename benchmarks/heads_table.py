@@ -323,7 +323,7 @@ def show(found: Mapping[str, System], lists: Lists, dims: Sequence[int], *, inte
 def paired(
     scored: Mapping[str, Scores], lists: Lists, dims: Sequence[int], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Each of `names` less truncation and less the centred encoder, at the same length and at its full size."""
+    """Each of `names` less truncation, less the centred encoder (at the same length, and at its full size), less the first."""
     rows, found = [], []
     full = max(dims)
     for name in names:
@@ -332,6 +332,7 @@ def paired(
                 "truncation": ("truncation", dim),
                 "centred": ("centred", dim),
                 "centred full": ("centred", full),
+                names[0]: (names[0], dim),
             }
             cells = []
             for title, (other, at) in against.items():
@@ -344,7 +345,7 @@ def paired(
                 cells.append("{:+.2f} [{:+.2f}, {:+.2f}], p {:.4f}".format(*values, figure.p_value))
                 found.append({"name": name, "dim": dim, "against": title, **figure._asdict()})
             rows.append([name, str(dim), *cells])
-    table(["head", "dim", "less truncation", "less centred", "less centred, full size"], rows)
+    table(["head", "dim", "less truncation", "less centred", "less centred, full size", f"less {names[0]}"], rows)
     return found
 
 
