@@ -323,7 +323,7 @@ def show(found: Mapping[str, System], lists: Lists, dims: Sequence[int], *, inte
 def paired(
     scored: Mapping[str, Scores], lists: Lists, dims: Sequence[int], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Each of `names` less truncation, less the centred encoder (at the same length, and at its full size), less the first."""
+    """Each of `names` less truncation, less the centred encoder (as long, and whole), less the first of `names`."""
     rows, found = [], []
     full = max(dims)
     for name in names:
