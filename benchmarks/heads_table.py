@@ -2,11 +2,11 @@ r"""Every nested head on one encoder, beside what it has to beat: the whole tabl
 
     for split in train dev test; do nestvox cache ../shared/speech/utterances.tsv --split $split --model campplus \\
         --variants 1 --dtype float32 --out features/$split; done
-    python benchmarks/heads_table.py features
-    python benchmarks/heads_table.py features --model linear=runs/linear/model --model linear@64=runs/linear64/model
-    python benchmarks/heads_table.py features --on test --keep discriminant
-    python benchmarks/heads_table.py features --questions
-    python benchmarks/heads_table.py demo-output/store  # embeddings alone, parts by the table's column `split`
+    python3 benchmarks/heads_table.py features
+    python3 benchmarks/heads_table.py features --model linear=runs/linear/model --model linear@64=runs/linear64/model
+    python3 benchmarks/heads_table.py features --on test --keep discriminant
+    python3 benchmarks/heads_table.py features --questions
+    python3 benchmarks/heads_table.py demo-output/store  # embeddings alone, parts by the table's column `split`
 
 Rows: the encoder cut as it is (truncation) and less its mean (centred), a random rotation, PCA, the discriminant order
 and its refinement, each without a mean, with one, and with one behind the prefix length that is best on dev; LDA by
