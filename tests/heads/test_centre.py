@@ -150,7 +150,7 @@ def test_pairs_choose_where_it_is_subtracted() -> None:
 
 def test_the_layer_of_redimnet_mrl_does_the_same() -> None:
     torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
-    from nestvox.compat.redimnet_mrl.heads import RotationLayer
+    from nestvox.compat.redimnet_mrl.network import RotationLayer
 
     vectors = world(7)[0]
     head = centred(Rotation(random_orthogonal(SIZE, 3), (4,), "pca"), unit(vectors).mean(axis=0))

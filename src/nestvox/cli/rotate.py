@@ -101,7 +101,7 @@ def _show(report: RotationReport) -> None:
 
     labelled = bool(report.speakers)
     rates = ["EER % before", "EER % centred", "EER % after"] if labelled else []
-    names = ("dim", *rates, "score agreement\nbefore", "score agreement\nafter")
+    names = ("dim", *rates, "agreement\nbefore", "agreement\nafter")
     first = report.rotation.details.get("centred_from")
     mean = "" if first is None else ", less the mean" + (f" behind {first} dimensions" if first else "")
     shown = whole_table(
@@ -115,6 +115,6 @@ def _show(report: RotationReport) -> None:
         parts = ", ".join(f"{part} {n['speakers']} speakers / {n['rows']} rows" for part, n in report.speakers.items())
         say(f"{parts}; the table is of the report speakers, all pairs, no interval")
         say("centred: the vectors as they are, less their mean")
-    say("score agreement: correlation of the prefix's cosines with the full-dimension cosines")
+    say("agreement: correlation of the prefix's cosines with the full-dimension cosines")
     say(f"largest change of a full-dimension cosine: {report.full_difference:.1e}")
     say_notes(report.notes)
