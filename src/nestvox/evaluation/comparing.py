@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
@@ -88,31 +88,15 @@ def compare(
     if names is not None and len(set(names)) < len(given):
         raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(names)}")
     loaded = functools.cache(load or load_model)
-    sources: dict[int, list[Unscored]] = {}
-    for number in sorted(range(len(given)), key=lambda number: names_a_model(given[number])):  # what is read, first
-        name = None if names is None else names[number]
-        sources[number] = [
-            known(given[number], listed, name=name, table=utterances, dims=dims, bars=bars, load=loaded)
-            for listed in lists
-        ]
+
+    def called(names: Sequence[str | None]) -> dict[int, list[Unscored]]:
+        read_first = sorted(range(len(given)), key=lambda number: names_a_model(given[number]))
+        asked: dict[str, Any] = {"table": utterances, "dims": dims, "bars": bars, "load": loaded}
+        return {i: [known(given[i], listed, name=names[i], **asked) for listed in lists] for i in read_first}
+
+    sources = called([None] * len(given) if names is None else names)
     if names is None and len({source.system.name for source, *_ in sources.values()}) < len(given):
-        names = string.ascii_lowercase[: len(given)]
-        return compare(
-            a,
-            b,
-            trials,
-            more=more,
-            table=utterances,
-            names=names,
-            dims=dims,
-            select_on=select_on,
-            speakers=speakers,
-            allow_overlap=allow_overlap,
-            settings=settings,
-            n_permutations=n_permutations,
-            load=loaded,
-            bars=bars,
-        )
+        sources = called(string.ascii_lowercase[: len(given)])
     for source in itertools.chain.from_iterable(sources.values()):  # all is refused that can be before one embeds
         who = trial_speakers(source.trials, [source.system], speakers=speakers, table=utterances)
         check_unscored(source, who, allow_overlap=allow_overlap)
@@ -159,8 +143,8 @@ def compare_systems(
             stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
         table: utterances that the trials name: speakers and labels of marks come from it.
         allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
-        settings: operating point, replicates (the same draws for both systems), their seed, which is also that of the
-            permutation, and confidence, 1 minus which p values are held against.
+        settings: operating point, replicates (the same draws for both systems), seed of these and of the permutation,
+            and confidence, 1 minus which p values are held against.
         n_permutations: rounds of the permutation by speaker.
         selection: of one of these systems on other trials, see `select_system`: it is put first.
         progress: told the comparisons made.
@@ -171,7 +155,6 @@ def compare_systems(
         TrialsError, TableError: as `scoring.pipeline.score_trials`.
         OverlapError: training speakers of a system stand in the trials.
     """
-    confidence = settings.confidence
     targets = check_trials(trials)
     given, systems = tuple(systems), _ordered(trials, systems, selection)
     who = trial_speakers(trials, systems, speakers=speakers, table=table)
@@ -185,25 +168,17 @@ def compare_systems(
     paired: list[PairedComparison | None] = []
     for done, (other, dim_a, dim_b) in enumerate(tasks, start=1):
         pair = first.scores[dim_a], other.scores[dim_b]
-        paired.append(None if _same(*pair) else _pair(*pair, targets, (enrol, test), settings, n_permutations))
+        drawn: dict[str, Any] = {"n_permutations": n_permutations, **settings.drawn}
+        paired.append(None if _same(*pair) else compare_scores(*pair, targets, enrol, test, **drawn))
         progress(done, len(tasks))
     made = sum(found is not None for found in paired)
-    unit = "speakers" if who.known else "utterances"
     figures = {
         (system.name, dim): _system_row(system, dim, targets, settings.point)
         for system in systems
         for dim in system.scores
     }
-    rows = _rows(
-        first,
-        tasks,
-        paired,
-        figures,
-        n_trials=len(trials),
-        n_clusters=n_clusters,
-        unit=unit,
-        confidence=confidence,
-    )
+    of = {"n_trials": len(trials), "n_clusters": n_clusters, "unit": "speakers" if who.known else "utterances"}
+    rows = _rows(first, tasks, paired, figures, confidence=settings.confidence, **of)
     return Comparison(
         systems=tuple(figures.values()),
         rows=rows,
@@ -218,7 +193,7 @@ def compare_systems(
         p_target=settings.p_target,
         c_miss=settings.c_miss,
         c_fa=settings.c_fa,
-        confidence=confidence,
+        confidence=settings.confidence,
         method=_method(who, n_clusters, made, n_permutations, settings),
         labels=labels,
         notes=notes,
@@ -287,46 +262,19 @@ def _said(
     return labels, notes
 
 
-def _pair(
-    a: Scores,
-    b: Scores,
-    targets: NDArray[np.bool_],
-    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
-    settings: Settings,
-    n_permutations: int,
-) -> PairedComparison:
-    return compare_scores(
-        a,
-        b,
-        targets,
-        *sides,
-        p_target=settings.p_target,
-        c_miss=settings.c_miss,
-        c_fa=settings.c_fa,
-        n_replicates=settings.n_bootstrap,
-        n_permutations=n_permutations,
-        seed=settings.seed,
-        confidence=settings.confidence,
-    )
-
-
 def _rows(
     first: System,
     tasks: Sequence[tuple[System, int | None, int | None]],
     paired: Sequence[PairedComparison | None],
     figures: Mapping[tuple[str, int | None], SystemRow],
     *,
-    n_trials: int,
-    n_clusters: int,
-    unit: str,
     confidence: float,
+    **of: Any,
 ) -> tuple[ComparisonRow, ...]:
     """Every other system against the first, p values corrected for how many comparisons there are."""
     made = [found for found in paired if found is not None]
-    p_eer, p_cost = (
-        iter(holm([found.eer.p_value for found in made])),
-        iter(holm([found.min_dcf.p_value for found in made])),
-    )
+    p_eer = iter(holm([found.eer.p_value for found in made]))
+    p_cost = iter(holm([found.min_dcf.p_value for found in made]))
     rows: list[ComparisonRow] = []
     for (other, dim_a, dim_b), found in zip(tasks, paired, strict=True):
         pair = (first.name, other.name, dim_a, dim_b)
@@ -340,13 +288,11 @@ def _rows(
                 first.name,
                 other.name,
                 figure,
-                n_trials=n_trials,
-                n_clusters=n_clusters,
                 percent=percent,
-                unit=unit,
                 p_value=p_value,
                 confidence=confidence,
                 level=1 - confidence,
+                **of,
             )
             for figure, percent, p_value in zip((found.eer, found.min_dcf), (True, False), p_values, strict=True)
         ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,12 @@ class Settings:
         """Prior and both costs."""
         return self.p_target, self.c_miss, self.c_fa
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What `speaker_bootstrap` and `compare_scores` are told."""
+        names = ("p_target", "c_miss", "c_fa", "seed", "confidence")
+        return {"n_replicates": self.n_bootstrap, **{name: getattr(self, name) for name in names}}
+
 
 USUAL = Settings()
 """What is measured with where nothing else is said."""
@@ -141,18 +148,7 @@ def replicates(
     curve: ErrorCurve, clusters: Clusters, settings: Settings, p_fa: Sequence[float] = ()
 ) -> BootstrapIntervals:
     """The bootstrap with these settings; `p_fa` as `speaker_bootstrap` takes it."""
-    return speaker_bootstrap(
-        *curve.trials,
-        clusters.enrol,
-        clusters.test,
-        p_target=settings.p_target,
-        c_miss=settings.c_miss,
-        c_fa=settings.c_fa,
-        p_fa=p_fa,
-        n_replicates=settings.n_bootstrap,
-        seed=settings.seed,
-        confidence=settings.confidence,
-    )
+    return speaker_bootstrap(*curve.trials, clusters.enrol, clusters.test, p_fa=p_fa, **settings.drawn)
 
 
 def in_words(

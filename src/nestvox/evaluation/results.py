@@ -189,7 +189,7 @@ class Evaluation:
     thresholds: tuple[ThresholdUse, ...] = ()
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{_named(row.dim)}{percent_interval(row)}" for row in self.overall)
+        found = ", ".join(f"{'' if row.dim is None else f'{row.dim}: '}{percent_interval(row)}" for row in self.overall)
         labels = f", {', '.join(self.labels)}" if self.labels else ""
         return (
             f"Evaluation(EER % {found}; {self.headline.n_target} target + {self.headline.n_nontarget} nontarget, "
@@ -235,9 +235,8 @@ class Evaluation:
         Raises:
             TrialsError: there is none; those that exist are named.
         """
-        for row in self.results:
-            if (row.dim, row.condition) == (dim, condition):
-                return row
+        if found := [row for row in self.results if (row.dim, row.condition) == (dim, condition)]:
+            return found[0]
         there = ", ".join(f"{row.condition} at {row.dim}" for row in self.results)
         raise TrialsError(f"no error rate for condition {condition} at dimension {dim}; there are: {there}")
 
@@ -255,34 +254,22 @@ class Evaluation:
             **top,
             "model": self.model,
             "trials": self.trials_source,
-            "notes": list(self.notes),
+            "notes": self.notes,
             "n_ignored_scores": self.n_ignored_scores,
             "confidence": self.confidence,
             "n_bootstrap": self.n_bootstrap,
             "detail_dim": self.detail_dim,
             "seed": self.seed,
-            "interval_asked": self.interval,
-            "results": rows,
-            "det": [asdict(curve) for curve in self.det],
-            "further": [figure.to_dict() for figure in self.further],
-            "histograms": [asdict(histogram) for histogram in self.histograms],
-            "calibration": [asdict(curve) for curve in self.calibration],
-            "speakers": [asdict(row) for row in self.speakers],
-            "zoo": [asdict(test) for test in self.zoo],
-            "highest_nontargets": [asdict(trial) for trial in self.highest_nontargets],
-            "lowest_targets": [asdict(trial) for trial in self.lowest_targets],
             "score": self.score,
             "calibrated_by": self.calibrated_by,
-            "llr_cost_before": [asdict(cost) for cost in self.llr_cost_before],
-            "llr_cost_after": [asdict(cost) for cost in self.llr_cost_after],
-            "thresholds": [use.to_dict() for use in self.thresholds],
+            "interval_asked": self.interval,
+            "results": rows,
         }
+        for name, values in vars(self).items():
+            if isinstance(values, tuple) and name not in {"results", "not_computable", "labels", "notes"}:
+                found[name] = [one.to_dict() if hasattr(one, "to_dict") else asdict(one) for one in values]
         plain: dict[str, Any] = plain_values(found)
         return plain
-
-
-def _named(dim: int | None) -> str:
-    return "" if dim is None else f"{dim}: "
 
 
 def plain_values(value: Any) -> Any:

@@ -34,7 +34,6 @@ SAYING = (
 _LEAST_REPEATS = 3
 _SCORED_VECTORS = 10_000
 _SCORED_PAIRS = 100_000
-_MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def bench_model(
         progress(2 + 2 * number, steps)
         queries_per_s = _search(dim, gallery, queries, top, seconds, seed)
         progress(3 + 2 * number, steps)
-        rows.append(CostRow(dim, pairs_per_s, queries_per_s, 4 * dim * _MILLION, 2 * dim * _MILLION))
+        rows.append(CostRow(dim, pairs_per_s, queries_per_s, 4_000_000 * dim, 2_000_000 * dim))
     return Bench(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -193,8 +192,7 @@ def _scoring(dim: int, seconds: float, seed: int) -> float:
 
 def _search(dim: int, gallery: int, queries: int, top: int, seconds: float, seed: int) -> float:
     generator = seeded(seed)
-    rows = _unit_rows(generator, gallery, dim)
-    asked = _unit_rows(generator, queries, dim)
+    rows, asked = (_unit_rows(generator, count, dim) for count in (gallery, queries))
     median_s, _ = _timed(lambda: nearest(asked, rows, top), seconds)
     return queries / median_s
 

@@ -203,7 +203,7 @@ def check_codecs(model: SpeakerModel, clips: Sequence[Clip]) -> list[Check]:
             detail = f"lowest cosine of {len(scores)} clips with themselves through {codec}: {lowest:.3f}"
             if synthetic and math.isfinite(lowest):
                 outcome, detail = "note", f"{detail}; synthetic tones, not judged"
-            checks.append(Check(codec, outcome, detail, _finite(lowest), CODEC_FLOOR))
+            checks.append(Check(codec, outcome, detail, finite(lowest), CODEC_FLOOR))
     return checks
 
 
@@ -214,10 +214,10 @@ def check_saved(model: SpeakerModel, folder: Path | None) -> list[Check]:
         return [Check("fingerprint", "note", f"{model.fingerprint}; not a saved model, so nothing to hold it against")]
     config = read_json(folder / "config.json", naming(ModelError))
     saved = config.get("fingerprint") if isinstance(config, dict) else None
-    if saved != model.fingerprint:
-        detail = f"config.json says {saved}, configuration and weights give {model.fingerprint}"
-        return [Check("fingerprint", "fail", detail)]
-    return [Check("fingerprint", "pass", f"{saved}, as in config.json")]
+    if saved == model.fingerprint:
+        return [Check("fingerprint", "pass", f"{saved}, as in config.json")]
+    detail = f"config.json says {saved}, configuration and weights give {model.fingerprint}"
+    return [Check("fingerprint", "fail", detail)]
 
 
 @_guarded("thresholds")
@@ -280,7 +280,7 @@ def _refuses(model: SpeakerModel, name: str, audio: Path | NDArray[np.float32], 
 
 def _held(name: str, value: float, limit: float, detail: str) -> Check:
     outcome: Outcome = "pass" if value <= limit else "fail"  # NaN is no pass
-    return Check(name, outcome, f"{detail} {value:.1e}", _finite(value), limit)
+    return Check(name, outcome, f"{detail} {value:.1e}", finite(value), limit)
 
 
 def _prefix(model: SpeakerModel, samples: NDArray[np.float32], dim: int) -> Floats:
@@ -313,5 +313,6 @@ def _larger(a: float, b: float) -> float:
     return float(np.max([a, b]))  # NaN stays, which max() would lose
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None for strict JSON."""
     return value if math.isfinite(value) else None

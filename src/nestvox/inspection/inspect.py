@@ -5,12 +5,11 @@ Notation: N clips, D embedding size.
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from nestvox.inspection.checks import (
     check_saved,
     check_thresholds,
     check_vectors,
+    finite,
 )
 from nestvox.inspection.sample_clips import Clip, noise
 from nestvox.progress import Progress, silent
@@ -160,18 +160,18 @@ class Inspection:
     """
 
     model: str
-    fingerprint: str
-    machine: str
-    clips: tuple[str, ...]
-    labels: tuple[str, ...]
-    parts: tuple[PartSize, ...]
-    files: dict[str, int]
-    dims: tuple[DimensionRow, ...]
-    clip_norms: tuple[ClipNorms, ...]
-    similarities: tuple[Similarities, ...]
-    memory: MemoryUse | None
-    latency: tuple[LatencyRow, ...]
-    checks: tuple[Check, ...]
+    fingerprint: str = ""
+    machine: str = ""
+    clips: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    parts: tuple[PartSize, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
+    dims: tuple[DimensionRow, ...] = ()
+    clip_norms: tuple[ClipNorms, ...] = ()
+    similarities: tuple[Similarities, ...] = ()
+    memory: MemoryUse | None = None
+    latency: tuple[LatencyRow, ...] = ()
+    checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -258,22 +258,7 @@ def inspect_model(
 
 def unloadable(folder: Path, error: Exception) -> Inspection:
     """The inspection of a model folder that is damaged: it fails, and says why."""
-    checks = (Check("loads", "fail", str(error)),)
-    return Inspection(
-        model=str(folder),
-        fingerprint="",
-        machine="",
-        clips=(),
-        labels=(),
-        parts=(),
-        files=_files_of(folder),
-        dims=(),
-        clip_norms=(),
-        similarities=(),
-        memory=None,
-        latency=(),
-        checks=checks,
-    )
+    return Inspection(str(folder), files=_files_of(folder), checks=(Check("loads", "fail", str(error)),))
 
 
 def limit_of(model: SpeakerModel) -> tuple[float, bool]:
@@ -339,7 +324,7 @@ def _clip_norms(full: NDArray[Any], clips: Sequence[Clip], model: SpeakerModel) 
     norms = np.sqrt(np.cumsum(np.asarray(full, np.float64) ** 2, axis=1))  # (N, D)
     return tuple(
         ClipNorms(
-            clip.name, len(clip.samples) / model.sample_rate, {dim: _finite(float(row[dim - 1])) for dim in model.dims}
+            clip.name, len(clip.samples) / model.sample_rate, {dim: finite(float(row[dim - 1])) for dim in model.dims}
         )
         for clip, row in zip(clips, norms, strict=True)
     )
@@ -350,11 +335,7 @@ def _cosines(vectors: NDArray[Any]) -> tuple[tuple[float | None, ...], ...]:
     norms = np.linalg.norm(unit, axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         cosines = np.clip((unit / norms) @ (unit / norms).T, -1.0, 1.0)
-    return tuple(tuple(_finite(float(cosine)) for cosine in row) for row in cosines)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return tuple(tuple(finite(float(cosine)) for cosine in row) for row in cosines)
 
 
 def _memory(model: SpeakerModel) -> MemoryUse:
