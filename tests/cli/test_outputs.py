@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import pytest
 
 from nestvox.cli.app import commands
 from nestvox.cli.main import main
-from nestvox.cli.outputs import FOLDERS_OUT, INPUTS, OUTPUTS, Named, check_outputs, inputs_of, outputs_of
-from nestvox.errors import NestvoxError
+from nestvox.cli.outputs import (
+    FOLDERS_OUT,
+    INPUTS,
+    OUTPUTS,
+    Named,
+    check_figure_format,
+    check_outputs,
+    inputs_of,
+    outputs_of,
+)
+from nestvox.errors import MissingExtraError, NestvoxError
 
 COMMANDS = dict(commands())
 
@@ -200,3 +210,12 @@ def test_what_a_call_reads_and_writes(tmp_path: Path, monkeypatch: pytest.Monkey
     params = {"systems": ["first=a.csv", "b.csv", "ge2e"], "trials": Path("t.txt"), "json_out": Path("o"), "dims": "16"}
     assert {str(named.path) for named in inputs_of("compare", params, {})} == {"a.csv", "b.csv", "t.txt"}
     assert [str(named.path) for named in outputs_of("compare", params, {})] == ["o"]
+
+
+def test_a_missing_matplotlib_is_named_before_anything_is_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    check_figure_format("svg")
+    with pytest.raises(MissingExtraError, match=r"PNG needs the extra \[plots\]"):
+        check_figure_format("png")
+    with pytest.raises(NestvoxError, match="svg or png, got 'pdf'"):
+        check_figure_format("pdf")

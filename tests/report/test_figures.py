@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from nestvox.errors import MissingExtraError, NestvoxError
+from nestvox.errors import NestvoxError
 from nestvox.evaluation import Settings, evaluate
 from nestvox.evaluation.results import DetCurve
-from nestvox.report.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot, check_figure_format
+from nestvox.report.drawing import FIGURE_FORMATS, PALETTES, Drawing, Plot
 from nestvox.report.figures import (
     BayesLine,
     DetLine,
@@ -203,12 +202,3 @@ def test_the_key_of_a_det_figure_covers_as_little_as_it_can(distance: float, nam
     covered = [sum(min(xs) <= x <= max(xs) and min(ys) <= y <= max(ys) for x, y in shape.points) for shape in curves]
     assert len(curves) == len(names)
     assert sum(covered) <= 0.1 * sum(len(shape.points) for shape in curves)
-
-
-def test_a_missing_matplotlib_is_named_before_anything_is_measured(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    check_figure_format("svg")
-    with pytest.raises(MissingExtraError, match=r"PNG needs the extra \[plots\]"):
-        check_figure_format("png")
-    with pytest.raises(NestvoxError, match="svg or png, got 'pdf'"):
-        check_figure_format("pdf")

@@ -10,7 +10,7 @@ import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, number, say, say_notes, show_score, whole_table
-from nestvox.cli.outputs import write_json, write_pages
+from nestvox.cli.outputs import check_figure_format, write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ def compare(
     from nestvox.evaluation.comparing import compare as run
     from nestvox.evaluation.estimates import Settings
     from nestvox.report.comparison_page import comparison_figures, comparison_tables, write_comparison
-    from nestvox.report.drawing import check_figure_format
 
     check_figure_format(figure_format)
     settings = Settings(

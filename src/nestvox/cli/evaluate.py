@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nestvox.cli import options
 from nestvox.cli.console import console, number, say, say_notes, show_dim, show_score, whole_table
-from nestvox.cli.outputs import write_json, write_pages
+from nestvox.cli.outputs import check_figure_format, write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -94,7 +94,6 @@ def evaluate(
     from nestvox.evaluation.estimates import Settings
     from nestvox.evaluation.measure import evaluate as run
     from nestvox.extraction.store.store import EmbeddingStore
-    from nestvox.report.drawing import check_figure_format
     from nestvox.scoring.pipeline import read_steps
     from nestvox.scoring.refusals import check_trials, refuse_copies
 
@@ -145,25 +144,22 @@ def evaluate(
     for title, other in others.items():
         print_evaluation(other, title=title)
     write_json(json_out, found.to_dict())
-    write_pages(csv, figures, figure_format, report, **_pages(found, others, name))
+    from nestvox.report.page import evaluation_figures, evaluation_tables, write_html
 
-
-def _pages(found: Evaluation, others: Mapping[str, Evaluation], name: str) -> dict[str, Any]:
-    """What a report has: its tables, its figures, and the page."""
-    from nestvox.report.page import evaluation_figures, write_html
-    from nestvox.report.tables import evaluation_tables
-
-    return {
-        "tables": lambda: evaluation_tables({name: found, **others}),
-        "drawings": lambda: evaluation_figures(found, baselines=others, name=name),
-        "page": lambda path: write_html(found, path, baselines=others, name=name),
-    }
+    write_pages(
+        csv,
+        figures,
+        figure_format,
+        report,
+        tables=lambda: evaluation_tables({name: found, **others}),
+        drawings=lambda: evaluation_figures(found, baselines=others, name=name),
+        page=lambda path: write_html(found, path, baselines=others, name=name),
+    )
 
 
 def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> None:
     """Print the rows as a table in per cent, with counts, hash, interval and notes below it."""
-    from nestvox.evaluation.results import interval_in_words, percent, percent_interval
-    from nestvox.report.page import further_in_words
+    from nestvox.evaluation.results import further_in_words, interval_in_words, percent, percent_interval
 
     headline = evaluation.headline
     # Over all trials only, the counts stand below the table once.

@@ -246,6 +246,22 @@ def write_json(path: Path | None, content: Any, *, told: bool = True) -> None:
             say(f"JSON: {path}")
 
 
+def check_figure_format(figure_format: str) -> None:
+    """Refuse a format in which no figure can be written, before anything is measured.
+
+    Raises:
+        NestvoxError: there is no such format; those that exist are named.
+        MissingExtraError: ``png``, and matplotlib is not installed.
+    """
+    from nestvox.extras import require
+    from nestvox.report.drawing import FIGURE_FORMATS
+
+    if figure_format not in FIGURE_FORMATS:
+        raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
+    if figure_format == "png":
+        require("matplotlib", extra="plots", purpose="writing figures as PNG")
+
+
 def write_pages(
     csv: Path | None,
     figures: Path | None,
@@ -258,8 +274,7 @@ def write_pages(
 ) -> None:
     """Write what was asked for of a report: its tables, its figures, the page itself; and say where."""
     from nestvox.cli.console import say
-    from nestvox.report.page import write_figures
-    from nestvox.report.tables import write_tables
+    from nestvox.report.page import write_figures, write_tables
 
     if csv is not None:
         say(f"CSV: {csv} ({len(write_tables(tables(), csv))} tables)")

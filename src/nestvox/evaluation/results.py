@@ -294,6 +294,16 @@ def percent_interval(row: ErrorRates) -> str:
     return f"{percent(row.eer.value)} {interval_in_words(100 * low, 100 * high, 2)}"
 
 
+def further_in_words(figure: Estimate) -> str:
+    """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
+    scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
+    numbers = [
+        f"{scale * number:.{digits}f}" for number in (figure.value, figure.low, figure.high) if number is not None
+    ]
+    ends = f" [{', '.join(numbers[1:])}]" if numbers[1:] else ""
+    return f"{figure.name}{':' if unit else ''} {numbers[0]}{unit}{ends}"
+
+
 def interval_in_words(low: float, high: float, digits: int) -> str:
     """Both ends in brackets; ``[none]`` where they are one: then no draw of the speakers changes the figure at all."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]" if low < high else "[none]"

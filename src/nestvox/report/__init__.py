@@ -8,9 +8,16 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.report.comparison_page import comparison_figures, render_comparison, write_comparison
-    from nestvox.report.page import evaluation_figures, render_html, write_figures, write_html, write_json
+    from nestvox.report.page import (
+        evaluation_figures,
+        evaluation_tables,
+        render_html,
+        write_figures,
+        write_html,
+        write_json,
+        write_tables,
+    )
     from nestvox.report.run_page import write_run_page
-    from nestvox.report.tables import evaluation_tables, write_tables
 
 __all__ = [
     "comparison_figures",
@@ -30,8 +37,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "comparison_page": "comparison_figures render_comparison write_comparison",
-        "page": "evaluation_figures render_html write_figures write_html write_json",
+        "page": "evaluation_figures evaluation_tables render_html write_figures write_html write_json write_tables",
         "run_page": "write_run_page",
-        "tables": "evaluation_tables write_tables",
     },
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import polars as pl
 
 from nestvox.atomic import write_text
 from nestvox.download import readable_size
 from nestvox.evaluation.comparison import Comparison, ComparisonRow
+from nestvox.evaluation.disputed import DisputedTrial
 from nestvox.evaluation.results import Evaluation
 from nestvox.metrics import bayes_threshold
 from nestvox.report.drawing import Drawing
@@ -26,8 +27,7 @@ from nestvox.report.figures import (
     eer_by_dim_figure,
     histogram_figure,
 )
-from nestvox.report.page import render_page
-from nestvox.report.tables import evaluation_tables, frame_of
+from nestvox.report.page import evaluation_tables, frame_of, grouped, render_page
 
 _MOST_SPEAKERS = 15
 _MOST_VERDICTS = 6
@@ -64,10 +64,6 @@ def render_comparison(comparison: Comparison, evaluations: Mapping[str, Evaluati
     """
     names = _names(comparison)
     figures = comparison_figures(comparison, evaluations)
-    disputed: dict[str, list[Any]] = {}
-    for trial in comparison.disputed:
-        wrong = trial.b if trial.right == trial.a else trial.a
-        disputed.setdefault(f"{trial.right} is right, {wrong} is wrong", []).append(trial)
     return render_page(
         "comparison.html.j2",
         {"size": readable_size},
@@ -81,7 +77,7 @@ def render_comparison(comparison: Comparison, evaluations: Mapping[str, Evaluati
         verdicts=_verdicts(comparison),
         figures={**dict.fromkeys(("differences", "eer-by-dimension")), **figures},
         speakers=_changed_speakers(names, evaluations),
-        disputed=list(disputed.items()),
+        disputed=list(grouped(comparison.disputed, _who_is_right).items()),
     )
 
 
@@ -140,10 +136,8 @@ def comparison_tables(comparison: Comparison, evaluations: Mapping[str, Evaluati
     for row in comparison.rows:
         plain = {key: value for key, value in asdict(row).items() if key != "paired"}
         if row.paired is not None:
-            for figure in ("eer", "min_dcf"):
+            for figure in ("eer", "min_dcf", "at_eer", "at_min_dcf"):
                 plain |= {f"{figure}_{key}": value for key, value in getattr(row.paired, figure)._asdict().items()}
-            for point in ("at_eer", "at_min_dcf"):
-                plain |= {f"{point}_{key}": value for key, value in getattr(row.paired, point)._asdict().items()}
         differences.append(plain)
     selection = comparison.selection
     return {
@@ -153,6 +147,10 @@ def comparison_tables(comparison: Comparison, evaluations: Mapping[str, Evaluati
         "selection": frame_of([] if selection is None else [asdict(found) for found in selection.candidates]),
         **evaluation_tables(evaluations),
     }
+
+
+def _who_is_right(trial: DisputedTrial) -> str:
+    return f"{trial.right} is right, {trial.b if trial.right == trial.a else trial.a} is wrong"
 
 
 def _names(comparison: Comparison) -> list[str]:
@@ -177,10 +175,8 @@ def _verdicts(comparison: Comparison) -> list[ComparisonRow]:
     rows = [row for row in comparison.rows if row.paired is not None]
     if len(rows) <= _MOST_VERDICTS:
         return rows
-    ends: dict[str, list[ComparisonRow]] = {}
-    for row in rows:
-        ends.setdefault(row.b, []).append(row)
-    return [row for found in ends.values() for row in ([found[0], found[-1]] if len(found) > 1 else found)]
+    ends = grouped(rows, lambda row: row.b).values()
+    return [row for found in ends for row in ([found[0], found[-1]] if len(found) > 1 else found)]
 
 
 def _at(found: Sequence[_T], dim: int | None) -> _T:

@@ -22,64 +22,32 @@ N_SERIES = 8
 Point = tuple[float, float]
 Ticks = Sequence[tuple[float, str]]
 
+_LIGHT_AND_DARK = {
+    "paper": ("#ffffff", "#12161f"),
+    "ink": ("#1a1f2b", "#e6e9f0"),
+    "soft": ("#596275", "#9aa4b8"),
+    "rule": ("#d9dde5", "#2c3444"),
+    "shade": ("#f4f6f9", "#1a202c"),
+    "accent": ("#1d4fbf", "#8fb2ff"),
+    "warn": ("#fdeae6", "#45190f"),
+    "warn-ink": ("#7a1a10", "#ffd9d1"),
+    "warn-rule": ("#d2573f", "#e2705a"),
+    "target": ("#1f6feb", "#6ea8ff"),
+    "nontarget": ("#c2570c", "#f0944d"),
+    "s0": ("#b45309", "#f0a04b"),
+    "s1": ("#be185d", "#f472b6"),
+    "s2": ("#7c3aed", "#b79bff"),
+    "s3": ("#1d4fbf", "#7fa8ff"),
+    "s4": ("#0f766e", "#4fd1c0"),
+    "s5": ("#3f6212", "#a8cf5f"),
+    "s6": ("#475569", "#a3b1c6"),
+    "s7": ("#111827", "#ffffff"),
+}
 PALETTES: Mapping[str, Mapping[str, str]] = {
-    "light": {
-        "paper": "#ffffff",
-        "ink": "#1a1f2b",
-        "soft": "#596275",
-        "rule": "#d9dde5",
-        "shade": "#f4f6f9",
-        "accent": "#1d4fbf",
-        "warn": "#fdeae6",
-        "warn-ink": "#7a1a10",
-        "warn-rule": "#d2573f",
-        "target": "#1f6feb",
-        "nontarget": "#c2570c",
-        "s0": "#b45309",
-        "s1": "#be185d",
-        "s2": "#7c3aed",
-        "s3": "#1d4fbf",
-        "s4": "#0f766e",
-        "s5": "#3f6212",
-        "s6": "#475569",
-        "s7": "#111827",
-    },
-    "dark": {
-        "paper": "#12161f",
-        "ink": "#e6e9f0",
-        "soft": "#9aa4b8",
-        "rule": "#2c3444",
-        "shade": "#1a202c",
-        "accent": "#8fb2ff",
-        "warn": "#45190f",
-        "warn-ink": "#ffd9d1",
-        "warn-rule": "#e2705a",
-        "target": "#6ea8ff",
-        "nontarget": "#f0944d",
-        "s0": "#f0a04b",
-        "s1": "#f472b6",
-        "s2": "#b79bff",
-        "s3": "#7fa8ff",
-        "s4": "#4fd1c0",
-        "s5": "#a8cf5f",
-        "s6": "#a3b1c6",
-        "s7": "#ffffff",
-    },
+    kind: {name: colours[number] for name, colours in _LIGHT_AND_DARK.items()}
+    for number, kind in enumerate(("light", "dark"))
 }
 """Colours by name; ``s0`` to ``s7`` are those of series."""
-
-
-def check_figure_format(figure_format: str) -> None:
-    """Refuse a format in which no figure can be written, before anything is measured.
-
-    Raises:
-        NestvoxError: there is no such format; those that exist are named.
-        MissingExtraError: ``png``, and matplotlib is not installed.
-    """
-    if figure_format not in FIGURE_FORMATS:
-        raise NestvoxError(f"--figure-format must be {' or '.join(FIGURE_FORMATS)}, got {figure_format!r}")
-    if figure_format == "png":
-        require("matplotlib", extra="plots", purpose="writing figures as PNG")
 
 
 @dataclass(frozen=True)
@@ -238,7 +206,7 @@ class Drawing:
         return "".join(body)
 
     def _png(self, path: Path) -> None:
-        check_figure_format("png")
+        require("matplotlib", extra="plots", purpose="writing figures as PNG")
         # Imported here: a command that writes no figure must not wait for it.
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415

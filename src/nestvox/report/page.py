@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
+import polars as pl
 from markupsafe import Markup
 
 from nestvox import __version__
 from nestvox.atomic import write_text
 from nestvox.errors import TrialsError
-from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable, percent
+from nestvox.evaluation.results import ALL, ErrorRates, Evaluation, NotComputable, percent, plain_values
 from nestvox.metrics import bayes_threshold
-from nestvox.metrics.estimate import Estimate
 from nestvox.report.drawing import PALETTES, Drawing, style_sheet
 from nestvox.report.figures import (
     SYSTEM_SERIES,
@@ -36,21 +37,100 @@ _MOST_HISTOGRAMS = 8
 _MOST_SPEAKERS = 20
 _SAME_RATE = 1e-4
 
-
-def further_in_words(figure: Estimate) -> str:
-    """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
-    scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
-    numbers = [
-        f"{scale * number:.{digits}f}" for number in (figure.value, figure.low, figure.high) if number is not None
-    ]
-    ends = f" [{', '.join(numbers[1:])}]" if numbers[1:] else ""
-    return f"{figure.name}{':' if unit else ''} {numbers[0]}{unit}{ends}"
+_T = TypeVar("_T")
 
 
 def write_json(evaluation: Evaluation, path: str | Path) -> None:
     """Write `Evaluation.to_dict` atomically; rates are fractions."""
     text = json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> dict[str, pl.DataFrame]:
+    """The tables of one or several evaluations, each row with the name of its system in the column ``system``.
+
+    ``results`` (a row a dimension and condition, those not computable with their reason), ``further``, ``det``,
+    ``histograms``, ``calibration`` (the bins), ``calibration_costs``, ``bayes_error``, ``speakers``, ``zoo`` and
+    ``worst_trials``.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for system, evaluation in evaluations.items():
+        for name, rows in _table_rows(evaluation).items():
+            found.setdefault(name, []).extend({"system": system, **row} for row in rows)
+    return {name: frame_of(rows) for name, rows in found.items()}
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows of plain values to a table; lists become words between semicolons, infinities null."""
+    flat = [
+        {
+            key: ";".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in plain_values(dict(row)).items()
+        }
+        for row in rows
+    ]
+    return pl.DataFrame(flat, infer_schema_length=None)
+
+
+def write_tables(tables: Mapping[str, pl.DataFrame], folder: str | Path) -> tuple[Path, ...]:
+    """Write each table as ``<name>.csv``, atomically; a table without rows is left out. Returns the files."""
+    written = []
+    for name, table in tables.items():
+        if len(table):
+            path = Path(folder) / f"{name}.csv"
+            write_text(path, table.write_csv())
+            written.append(path)
+    return tuple(written)
+
+
+def _table_rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    rates = [{**row.to_dict(), "reason": None} for row in evaluation.results]
+    empty = [{**dict.fromkeys(rates[0]), **asdict(row)} for row in evaluation.not_computable]
+    calibration = evaluation.calibration
+    bins = ("bin_low", "bin_high", "bin_llr", "bin_target", "bin_nontarget")
+    curves = ("bayes_minimum", "bayes_actual", "bayes_affine")
+    costs = ("llr", "affine_scale", "affine_offset", "min_cllr", "cllr", "cllr_affine", "act_dcf", "calibration_error")
+    worst = (("nontarget", evaluation.highest_nontargets), ("target", evaluation.lowest_targets))
+    return {
+        "results": rates + empty,
+        "det": [
+            {"dim": curve.dim, "p_fa": a, "p_miss": b, "p_miss_low": c, "p_miss_high": d}
+            for curve in evaluation.det
+            for a, b, c, d in zip(curve.p_fa, curve.p_miss, curve.p_miss_low, curve.p_miss_high, strict=True)
+        ],
+        "further": [figure.to_dict() for figure in evaluation.further],
+        "histograms": [
+            {"dim": found.dim, "low": low, "high": high, "n_target": target, "n_nontarget": nontarget}
+            for found in evaluation.histograms
+            for low, high, target, nontarget in zip(
+                found.edges[:-1], found.edges[1:], found.n_target, found.n_nontarget, strict=True
+            )
+        ],
+        "calibration": [
+            {"dim": found.dim, **dict(zip(bins, values, strict=True))}
+            for found in calibration
+            for values in zip(*(getattr(found, name) for name in bins), strict=True)
+        ],
+        "calibration_costs": [
+            {"dim": found.dim, **{name: getattr(found, name) for name in costs}} for found in calibration
+        ],
+        "bayes_error": [
+            {
+                "dim": found.dim,
+                "prior_log_odds": odds,
+                **{name: (getattr(found, name) or [None] * len(found.prior_log_odds))[i] for name in curves},
+            }
+            for found in calibration
+            for i, odds in enumerate(found.prior_log_odds)
+        ],
+        "speakers": [{**asdict(row), "n_errors": row.n_errors} for row in evaluation.speakers],
+        "zoo": [asdict(test) for test in evaluation.zoo],
+        "worst_trials": [
+            {"class": kind, "rank": rank, **asdict(trial)}
+            for kind, trials in worst
+            for rank, trial in enumerate(trials, start=1)
+        ],
+    }
 
 
 def write_html(
@@ -172,7 +252,8 @@ def render_html(
     overall = evaluation.overall
     dims = sorted({dim for found in systems.values() for dim in found.dims if dim is not None})
     shown = [histogram.dim for histogram in evaluation.histograms[-_MOST_HISTOGRAMS:]]
-    conditions = _by_condition(evaluation)
+    rows: tuple[ErrorRates | NotComputable, ...] = (*evaluation.results, *evaluation.not_computable)
+    conditions = grouped(rows, lambda row: row.condition)
     durations = {key: rows for key, rows in conditions.items() if key.startswith(f"{DURATION}=")}
     others = {key: rows for key, rows in conditions.items() if key not in durations and key != ALL}
     return render_page(
@@ -190,7 +271,7 @@ def render_html(
         table_dims=dims or [None],
         conditions=[(ALL, conditions[ALL]), *others.items()] if others else [],
         durations=[(key.removeprefix(f"{DURATION}="), rows) for key, rows in durations.items()],
-        further=_by_figure(evaluation),
+        further=grouped(evaluation.further, lambda figure: figure.name),
         banded=banded_dims(evaluation),
         systems_dim=systems_dim(systems),
         figures={**dict.fromkeys(("det-systems", "eer-by-dimension")), **figures},
@@ -224,21 +305,12 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]] | Non
     return page.render(palettes=PALETTES, figure_css=css, version=__version__, **values)
 
 
-def _by_condition(evaluation: Evaluation) -> dict[str, list[ErrorRates | NotComputable]]:
-    """Each condition, ``all`` first, with its rows, dimensions ascending."""
-    grouped: dict[str, list[ErrorRates | NotComputable]] = {}
-    rows: tuple[ErrorRates | NotComputable, ...] = (*evaluation.results, *evaluation.not_computable)
+def grouped(rows: Iterable[_T], key: Callable[[_T], str]) -> dict[str, list[_T]]:
+    """The rows by their keys, both in the order in which they come."""
+    found: dict[str, list[_T]] = {}
     for row in rows:
-        grouped.setdefault(row.condition, []).append(row)
-    return grouped
-
-
-def _by_figure(evaluation: Evaluation) -> dict[str, list[Estimate]]:
-    """Each further figure by its name, dimensions ascending."""
-    grouped: dict[str, list[Estimate]] = {}
-    for figure in evaluation.further:
-        grouped.setdefault(figure.name, []).append(figure)
-    return grouped
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def _speakers_of_half(evaluation: Evaluation) -> int:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from nestvox.atomic import write_text
 from nestvox.errors import NestvoxError
-from nestvox.gate import ErrorMaker, naming, parse_json, read_json, read_text
+from nestvox.gate import naming, parse_json, read_json, read_text
 from nestvox.report.drawing import Drawing, Plot
 from nestvox.report.figures import even_ticks
 from nestvox.report.page import render_page
@@ -116,7 +116,7 @@ def write_run_page(folder: str | Path, *, name: str = "", left_s: float | None =
     result_file = folder / "result.json"
     result = read_json(result_file, _error) if result_file.is_file() else None
     if result is not None:
-        _check_result(result, str(result_file), _error)
+        validated(_Result, result, str(result_file), _error, what="none of a run's result")
     log = _log(folder / "metrics.jsonl", needed=result is None)
     development = (result or {}).get("development") or log.about.get("development")
     dims = sorted({int(dim) for record in log.epochs for dim in record.get("dev_eer", {})})
@@ -130,7 +130,7 @@ def write_run_page(folder: str | Path, *, name: str = "", left_s: float | None =
         development=development,
         epochs=log.epochs,
         n_epochs=(result or {}).get("epochs", log.about.get("epochs")),
-        best_epoch=log.epochs[-1].get("best_epoch", _best(log.epochs)) if log.epochs else 0,
+        best_epoch=next((record["best_epoch"] for record in reversed(log.epochs) if "best_epoch" in record), 0),
         dims=dims,
         left_s=None if result else left_s,
         figures={"loss": loss_figure(log.losses), "rates": rates_figure(log.epochs)},
@@ -188,11 +188,6 @@ def _epoch_ticks(plot: Plot) -> list[tuple[float, str]]:
     return [(at, text) for at, text in even_ticks(*plot.x_range) if at == round(at)]
 
 
-def _best(epochs: Sequence[Mapping[str, Any]]) -> int:
-    found = [record["best_epoch"] for record in epochs if "best_epoch" in record]
-    return int(found[-1]) if found else 0
-
-
 def _log(path: Path, *, needed: bool) -> _Log:
     if not path.is_file() and not needed:
         return _Log({}, [], [])
@@ -202,7 +197,7 @@ def _log(path: Path, *, needed: bool) -> _Log:
         read_text(path, _error, missing="no log: is this the folder of a run?").splitlines(), 1
     ):
         record = parse_json(line, f"{path} line {number}", _error)
-        _check_record(record, f"{path} line {number}", _error)
+        _check_record(record, f"{path} line {number}")
         if "loss" in record:
             losses.append((float(record["epoch"]), float(record["loss"])))
             continue
@@ -211,24 +206,11 @@ def _log(path: Path, *, needed: bool) -> _Log:
     return _Log(about, losses, epochs)
 
 
-def _check_record(content: Any, where: str, error: ErrorMaker) -> None:
-    """Refuse a line of the log that no run writes.
-
-    Raises:
-        NestvoxError: of `error`.
-    """
-    found = validated(_Record, content, where, error, what="none of a run's log")
+def _check_record(content: Any, where: str) -> None:
+    """Refuse a line of the log that no run writes."""
+    found = validated(_Record, content, where, _error, what="none of a run's log")
     for name in ("loss", "epoch_loss", "epoch_s", "seen", "development"):
         if name in found.model_fields_set and getattr(found, name) is None:
-            raise error(f"none of a run's log: {name} is null", where)
+            raise _error(f"none of a run's log: {name} is null", where)
     if found.seen is not None and found.epoch_s is None:
-        raise error("none of a run's log: lacks 'epoch_s'", where)
-
-
-def _check_result(content: Any, where: str, error: ErrorMaker) -> None:
-    """Refuse a result that no run writes.
-
-    Raises:
-        NestvoxError: of `error`.
-    """
-    validated(_Result, content, where, error, what="none of a run's result")
+        raise _error("none of a run's log: lacks 'epoch_s'", where)
