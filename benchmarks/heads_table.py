@@ -46,8 +46,8 @@ from nestvox.metrics.bootstrap import speaker_bootstrap
 from nestvox.metrics.compare import compare_scores, rank_identically
 from nestvox.metrics.influence import Clusters, eer_influence, logit_interval
 from nestvox.model.folder import CONFIG_FILE, read_head, read_tensors
-from nestvox.scoring.cosine import prefix_cosines
 from nestvox.scoring.speakers import trial_speakers
+from nestvox.scoring.system import prefix_cosines
 
 Floats = NDArray[np.float64]
 Scores = dict[int, Floats]

@@ -23,7 +23,7 @@ from nestvox.metrics.curves import check_scores
 from nestvox.metrics.influence import Clusters, auc_influence, cllr_influence, eer_influence, standard_error
 from nestvox.metrics.replicates import SpeakerBootstrap
 from nestvox.metrics.thresholds import DecisionRule, fit_threshold
-from nestvox.scoring.cosine import prefix_cosines
+from nestvox.scoring.system import prefix_cosines
 
 GENERATOR = np.random.default_rng(3)
 N, S = 240, 16

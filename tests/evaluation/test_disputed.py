@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from nestvox.corpora.trials import Trials
-from nestvox.evaluation.disputed import disputed_trials
+from nestvox.evaluation.comparison import disputed_trials
 
 
 def test_only_trials_that_one_decides_wrongly_the_most_distant_first():

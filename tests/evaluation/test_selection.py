@@ -9,8 +9,8 @@ import pytest
 from nestvox.corpora.trials import Trials
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.comparing import compare_systems
+from nestvox.evaluation.comparison import select_system
 from nestvox.evaluation.estimates import Settings
-from nestvox.evaluation.selection import select_system
 from nestvox.scoring.refusals import refuse_shared_trials
 from nestvox.scoring.sources import known_store, system_of_scores
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nestvox.errors import ScoresError
-from nestvox.scoring.cosine import prefix_cosines
+from nestvox.scoring.system import prefix_cosines
 
 
 @settings(deadline=None)
@@ -34,7 +34,7 @@ def test_blocks_and_progress(monkeypatch):
     vectors = generator.normal(size=(10, 8)).astype(np.float32)
     enrol, test = generator.integers(0, 10, (2, 25))
     whole = prefix_cosines(vectors, enrol, test, [4, 8])
-    monkeypatch.setattr("nestvox.scoring.cosine._BLOCK", 80)
+    monkeypatch.setattr("nestvox.scoring.system._BLOCK", 80)
     told = []
     parts = prefix_cosines(vectors, enrol, test, [4, 8], progress=lambda done, total: told.append((done, total)))
     assert told == [(10, 25), (20, 25), (25, 25)]

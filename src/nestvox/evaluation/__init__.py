@@ -8,13 +8,12 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.evaluation.comparing import compare, compare_systems
-    from nestvox.evaluation.comparison import Comparison, ComparisonRow
+    from nestvox.evaluation.comparison import Comparison, ComparisonRow, Selection, select_system
     from nestvox.evaluation.enrolment import EnrolmentPlan, plan_enrolment
     from nestvox.evaluation.estimates import Settings
     from nestvox.evaluation.llr_fit import LlrFit, calibrate, fit_llr
     from nestvox.evaluation.measure import evaluate
     from nestvox.evaluation.results import ErrorRates, Evaluation, NotComputable
-    from nestvox.evaluation.selection import Selection, select_system
     from nestvox.evaluation.set_threshold import ThresholdsSet, ThresholdUse, set_thresholds, threshold
 
 __all__ = [
@@ -44,13 +43,12 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "comparing": "compare compare_systems",
-        "comparison": "Comparison ComparisonRow",
+        "comparison": "Comparison ComparisonRow Selection select_system",
         "enrolment": "EnrolmentPlan plan_enrolment",
         "estimates": "Settings",
         "llr_fit": "LlrFit calibrate fit_llr",
         "measure": "evaluate",
         "results": "ErrorRates Evaluation NotComputable",
-        "selection": "Selection select_system",
         "set_threshold": "ThresholdUse ThresholdsSet set_thresholds threshold",
     },
 )

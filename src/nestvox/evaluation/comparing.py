@@ -18,10 +18,17 @@ from numpy.typing import ArrayLike
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.evaluation.comparison import Comparison, ComparisonRow, MeanOverDims, SystemRow
-from nestvox.evaluation.disputed import DisputedTrial, disputed_trials
+from nestvox.evaluation.comparison import (
+    Comparison,
+    ComparisonRow,
+    DisputedTrial,
+    MeanOverDims,
+    Selection,
+    SystemRow,
+    disputed_trials,
+    select_system,
+)
 from nestvox.evaluation.estimates import USUAL, Settings
-from nestvox.evaluation.selection import Selection, select_system
 from nestvox.metrics import eer, error_curve, holm, min_dcf, rates_at
 from nestvox.metrics.compare import PairedComparison, compare_scores, rank_identically
 from nestvox.metrics.wording import difference_in_words

@@ -1,16 +1,30 @@
-"""What a comparison of systems found: figures of each, differences with intervals, and verdicts."""
+"""What a comparison of systems found: figures of each, differences with intervals, verdicts, and how one was chosen.
+
+The lowest error rate of several systems is too low on the trials that it was chosen on: some of it is luck. On other
+trials it is not, provided that nothing else was chosen there.
+
+Notation: N trials.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nestvox.evaluation.disputed import DisputedTrial
+import numpy as np
+
+from nestvox.corpora.trials import Trials
+from nestvox.errors import NestvoxError
 from nestvox.evaluation.results import html_table, plain_values
-from nestvox.evaluation.selection import Selection
+from nestvox.evaluation.zoo import mid_ranks
+from nestvox.metrics import eer, error_curve
 from nestvox.metrics.compare import PairedComparison
 from nestvox.metrics.estimate import TrialSet
-from nestvox.scoring.system import System
+from nestvox.scoring.refusals import check_system, check_trials, refuse_shared_trials
+from nestvox.scoring.system import Scores, System
+
+_MOST_DISPUTED = 10
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,73 @@ class MeanOverDims:
     min_dcf_b: float
 
 
+@dataclass(frozen=True)
+class DisputedTrial:
+    """A trial that only one of two systems decides rightly.
+
+    Attributes:
+        a: name of the first system.
+        b: name of the second.
+        right: the one that decides rightly.
+        enrol: name of the first side in the list.
+        test: of the second.
+        target: label.
+        score_a: of the first system.
+        score_b: of the second.
+        distance: between the shares of all its scores that each system puts below this trial, in [0, 1].
+        enrol_path: audio file of the first side, where it is known and not the name itself.
+        test_path: of the second.
+    """
+
+    a: str
+    b: str
+    right: str
+    enrol: str
+    test: str
+    target: bool
+    score_a: float
+    score_b: float
+    distance: float
+    enrol_path: str | None = None
+    test_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A system at one dimension and its equal error rate on the trials that the choice is made on."""
+
+    name: str
+    dim: int | None
+    eer: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(TrialSet):
+    """What was chosen, from what, and on which trials.
+
+    Attributes:
+        name: of the chosen system.
+        dim: at which it has the lowest equal error rate; None for a score file.
+        candidates: every system and dimension, lowest equal error rate first.
+        trials_source: where the trials of the choice are from.
+    """
+
+    name: str
+    dim: int | None
+    candidates: tuple[Candidate, ...]
+    trials_source: str
+
+    @property
+    def sentence(self) -> str:
+        """What was done, for a reader of the result."""
+        at = "" if self.dim is None else f" at {self.dim} dimensions"
+        return (
+            f"{self.name}{at} was chosen of {len(self.candidates)} by its EER of "
+            f"{100 * self.candidates[0].eer:.2f} % on {self.trials_source} ({self.n_target} target and "
+            f"{self.n_nontarget} non-target trials, sha256 {self.trials_sha256[:12]}), none of which is reported here."
+        )
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Comparison(TrialSet):
     """Systems on one trial list.
@@ -160,3 +241,81 @@ class Comparison(TrialSet):
         plain: dict[str, Any] = plain_values(asdict(replace(self, scored=())))
         del plain["scored"]
         return plain
+
+
+def select_system(selection: Trials, systems: Sequence[System], *, reported: Trials) -> Selection:
+    """Choose the system and dimension with the lowest equal error rate; of equal ones the smaller, then the first.
+
+    Args:
+        selection: labelled trials to choose on.
+        systems: scored on these trials.
+        reported: the trials whose figures will be told, which must be others.
+
+    Raises:
+        TrialsError: `selection` and `reported` share a trial, or `selection` cannot be measured.
+        ScoresError: scores of other trials than `selection`.
+        NestvoxError: no systems.
+    """
+    refuse_shared_trials(selection, reported)
+    targets = check_trials(selection)
+    if not systems:
+        raise NestvoxError("there is no system to choose")
+    for system in systems:
+        check_system(system, selection)
+    candidates = [
+        Candidate(system.name, dim, eer(error_curve(values, targets)).rate)
+        for system in systems
+        for dim, values in system.scores.items()
+    ]
+    ranked = sorted(candidates, key=lambda found: (found.eer, found.dim or 0))
+    return Selection(
+        name=ranked[0].name,
+        dim=ranked[0].dim,
+        candidates=tuple(ranked),
+        trials_source=selection.source,
+        trials_sha256=selection.sha256,
+        n_target=int(targets.sum()),
+        n_nontarget=int((~targets).sum()),
+    )
+
+
+def disputed_trials(
+    trials: Trials,
+    names: tuple[str, str],
+    scores: tuple[Scores, Scores],
+    thresholds: tuple[float, float],
+    *,
+    path_of: Callable[[str], str | None] = lambda _: None,
+    most: int = _MOST_DISPUTED,
+) -> tuple[DisputedTrial, ...]:
+    """The trials that two systems see most differently, half of them for each system that is right.
+
+    Args:
+        trials: N, labelled.
+        names: of both systems.
+        scores: (N,) each.
+        thresholds: EER threshold of each.
+        path_of: audio file of a name, if known.
+        most: how many for each of the systems.
+    """
+    targets = trials.frame["target"].to_numpy().astype(np.bool_)
+    right = [(values >= threshold) == targets for values, threshold in zip(scores, thresholds, strict=True)]
+    distance = np.abs(mid_ranks(scores[0]) - mid_ranks(scores[1]))
+    found = []
+    for number, other in ((0, 1), (1, 0)):
+        rows = np.flatnonzero(right[number] & ~right[other])
+        for row in rows[np.argsort(-distance[rows], kind="stable")[:most]]:
+            trial = trials.frame.row(int(row), named=True)
+            found.append(
+                DisputedTrial(
+                    *names,
+                    names[number],
+                    **trial,
+                    score_a=float(scores[0][row]),
+                    score_b=float(scores[1][row]),
+                    distance=float(distance[row]),
+                    enrol_path=path_of(trial["enrol"]),
+                    test_path=path_of(trial["test"]),
+                )
+            )
+    return tuple(found)

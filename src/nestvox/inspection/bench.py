@@ -20,7 +20,7 @@ from nestvox.inspection.inspect import machine_of
 from nestvox.inspection.sample_clips import noise
 from nestvox.metrics.bootstrap import seeded
 from nestvox.progress import Progress, silent
-from nestvox.scoring.cosine import prefix_cosines
+from nestvox.scoring.system import prefix_cosines
 from nestvox.threads import one_thread
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import polars as pl
 
 from nestvox.atomic import write_text
 from nestvox.download import readable_size
-from nestvox.evaluation.comparison import Comparison, ComparisonRow
-from nestvox.evaluation.disputed import DisputedTrial
+from nestvox.evaluation.comparison import Comparison, ComparisonRow, DisputedTrial
 from nestvox.evaluation.results import Evaluation
 from nestvox.metrics import bayes_threshold
 from nestvox.report.drawing import Drawing

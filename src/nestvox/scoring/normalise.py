@@ -154,19 +154,7 @@ def check_cohort(norm: ScoreNorm, speakers: TrialSpeakers, *, fingerprint: str |
             f"top_k is {norm.used}, and the cohort has {len(norm.cohort)} vectors: take a larger cohort, or a "
             "smaller top_k"
         )
-    return refuse_cohort_speakers(norm.cohort, speakers)
-
-
-def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> tuple[str, ...]:
-    """Refuse a cohort in which speakers of the trials stand: it would be told who is who.
-
-    Returns:
-        Sentences on what could not be checked.
-
-    Raises:
-        OverlapError: with the names.
-    """
-    names = cohort.speakers
+    names = norm.cohort.speakers
     notes = []
     if not speakers.known:
         notes.append("Whether speakers of the trials stand in the cohort is not checked: the trials do not name them.")
@@ -176,7 +164,7 @@ def refuse_cohort_speakers(cohort: EmbeddingStore, speakers: TrialSpeakers) -> t
     both = shared_speakers((name for name in names if name is not None), speakers.names)
     if both:
         raise OverlapError(
-            f"{len(both)} speakers of the trials stand in the cohort {cohort.path}: {first_of(both)}; "
+            f"{len(both)} speakers of the trials stand in the cohort {norm.cohort.path}: {first_of(both)}; "
             "take a cohort of other speakers"
         )
     return tuple(notes)

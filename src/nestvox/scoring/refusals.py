@@ -111,12 +111,12 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
     given = number_names(*sides).keyed.numbered_as(listed.names)
     listed = NamePairs(given.names, listed.enrol, listed.test)
     order, codes = listed.codes, given.codes
-    said = scores["target"].cast(pl.Boolean) if "target" in scores.columns else None
+    said = None
+    if "target" in scores.columns:
+        said = pl.DataFrame({"code": codes, "said": scores["target"].cast(pl.Boolean)})
     if np.array_equal(order, codes):  # the same trials in the same order, none of them twice
         found, n_pairs = values.to_numpy(), len(codes)
-        _refuse_other_labels(
-            trials, listed, source, None if said is None else pl.DataFrame({"code": codes, "said": said})
-        )
+        _refuse_other_labels(trials, listed, source, said)
     else:
         pairs = pl.DataFrame({"code": codes, "score": values}).unique()
         n_pairs = len(pairs)
@@ -124,8 +124,7 @@ def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = N
         if len(twice):
             shown = _listed(given.text(twice).sort("enrol", "test"))
             raise ScoresError(f"{len(twice)} trials have two different scores: {shown}", source=source)
-        if said is not None:
-            _refuse_other_labels(trials, listed, source, pl.DataFrame({"code": codes, "said": said}).unique())
+        _refuse_other_labels(trials, listed, source, None if said is None else said.unique())
         joined = pl.DataFrame({"code": order}).join(pairs, on="code", how="left", maintain_order="left")["score"]
         missing = order[joined.is_null().to_numpy()]
         if len(missing):
@@ -160,11 +159,6 @@ def _refuse_other_labels(trials: Trials, listed: NamePairs, source: str | None, 
             f"{_listed(listed.text(other))}; give the list that was scored",
             source=source,
         )
-
-
-def _keys(frame: pl.DataFrame) -> pl.DataFrame:
-    """Both names of every trial as names are compared."""
-    return frame.select(*(key_column(frame[side].cast(pl.String)) for side in ("enrol", "test")))
 
 
 def check_scale(scores: NDArray[np.float64], *, source: str | None = None) -> None:
@@ -242,7 +236,8 @@ def refuse_shared_trials(selection: Trials, reported: Trials) -> None:
     pairs = []
     for trials in (selection, reported):
         low, high = pl.min_horizontal("enrol", "test"), pl.max_horizontal("enrol", "test")
-        pairs.append(_keys(trials.frame).select(low.alias("enrol"), high.alias("test")).unique())
+        keys = trials.frame.select(*(key_column(trials.frame[side].cast(pl.String)) for side in ("enrol", "test")))
+        pairs.append(keys.select(low.alias("enrol"), high.alias("test")).unique())
     shared = pairs[1].join(pairs[0], on=["enrol", "test"], how="semi").sort("enrol", "test")
     if len(shared):
         raise TrialsError(

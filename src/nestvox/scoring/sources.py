@@ -27,9 +27,8 @@ from nestvox.heads.contract import cut_in_words
 from nestvox.model.threshold import ScoreSpace
 from nestvox.names import key_column
 from nestvox.progress import Bars, no_bars
-from nestvox.scoring.cosine import prefix_cosines
 from nestvox.scoring.refusals import align_scores, check_scale, refuse_another_model
-from nestvox.scoring.system import System, TrialVectors, Unscored
+from nestvox.scoring.system import System, TrialVectors, Unscored, prefix_cosines
 
 _SHOWN = 3
 

@@ -45,9 +45,9 @@ from nestvox.model.folder import CONFIG_FILE, read_head
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.schema import Size, StrictModel, Word, validated
-from nestvox.scoring.cosine import prefix_cosines
 from nestvox.scoring.refusals import check_trials, chosen_on_these
 from nestvox.scoring.sources import system_of_scores
+from nestvox.scoring.system import prefix_cosines
 from nestvox.shown import shown
 from nestvox.zoo.catalogue import entries, find
 from nestvox.zoo.weights import load_encoder, load_strict
