@@ -66,7 +66,7 @@ CALLS = {
 def test_where_no_speaker_changes_a_figure_no_interval_is_told(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     from types import SimpleNamespace
 
-    from nestvox.cli import plan_enrol, threshold, train
+    from nestvox.cli import plan, threshold, train
     from nestvox.report import run_page
 
     monkeypatch.setattr(run_page, "write_run_page", lambda folder: folder)
@@ -78,7 +78,7 @@ def test_where_no_speaker_changes_a_figure_no_interval_is_told(capsys: pytest.Ca
     train._show(SimpleNamespace(**found, folder=Path(), model=SimpleNamespace(name="m")))
     row = SimpleNamespace(length="3 s", n_clips=1, n_speakers=2, eer=none, change=None, reason="")
     row.n_target, row.n_nontarget, row.against = 1, 1, ""
-    plan_enrol._print(SimpleNamespace(dim=16, labels=(), rows=[row], advice=(), interval="", notes=()))
+    plan._print(SimpleNamespace(dim=16, labels=(), rows=[row], advice=(), interval="", notes=()))
     printed = capsys.readouterr().out
     assert printed.count("0.00 [none]") == 2
     assert "[0.00" not in printed
