@@ -15,7 +15,7 @@ Notation: U clips, D vector size, N trials.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from nestvox.progress import Progress, silent
 
 _FEWEST_SPEAKERS = 5
 WHOLE = "whole clips"
+CLIPS_WHOLE = "the same clips whole"
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -166,11 +167,12 @@ def plan_enrolment(
         raise NestvoxError("durations of enrolment clips need a table that says how long they are")
     unit = _unit(vectors[:, :size])
     called = as_names(speakers, "speakers", length=len(vectors), error=TrialsError)
-    names, codes = np.unique(np.asarray(called, dtype=np.str_), return_inverse=True)
+    names, numbers = np.unique(np.asarray(called, dtype=np.str_), return_inverse=True)
+    codes = numbers.astype(np.int64)
     session_codes = _session_codes(sessions, len(codes))
     everything = np.ones(len(codes), dtype=np.bool_)
     draw = {"n_divisions": n_divisions, "n_impostors": n_impostors, "seed": seed}
-    base = _divide(codes.astype(np.int64), everything, session_codes, **draw)
+    base = _divide(codes, everything, session_codes, **draw)
     enough = len(np.unique(base.speaker))
     if enough < _FEWEST_SPEAKERS:
         raise TrialsError(
@@ -181,16 +183,13 @@ def plan_enrolment(
     rows = _by_count(unit, base, wanted, WHOLE, confidence)
     progress(len(rows), n_rows)
     for seconds, (clips, cropped) in sorted((crops or {}).items()):
-        rows.append(
-            _cropped(
-                unit, codes.astype(np.int64), clips, _unit(cropped[:, :size]), session_codes, seconds, draw, confidence
-            )
-        )
+        short = _unit(cropped[:, :size])
+        rows.append(_cropped(unit, codes, clips, short, session_codes, seconds, draw, confidence))
         progress(len(rows), n_rows)
     for duration_class in classes:
         assert durations_s is not None
         inside = np.array([duration_class.contains(float(value)) for value in durations_s])
-        divided = _divide(codes.astype(np.int64), inside, session_codes, **draw)
+        divided = _divide(codes, inside, session_codes, **draw)
         rows += _by_count(unit, divided, wanted, str(duration_class), confidence)
         progress(len(rows), n_rows)
     return EnrolmentPlan(
@@ -260,18 +259,12 @@ def _by_count(
     pool_sizes = np.array([len(pool) for pool in divided.pools], dtype=np.int64)
     before: int | None = None
     for count in counts:
-        there = pool_sizes >= count
-        n_speakers = len(np.unique(divided.speaker[there]))
-        if n_speakers < _FEWEST_SPEAKERS:
-            reason = f"{n_speakers} speakers have {count + 1} such clips: it takes {_FEWEST_SPEAKERS}"
-            rows.append(_none(length, count, n_speakers, reason))
-            continue
-        kept = there[divided.division]
-        scores = _scores(unit, unit, divided, count, kept)
-        earlier = None if before is None else _scores(unit, unit, divided, before, kept)
+        kept = (pool_sizes >= count)[divided.division]
+        enrolled = [(unit, count)] if before is None else [(unit, count), (unit, before)]
         against = "" if before is None else f"{before} clip{'' if before == 1 else 's'}"
-        rows.append(_row(length, count, divided, kept, scores, earlier, against, confidence, unit.shape[1]))
-        before = count
+        missing = f"{count + 1} such clips"
+        rows.append(_row(length, count, unit, divided, kept, enrolled, against, missing, confidence))
+        before = before if rows[-1].reason else count
     return rows
 
 
@@ -290,15 +283,11 @@ def _cropped(
     inside = np.zeros(len(codes), dtype=np.bool_)
     inside[clips] = True
     divided = _divide(codes, inside, sessions, **draw)
-    n_speakers = len(np.unique(divided.speaker))
-    if n_speakers < _FEWEST_SPEAKERS:
-        reason = f"{n_speakers} speakers have clips of {length}: it takes {_FEWEST_SPEAKERS}"
-        return _none(length, 1, n_speakers, reason)
     short = unit.copy()
     short[clips] = cropped
     kept = np.ones(len(divided.division), dtype=np.bool_)
-    scores, whole = (_scores(enrolment, unit, divided, 1, kept) for enrolment in (short, unit))
-    return _row(length, 1, divided, kept, scores, whole, "the same clips whole", confidence, unit.shape[1])
+    enrolled = [(short, 1), (unit, 1)]
+    return _row(length, 1, unit, divided, kept, enrolled, CLIPS_WHOLE, f"clips of {length}", confidence)
 
 
 def _scores(
@@ -320,58 +309,40 @@ def _scores(
 def _row(
     length: str,
     count: int,
+    unit: NDArray[np.float64],
     divided: _Divisions,
     kept: NDArray[np.bool_],
-    scores: NDArray[np.float64],
-    earlier: NDArray[np.float64] | None,
+    enrolled: Sequence[tuple[NDArray[np.float64], int]],
     against: str,
+    missing: str,
     confidence: float,
-    dim: int,
 ) -> EnrolmentRow:
+    """`enrolled`: clips and how many of them are averaged, and the same of what the change is measured from."""
     enrol, test = divided.speaker[divided.division[kept]], divided.test_speaker[kept]
     targets = enrol == test
-    used, both = np.unique(np.concatenate([enrol, test]), return_inverse=True)
-    sides = np.split(both.astype(np.int64), 2)
     n_speakers = len(np.unique(enrol))
-    curve, clusters = error_curve(scores, targets), Clusters(*sides)
+    enough = n_speakers >= _FEWEST_SPEAKERS
+    n_target, n_nontarget = (int(targets.sum()), int((~targets).sum())) if enough else (0, 0)
+    trials = TrialSet(trials_sha256="", n_target=n_target, n_nontarget=n_nontarget, n_clusters=n_speakers)
+    row = EnrolmentRow(**trials.trials_to_dict(), length=length, n_clips=count, n_speakers=n_speakers)
+    if not enough:
+        return replace(row, reason=f"{n_speakers} speakers have {missing}: it takes {_FEWEST_SPEAKERS}")
+    used, both = np.unique(np.concatenate([enrol, test]), return_inverse=True)
+    clusters = Clusters(*np.split(both.astype(np.int64), 2))
+    curve, *earlier = [error_curve(_scores(clips, unit, divided, number, kept), targets) for clips, number in enrolled]
     rate, influence = eer(curve).rate, eer_influence(curve)
     low, high = logit_interval(rate, clusters.standard_error(influence), n_speakers, confidence)
     if rate == 0:  # no standard error says how rare errors are
         high = wilson_interval(0, n_speakers, confidence).high
-    trials = TrialSet(
-        trials_sha256="", n_target=int(targets.sum()), n_nontarget=int((~targets).sum()), n_clusters=n_speakers
-    )
-    of: dict[str, Any] = {"dim": dim, "interval": STUDENTISED, "trials": trials}
+    of: dict[str, Any] = {"dim": unit.shape[1], "interval": STUDENTISED, "trials": trials}
     change = None
-    if earlier is not None:
-        before = error_curve(earlier, targets)
+    for before in earlier:
         value = rate - eer(before).rate
         error = clusters.standard_error(influence - eer_influence(before))
         reach = student_quantile((1 + confidence) / 2, max(1, min(len(used), n_speakers) - 1)) * error
         change = Estimate(name="change of the EER", value=value, low=value - reach, high=value + reach, **of)
     found = Estimate(name="EER", value=rate, low=low, high=high, **of)
-    return EnrolmentRow(
-        **trials.trials_to_dict(),
-        length=length,
-        n_clips=count,
-        n_speakers=n_speakers,
-        eer=found,
-        against=against,
-        change=change,
-    )
-
-
-def _none(length: str, count: int, n_speakers: int, reason: str) -> EnrolmentRow:
-    return EnrolmentRow(
-        trials_sha256="",
-        n_target=0,
-        n_nontarget=0,
-        n_clusters=n_speakers,
-        length=length,
-        n_clips=count,
-        n_speakers=n_speakers,
-        reason=reason,
-    )
+    return replace(row, eer=found, against=against, change=change)
 
 
 def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
@@ -402,7 +373,7 @@ def _advice(rows: Sequence[EnrolmentRow]) -> tuple[str, ...]:
     of_length = [f"{row.length} {_rate(row.eer)}" for row in single if row.eer]
     if len(of_length) > 1:
         said.append(f"One clip by its duration, each over its own speakers: {', '.join(of_length)}.")
-    cut = [row for row in rows if row.against == "the same clips whole"]
+    cut = [row for row in rows if row.against == CLIPS_WHOLE]
     harmless = [row for row in cut if row.change and row.change.ends[0] <= 0]
     if cut:
         changes = [(row.length, row.change) for row in cut if row.change]
@@ -426,7 +397,7 @@ def _points(change: Estimate) -> str:
     return f"EER {100 * change.value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
-def _notes(codes: NDArray[np.intp], sessions: Integers | None) -> tuple[str, ...]:
+def _notes(codes: Integers, sessions: Integers | None) -> tuple[str, ...]:
     if sessions is None:
         return ("Sessions are not known: enrolment and test may be of one recording, which is easier than real use.",)
     pairs = np.unique(np.column_stack([codes, sessions]), axis=0)

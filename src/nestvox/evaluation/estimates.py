@@ -118,12 +118,7 @@ def headline_figures(
     A studentised interval does not exist for a figure of exactly 0 or 1, which has no logit, and where the standard
     error is 0 or not a number: then the speakers say nothing of how the figure would vary, and replicates are drawn.
 
-    Args:
-        dim: prefix length.
-        curve: of N trials.
-        clusters: their speakers, two or more.
-        trials: their record.
-        settings: operating point and interval.
+    `clusters` are the speakers, two or more, of the N trials of `curve`; `trials` are their record.
     """
     values = {"EER": eer(curve).rate, f"minDCF({settings.p_target:g})": min_dcf(curve, *settings.point).value}
     influences = eer_influence(curve), min_dcf_influence(curve, *settings.point)
@@ -156,11 +151,7 @@ def in_words(
 ) -> str:
     """One sentence for the intervals of both headline figures: what was resampled and how often, or that nothing was.
 
-    Args:
-        figures: equal error rate and minimum cost.
-        spread: the replicates; None where nothing was resampled.
-        speakers: where the clusters come from.
-        settings: interval that was asked for, confidence and seed.
+    `spread` are the replicates; None where nothing was resampled.
     """
     unit = "speakers" if speakers.known else "utterances"
     origin = f"{unit} ({speakers.source})" if speakers.known else unit
@@ -210,14 +201,8 @@ def further_figures(
     The area under the ROC curve, the minimum cost at the usual priors, misses at a given false-alarm rate, and, where
     scores are log likelihood ratios, Cllr and the cost of the decisions that they ask for.
 
-    Args:
-        dim: prefix length.
-        curve: of N trials.
-        clusters: their speakers, two or more.
-        trials: their record.
-        settings: operating point, shown beside the usual ones where it is another, and confidence.
-        misses: false-alarm rate, miss rate there on the DET curve, and both ends of its interval.
-        llr: the scores are log likelihood ratios in nats.
+    `misses`: false-alarm rate, miss rate there on the DET curve, and both ends of its interval; `llr`: the scores are log
+    likelihood ratios in nats. All else as `headline_figures` takes it.
     """
     reach = student_quantile((1 + settings.confidence) / 2, clusters.size - 1)
 

@@ -181,21 +181,9 @@ def fit_llr(
 ) -> LlrFit:
     """Fit an affine map of the scores, and of quality measures, at every dimension.
 
-    Args:
-        system: scores of development trials; higher means "more likely the same speaker".
-        trials: labelled, of both classes, none twice.
-        speakers: of the trials; their keys are kept, so that nobody is judged on them.
-        measures: quality measures that enter, see `LlrCalibration.measures`.
-        quality: dimension to each measure on both sides, see `quality.trial_quality`.
-        table: where the labels of marked utterances come from.
-        prior: of a target trial, around which the maps are to be best.
-        ridge: strength of the penalty that keeps the maps finite.
-        p_target: of the detection costs that are reported.
-        c_miss: of the same.
-        c_fa: of the same.
-        allow_overlap: fit on speakers that the model was trained or tuned on, with the label ``leaky``.
-        seed: of the division of the speakers.
-        progress: told the dimensions done.
+    `system` holds scores of development trials; the keys of `speakers` are kept, so that nobody is judged on them;
+    `quality` holds `measures` on both sides at each dimension (`quality.trial_quality`); `seed` divides the speakers.
+    All else as `calibrate` takes it.
 
     Raises:
         TrialsError: unknown labels, one class only, duplicates, or fewer than ten trials of a class.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -179,20 +179,7 @@ def set_thresholds(
 ) -> ThresholdsSet:
     """Set a threshold for every dimension, and one for each duration class that has the trials for it.
 
-    Args:
-        system: scores of the trials.
-        trials: labelled pairs of the domain, of both classes, none twice.
-        speakers: of the trials, for the intervals.
-        rule: the operating point.
-        domain: what the user calls this material.
-        default: it is to decide where nobody asks for another operating point.
-        classes: durations of the shorter recording that are to have thresholds of their own; needs the table.
-        table: durations and the labels of marked utterances.
-        allow_overlap: set it on speakers that the model was trained or tuned on, with the label ``leaky``.
-        n_bootstrap: replicates of the intervals, clustered by speaker.
-        seed: of the replicates.
-        confidence: of the intervals.
-        progress: told the thresholds set.
+    `speakers` are those of the trials; all else as `threshold` takes it. `table` holds durations and marks.
 
     Raises:
         TrialsError: the trials cannot say what is asked; unknown labels, one class only, duplicates.
@@ -219,11 +206,10 @@ def set_thresholds(
                 n_nontarget=int((~targets[mask]).sum()),
                 labels=labels,
             )
-            reason = "" if duration_class is None else _too_few(rule, of, speakers.restricted(mask)[2])
+            enrol, test, n_speakers = speakers.restricted(mask)
             try:
-                if reason:
+                if duration_class is not None and (reason := _too_few(rule, of, n_speakers)):
                     raise TrialsError(reason)
-                enrol, test, _ = speakers.restricted(mask)
                 measured = fit_threshold(
                     scores[mask],
                     targets[mask],
@@ -240,17 +226,9 @@ def set_thresholds(
                 given = of.trials_to_dict()
                 not_set.append(NotSet(**given, dim=dim, duration_class=duration_class, reason=str(error)))
             else:
-                made = _threshold(measured, system, of, rule, dim)
-                found.append(
-                    replace(
-                        made,
-                        trials_source=trials.source,
-                        domain=domain,
-                        default=default,
-                        duration_class=duration_class,
-                        interval=_in_words(measured, speakers, seed),
-                    )
-                )
+                kept = {"domain": domain, "default": default, "duration_class": duration_class}
+                words = _in_words(measured, speakers, seed)
+                found.append(_threshold(measured, system, of, rule, dim, trials.source, interval=words, **kept))
                 warnings.append(measured.warnings())
             progress(n_dim * len(everything) + n_class + 1, len(system.scores) * len(everything))
     if not speakers.known:
@@ -272,17 +250,8 @@ def use_thresholds(
 ) -> tuple[ThresholdUse, ...]:
     """Count the errors of stored thresholds on other trials: what they promise, held against what they do.
 
-    Args:
-        thresholds: of this model and this kind of score; those of dimensions that the system has not are passed over.
-        system: scores of the trials.
-        trials: labelled, of both classes, none twice; on those that a threshold was set on, its
-                rates are labelled ``selected``.
-        speakers: of the trials.
-        table: durations, where a threshold is for a duration class.
-        allow_overlap: count on training speakers, with the label ``leaky``.
-        n_bootstrap: replicates of the intervals, clustered by speaker.
-        seed: of the replicates.
-        confidence: of the intervals.
+    Thresholds of dimensions that the system has not are passed over. `table` holds durations, where a threshold is for
+    a duration class; all else as `set_thresholds` takes it.
 
     Raises:
         FingerprintError: a threshold of another model.
@@ -369,7 +338,13 @@ def _too_few(rule: DecisionRule, of: TrialSet, n_speakers: int) -> str:
 
 
 def _threshold(
-    measured: MeasuredThreshold, system: System, of: TrialSet, rule: DecisionRule, dim: int | None
+    measured: MeasuredThreshold,
+    system: System,
+    of: TrialSet,
+    rule: DecisionRule,
+    dim: int | None,
+    source: str,
+    **kept: Any,
 ) -> Threshold:
     # The draws in which only rejecting everybody holds the rule leave the interval open upwards.
     ends = None if measured.value is None else (float(measured.value.low), float(measured.value.high))
@@ -382,13 +357,14 @@ def _threshold(
         n_target=of.n_target,
         n_nontarget=of.n_nontarget,
         trials_sha256=of.trials_sha256,
-        trials_source="",
+        trials_source=source,
         labels=of.labels,
         fingerprint=system.fingerprint or "",
         space=system.space,
         value_interval=None if ends is None or not all(map(math.isfinite, ends)) else ends,
         p_fa_interval=(measured.p_fa.low, measured.p_fa.high),
         p_miss_interval=(measured.p_miss.low, measured.p_miss.high),
+        **kept,
     )
 
 
@@ -397,6 +373,5 @@ def _in_words(measured: MeasuredThreshold, speakers: TrialSpeakers, seed: int) -
     return (
         f"{100 * measured.confidence:g} % percentile interval of {measured.n_replicates} bootstrap replicates (seed "
         f"{seed}): {measured.n_clusters} {unit} drawn with replacement on both sides of a trial; rates no narrower "
-        "than "
-        "Wilson's interval of independent trials" + (f"; {speakers.warning}" if speakers.warning else "")
+        "than Wilson's interval of independent trials" + (f"; {speakers.warning}" if speakers.warning else "")
     )

@@ -166,13 +166,7 @@ def zoo_tests(
 ) -> tuple[ZooTest, ...]:
     """Goats, lambs and wolves: whether they exist, and who they are.
 
-    Args:
-        scores: (N,) finite.
-        targets: (N,) labels, both classes.
-        enrol: (N,) speaker of the first side, 0 to S - 1.
-        test: (N,) of the second side.
-        names: S names.
-        recordings: (N,) number of the recording of both sides.
+    `recordings` are the numbers of both sides' recordings, (N,) each; all else as `speaker_rows` takes it.
     """
     found = []
     first, second = recordings

@@ -77,10 +77,7 @@ def _guarded(name: str) -> Callable[[Callable[..., list[Check]]], Callable[..., 
 def check_vectors(model: SpeakerModel, clips: Sequence[Clip], full: Floats) -> list[Check]:
     """Finite, of unit length after normalisation, and every prefix the truncation of the whole.
 
-    Args:
-        model: whose vectors they are.
-        clips: N recordings.
-        full: (N, D) as `SpeakerModel.forward` gave them, each clip alone.
+    `full` is (N, D) as `SpeakerModel.forward` gave it for N recordings, each alone.
     """
     wrong = [clip.name for clip, row in zip(clips, full, strict=True) if not np.isfinite(row).all()]
     finite = Check(
@@ -111,10 +108,7 @@ def check_batches(model: SpeakerModel, clips: Sequence[Clip], limit: float) -> l
     Each clip runs alone, among others cut to its length, and padded to twice the longest. The differences are those of
     the components of unit-length prefixes, the largest over clips and dims.
 
-    Args:
-        model: to try.
-        clips: the first six are used.
-        limit: largest difference that is rounding.
+    The first six clips are used; `limit` is the largest difference that is rounding.
     """
     waveforms = [clip.samples for clip in clips[:_AT_ONCE]]
     shortest = min(map(len, waveforms))
@@ -136,11 +130,7 @@ def check_batches(model: SpeakerModel, clips: Sequence[Clip], limit: float) -> l
 def check_repeats(model: SpeakerModel, clips: Sequence[Clip], *, exact: bool, limit: float) -> list[Check]:
     """Whether the same call gives the same vectors, and a clip's cosine with itself is 1.
 
-    Args:
-        model: to try.
-        clips: recordings.
-        exact: every bit must agree, as on a CPU; else differences up to `limit` pass.
-        limit: largest difference that is rounding.
+    `exact`: every bit must agree, as on a CPU; else differences up to `limit` are rounding.
     """
     waveforms = [clip.samples for clip in clips[:_AT_ONCE]]
     first, second = _forward(model, waveforms), _forward(model, waveforms)
@@ -224,9 +214,7 @@ def check_saved(model: SpeakerModel, folder: Path | None) -> list[Check]:
 def check_thresholds(model: SpeakerModel, *, required: bool = False) -> list[Check]:
     """Whether every threshold is of this model and can be used, and every dimension has one.
 
-    Args:
-        model: with its thresholds.
-        required: a dimension without a threshold fails.
+    `required`: a dimension without a threshold fails.
     """
     problems = []
     for threshold in model.thresholds:

@@ -57,9 +57,7 @@ def write_comparison(comparison: Comparison, evaluations: Mapping[str, Evaluatio
 def render_comparison(comparison: Comparison, evaluations: Mapping[str, Evaluation]) -> str:
     """The comparison as one HTML page: no script, no network, light and dark, printable.
 
-    Args:
-        comparison: what the page is about.
-        evaluations: name of each of its systems to its results on the same trials.
+    `evaluations`: name of each of its systems to its results on the same trials.
     """
     names = _names(comparison)
     figures = comparison_figures(comparison, evaluations)
@@ -85,10 +83,6 @@ def comparison_figures(comparison: Comparison, evaluations: Mapping[str, Evaluat
 
     ``differences`` and ``eer-by-dimension`` (where there are any), ``det-systems``, ``bayes-error`` and
     ``scores-1``, ``scores-2``... in the order of the systems.
-
-    Args:
-        comparison: what the figures are of.
-        evaluations: name of each of its systems to its results on the same trials.
     """
     names = _names(comparison)
     series, dims = _series(names), _shown_dims(comparison)

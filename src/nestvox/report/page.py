@@ -230,10 +230,7 @@ def render_html(
 ) -> str:
     """The report as one HTML page: no script, no network, light and dark, printable.
 
-    Args:
-        evaluation: what the page is about.
-        baselines: other systems on the same trials, e.g. ``{"truncation": ...}``, shown beside it by dimension.
-        name: what `evaluation` is called in legends beside the baselines.
+    Arguments as `evaluation_figures` takes them; `baselines`, e.g. ``{"truncation": ...}``, are shown by dimension.
 
     Raises:
         TrialsError: a baseline was measured on other trials.

@@ -123,11 +123,7 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
 def check_cohort(norm: ScoreNorm, speakers: TrialSpeakers, *, fingerprint: str | None, tap: str) -> tuple[str, ...]:
     """Refuse a cohort that these trials cannot be normalised by.
 
-    Args:
-        norm: method and cohort.
-        speakers: of the trials.
-        fingerprint: of the model that scores them.
-        tap: which output of it.
+    `fingerprint` and `tap` are those of the model that scores the trials, and of its output.
 
     Returns:
         Sentences on what could not be checked.

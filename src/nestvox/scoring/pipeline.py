@@ -230,11 +230,7 @@ def check_unscored(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Refuse what the scores of a system could not be used for, before it scores.
 
-    Args:
-        unscored: the system and its trials.
-        speakers: of the trials.
-        steps: what will be done to the scores.
-        allow_overlap: take training speakers of the model, with the label ``leaky``.
+    Arguments as `score_trials` takes them; `speakers` are those of the trials.
 
     Returns:
         Labels and sentences for the results.

@@ -250,13 +250,8 @@ def known_store(
 ) -> Unscored:
     """A system that will score by the cosine of stored embeddings.
 
-    Args:
-        name: for tables and sentences.
-        trials: names are ``utt_id`` or ``path`` of the store.
-        store: embeddings of the utterances of the trials.
-        dims: prefix lengths; None: those of the store, or its full size if it has none.
-        labels: added to those of the store.
-        skip_missing: leave out trials that name what the store has not, and say so, instead of refusing.
+    Names in the trials are ``utt_id`` or ``path`` of the store; `dims` are those of the store by default, or its full
+    size if it has none. All else as `known` takes it.
 
     Raises:
         StoreError: utterances that the store does not hold.
@@ -283,16 +278,9 @@ def known_model(
 ) -> Unscored:
     """A model that will embed the utterances that the trials name, each once, and score them by cosine.
 
-    Args:
-        name: for tables and sentences.
-        trials: names are ``utt_id`` or ``path`` of the table.
-        model: whose embeddings they are.
-        table: utterances with their audio.
-        embed: makes a store in an empty folder from a table, e.g. `extraction.embed.embed_table` bound to the model.
-        dims: prefix lengths; None: those of the model.
-        size_bytes: of the model folder.
-        labels: added to those of the material.
-        skip_missing: leave out trials that name what the table has not, and say so, instead of refusing.
+    Names in the trials are ``utt_id`` or ``path`` of the table. `embed` makes a store in an empty folder from a table,
+    e.g. `extraction.embed.embed_table` bound to the model; `size_bytes` are those of the model folder. All else as
+    `known` takes it.
 
     Raises:
         TableError: the table lacks utterances of the trials.
