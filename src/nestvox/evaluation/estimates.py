@@ -201,8 +201,8 @@ def further_figures(
     The area under the ROC curve, the minimum cost at the usual priors, misses at a given false-alarm rate, and, where
     scores are log likelihood ratios, Cllr and the cost of the decisions that they ask for.
 
-    `misses`: false-alarm rate, miss rate there on the DET curve, and both ends of its interval; `llr`: the scores are log
-    likelihood ratios in nats. All else as `headline_figures` takes it.
+    `misses`: false-alarm rate, miss rate there on the DET curve, and both ends of its interval; `llr`: the scores are
+    log likelihood ratios in nats. All else as `headline_figures` takes it.
     """
     reach = student_quantile((1 + settings.confidence) / 2, clusters.size - 1)
 
