@@ -277,11 +277,20 @@ def test_an_encoder_without_such_matrices(encoder: SpeakerModel) -> None:
         add_low_rank(build({"architecture": "ge2e"}), Lora())
 
 
-def test_from_scratch(speech: Path, tmp_path: Path) -> None:
-    found = run(speech, tmp_path / "run", "scratch", None, **SCRATCH)
-    model = nestvox.load(tmp_path / "run" / "model")
-    assert model.dims == (8, 24)
-    assert model.fingerprint == found.model.fingerprint
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"architecture": "redimnet", **TINY},
+        {"architecture": "mixer", "width": 16, "depth": 2, "embedding_dim": 24},
+        {"architecture": "lstm_autoencoder", "channels": 8, "bottleneck": 6, "hidden": 6, "embedding_dim": 24},
+    ],
+    ids=lambda model: model["architecture"],
+)
+def test_from_scratch(speech: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+    found = run(speech, tmp_path / "run", "scratch", None, **{**SCRATCH, "model": json.dumps(model)})
+    loaded = nestvox.load(tmp_path / "run" / "model")
+    assert loaded.dims == (8, 24)
+    assert loaded.fingerprint == found.model.fingerprint
     assert all(rate.truncated is None for rate in found.rates)
     after = last_weights(tmp_path / "run")
     assert any(name.endswith("running_mean") for name in after)
