@@ -70,7 +70,10 @@ def test_without_labels(tmp_path: Path, vectors: np.ndarray, capsys: pytest.Capt
     assert found["prefixes"][0]["kept_after"] > found["prefixes"][0]["kept_before"]
 
 
-def test_with_labels(tmp_path: Path, vectors: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_labels(
+    tmp_path: Path, vectors: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # narrower, the rows of the table stand one below the other
     arguments = ["rotate", tmp_path / "vectors.npy", "--labels", tmp_path / "labels.txt", "--dims", "4,8"]
     code, text, _ = run(capsys, *arguments, "--out", tmp_path / "a", "--json", tmp_path / "a.json")
     assert code == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -202,14 +201,12 @@ def test_the_public_lists_have_their_published_counts(lists_dir: Path) -> None:
     assert scores["score"].n_unique() == 451
 
 
-def test_a_list_of_the_size_of_voxceleb1_h_reads_at_once(tmp_path: Path) -> None:
+def test_a_list_of_the_size_of_voxceleb1_h_is_read_whole(tmp_path: Path) -> None:
     lines = [
         f"{i % 2} id{i % 1251:05}/x6uYqmx31kE/{i:05}.wav id{i % 977:05}/8jEAjG6SegY/00008.wav\n" for i in range(580_000)
     ]
     path = write(tmp_path / "t.txt", "".join(lines))
-    start = time.perf_counter()
     trials = read_trials(path)
-    assert time.perf_counter() - start < 5  # a second where nothing else runs
     assert (len(trials), trials.n_target) == (580_000, 290_000)
 
 

@@ -267,7 +267,8 @@ def test_a_replacement_is_whole_or_not_at_all(copy: Path, monkeypatch: pytest.Mo
         path.write_text(text)
 
     with monkeypatch.context() as patched:
-        patched.setattr("nestvox.model.folder.write_text", write_text)
+        for module in ("folder", "calibration"):
+            patched.setattr(f"nestvox.model.{module}.write_text", write_text)
         with pytest.raises(KeyboardInterrupt):
             other.save(copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
