@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +53,7 @@ def test_known_answer(seed: int, rows: int, factors: tuple[float, float, float],
         similarity=factors[0],
         correlation=factors[1],
         neighbours=factors[2],
-        temperature=temperature,
+        temperature=temperature if factors[2] else None,
     )
     terms = loss(torch.from_numpy(student), torch.from_numpy(teacher))
     expected = {d: oracle(student[:, :d], teacher, factors, temperature) for d in (3, 8)}
@@ -138,3 +140,63 @@ def test_shapes_that_are_refused(student: tuple[int, ...], teacher: tuple[int, .
 def test_settings_that_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ModelError, match="distillation needs"):
         PrefixDistillation([4], **settings)  # type: ignore[arg-type]
+
+
+def test_temperature_that_nothing_uses() -> None:
+    with pytest.raises(ModelError, match=r"temperature of 0\.2 has no effect"):
+        PrefixDistillation([4], temperature=0.2)
+
+
+def test_cut_targets_compare_vectors() -> None:
+    """Each prefix against the same prefix of the teacher, as it comes or rotated, in numpy."""
+    rng = np.random.default_rng(1)
+    student, teacher = rng.normal(size=(6, 8)), rng.normal(size=(6, 9))
+    matrix = np.linalg.qr(rng.normal(size=(9, 9)))[0]
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean(1 - np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+
+    only = {"similarity": 0.0, "correlation": 0.0, "cosine": 1.0}
+    s, t = torch.from_numpy(student), torch.from_numpy(teacher)
+    truncated = PrefixDistillation([3, 8], target="truncated", **only)(s, t)  # type: ignore[arg-type]
+    rotated = PrefixDistillation([3, 8], target="rotated", rotation=torch.from_numpy(matrix), **only)(s, t)  # type: ignore[arg-type]
+    for d in (3, 8):
+        assert truncated.per_dim[d].item() == pytest.approx(apart(student[:, :d], teacher[:, :d]), rel=1e-12)
+        assert rotated.per_dim[d].item() == pytest.approx(apart(student[:, :d], (teacher @ matrix)[:, :d]), rel=1e-12)
+
+
+@pytest.mark.parametrize("target", ["truncated", "rotated"])
+def test_cut_targets_compare_relations_of_the_cut(target: Literal["truncated", "rotated"]) -> None:
+    rng = np.random.default_rng(2)
+    student, teacher = rng.normal(size=(6, 8)), rng.normal(size=(6, 9))
+    matrix = np.linalg.qr(rng.normal(size=(9, 9)))[0]
+    rotation = torch.from_numpy(matrix) if target == "rotated" else None
+    loss = PrefixDistillation([3], neighbours=0.5, temperature=0.3, target=target, rotation=rotation)
+    seen = (teacher @ matrix if target == "rotated" else teacher)[:, :3]
+    expected = oracle(student[:, :3], seen, (1.0, 1.0, 0.5), 0.3)
+    assert loss(torch.from_numpy(student), torch.from_numpy(teacher)).total.item() == pytest.approx(expected, rel=1e-9)
+    assert not loss.state_dict(), "a checkpoint would hold what the recipe says already"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "cut"}, "unknown target"),
+        ({"target": "rotated"}, "needs a rotation"),
+        ({"rotation": torch.eye(4)}, "has no rotation"),
+        ({"target": "rotated", "rotation": 2 * torch.eye(4)}, "orthogonal"),
+        ({"target": "rotated", "rotation": torch.ones(4, 5)}, "orthogonal"),
+    ],
+)
+def test_targets_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        PrefixDistillation([4], **settings)
+
+
+def test_teachers_that_do_not_fit_a_target() -> None:
+    with pytest.raises(ModelError, match="has no prefix of 8"):
+        PrefixDistillation([8], target="truncated")(torch.randn(4, 8), torch.randn(4, 6))
+    with pytest.raises(ModelError, match="rotation is for 9"):
+        PrefixDistillation([4], target="rotated", rotation=torch.eye(9))(torch.randn(4, 8), torch.randn(4, 6))
+    with pytest.raises(ModelError, match="same"):
+        PrefixDistillation([4], cosine=1.0)(torch.randn(4, 8), torch.randn(4, 6))

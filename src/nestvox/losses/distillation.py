@@ -1,40 +1,38 @@
-"""Every prefix taught by the full embedding of a pretrained model.
+"""Every prefix taught by the embedding of a teacher.
 
 Teacher and student may differ in size: what is compared is how the utterances of a batch relate to each other, so no
-projection between the two spaces has to be learnt or thrown away.
-
-Notation: B utterances; t_i the teacher's unit embeddings, s_i the unit prefixes of the student;
-T_ij = t_i . t_j and S_ij = s_i . s_j, both without their diagonals.
+projection between the two spaces has to be learnt or thrown away. Where they have the same coordinates (a target that
+is cut like the student) the vectors themselves can be compared too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nestvox.errors import ModelError
 from nestvox.losses.nested import NestedTerms, PrefixLoss
 from nestvox.losses.precision import unit, working
+from nestvox.losses.relations import Correlation, CosineTerm, Neighbours, Similarity, check_relations, other_cosines
+from nestvox.losses.terms import DistillationTerm, EmbeddingCosine
 
-_FEWEST = 3  # two rows have one cosine, which correlates with anything
+Target = Literal["full", "truncated", "rotated"]
+
+_TOLERANCE = 1e-5  # of float32 matrices that were fitted in float64
 
 
 class PrefixDistillation(PrefixLoss):
-    """Distance between the cosines in a batch as the teacher has them and as each prefix of the student has them.
+    """Distance of each prefix of the student to the teacher, in the relations within a batch and in the vectors.
 
-    The loss of a prefix is the sum of three terms, each times its factor:
+    The loss of a prefix is the sum of four terms, each times its factor: `relations.Similarity`,
+    `relations.Correlation`, `relations.Neighbours` and `terms.EmbeddingCosine`.
 
-    - similarity: mean over i != j of (S_ij - T_ij)^2 (the relations of W. Park et al., "Relational knowledge
-      distillation", CVPR 2019, and of F. Tung & G. Mori, "Similarity-preserving knowledge distillation", ICCV 2019).
-      It wants the same cosines, which few dimensions cannot give: theirs spread wider.
-    - correlation: mean over i of 1 - r_i, where r_i is Pearson's correlation of row i of S with row i of T (T. Huang et
-      al., "Knowledge distillation from a stronger teacher", NeurIPS 2022). It wants the same order and proportions, at
-      any spread: the one to use for 16 and 32 dimensions.
-    - neighbours: mean over i of KL(p_i || q_i), p_i and q_i being the softmax of row i of T and of S divided by the
-      temperature (N. Passalis & A. Tefas, "Learning deep representations with probabilistic knowledge transfer", ECCV
-      2018). It wants the same nearest neighbours.
+    What a prefix of d numbers is held against is the teacher's embedding in full, its first d numbers, or its first d
+    numbers after a rotation that was fitted to be cut. With a teacher whose short prefixes are good once rotated, the
+    full embedding pulls short prefixes away from what they could be.
 
     Args:
         dims: prefix lengths.
@@ -42,11 +40,17 @@ class PrefixDistillation(PrefixLoss):
         similarity: factor of the first term.
         correlation: factor of the second.
         neighbours: factor of the third.
-        temperature: of the third, in units of the cosine.
+        cosine: factor of the fourth, for which target and prefix must have the same length.
+        temperature: of the third, in units of the cosine; None: 0.1.
+        target: ``full``, ``truncated`` or ``rotated``.
+        rotation: (E, E) orthogonal, column k the direction that becomes coordinate k, for ``rotated``.
 
     Raises:
-        ModelError: see `PrefixLoss`; negative factors, none above 0, or a temperature that is not positive.
+        ModelError: see `PrefixLoss`; negative factors, none above 0, a temperature that is not positive or that nothing
+            uses, an unknown target, or a rotation that is missing, idle or not orthogonal.
     """
+
+    rotation: Tensor | None
 
     def __init__(
         self,
@@ -56,65 +60,98 @@ class PrefixDistillation(PrefixLoss):
         similarity: float = 1.0,
         correlation: float = 1.0,
         neighbours: float = 0.0,
-        temperature: float = 0.1,
+        cosine: float = 0.0,
+        temperature: float | None = None,
+        target: Target = "full",
+        rotation: Tensor | None = None,
     ) -> None:
         super().__init__(dims, weights)
-        factors = (similarity, correlation, neighbours)
-        if min(factors) < 0 or max(factors) <= 0 or not temperature > 0:
+        factors = (similarity, correlation, neighbours, cosine)
+        if min(factors) < 0 or max(factors) <= 0 or not (temperature is None or temperature > 0):
             raise ModelError(
                 f"distillation needs factors of which none is negative and one is positive, got {factors}, and a "
                 f"positive temperature, got {temperature}"
             )
-        self.similarity, self.correlation, self.neighbours = factors
-        self.temperature = temperature
+        if temperature is not None and not neighbours:
+            raise ModelError(
+                f"a temperature of {temperature} has no effect: only the term neighbours has one, and its factor is "
+                "0; leave the temperature out, or give neighbours a factor"
+            )
+        self.cosine = cosine
+        self.target = target
+        relations: list[tuple[float, CosineTerm]] = [
+            (similarity, Similarity()),
+            (correlation, Correlation()),
+            (neighbours, Neighbours(0.1 if temperature is None else temperature)),
+        ]
+        self._relations = [(factor, term) for factor, term in relations if factor]
+        if target not in get_args(Target):
+            raise ModelError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
+        if (rotation is not None) != (target == "rotated"):
+            raise ModelError(f"target {target!r} {'has no' if rotation is not None else 'needs a'} rotation")
+        if rotation is not None:
+            _check_rotation(rotation)
+        self.register_buffer("rotation", rotation, persistent=False)
 
     def forward(self, student: Tensor, teacher: Tensor) -> NestedTerms:
         """Return the loss of a batch, at every active prefix.
 
         Args:
             student: (B, D) float of any precision and length; D at least the largest dim, B at least 3.
-            teacher: (B, E) float; it gets no gradient.
+            teacher: (B, E) float; it gets no gradient. With a target that is cut, E at least the largest active dim.
 
         Raises:
             ModelError: another shape, or fewer than three utterances.
         """
-        if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher) or len(student) < _FEWEST:
-            raise ModelError(
-                f"student (B, D) and teacher (B, E) must have the same B, at least {_FEWEST}, got "
-                f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-            )
-        target: Tensor | None = None
+        check_relations(student, teacher)
+        size = teacher.shape[1]
+        if self.target != "full" and size < self.active[-1]:
+            raise ModelError(f"a teacher of {size} numbers has no prefix of {self.active[-1]}; use target 'full'")
+        if self.rotation is not None and len(self.rotation) != size:
+            raise ModelError(f"the rotation is for {len(self.rotation)} numbers, the teacher has {size}")
+        whole = working(teacher.detach())
+        if self.rotation is not None:
+            whole = whole @ self.rotation.to(whole)
+        targets: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def loss_at(_: int, prefix: Tensor) -> Tensor:
-            nonlocal target
-            if target is None:
-                target = _relations(unit(working(teacher.detach()).to(prefix.dtype)))
-            return self._loss(_relations(prefix), target)
+        def loss_at(d: int, prefix: Tensor) -> Tensor:
+            length = size if self.target == "full" else d
+            if length not in targets:
+                vectors = unit(whole[:, :length].to(prefix.dtype))
+                targets[length] = vectors, other_cosines(vectors)
+            target, wanted = targets[length]
+            loss, found = prefix.new_zeros(()), other_cosines(prefix)
+            for factor, term in self._relations:
+                loss = loss + factor * term.of_cosines(found, wanted)
+            if self.cosine:
+                loss = loss + self.cosine * EmbeddingCosine()(prefix, target)
+            return loss
 
         return self._terms(student, loss_at)
 
-    def _loss(self, found: Tensor, target: Tensor) -> Tensor:
-        """Both (B, B - 1)."""
-        loss = found.new_zeros(())
-        if self.similarity:
-            loss = loss + self.similarity * functional.mse_loss(found, target)
-        if self.correlation:
-            r = (_centred(found) * _centred(target)).sum(dim=1)
-            loss = loss + self.correlation * (1 - r).mean()
-        if self.neighbours:
-            p = (target / self.temperature).log_softmax(dim=1)
-            q = (found / self.temperature).log_softmax(dim=1)
-            loss = loss + self.neighbours * functional.kl_div(q, p, reduction="batchmean", log_target=True)
-        return loss
+
+class NestedTerm(DistillationTerm):
+    """The weighted mean over prefixes of `PrefixDistillation`, as one term of an objective.
+
+    Args:
+        distillation: of the prefixes.
+    """
+
+    def __init__(self, distillation: PrefixDistillation) -> None:
+        super().__init__()
+        self.distillation = distillation
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compare (B, D) with (B, E)."""
+        terms: NestedTerms = self.distillation(student, teacher)
+        return terms.total
 
 
-def _relations(vectors: Tensor) -> Tensor:
-    """(B, d) unit vectors to (B, B - 1): the cosines of each with all others, in order."""
-    n = len(vectors)
-    cosines = vectors @ vectors.T
-    # Read with one element more a row, the diagonal becomes the first column.
-    return cosines.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
-
-
-def _centred(rows: Tensor) -> Tensor:
-    return unit(rows - rows.mean(dim=1, keepdim=True))
+def _check_rotation(rotation: Tensor) -> None:
+    square = rotation.ndim == 2 and rotation.shape[0] == rotation.shape[1] and rotation.is_floating_point()
+    if square:
+        wide = rotation.double()
+        off = (wide.T @ wide - torch.eye(len(wide), dtype=wide.dtype, device=wide.device)).abs().max()
+        square = bool(off <= _TOLERANCE)
+    if not square:
+        raise ModelError(f"a rotation is a square orthogonal matrix, got {rotation.dtype} {tuple(rotation.shape)}")

@@ -54,7 +54,9 @@ class Criterion(nn.Module):
             self.speakers = NestedLoss(self.dims, make, weights, classifier=shared)
         self.distillation: PrefixDistillation | None = None
         if section.distill:
-            self.distillation = PrefixDistillation(self.dims, weights, **section.distill_terms)
+            self.distillation = PrefixDistillation(
+                self.dims, weights, target="full", rotation=None, **section.distill_terms
+            )
         self.distils = self.distillation is not None
         self.relational = self.distils or (section.weight > 0 and isinstance(section, Pairwise | Triplets))
 

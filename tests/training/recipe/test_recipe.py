@@ -225,6 +225,10 @@ def test_a_recipe_file_is_a_regular_file_of_some_size(tmp_path: Path) -> None:
         ({"kind": "linear", "loss": {"sub_centers": 4}}, "loss aam does not have it (subcenter have)"),
         ({"kind": "linear", "loss": {"distill_terms": {"similarity": 2}}}, "loss.distill is 0"),
         (
+            {"kind": "linear", "loss": {"distill": 1, "distill_terms": {"temperature": 0.2}}},
+            "temperature has no effect",
+        ),
+        (
             {"kind": "linear", "loss": {"kind": "triplet", "scale": 9}, "training": {"balanced": {}}},
             "loss.scale means nothing here: loss triplet does not have it",
         ),

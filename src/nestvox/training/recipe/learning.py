@@ -57,6 +57,8 @@ class LossSection(Section):
             raise ValueError("weight and distill are both 0, nothing would be learned")
         if not self.distill:
             self.refuse_idle("loss.distill is 0", "distill_terms")
+        if "temperature" in self.distill_terms and not self.distill_terms.get("neighbours"):
+            raise ValueError("distill_terms.temperature has no effect: it is of the term neighbours, whose factor is 0")
         if not self.weight:
             idle = ("kind", "prototypes", "classifier", "margin", "scale", "easy_margin", "sub_centers", "mining")
             self.refuse_idle(
