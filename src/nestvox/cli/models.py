@@ -15,6 +15,7 @@ from nestvox.cli.outputs import write_json
 from nestvox.errors import DownloadError
 
 if TYPE_CHECKING:
+    from nestvox.model.speaker_model import SpeakerModel
     from nestvox.zoo.catalogue import CatalogueEntry
 
 app = typer.Typer()
@@ -88,11 +89,16 @@ def _published_eer(entry: CatalogueEntry) -> str:
 def _size(entry: CatalogueEntry) -> str:
     """What has to be downloaded; where nobody says, about what the parameters of the network need."""
     from nestvox.download import readable_size
-    from nestvox.zoo.variants import variant
 
     if entry.download_bytes is not None:
         return readable_size(entry.download_bytes)
-    return f"about {readable_size(4 * variant(entry.variant).parameters)}" if entry.variant else ""
+    return f"about {readable_size(_bytes_of_parameters(entry))}" if entry.variant else ""
+
+
+def _bytes_of_parameters(entry: CatalogueEntry) -> int:
+    from nestvox.zoo.variants import variant
+
+    return 4 * variant(entry.variant).parameters if entry.variant else 1 << 60
 
 
 def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
@@ -102,7 +108,7 @@ def _advice(listed: Sequence[CatalogueEntry]) -> Iterator[str]:
     best = min(free, key=lambda entry: float(_published_eer(entry)))
     # Below one per cent, and surely the network of its configuration.
     sized = [e for e in free if float(_published_eer(e)) < 1.0 and e.config_status != "unconfirmed"]
-    small = min(sized, key=lambda entry: entry.download_bytes or _parameters(entry))
+    small = min(sized, key=lambda entry: entry.download_bytes or _bytes_of_parameters(entry))
     yield (
         "EER % O: on VoxCeleb1-O, cosine, as the makers published it; where there is none, they did not. Sizes with "
         "'about' are computed from the parameters."
@@ -127,12 +133,6 @@ def _sources(entry: CatalogueEntry) -> str:
         size = source.download_bytes if isinstance(source, WheelSource) else entry.size_bytes
         told.append(f"{source}, download {readable_size(size)}")
     return "; else ".join(told) or f"to be had from {entry.project} by hand"
-
-
-def _parameters(entry: CatalogueEntry) -> int:
-    from nestvox.zoo.variants import variant
-
-    return 4 * variant(entry.variant).parameters if entry.variant else 1 << 60
 
 
 @app.command()
@@ -239,8 +239,11 @@ def import_weights(
     """Make a model folder of weights of your own, which recipes and every command take in place of a name."""
     from nestvox.model.loading import load
 
-    model = load(name, weights=file, announce=tell)
-    model.name = called or model.name
+    _save(load(name, weights=file, announce=tell), called, out)
+
+
+def _save(model: SpeakerModel, name: str | None, out: Path) -> None:
+    model.name = name or model.name
     model.save(out)
     say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
 
@@ -260,7 +263,4 @@ def import_onnx(
     """Keep an ONNX file and the front end that it was trained on together, as a model folder."""
     from nestvox.model.loading import load
 
-    model = load(file, front_end=front_end, output=output)
-    model.name = name or model.name
-    model.save(out)
-    say(f"{out}: {model.name}, {model.embedding_dim} dimensions, fingerprint {model.fingerprint}")
+    _save(load(file, front_end=front_end, output=output), name, out)

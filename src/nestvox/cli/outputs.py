@@ -163,10 +163,7 @@ def _kept_in(folder: Path) -> str:
 def outputs_of(command: str, params: Mapping[str, Any], options: Mapping[str, str]) -> list[Named]:
     """What a call writes.
 
-    Args:
-        command: name of the command, e.g. ``embed``.
-        params: values by name of the parameter.
-        options: how each is typed.
+    `params` are values by name of the parameter, `options` how each is typed.
     """
     found = []
     for name, path in _paths_in(params, OUTPUTS):

@@ -146,8 +146,7 @@ def _while_importing(error: BaseException) -> bool:
 def memory_words(*, torch: bool = False) -> str | None:
     """What to say where the limit of memory is too small for any work, before libraries end the process; else None.
 
-    Args:
-        torch: a network is to run.
+    `torch`: a network is to run.
     """
     limit = _memory_limit()
     if limit is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,7 +76,6 @@ def threshold(
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.set_threshold import threshold as run
-    from nestvox.model.calibration import add_to_file, store_in_model
     from nestvox.scoring.pipeline import read_steps
 
     rule = _rule(far=far, frr=frr, eer=eer, p_target=p_target, c_miss=c_miss, c_fa=c_fa)
@@ -100,12 +99,7 @@ def threshold(
         bars=progress_bar,
     )
     _print(found)
-    if folder is not None:
-        store_in_model(folder, thresholds=found.thresholds)
-        say(f"Stored in {folder}")
-    if out is not None:
-        add_to_file(out, found.thresholds[0].fingerprint, thresholds=found.thresholds)
-        say(f"Written to {out}")
+    _keep(folder, out, found.thresholds[0].fingerprint, thresholds=found.thresholds)
     write_json(json_out, found.to_dict())
 
 
@@ -192,8 +186,7 @@ def _rule(
     if len(given) != 1:
         raise NestvoxError(
             "give exactly one operating point: --far, --frr, --eer, or costs by --p-target (with --c-miss, --c-fa); "
-            "got "
-            f"{' and '.join(given) or 'none'}"
+            f"got {' and '.join(given) or 'none'}"
         )
     if far is not None:
         return DecisionRule("far", far)
@@ -257,7 +250,6 @@ def calibrate(
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.llr_fit import calibrate as run
-    from nestvox.model.calibration import add_to_file, store_in_model
     from nestvox.scoring.pipeline import read_steps
 
     folder = keeping_folder(model, out)
@@ -278,12 +270,7 @@ def calibrate(
         bars=progress_bar,
     )
     _print_fit(found)
-    if folder is not None:
-        store_in_model(folder, llr=found.llr)
-        say(f"Stored in {folder}, calibration {found.llr.key}")
-    if out is not None:
-        add_to_file(out, found.llr.fingerprint, llr=found.llr)
-        say(f"Written to {out}, calibration {found.llr.key}")
+    _keep(folder, out, found.llr.fingerprint, f", calibration {found.llr.key}", llr=found.llr)
     if json_out is not None:
         content = {
             "calibration": found.llr.to_dict(),
@@ -309,6 +296,17 @@ def keeping_folder(model: str | None, out: Path | None) -> Path | None:
     if folder is None and out is None:
         raise NestvoxError("give --out FILE, or a model folder with --model, for what is made to be kept in")
     return folder
+
+
+def _keep(folder: Path | None, out: Path | None, fingerprint: str, told: str = "", **made: Any) -> None:
+    from nestvox.model.calibration import add_to_file, store_in_model
+
+    if folder is not None:
+        store_in_model(folder, **made)
+        say(f"Stored in {folder}{told}")
+    if out is not None:
+        add_to_file(out, fingerprint, **made)
+        say(f"Written to {out}{told}")
 
 
 def print_costs(

@@ -83,11 +83,7 @@ def calibration_curve(
 ) -> CalibrationCurve:
     """Set the scores beside their best non-decreasing and their best affine map.
 
-    Args:
-        dim: prefix length that the scores were made with.
-        curve: of N trials.
-        point: prior and both costs of `act_dcf`.
-        llr: the scores are log likelihood ratios in nats.
+    `curve` is of N trials; `point` is the prior and both costs of `act_dcf`; `llr`: scores are ratios in nats already.
 
     Raises:
         NestvoxError: as `act_dcf`.

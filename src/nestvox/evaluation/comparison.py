@@ -246,10 +246,7 @@ class Comparison(TrialSet):
 def select_system(selection: Trials, systems: Sequence[System], *, reported: Trials) -> Selection:
     """Choose the system and dimension with the lowest equal error rate; of equal ones the smaller, then the first.
 
-    Args:
-        selection: labelled trials to choose on.
-        systems: scored on these trials.
-        reported: the trials whose figures will be told, which must be others.
+    `selection` are labelled trials, which the systems were scored on; `reported` those whose figures will be told.
 
     Raises:
         TrialsError: `selection` and `reported` share a trial, or `selection` cannot be measured.
@@ -290,13 +287,8 @@ def disputed_trials(
 ) -> tuple[DisputedTrial, ...]:
     """The trials that two systems see most differently, half of them for each system that is right.
 
-    Args:
-        trials: N, labelled.
-        names: of both systems.
-        scores: (N,) each.
-        thresholds: EER threshold of each.
-        path_of: audio file of a name, if known.
-        most: how many for each of the systems.
+    `scores` are (N,) each, `thresholds` those of equal errors; `most` for each of the systems. `path_of` gives the
+    audio file of a name, if known.
     """
     targets = trials.frame["target"].to_numpy().astype(np.bool_)
     right = [(values >= threshold) == targets for values, threshold in zip(scores, thresholds, strict=True)]

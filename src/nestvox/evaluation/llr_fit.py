@@ -1,17 +1,17 @@
 """Fitting a calibration on the scores of a system, and what the scores cost before and after.
 
 The cost on the trials that the maps were fitted on is a little too good. Where the speakers are known it is also
-measured
-held out: the speakers are divided into parts, and each trial is scored by a map fitted on the trials that have no
-speaker of the part or the two parts that this trial's speakers are in.
+measured held out: the speakers are divided into parts, and each trial is scored by a map fitted on the trials that have
+no speaker of the part or the two parts that this trial's speakers are in.
 
 Notation: N trials, S speakers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials, read_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
-from nestvox.metrics import act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
+from nestvox.metrics import Calibration, act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
 from nestvox.metrics.calibration import check_prior
 from nestvox.metrics.costs import check_operating_point
@@ -199,21 +199,12 @@ def fit_llr(
     check_fit(targets, prior=prior, ridge=ridge, source=trials.source)
     independent = _worth(targets, speakers, np.ones(len(targets), dtype=np.bool_))
     of_dim = quality or {}
+    fit = partial(fit_calibration, quality_names=quality_names(measures), p_target=prior, ridge=ridge)
     maps, held_out = {}, {}
     for done, (dim, scores) in enumerate(system.scores.items(), start=1):
         columns = _without_rounding(quality_columns(measures, of_dim.get(dim, {})))
-        names = quality_names(measures)
-        maps[dim] = fit_calibration(
-            scores,
-            targets,
-            columns,
-            quality_names=names,
-            p_target=prior,
-            ridge=ridge,
-            trials_sha256=trials.sha256,
-            independent=independent,
-        )
-        apart = _held_out(scores, targets, columns, names, speakers, prior=prior, ridge=ridge, seed=seed)
+        maps[dim] = fit(scores, targets, columns, trials_sha256=trials.sha256, independent=independent)
+        apart = _held_out(fit, scores, targets, columns, speakers, seed)
         if apart is not None:
             held_out[dim] = apart
         progress(done, len(system.scores))
@@ -281,12 +272,6 @@ def _limits(scores: Mapping[int | None, Scores], targets: NDArray[np.bool_], llr
 def check_fit(targets: NDArray[np.bool_], *, prior: float, ridge: float, source: str | None = None) -> None:
     """Refuse what no scores could be fitted with.
 
-    Args:
-        targets: (N,) labels.
-        prior: of a target trial.
-        ridge: strength of the penalty.
-        source: of the trials, for messages.
-
     Raises:
         TrialsError: fewer than ten trials of a class.
         NestvoxError: a prior or ridge out of range.
@@ -316,17 +301,9 @@ def llr_costs(
     found = []
     for dim, values in scores.items():
         curve = error_curve(values, targets)
-        found.append(
-            LlrCost(
-                dim,
-                int(curve.n_target),
-                int(curve.n_nontarget),
-                cllr(curve),
-                min_cllr(curve),
-                act_dcf(curve, p_target, c_miss, c_fa).value,
-                min_dcf(curve, p_target, c_miss, c_fa).value,
-            )
-        )
+        counts = int(curve.n_target), int(curve.n_nontarget)
+        costs = (cost(curve, p_target, c_miss, c_fa).value for cost in (act_dcf, min_dcf))
+        found.append(LlrCost(dim, *counts, cllr(curve), min_cllr(curve), *costs))
     return tuple(found)
 
 
@@ -339,14 +316,11 @@ def _without_rounding(columns: Scores | None) -> Scores | None:
 
 
 def _held_out(
+    fit: Callable[..., Calibration],
     scores: Scores,
     targets: NDArray[np.bool_],
     columns: Scores | None,
-    names: Sequence[str],
     speakers: TrialSpeakers,
-    *,
-    prior: float,
-    ridge: float,
     seed: int,
 ) -> Scores | None:
     """(N,) log likelihood ratios by maps that know neither speaker of the trial; None where that cannot be done."""
@@ -362,15 +336,9 @@ def _held_out(
         if not inside.any():
             continue
         try:
-            found = fit_calibration(
-                scores[outside],
-                targets[outside],
-                None if columns is None else columns[outside],
-                quality_names=names,
-                p_target=prior,
-                ridge=ridge,
-                independent=_worth(targets, speakers, outside),
-            )
+            known_columns = None if columns is None else columns[outside]
+            worth = _worth(targets, speakers, outside)
+            found = fit(scores[outside], targets[outside], known_columns, independent=worth)
         except (ScoresError, TrialsError):  # the other speakers' trials alone carry no calibration
             return None
         llr[inside] = found(scores[inside], None if columns is None else columns[inside])

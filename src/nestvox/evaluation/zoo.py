@@ -218,10 +218,7 @@ def kruskal_wallis(
 ) -> tuple[int, int, float | None, int, float | None, float | None]:
     """Test whether groups of values have one distribution (W. H. Kruskal and W. A. Wallis, JASA 47, 1952).
 
-    Args:
-        values: (N,).
-        groups: (N,) number of the group.
-        fewest: groups with fewer values are left out.
+    `values` and the numbers of their `groups` are (N,); groups with fewer than `fewest` values are left out.
 
     Returns:
         Groups used, values used, H corrected for ties, its degrees of freedom, p value, and epsilon squared,

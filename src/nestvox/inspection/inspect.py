@@ -206,7 +206,8 @@ def inspect_model(
         require_thresholds: a dimension without a threshold fails.
         progress: told the steps done.
     """
-    limit, exact = limit_of(model)
+    exact = _device(model) == "cpu" and model.precision == "float32"  # equal calls agree to the bit
+    limit = _CPU_LIMIT if exact else _OTHER_LIMIT  # of rounding
     lengths = [length for length in lengths_s if length >= model.min_duration_s]
     steps = 6 + len(lengths)
     progress(0, steps)
@@ -259,15 +260,6 @@ def inspect_model(
 def unloadable(folder: Path, error: Exception) -> Inspection:
     """The inspection of a model folder that is damaged: it fails, and says why."""
     return Inspection(str(folder), files=_files_of(folder), checks=(Check("loads", "fail", str(error)),))
-
-
-def limit_of(model: SpeakerModel) -> tuple[float, bool]:
-    """Largest difference between two runs of one clip that is rounding, and whether equal calls must agree to the bit.
-
-    On a CPU in float32 1e-4, of the components of unit-length vectors, and every bit; else 1e-2.
-    """
-    plain = _device(model) == "cpu" and model.precision == "float32"
-    return (_CPU_LIMIT, True) if plain else (_OTHER_LIMIT, False)
 
 
 def machine_of(model: SpeakerModel) -> str:

@@ -70,10 +70,6 @@ def tones(sample_rate: int, *, min_duration_s: float = 0.0) -> list[Clip]:
     """Generate four harmonic tones with the pace of syllables; the same ones always.
 
     They are no speech: they show whether a model computes, not how well it tells speakers apart.
-
-    Args:
-        sample_rate: in Hz.
-        min_duration_s: shortest that is of use.
     """
     generator = np.random.default_rng(0)
     found = []

@@ -105,8 +105,7 @@ def det_figure(lines: Sequence[DetLine], *, name: str = "det") -> Drawing:
 def eer_by_dim_figure(systems: Mapping[str, Sequence[ErrorRates]]) -> Drawing:
     """Equal error rate with its interval against the dimension (spaced by its logarithm), one line a system.
 
-    Args:
-        systems: name to its rows over all trials; rows without a dimension are left out.
+    Rows without a dimension are left out.
     """
     rows = {name: [row for row in found if row.dim] for name, found in systems.items()}
     dims = sorted({row.dim for found in rows.values() for row in found if row.dim})
@@ -209,11 +208,7 @@ def bayes_error_figure(
 ) -> Drawing:
     """The normalised cost of decisions at every prior: 1 is as bad as not listening.
 
-    Args:
-        prior_log_odds: of the points of each line.
-        lines: what is drawn.
-        at: prior log odds of the operating point that is reported, marked by a dashed line.
-        name: of the drawing.
+    `at` is the prior log odds of the operating point that is reported, marked by a dashed line.
     """
     drawing = Drawing(name, 460, 340, "Normalised Bayes error rate against the prior log odds of a target")
     plot = Plot(drawing, (prior_log_odds[0], prior_log_odds[-1]), (0.0, 1.4))

@@ -86,11 +86,7 @@ def normalised(system: System, norm: ScoreNorm, speakers: TrialSpeakers, *, prog
 
     The scores of the utterances against the cohort exist for one block of utterances at a time.
 
-    Args:
-        system: cosines of embeddings, at any number of dimensions.
-        norm: method and cohort.
-        speakers: of the trials; none of them may stand in the cohort.
-        progress: told the dimensions done.
+    `system` holds cosines of embeddings; no speaker of the trials may stand in the cohort.
 
     Raises:
         NestvoxError: there are no embeddings behind the scores, they are no cosines any more, or `top_k` does not fit.

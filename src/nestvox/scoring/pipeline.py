@@ -62,12 +62,8 @@ def read_steps(
 ) -> Steps:
     """What was asked to be done to the scores.
 
-    Args:
-        score_norm: method of the normalisation.
-        cohort: its store.
-        top_k: how many of the cohort count.
-        calibration: model folder or calibration file that holds the maps.
-        thresholds: model folder or calibration file that holds thresholds.
+    `cohort` is a store; `calibration` and `thresholds` are model folders or calibration files that hold maps, and
+    thresholds.
 
     Raises:
         NestvoxError: options that do not go together, or a file that holds no maps or thresholds.
@@ -283,14 +279,9 @@ def calibrated(
 ) -> System:
     """Map every score to a log likelihood ratio in nats.
 
-    Args:
-        system: scores of the kind, and of the model, that the calibration was fitted on; dimensions without a map are
-            left out, and said.
-        llr: fitted on other trials and speakers.
-        trials: that the scores are of.
-        speakers: names of the speakers in them, where they are known.
-        quality: dimension to the calibration's measures on both sides, see `quality.trial_quality`.
-        allow_overlap: take shared speakers, with the label ``leaky``.
+    `system` holds scores of the kind, and of the model, that `llr` was fitted on, on other trials and speakers;
+    dimensions without a map are left out, and said. `speakers` are the names in the trials, where they are known;
+    `quality` holds the calibration's measures on both sides at each dimension (`quality.trial_quality`).
 
     Raises:
         FingerprintError: the calibration is of another model.

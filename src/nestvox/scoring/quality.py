@@ -55,10 +55,7 @@ def trial_quality(
         if measure == NORM:
             continue
         assert table is not None  # or it was refused
-        rows = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
-        used, positions = np.unique(np.concatenate(rows), return_inverse=True)
-        values = _of_rows(measure, table, used, progress)[positions]
-        common[measure] = (values[: len(trials)], values[len(trials) :])
+        common[measure] = _of_sides(measure, trials, table, progress)
     found: dict[int | None, dict[str, Sides]] = {}
     for dim in system.scores:
         found[dim] = dict(common)
@@ -102,10 +99,7 @@ def trial_durations_s(trials: Trials, table: UtteranceTable) -> Floats:
         TableError: the table lacks utterances of the trials.
         AudioError: the table does not say how long an utterance is, and its file cannot be read.
     """
-    rows = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
-    used, positions = np.unique(np.concatenate(rows), return_inverse=True)
-    sides = durations_s(table, used)[positions].reshape(2, -1)
-    return np.asarray(sides.min(axis=0))
+    return np.minimum(*_of_sides(DURATION, trials, table, silent))
 
 
 def durations_s(table: UtteranceTable, rows: NDArray[np.int64]) -> Floats:
@@ -115,6 +109,13 @@ def durations_s(table: UtteranceTable, rows: NDArray[np.int64]) -> Floats:
         AudioError: a file cannot be read.
     """
     return np.array([table.segment(int(row)).length_s() for row in rows], dtype=np.float64)
+
+
+def _of_sides(measure: str, trials: Trials, table: UtteranceTable, progress: Progress) -> Sides:
+    rows = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
+    used, positions = np.unique(np.concatenate(rows), return_inverse=True)
+    values = _of_rows(measure, table, used, progress)[positions]
+    return values[: len(trials)], values[len(trials) :]
 
 
 def _of_rows(measure: str, table: UtteranceTable, rows: NDArray[np.int64], progress: Progress) -> Floats:

@@ -164,10 +164,6 @@ def _refuse_other_labels(trials: Trials, listed: NamePairs, source: str | None, 
 def check_scale(scores: NDArray[np.float64], *, source: str | None = None) -> None:
     """Refuse scores so large that their sums overflow; such numbers stand for something else, e.g. a failed trial.
 
-    Args:
-        scores: (N,) finite.
-        source: name of the score file, for messages.
-
     Raises:
         ScoresError: a score beyond 1e300 in either direction.
     """
@@ -197,9 +193,6 @@ def refuse_another_model(found: str, wanted: str, where: str) -> None:
 def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:
     """Refuse two systems whose figures agree number by number at every dimension: one is a copy of the other.
 
-    Args:
-        evaluations: name to results on the same trials.
-
     Raises:
         ScoresError: with both names.
     """
@@ -220,10 +213,6 @@ def refuse_copies(evaluations: Mapping[str, Evaluation]) -> None:
 
 def refuse_shared_trials(selection: Trials, reported: Trials) -> None:
     """Refuse to choose on trials that are reported: the best of several looks better on them than it is.
-
-    Args:
-        selection: what is chosen on.
-        reported: what the figures are of.
 
     Raises:
         TrialsError: the same list, or trials (in either order of their sides) that stand in both.

@@ -151,10 +151,7 @@ def training_overlap(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Refuse training speakers in the trials; labels and sentences for the results.
 
-    Args:
-        speakers: of the trials.
-        training_speakers: keys, see `corpora.overlap.speaker_key`.
-        allow: go on all the same, with the label ``leaky``.
+    `training_speakers` are keys, see `corpora.overlap.speaker_key`; `allow`: go on, with the label ``leaky``.
 
     Raises:
         OverlapError: speakers stand on both sides; they are named.
