@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import auc, cllr, dcf_at, eer, error_curve, min_dcf
-from nestvox.metrics.compare import PairedFigure, compare_scores, pairs_needed
+from nestvox.metrics.compare import PairedFigure, compare_scores, mcnemar, pairs_needed
 from nestvox.metrics.influence import (
     Clusters,
     auc_influence,
@@ -19,12 +19,12 @@ from nestvox.metrics.influence import (
     dcf_influence,
     det_band,
     eer_influence,
+    holm,
     logit_interval,
     min_dcf_influence,
     standard_error,
     student_quantile,
 )
-from nestvox.metrics.mcnemar import holm, mcnemar
 from nestvox.metrics.wording import count_in_words, difference_in_words, p_in_words
 
 FEW = {"n_replicates": 200, "n_permutations": 300}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nestvox.metrics.bootstrap import BootstrapIntervals, Interval, speaker_bootstrap
 from nestvox.metrics.calibration import Calibration, fit_calibration
-from nestvox.metrics.compare import PairedComparison, PairedFigure, compare_scores
+from nestvox.metrics.compare import McNemar, PairedComparison, PairedFigure, compare_scores, mcnemar
 from nestvox.metrics.costs import (
     ActDcf,
     BayesErrorCurve,
@@ -22,7 +22,7 @@ from nestvox.metrics.costs import (
 )
 from nestvox.metrics.curves import ErrorCurve, IsotonicBins, error_curve
 from nestvox.metrics.estimate import Estimate, TrialSet
-from nestvox.metrics.mcnemar import McNemar, holm, mcnemar
+from nestvox.metrics.influence import holm
 from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan, plan_study, speaker_correlation, system_correlation
 from nestvox.metrics.rates import EqualErrorRate, OperatingPoint, auc, eer, eer_rocch, far_at_frr, frr_at_far, rates_at
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap

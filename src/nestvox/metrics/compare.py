@@ -26,14 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr
 
-from nestvox.arrays import as_clusters, as_numbers
+from nestvox.arrays import as_booleans, as_clusters, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
 from nestvox.metrics.costs import check_operating_point, min_dcf
 from nestvox.metrics.curves import check_scores, error_curve
 from nestvox.metrics.influence import Clusters, eer_influence, min_dcf_influence, student_quantile
-from nestvox.metrics.mcnemar import McNemar, mcnemar
 from nestvox.metrics.rates import eer
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 
@@ -41,6 +41,22 @@ Floats = NDArray[np.float64]
 
 _REPLICATES = 256  # counted at once
 _ENDLESS = 100  # draws per wanted replicate before giving up
+
+
+class McNemar(NamedTuple):
+    """Trials that one system decided rightly and the other wrongly.
+
+    Attributes:
+        only_a: trials that only the first decided rightly.
+        only_b: trials that only the second decided rightly.
+        p_exact: two-sided exact binomial p value: never too small for independent trials, often too large.
+        p_mid: the same with half the probability of what was seen: closer to its nominal size.
+    """
+
+    only_a: int
+    only_b: int
+    p_exact: float
+    p_mid: float
 
 
 class PairedFigure(NamedTuple):
@@ -289,3 +305,26 @@ def _shares_below(scores: Floats) -> Floats:
 
 def _right(scores: Floats, labels: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
     return np.asarray((scores >= threshold) == labels)
+
+
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
+    """Compare decisions, (N,) bool each: was the trial decided rightly?
+
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12(2), 1947; the exact and the mid-p form: M. W. Fagerland, S. Lydersen and P. Laake, BMC Medical
+    Research Methodology 13:91, 2013.
+
+    The test takes trials as independent. Trials that share speakers are not, and then its p values are too small: it
+    says how many trials changed, and `metrics.compare` says whether that would hold for other speakers.
+
+    Raises:
+        ScoresError: not two lists of booleans of one length.
+    """
+    a, b = (as_booleans(side, "decisions", error=ScoresError) for side in (correct_a, correct_b))
+    if a.shape != b.shape:
+        raise ScoresError(f"decisions must be two lists of booleans of one length, got {a.shape} and {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    upto, below = bdtr(fewer, n, 0.5), bdtr(fewer - 1, n, 0.5) if fewer else 0.0
+    p_mid = 1.0 if only_a == only_b else float(upto + below)
+    return McNemar(only_a, only_b, min(1.0, float(2 * upto)), p_mid)

@@ -342,3 +342,21 @@ def _squares(groups: Integers, cells: NDArray[np.int32], influence: Floats) -> F
         sums = counts @ influence
         total += np.einsum("gt,gt->t", sums, sums)
     return total
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjust p values (M,) so that rejecting those below a level errs in any of them at most that often.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979.
+
+    Raises:
+        NestvoxError: a p value outside 0 to 1.
+    """
+    p = as_numbers(p_values, "p values", error=NestvoxError)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise NestvoxError("p values lie between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
