@@ -73,9 +73,11 @@ def compare(
         names: of all systems; None: their own, or ``a``, ``b``... where two of those are the same.
         dims: prefix lengths of embeddings; None: those of the stores or models.
         select_on: other trials, on which the system and the dimension are chosen that are put first.
-        speakers: as `compare_systems` takes them, `allow_overlap`, `settings` and `n_permutations` too.
-        allow_overlap: compare in spite of training speakers in the trials.
-        settings: operating point, replicates, seed and confidence.
+        speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then the
+            stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
+        allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
+        settings: operating point, replicates (the same draws for both systems), seed of these and of the permutation,
+            and confidence, 1 minus which p values are held against.
         n_permutations: rounds of the permutation by speaker.
         load: makes a model of a path or a name, each once; None: `nestvox.load`.
         bars: shows the phases that take long.
@@ -143,18 +145,8 @@ def compare_systems(
 
     Dimensions that both have are compared one by one; where they have none in common, the largest of each is.
 
-    Args:
-        trials: labelled, of both classes, none twice.
-        systems: two or more, on these trials.
-        speakers: names or numbers of the speakers of both sides, (N,) each. Without them the table is asked, then the
-            stores, then names like VoxCeleb's, else utterances are resampled and the result says so.
-        table: utterances that the trials name: speakers and labels of marks come from it.
-        allow_overlap: compare in spite of training speakers in the trials, with the label ``leaky``.
-        settings: operating point, replicates (the same draws for both systems), seed of these and of the permutation,
-            and confidence, 1 minus which p values are held against.
-        n_permutations: rounds of the permutation by speaker.
-        selection: of one of these systems on other trials, see `select_system`: it is put first.
-        progress: told the comparisons made.
+    `systems`, two or more, are scored on these trials. `selection` is of one of them on other trials, see
+    `select_system`: it is put first. All else as `compare` takes it.
 
     Raises:
         NestvoxError: fewer than two systems, or two of one name.

@@ -115,12 +115,8 @@ def measure(
     Where they were calibrated, the costs before and after stand in the result; where there are thresholds, what they
     do here.
 
-    Args:
-        scored: of `scoring.pipeline.score_trials`.
-        llr: the scores are log likelihood ratios in nats, also where the system calls them given, so that their
-            calibration can be judged.
-        settings: operating point, replicates and kind of the intervals.
-        progress: told the rows measured.
+    `llr`: the scores are log likelihood ratios in nats, also where the system calls them given, so that their
+    calibration can be judged.
 
     Raises:
         TrialsError: no threshold is for any of the dimensions, or the list has one speaker only.

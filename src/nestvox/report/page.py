@@ -281,10 +281,7 @@ def render_html(
 def render_page(template: str, filters: Mapping[str, Callable[[Any], str]] | None = None, /, **values: Any) -> str:
     """Fill one of the package's templates; every value is escaped unless it is a `Markup`.
 
-    Args:
-        template: its file.
-        filters: more filters than ``percent`` and ``p_value``.
-        values: what the template names.
+    `filters` are more than ``percent`` and ``p_value``; `values` is what the template names.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nestvox.report"),

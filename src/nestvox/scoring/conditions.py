@@ -59,10 +59,7 @@ def durations_of_sides(
 ) -> Sides:
     """Class of the shorter side of every trial, which decides how hard it is; the same value for both sides.
 
-    Args:
-        enrol_s: (N,) seconds of the first side; None where unknown.
-        test_s: (N,) seconds of the second side.
-        edges_s: borders of the classes, ascending; a duration on a border belongs to the longer class.
+    Sides are (N,) seconds, None where unknown; a duration on a border of `edges_s` belongs to the longer class.
     """
     names = [str(found) for found in duration_classes(edges_s)]
     sides = np.array([[np.nan if value is None else float(value) for value in side] for side in (enrol_s, test_s)])

@@ -76,11 +76,8 @@ def check_system(system: System, trials: Trials) -> None:
 def align_scores(trials: Trials, scores: pl.DataFrame, *, source: str | None = None) -> tuple[NDArray[np.float64], int]:
     """Bring scores into the order of the trials.
 
-    Args:
-        trials: without duplicates.
-        scores: columns ``enrol``, ``test``, ``score``, and ``fingerprint`` where the scorer wrote it; ``target``, where
-            it is there, is held against the labels of the trials.
-        source: name of the score file, for messages.
+    `trials` has no duplicates; `scores` has the columns ``enrol``, ``test``, ``score``, and ``fingerprint`` where the
+    scorer wrote it; ``target``, where it is there, is held against the labels. `source` is the name of the score file.
 
     Returns:
         (N,) float64, and the number of scores that no trial names.
@@ -238,9 +235,7 @@ def refuse_shared_trials(selection: Trials, reported: Trials) -> None:
 def chosen_on_these(trials: Trials, chosen_on: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Label and sentence for a model that was chosen on the trials it is measured on; nothing for another.
 
-    Args:
-        trials: that are measured.
-        chosen_on: hashes of the trials that something about the model was chosen on.
+    `chosen_on`: hashes of the trials that something about the model was chosen on.
     """
     if trials.sha256 not in chosen_on:
         return (), ()

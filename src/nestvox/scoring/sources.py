@@ -391,9 +391,7 @@ def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tup
 
     What remains is another list with another hash, and its source says so: a rate on it is not one on the whole list.
 
-    Args:
-        trials: a list.
-        names: what the utterances may be called.
+    `names` are what the utterances may be called.
 
     Returns:
         The remaining trials, and a sentence on what was left out; the list itself and nothing where all is there.
