@@ -309,6 +309,24 @@ def build_cache(
         workers=pace.workers or 2,
         ahead_s=2 * MAX_BATCH_S,
     )
+    _fill(out, model, table, features, plan, before, decoder, pace, shard_utterances, skip_bad, progress)
+    return FeatureCache(out)
+
+
+def _fill(
+    out: str | Path,
+    model: CacheableModel,
+    table: UtteranceTable,
+    features: Features,
+    plan: CachePlan,
+    before: StoreMetadata | None,
+    decoder: VariantDecoder,
+    pace: Pace,
+    shard_utterances: int | None,
+    skip_bad: bool,
+    progress: Progress,
+) -> None:
+    """Write the shards that are not there yet, at a pace that is tried out unless it is settled."""
     with closing(decoder), writing(out):
         if before is None or not pace.settled:
             with torch_threads() as set_threads:
@@ -319,7 +337,7 @@ def build_cache(
             utterances=len(table),
             pooled_dim=features.pooled_dim,
             embedding_dim=features.embedding_dim,
-            shard_utterances=shard_utterances or (before.shard_rows // variants if before else None),
+            shard_utterances=shard_utterances or (before.shard_rows // plan.variants if before else None),
             run={name: value for name, value in asdict(pace).items() if value is not None},
             labels=table.labels,
             training_speakers=tuple(model.training_speakers),
@@ -337,14 +355,13 @@ def build_cache(
                 streams=pace.streams or 1,
                 threads=pace.threads or 0,
                 workers=pace.workers or 1,
-                max_duration_s=max_duration_s,
+                max_duration_s=plan.max_duration_s,
                 skip_bad=skip_bad,
             ),
         )
         for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
             progress(resumed + done, metadata.planned_rows)
         writer.finish()
-    return FeatureCache(out)
 
 
 def cache_metadata(
