@@ -14,7 +14,7 @@ from nestvox.cli.outputs import check_figure_format, write_json, write_pages
 from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nestvox.corpora.utterances import UtteranceTable
     from nestvox.evaluation import Evaluation
@@ -144,6 +144,19 @@ def evaluate(
     for title, other in others.items():
         print_evaluation(other, title=title)
     write_json(json_out, found.to_dict())
+    _write_report(found, others, name, csv, figures, figure_format, report)
+
+
+def _write_report(
+    found: Evaluation,
+    others: Mapping[str, Evaluation],
+    name: str,
+    csv: Path | None,
+    figures: Path | None,
+    figure_format: str,
+    report: Path | None,
+) -> None:
+    """Write the tables, the figures and the page that are asked for."""
     from nestvox.report.page import evaluation_figures, evaluation_tables, write_html
 
     write_pages(

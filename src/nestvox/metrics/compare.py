@@ -202,9 +202,8 @@ def compare_scores(
     values = [found.rate for found in equal], [found.value for found in cost]
     moves = [eer_influence(curve) for curve in curves], [min_dcf_influence(curve, **point) for curve in curves]
     errors = [clusters.standard_error(of_b - of_a) for of_a, of_b in moves]
-    figures = [
-        _figure(a, b, spread[:, k], chance[:, k], errors[k], n_clusters, confidence) for k, (a, b) in enumerate(values)
-    ]
+    each = zip(values, spread.T, chance.T, errors, strict=True)
+    figures = [_figure(a, b, drawn, swapped, error, n_clusters, confidence) for (a, b), drawn, swapped, error in each]
     right = [_right(scores, labels, found.threshold) for scores, found in zip((scores_a, scores_b), equal, strict=True)]
     cheap = [_right(scores, labels, found.threshold) for scores, found in zip((scores_a, scores_b), cost, strict=True)]
     return PairedComparison(

@@ -292,13 +292,8 @@ def build_cache(
     if before is not None:
         refuse_difference(str(out), plan_in(str(out), before), plan)
         features = Features(model, before.dim, before.columns.get("embedding", 0))
-    pace = Pace.asked(
-        {} if before is None else before.run,
-        batch_size=batch_size,
-        streams=streams,
-        threads=threads,
-        workers=workers,
-    )
+    settled = {} if before is None else before.run
+    pace = Pace.asked(settled, batch_size=batch_size, streams=streams, threads=threads, workers=workers)
     decoder = VariantDecoder(
         sources,
         Variants(variants, seed, augmentation, banks, crop_s),
