@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from nestvox.errors import ModelError
 from nestvox.losses.precision import full_precision, unit, working
-from nestvox.losses.terms import Bounds, DistillationTerm, EmbeddingCosine
+from nestvox.losses.terms import DistillationTerm, EmbeddingCosine
 
 Profiled = Literal["activations", "weights"]
 
@@ -185,13 +185,14 @@ class SeveralTeachers(DistillationTerm):
         return torch.stack([w * one(s, t) for w, (one, s, t) in zip(self.weights.values(), seen, strict=True)]).sum()
 
     @torch.no_grad()
-    def bounds(self, student: Tensor, teacher: Mapping[str, Tensor]) -> Bounds:
+    def known_bounds(self, student: Tensor, teacher: Mapping[str, Tensor]) -> tuple[float | None, float]:
         """The weighted means of the terms' own."""
-        found = [one.bounds(s, t) for one, s, t in self._seen(student, teacher)]
+        each = [one.known_bounds(s, t) for one, s, t in self._seen(student, teacher)]
         weights = self.weights.values()
-        return Bounds(
-            sum(w * one.chance for w, one in zip(weights, found, strict=True)),
-            sum(w * one.maximum for w, one in zip(weights, found, strict=True)),
+        chances = [chance for chance, _ in each if chance is not None]
+        return (
+            sum(w * chance for w, chance in zip(weights, chances, strict=True)) if len(chances) == len(each) else None,
+            sum(w * maximum for w, (_, maximum) in zip(weights, each, strict=True)),
         )
 
     def _seen(self, student: Tensor, teacher: Mapping[str, Tensor]) -> list[tuple[DistillationTerm, Tensor, Tensor]]:

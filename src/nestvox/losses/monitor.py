@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nestvox.errors import ModelError
 from nestvox.losses.objective import SPEAKERS, Combined, DistillationObjective, gradient_at
-from nestvox.losses.terms import EmbeddingCosine, LogitKd
+from nestvox.losses.terms import EmbeddingCosine, LogitKd, mean_of
 
 _ROUNDING = 1e-4  # relative, of sums in float32
 _FLAT = 0.01  # of certainty: less, and all classes are alike
@@ -154,10 +154,10 @@ class DistillationMonitor:
             maximum = math.inf
             if name != SPEAKERS:
                 term = self.objective.term(name)
-                bounds = term.bounds(*pairs[name])
                 orders = term.in_other_orders(*pairs[name])
+                shuffled = mean_of(orders)
+                bounds = term.bounds(*pairs[name], shuffled=shuffled)
                 chance, maximum = bounds.chance, bounds.maximum
-                shuffled = sum(orders) / len(orders) if orders else math.nan
                 best_shuffled[name] = min(orders, default=math.nan)
             share, norm = _share(scales[name] * value, total), norms[name]
             parts[name] = PartReading(
@@ -180,7 +180,7 @@ class DistillationMonitor:
             *self._of_terms(reading, best_shuffled),
             *self._flat(pairs),
         ]
-        return Reading(**{**vars(reading), "warnings": tuple(warnings)})
+        return replace(reading, warnings=tuple(warnings))
 
     def _sums(self, reading: Reading, told: float) -> list[str]:
         terms = sum(part.weight * part.value for part in reading.parts.values())

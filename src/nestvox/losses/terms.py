@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -70,14 +71,19 @@ class DistillationTerm(nn.Module, ABC):
 
     def shuffled(self, student: Any, teacher: Any) -> float:
         """Return the mean value in other orders; NaN for a single utterance."""
-        values = self.in_other_orders(student, teacher)
-        return sum(values) / len(values) if values else math.nan
+        return mean_of(self.in_other_orders(student, teacher))
 
     @torch.no_grad()
-    def bounds(self, student: Any, teacher: Any) -> Bounds:
-        """Return what the value on a batch has to be compared with."""
-        chance = self.shuffled(student, teacher) if self.known_chance is None else self.known_chance
-        return Bounds(chance, self.known_maximum)
+    def bounds(self, student: Any, teacher: Any, *, shuffled: float | None = None) -> Bounds:
+        """Return what the value on a batch has to be compared with; `shuffled` is its own, where it is known."""
+        chance, maximum = self.known_bounds(student, teacher)
+        if chance is None:
+            chance = self.shuffled(student, teacher) if shuffled is None else shuffled
+        return Bounds(chance, maximum)
+
+    def known_bounds(self, student: Any, teacher: Any) -> tuple[float | None, float]:  # noqa: ARG002  sizes may count
+        """Return chance, where there is a formula, and maximum for a batch."""
+        return self.known_chance, self.known_maximum
 
 
 class EmbeddingCosine(DistillationTerm):
@@ -136,11 +142,10 @@ class EmbeddingMse(DistillationTerm):
                 return (unit(s) - unit(t)).square().sum(dim=1).mean()
             return functional.mse_loss(unit(s) / self.temperature, unit(t) / self.temperature)
 
-    def bounds(self, student: Tensor, teacher: Tensor) -> Bounds:
+    def known_bounds(self, student: Tensor, teacher: Tensor) -> tuple[float, float]:  # noqa: ARG002  as its base
         """Per element, both over D T^2."""
-        whole = super().bounds(student, teacher)
         divisor = 1.0 if self.per == "vector" else student.shape[1] * self.temperature**2
-        return Bounds(whole.chance / divisor, whole.maximum / divisor)
+        return self.known_chance / divisor, self.known_maximum / divisor
 
 
 class LogitKd(DistillationTerm):
@@ -178,6 +183,11 @@ class LogitKd(DistillationTerm):
         p = (working(teacher) / self.temperature).log_softmax(dim=1)
         entropy = -(p.exp() * p).sum(dim=1).mean()
         return float(1 - entropy / math.log(teacher.shape[1]))
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean; NaN of none."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def positive_temperature(temperature: float) -> float:
