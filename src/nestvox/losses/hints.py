@@ -8,8 +8,7 @@ Notation: B utterances, C channels, T frames.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestvox.errors import ModelError
-from nestvox.losses.precision import full_precision, unit, working
+from nestvox.losses.precision import full_precision, unit, weights_by_name, working
 from nestvox.losses.terms import DistillationTerm, EmbeddingCosine
 
 Profiled = Literal["activations", "weights"]
@@ -107,7 +106,8 @@ class Hints(DistillationTerm):
         if not pairs or len(set(pairs)) != len(pairs):
             raise ModelError(f"hints are between distinct pairs of layers, got {pairs}")
         self.stages = tuple(stages)
-        self.weights = _normalised({f"{s} -> {t}": stage.weight for (s, t), stage in zip(pairs, stages, strict=True)})
+        names = [f"{student} -> {teacher}" for student, teacher in pairs]
+        self.weights = _shares("stages", names, dict(zip(names, (stage.weight for stage in stages), strict=True)))
         self.projections = nn.ModuleList(
             [_projection(stage.student_channels, stage.teacher_channels) for stage in stages]
         )
@@ -167,10 +167,7 @@ class SeveralTeachers(DistillationTerm):
         super().__init__()
         if not sizes:
             raise ModelError("no teachers")
-        given = dict(weights or {})
-        if unknown := sorted(set(given) - set(sizes)):
-            raise ModelError(f"weights name teachers {unknown}, which are not among {sorted(sizes)}")
-        self.weights = _normalised({name: float(given.get(name, 1.0)) for name in sizes})
+        self.weights = _shares("teachers", sizes, weights)
         self.sizes = dict(sizes)
         self.terms = nn.ModuleList([term() for _ in sizes])
         self.projections = nn.ModuleList([_projection(student, size) for size in sizes.values()] if student else [])
@@ -214,9 +211,9 @@ def _projection(of: int, to: int) -> nn.Module:
     return nn.Linear(of, to)
 
 
-def _normalised(weights: dict[str, float]) -> dict[str, float]:
-    if wrong := {name: weight for name, weight in weights.items() if not 0 < weight < math.inf}:
-        raise ModelError(f"weights must be positive and finite, got {wrong}")
+def _shares(what: str, names: Iterable[str], given: Mapping[str, float] | None) -> dict[str, float]:
+    """Weights that sum to 1."""
+    weights = weights_by_name(what, names, given)
     whole = sum(weights.values())
     return {name: weight / whole for name, weight in weights.items()}
 

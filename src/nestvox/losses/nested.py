@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
-from nestvox.losses.precision import full_precision, unit, working
+from nestvox.losses.precision import full_precision, unit, weights_by_name, working
 
 Classifier = Literal["own", "shared"]
 
@@ -55,12 +55,7 @@ class PrefixLoss(nn.Module):
         self.dims = tuple(sorted(int(d) for d in dims))
         if not self.dims or self.dims[0] < 1 or len(set(self.dims)) != len(self.dims):
             raise ModelError(f"dims must be distinct and positive, got {tuple(dims)}")
-        given = dict(weights or {})
-        if unknown := sorted(set(given) - set(self.dims)):
-            raise ModelError(f"weights name dims {unknown}, which are not among {self.dims}")
-        self.weights = {d: float(given.get(d, 1.0)) for d in self.dims}
-        if wrong := {d: w for d, w in self.weights.items() if not 0 < w < float("inf")}:
-            raise ModelError(f"weights must be positive and finite, got {wrong}; leave a dim out by set_active")
+        self.weights = weights_by_name("dims", self.dims, weights, "leave a dim out by set_active")
         self._active = self.dims
 
     @property

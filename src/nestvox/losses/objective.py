@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from nestvox.errors import ModelError
 from nestvox.losses.distillation import NestedTerm
 from nestvox.losses.hints import AttentionTransfer, Hints, SeveralTeachers
+from nestvox.losses.precision import weights_by_name
 from nestvox.losses.relations import Angles, Correlation, Distances, Gram, Neighbours, Similarity
 from nestvox.losses.terms import DistillationTerm, EmbeddingCosine, EmbeddingMse, LogitKd
 
@@ -115,12 +115,7 @@ class DistillationObjective(nn.Module):
             raise ModelError("an objective without terms distils nothing")
         if SPEAKERS in terms:
             raise ModelError(f"a term cannot be called {SPEAKERS}: that is the loss over speakers")
-        given = dict(weights or {})
-        if unknown := sorted(set(given) - set(terms)):
-            raise ModelError(f"weights name terms {unknown}, which are not among {sorted(terms)}")
-        self.weights = {name: float(given.get(name, 1.0)) for name in terms}
-        if wrong := {name: w for name, w in self.weights.items() if not 0 < w < math.inf}:
-            raise ModelError(f"weights must be positive and finite, got {wrong}; leave a term out of the objective")
+        self.weights = weights_by_name("terms", terms, weights, "leave a term out of the objective")
         self.terms = nn.ModuleDict(dict(terms))
         self._alpha = checked_alpha(alpha)
 

@@ -1,14 +1,18 @@
-"""What every loss does before its formula: check the batch, leave half precision, normalise without infinities."""
+"""What every loss does before its formula: check weights and batch, leave half precision, normalise vectors."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nestvox.errors import ModelError
+
+_Name = TypeVar("_Name", str, int)
 
 # Below it a vector has no direction: its gradient would be this many times larger than that of a unit vector.
 _SHORTEST = 1e-12
@@ -34,6 +38,29 @@ def check_batch(embedding: Tensor, labels: Tensor, dim: int | None = None) -> No
         )
     if dim is not None and embedding.shape[1] != dim:
         raise ModelError(f"this loss was made for {dim} dimensions, got {embedding.shape[1]}")
+
+
+def weights_by_name(
+    what: str, names: Iterable[_Name], given: Mapping[_Name, float] | None, instead: str = ""
+) -> dict[_Name, float]:
+    """Return a weight for each name; one that is not given is 1.
+
+    Args:
+        what: the names are called in an error.
+        names: of all.
+        given: weights of some.
+        instead: of a weight that is refused, e.g. of 0.
+
+    Raises:
+        ModelError: a weight for another name, or one that is not positive and finite.
+    """
+    given = given or {}
+    weights = {name: float(given.get(name, 1.0)) for name in names}
+    if unknown := sorted(given.keys() - weights):
+        raise ModelError(f"weights name {what} {unknown}, which are not among {sorted(weights)}")
+    if wrong := {name: weight for name, weight in weights.items() if not 0 < weight < math.inf}:
+        raise ModelError(f"weights must be positive and finite, got {wrong}{instead and f'; {instead}'}")
+    return weights
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
