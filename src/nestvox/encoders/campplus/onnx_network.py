@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nestvox.encoders.campplus.campplus import SEGMENT, CAMPPlus
-from nestvox.encoders.runtime.folding import folded, scale_and_shift
+from nestvox.encoders.runtime.folding import constant, folded, write_norm
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 
 
@@ -77,7 +76,7 @@ class _Writer:
         assert not isinstance(conv.padding, str)
         one, nothing = ([1], [0]) if line else ([], [])  # of the single row
         around = [*nothing, *conv.padding]
-        inputs = [_array(weight[:, :, None] if line else weight), *([] if bias is None else [_array(bias)])]
+        inputs = [constant(weight[:, :, None] if line else weight), *([] if bias is None else [constant(bias)])]
         y = self.graph.op(
             "Conv",
             x,
@@ -90,10 +89,7 @@ class _Writer:
         return self.graph.op("Relu", y) if relu else y
 
     def norm_relu(self, x: str, norm: nn.Module) -> str:
-        scale, shift = (_array(part) for part in scale_and_shift(norm))
-        nothing = np.zeros_like(shift)
-        normed = self.graph.op("BatchNormalization", x, scale, shift, nothing, nothing + 1, epsilon=0.0)
-        return self.graph.op("Relu", normed)
+        return self.graph.op("Relu", write_norm(self.graph, x, norm))
 
     def head(self, x: str, head: Any) -> str:
         x = self.convolution(x, head.conv1, head.bn1, relu=True)
@@ -130,7 +126,3 @@ class _Writer:
         context = op("Add", op("GlobalAveragePool", hidden), means)
         gates = op("Sigmoid", self.convolution(self.convolution(context, gate.linear1, relu=True), gate.linear2))
         return op("Mul", self.convolution(hidden, gate.linear_local), op("Gather", gates, segments, axis=3))
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().numpy()

@@ -33,7 +33,15 @@ from nestvox.encoders.redimnet.network import ReDimNetEncoder
 from nestvox.encoders.redimnet.redimnet import ReDimNet
 from nestvox.encoders.redimnet.redimnet2 import Repeat
 from nestvox.encoders.redimnet.temporal import AttentionLayer, Positions, TemporalBlock
-from nestvox.encoders.runtime.folding import fewer_groups, folded, joined, scale_and_shift, scaled
+from nestvox.encoders.runtime.folding import (
+    constant,
+    fewer_groups,
+    folded,
+    joined,
+    scale_and_shift,
+    scaled,
+    write_norm,
+)
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
 from nestvox.errors import ModelError
 
@@ -167,7 +175,7 @@ class _Writer:
     def map_sum(self, module: MapSum, maps: Sequence[str]) -> str:
         if len(maps) == 1:
             return maps[0]
-        weights = _array(module.w.double().softmax(dim=1)[0, :, :, 0])[..., None, None]  # (K, W, 1, 1)
+        weights = constant(module.w.double().softmax(dim=1)[0, :, :, 0])[..., None, None]  # (K, W, 1, 1)
         total = self.graph.op("Mul", maps[0], weights[0])
         for number in range(1, len(maps)):
             total = self.graph.op("Add", total, self.graph.op("Mul", maps[number], weights[number]))
@@ -182,30 +190,28 @@ class _Writer:
         around = [0 if size == stride else size - 1 for size, stride in zip(kernel, strides, strict=True)]
         before = [size // 2 for size in around]
         after = [size - first for size, first in zip(around, before, strict=True)]
-        inputs = [_array(wide)] if bias is None else [_array(wide), _array(bias)]
+        inputs = [constant(wide)] if bias is None else [constant(wide), constant(bias)]
         return self.graph.op(
             "Conv", x, *inputs, kernel_shape=kernel, strides=strides, pads=[*before, *after], group=groups
         )
 
     def affine(self, norm: nn.Module, x: str) -> str:
-        scale, shift = (_array(part) for part in scale_and_shift(norm))
-        nothing = np.zeros_like(shift)
-        return self.graph.op("BatchNormalization", x, scale, shift, nothing, nothing + 1, epsilon=0.0)
+        return write_norm(self.graph, x, norm)
 
     def channel_norm(self, norm: ChannelNorm, x: str) -> str:
         rows = self.graph.transpose(x, 0, 2, 3, 1)
         return self.graph.transpose(self.layer_norm(rows, norm.weight, norm.bias), 0, 3, 1, 2)
 
     def layer_norm(self, rows: str, weight: Tensor, bias: Tensor) -> str:
-        return self.graph.op("LayerNormalization", rows, _array(weight), _array(bias), axis=-1, epsilon=_NORM_EPS)
+        return self.graph.op("LayerNormalization", rows, constant(weight), constant(bias), axis=-1, epsilon=_NORM_EPS)
 
     def group_norm(self, norm: nn.GroupNorm, x: str) -> str:
         groups = self.graph.reshape(x, 0, norm.num_groups, -1)
         ones = np.ones(norm.num_groups, np.float32)
         normed = self.graph.op("InstanceNormalization", groups, ones, 0 * ones, epsilon=norm.eps)
         plane = self.graph.reshape(normed, 0, norm.num_channels, 1, -1)
-        scaled = self.graph.op("Mul", plane, _array(norm.weight)[:, None, None])
-        return self.graph.op("Add", scaled, _array(norm.bias)[:, None, None])
+        scaled = self.graph.op("Mul", plane, constant(norm.weight)[:, None, None])
+        return self.graph.op("Add", scaled, constant(norm.bias)[:, None, None])
 
     def flatten(self, _: Flatten, x: str) -> str:
         return self.graph.reshape(self.graph.transpose(x, 0, 2, 1, 3), 0, self.width, 1, -1)
@@ -273,12 +279,8 @@ class _Writer:
         return self.linear(heard, out)
 
     def linear(self, rows: str, layer: nn.Linear) -> str:
-        return self.graph.op("Add", self.graph.op("MatMul", rows, _array(layer.weight.T)), _array(layer.bias))
+        return self.graph.op("Add", self.graph.op("MatMul", rows, constant(layer.weight.T)), constant(layer.bias))
 
 
 def _given(*modules: nn.Module) -> list[nn.Module]:
     return [module for module in modules if not isinstance(module, nn.Identity)]
-
-
-def _array(tensor: Tensor) -> Float32:
-    return tensor.detach().float().numpy()

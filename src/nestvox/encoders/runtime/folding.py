@@ -5,8 +5,12 @@ Both leave a network's results as they are, up to rounding, and its weights in f
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nestvox.encoders.runtime.onnx_graph import GraphWriter
 
 # Channels of one register of AVX2 in float32: narrower groups leave lanes of it empty.
 _LANES = 8
@@ -56,6 +60,18 @@ def folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | No
     if norm is not None:
         return scaled(conv, *scale_and_shift(norm))
     return conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+
+
+def constant(tensor: Tensor) -> NDArray[np.float32]:
+    """The numbers of a tensor, for a graph."""
+    return tensor.detach().float().numpy()
+
+
+def write_norm(graph: GraphWriter, x: str, norm: nn.Module) -> str:
+    """Write a normalisation that cannot be folded into a graph, and return its value's name."""
+    scale, shift = (constant(part) for part in scale_and_shift(norm))
+    nothing = np.zeros_like(shift)
+    return graph.op("BatchNormalization", x, scale, shift, nothing, nothing + 1, epsilon=0.0)
 
 
 def joined(weight: Tensor, groups: int, into: int) -> Tensor:
