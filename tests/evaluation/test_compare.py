@@ -282,3 +282,12 @@ def test_a_notebook_shows_a_short_line_and_a_table(world):
     assert repr(found).startswith(f"Comparison(a and <b>: {found.rows[0].verdict}; ")
     assert found._repr_html_().count("<tr>") == 2
     assert "a and &lt;b&gt;" in found._repr_html_()
+
+
+def test_an_empty_list_is_refused_as_such(world):
+    values = noisy(world, 1)
+    none = Trials(world.trials.frame.clear(), "none.txt")
+    with pytest.raises(TrialsError, match="no trials to evaluate"):
+        nestvox.compare(values, values[::-1], none)
+    with pytest.raises(TrialsError, match="no trials to evaluate"):
+        nestvox.compare(values, values[::-1], world.trials, select_on=none)

@@ -145,6 +145,11 @@ class Trials:
         return self.frame.filter(np.isin(codes, twice)).select(_SIDES).unique(maintain_order=True)
 
 
+def as_trials(given: Trials | str | Path) -> Trials:
+    """Return a list that is given as such or by its path, as `read_trials` reads it."""
+    return given if isinstance(given, Trials) else read_trials(given)
+
+
 def read_trials(path: str | Path, fmt: str | None = None) -> Trials:
     """Read a trial list.
 

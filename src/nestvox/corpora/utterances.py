@@ -206,6 +206,11 @@ def _some(names: pl.Series) -> str:
     return (", ".join(repr(name) for name in names.head(_SHOWN)) or "none") + more
 
 
+def as_table(given: UtteranceTable | str | Path | None) -> UtteranceTable | None:
+    """Return a table, where there is one, that is given as such or by its path, as `read_utterances` reads it."""
+    return given if given is None or isinstance(given, UtteranceTable) else read_utterances(given)
+
+
 def read_utterances(path: str | Path) -> UtteranceTable:
     """Read and validate a table.
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nestvox.corpora.trials import Trials, read_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.corpora.trials import Trials, as_trials
+from nestvox.corpora.utterances import UtteranceTable, as_table
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation.comparison import (
     Comparison,
@@ -85,14 +85,14 @@ def compare(
     Raises:
         NestvoxError: as `scoring.sources.known`, `select_system` and `compare_systems`.
     """
-    lists = [list_ if isinstance(list_, Trials) else read_trials(list_) for list_ in (trials, select_on) if list_]
+    lists = [as_trials(given) for given in (trials, select_on) if given is not None]
     for listed in lists:
         check_trials(listed)
     if select_on is not None:
         refuse_shared_trials(lists[1], lists[0])
     if n_permutations < 1:
         raise NestvoxError(f"a p value takes one permutation or more, got {n_permutations}")
-    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    utterances = as_table(table)
     given = (a, b, *more)
     if names is not None and len(set(names)) < len(given):
         raise NestvoxError(f"a comparison needs two or more systems of different names, got {', '.join(names)}")

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.overlap import speaker_key
-from nestvox.corpora.trials import Trials, read_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.corpora.trials import Trials, as_trials
+from nestvox.corpora.utterances import UtteranceTable, as_table
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics import Calibration, act_dcf, cllr, error_curve, fit_calibration, min_cllr, min_dcf
 from nestvox.metrics.bootstrap import seeded
@@ -135,10 +135,10 @@ def calibrate(
     Raises:
         NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `fit_llr`.
     """
-    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    listed = as_trials(trials)
     check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
     check_operating_point(p_target, c_miss, c_fa)
-    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    utterances = as_table(table)
     check_measures(quality, utterances)
     source = known(system, listed, table=utterances, dims=dims, bars=bars, load=load)
     scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=bars)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from nestvox.corpora.trials import Trials, read_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.corpora.trials import Trials, as_trials
+from nestvox.corpora.utterances import UtteranceTable, as_table
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.calibration import CalibrationCurve, calibration_curve
 from nestvox.evaluation.estimates import (
@@ -91,8 +91,8 @@ def evaluate(
     """
     if scores_out is not None and Path(scores_out).suffix not in {".csv", ".parquet"}:
         raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
-    listed = trials if isinstance(trials, Trials) else read_trials(trials)
-    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    listed = as_trials(trials)
+    utterances = as_table(table)
     check_trials(listed)
     bars = given.get("bars", no_bars)
     source = known(

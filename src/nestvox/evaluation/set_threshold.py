@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvox.corpora.trials import Trials, read_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.corpora.trials import Trials, as_trials
+from nestvox.corpora.utterances import UtteranceTable, as_table
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.evaluation.estimates import PERCENTILE
 from nestvox.evaluation.results import plain_values
@@ -132,7 +132,7 @@ def threshold(
     Raises:
         NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `set_thresholds`.
     """
-    listed = trials if isinstance(trials, Trials) else read_trials(trials)
+    listed = as_trials(trials)
     targets = check_trials(listed)
     check_replicates(n_bootstrap, confidence)
     seeded(seed)
@@ -140,7 +140,7 @@ def threshold(
         raise TrialsError(reason, source=listed.source)
     if classes and table is None:
         raise NestvoxError("thresholds by duration need --table, which says how long the recordings are")
-    utterances = table if table is None or isinstance(table, UtteranceTable) else read_utterances(table)
+    utterances = as_table(table)
     source = known(system, listed, table=utterances, dims=dims, bars=bars, load=load)
     scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=bars)
     with bars("setting", "thresholds") as progress:
