@@ -55,6 +55,24 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of weights that is empty, and a network that may be asked."""
+    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def empty_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the only package index of pip, and empty."""
+    (tmp_path / "index").mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
 @pytest.fixture(scope="session")
 def pretrained() -> Callable[[str], Encoder | DownloadError]:
     """A catalogue encoder with its weights, from the user's own cache, or the error that says why not."""

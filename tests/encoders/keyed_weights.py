@@ -16,17 +16,18 @@ from torch import Tensor
 __all__ = ["draw", "keyed_weights"]
 
 
-def draw(key: str, shape: tuple[int, ...]) -> Tensor:
+def draw(key: str, shape: tuple[int, ...], *, gain: float = 0.9) -> Tensor:
     """Draw one tensor from PCG64 seeded with the CRC-32 of its name.
 
     Variances lie between 0.5 and 1.5; means, biases and other vectors have deviation 0.05, scales are 1 with deviation
-    0.1; matrices and kernels have deviation 0.9 over the root of their fan-in; the logits of sums (a `w` of three or
+    0.1; matrices and kernels have deviation `gain` over the root of their fan-in; the logits of sums (a `w` of three or
     four dimensions, the first of them 1) have deviation 1.
 
     Args:
         key: name of the tensor in a state dictionary; what counts is the whole for the seed, and its last part for
             the scale.
         shape: of the tensor.
+        gain: of matrices and kernels.
 
     Returns:
         float32, or int64 for a counter of batches, which is 0.
@@ -47,7 +48,7 @@ def draw(key: str, shape: tuple[int, ...]) -> Tensor:
         elif len(shape) < 2:
             values = 1.0 + 0.1 * values if leaf == "weight" else 0.05 * values
         else:
-            values *= 0.9 / math.sqrt(math.prod(shape[1:]))
+            values *= gain / math.sqrt(math.prod(shape[1:]))
     return torch.from_numpy(values.reshape(shape).astype(np.float32))
 
 

@@ -8,8 +8,6 @@ last frame. ``random_tiny`` and ``random_full`` have drawn weights, ``real`` tho
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from keyed_weights import draw
 from nestvox.encoders import Encoder, build
 from nestvox.encoders.campplus import campplus
 from nestvox.encoders.campplus.campplus import CAMPPlus
@@ -72,29 +71,13 @@ def signals() -> dict[str, np.ndarray]:
 SIGNALS = signals()
 
 
-def draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Draw one tensor from PCG64 seeded with the CRC-32 of its name, strongly enough for the gates to differ."""
-    leaf = key.rsplit(".", 1)[-1]
-    if leaf == "num_batches_tracked":
-        return torch.zeros(shape, dtype=torch.int64)
-    generator, size = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))), math.prod(shape)
-    if leaf == "running_var":
-        values = 0.5 + generator.random(size)
-    else:
-        values = generator.standard_normal(size)
-        if leaf == "running_mean":
-            values *= 0.05
-        elif len(shape) < 2:
-            values = 1 + 0.1 * values if leaf == "weight" else 0.05 * values
-        else:
-            gain = 3.0 if key.endswith("cam_layer.linear2.weight") else 1.3
-            values *= gain / math.sqrt(math.prod(shape[1:]))
-    return torch.from_numpy(values.reshape(shape).astype(np.float32))
-
-
 def drawn(kind: str) -> CAMPPlus:
     encoder = build({"architecture": "campplus", **(TINY if kind == "random_tiny" else {})})
-    encoder.load_state_dict({key: draw(key, tuple(value.shape)) for key, value in encoder.state_dict().items()})
+    # Strongly enough for the gates to differ.
+    gains = {key: 3.0 if key.endswith("cam_layer.linear2.weight") else 1.3 for key in encoder.state_dict()}
+    encoder.load_state_dict(
+        {key: draw(key, tuple(value.shape), gain=gains[key]) for key, value in encoder.state_dict().items()}
+    )
     assert isinstance(encoder, CAMPPlus)
     return encoder.eval()
 

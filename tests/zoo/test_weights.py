@@ -64,7 +64,7 @@ def content() -> bytes:
 
 
 @pytest.fixture
-def entry(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
+def entry(content: bytes, empty_cache: Path, empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     """A catalogue entry of a distribution that exists nowhere, an empty cache, and a pip that sees only `index`."""
     made = dataclasses.replace(
         find("ge2e"),
@@ -74,12 +74,6 @@ def entry(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         sha256=hashlib.sha256(content).hexdigest(),
     )
     monkeypatch.setattr(room, "find", {"fake": made}.__getitem__)
-    (tmp_path / "index").mkdir()
-    monkeypatch.setenv("NESTVOX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NESTVOX_OFFLINE", raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return made
 
 
