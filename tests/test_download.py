@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(serve: Callable[[type[BaseHTTPRequestHandler]], str], monkeypatch: pytest.MonkeyPatch) -> Server:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -89,19 +88,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 time.sleep(state.stall_s)
             self.close_connection = True
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    httpd.handle_error = lambda *args: None  # a client that hangs up is what some tests do
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    state.url = serve(Handler)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "NESTVOX_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(room, "_BACKOFF_S", 0.01)
     monkeypatch.setattr(room, "_LONGEST_BACKOFF_S", 0.02)
-    yield state
-    httpd.shutdown()
-    httpd.server_close()
+    return state
 
 
 class Call:

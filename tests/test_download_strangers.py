@@ -6,10 +6,9 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def whole(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(serve: Callable[[type[BaseHTTPRequestHandler]], str], monkeypatch: pytest.MonkeyPatch) -> Server:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,17 +56,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             state.answer(self)
             self.close_connection = True
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    httpd.handle_error = lambda *args: None
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{httpd.server_address[1]}/file"
+    state.url = f"{serve(Handler)}/file"
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "NESTVOX_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(room, "_BACKOFF_S", 0.01)
-    yield state
-    httpd.shutdown()
-    httpd.server_close()
+    return state
 
 
 def fetch(server: Server, folder: Path, **options: Any) -> Path:

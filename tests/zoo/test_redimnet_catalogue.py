@@ -7,9 +7,8 @@ import csv
 import dataclasses
 import hashlib
 import io
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ class Release:
 
 
 @pytest.fixture
-def release() -> Iterator[Release]:
+def release(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> Release:
     state = Release()
 
     class Handler(BaseHTTPRequestHandler):
@@ -162,14 +161,8 @@ def release() -> Iterator[Release]:
             self.end_headers()
             self.wfile.write(state.content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/voice.pt"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    state.url = f"{serve(Handler)}/voice.pt"
+    return state
 
 
 @pytest.fixture

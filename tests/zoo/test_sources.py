@@ -6,10 +6,9 @@ import dataclasses
 import hashlib
 import io
 import re
-import threading
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
+def shelf(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> Shelf:
     state = Shelf()
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,14 +79,8 @@ def shelf() -> Iterator[Shelf]:
             self.end_headers()
             self.wfile.write(content[start:])
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    state.root = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    state.root = serve(Handler)
+    return state
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,9 @@ def test_a_model_folder_of_ones_own_weights_is_a_model_for_everything(entry: Cat
 # Several processes
 
 
-def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
+def test_first_uses_at_once_all_get_the_weights(
+    tmp_path: Path, serve: Callable[[type[BaseHTTPRequestHandler]], str]
+) -> None:
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -168,10 +170,7 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
                 self.wfile.write(CONTENT[first : first + (1 << 20)])
                 time.sleep(0.02)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *args: None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = serve(Handler)
     code = (
         "import dataclasses, sys\n"
         "from nestvox.zoo import weights\n"
@@ -184,7 +183,7 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
     )
     environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     environment |= {"NESTVOX_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", code, f"http://127.0.0.1:{server.server_address[1]}/best.pt"]
+    arguments = [sys.executable, "-c", code, f"{address}/best.pt"]
     running = [
         subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -194,8 +193,6 @@ def test_first_uses_at_once_all_get_the_weights(tmp_path: Path) -> None:
         said, wrong = process.communicate(timeout=100)
         assert process.returncode == 0, wrong
         assert float(said) == pytest.approx(expected)
-    server.shutdown()
-    server.server_close()
     assert len(asked) == 1
     assert sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()) == [
         "fake-first-use.safetensors",
