@@ -61,6 +61,7 @@ class LSTMAutoencoder(LogMelEncoder):
     architecture = "lstm_autoencoder"
     frame_rate_hz = _RATE_HZ
     arguments = _Arguments
+    forms = {"onnx": "nestvox.encoders.runtime.autoencoder_onnx:run_with_onnx"}  # noqa: RUF012
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ class MLPMixer(LogMelEncoder):
 
     architecture = "mixer"
     arguments = _Arguments
+    forms = {"onnx": "nestvox.encoders.runtime.mixer_onnx:run_with_onnx"}  # noqa: RUF012
 
     def __init__(
         self,

@@ -49,24 +49,38 @@ def network_to_onnx(encoder: CAMPPlus) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
+    graph = GraphWriter()
+    frames = write_frames(graph, "features", encoder)
     n_bands = encoder.config()["n_bands"]
-    writer = _Writer(n_bands // 8)
+    return graph.finish({"features": (1, 1, n_bands, "time")}, {"frames": (frames, (1, encoder.frames_dim, 1, "half"))})
+
+
+def write_frames(graph: GraphWriter, features: str, encoder: CAMPPlus) -> str:
+    """Write a network from features (B, 1, F, T) to frames (B, C, 1, T').
+
+    Args:
+        graph: written into.
+        features: name of the value.
+        encoder: in evaluation mode, in float32.
+
+    Returns:
+        The name of the frames.
+    """
+    writer = _Writer(graph, encoder.config()["n_bands"] // 8)
     with torch.no_grad():
-        frames = writer.trunk(writer.head("features", encoder.head), encoder.xvector)
-    return writer.graph.finish(
-        {"features": (1, 1, n_bands, "time")}, {"frames": (frames, (1, encoder.frames_dim, 1, "half"))}
-    )
+        return writer.trunk(writer.head(features, encoder.head), encoder.xvector)
 
 
 class _Writer:
     """Writes modules into a graph; every method takes and returns the name of a value.
 
     Args:
+        graph: written into.
         bands: that leave the head.
     """
 
-    def __init__(self, bands: int) -> None:
-        self.graph = GraphWriter()
+    def __init__(self, graph: GraphWriter, bands: int) -> None:
+        self.graph = graph
         self.bands = bands
 
     def convolution(self, x: str, conv: nn.Module, norm: nn.Module | None = None, *, relu: bool = False) -> str:
@@ -95,8 +109,8 @@ class _Writer:
         x = self.convolution(x, head.conv1, head.bn1, relu=True)
         for block in (*head.layer1, *head.layer2):
             x = self.head_block(x, block)
-        x = self.convolution(x, head.conv2, head.bn2, relu=True)  # (1, C, F / 8, T)
-        return self.graph.reshape(x, 1, head.conv2.out_channels * self.bands, 1, -1)
+        x = self.convolution(x, head.conv2, head.bn2, relu=True)  # (B, C, F / 8, T)
+        return self.graph.reshape(x, 0, head.conv2.out_channels * self.bands, 1, -1)
 
     def head_block(self, x: str, block: Any) -> str:
         y = self.convolution(self.convolution(x, block.conv1, block.bn1, relu=True), block.conv2, block.bn2)

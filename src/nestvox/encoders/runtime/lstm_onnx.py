@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nestvox.encoders.runtime.onnx_graph import GraphWriter, OnnxSession
+from nestvox.encoders.runtime.onnx_layers import lstm_gates
 
 
 def run_with_onnx(encoder: nn.Module) -> None:
@@ -47,17 +47,10 @@ def _to_onnx(lstm: nn.LSTM) -> bytes:
     x = "steps"
     hidden = ""
     for layer in range(lstm.num_layers):
-        weights = (_gates(lstm, f"{name}_l{layer}")[None] for name in ("weight_ih", "weight_hh"))
-        bias = np.concatenate([_gates(lstm, f"{name}_l{layer}") for name in ("bias_ih", "bias_hh")])
+        weights = (lstm_gates(lstm, f"{name}_l{layer}")[None] for name in ("weight_ih", "weight_hh"))
+        bias = np.concatenate([lstm_gates(lstm, f"{name}_l{layer}") for name in ("bias_ih", "bias_hh")])
         sequence, hidden = graph.ops("LSTM", x, *weights, bias[None], outputs=2, hidden_size=lstm.hidden_size)
         x = graph.op("Squeeze", sequence, np.array([1], np.int64))  # of its one direction
     return graph.finish(
         {"steps": ("time", "batch", lstm.input_size)}, {"hidden": (hidden, (1, "batch", lstm.hidden_size))}
     )
-
-
-def _gates(lstm: nn.LSTM, name: str) -> NDArray[np.float32]:
-    """A parameter, its gates in the order of ONNX: input, output, forget, cell."""
-    enter, forget, cell, leave = getattr(lstm, name).detach().numpy().reshape(4, lstm.hidden_size, -1)
-    gates: NDArray[np.float32] = np.concatenate([enter, leave, forget, cell])
-    return gates if name.startswith("weight") else gates[:, 0]

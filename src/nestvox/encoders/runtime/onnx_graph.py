@@ -39,12 +39,19 @@ class OnnxSession:
 
     def __call__(self, array: Float32) -> Float32:
         """Give the one input, take the first output; threads may call at once."""
-        found: Float32 = self._session.run(None, {self._input: array})[0]
+        return self.outputs(array)[0]
+
+    def outputs(self, array: Float32) -> list[Float32]:
+        """Give the one input, take every output, in the order of the graph."""
+        found: list[Float32] = self._session.run(None, {self._input: array})
         return found
 
 
 class GraphWriter:
     """Operators and constants so far, each value by the name that it was given here.
+
+    Attributes:
+        section: stands before the names of the operators that follow, so that a part of a graph is found again.
 
     Raises:
         MissingExtraError: the package onnx is not installed.
@@ -52,6 +59,7 @@ class GraphWriter:
 
     def __init__(self) -> None:
         self._onnx = require("onnx", extra="onnx", purpose="writing a network as ONNX")
+        self.section = ""
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
@@ -76,7 +84,9 @@ class GraphWriter:
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         number = len(self._nodes)
         made = [f"v{number}_{place}" for place in range(outputs)]
-        self._nodes.append(self._onnx.helper.make_node(kind, names, made, name=f"n{number}_{kind}", **attributes))
+        self._nodes.append(
+            self._onnx.helper.make_node(kind, names, made, name=f"{self.section}n{number}_{kind}", **attributes)
+        )
         return made
 
     def reshape(self, value: str, *shape: int) -> str:

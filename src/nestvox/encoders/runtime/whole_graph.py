@@ -1,0 +1,75 @@
+"""A whole encoder as one ONNX graph, the front end inside: waveforms to pooled vectors and embeddings.
+
+Notation: B utterances of equal length, S samples, P pooled size, D embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nestvox.encoders.contract import Affine, Encoder
+from nestvox.encoders.registry import named
+from nestvox.encoders.runtime.onnx_ends import write_affine, write_front_end, write_pooling
+from nestvox.encoders.runtime.onnx_graph import GraphWriter
+from nestvox.errors import ModelError
+
+WAVEFORM, POOLED, EMBEDDING = "waveform", "pooled", "embedding"
+FRONT_END, TRUNK, ENDS = "front_end/", "trunk/", "ends/"
+"""What the names of the operators of each section begin with."""
+
+# Of each architecture, what writes its network from features to frames.
+_WRITERS: Mapping[str, str] = {
+    "campplus": "nestvox.encoders.campplus.onnx_network:write_frames",
+    "lstm_autoencoder": "nestvox.encoders.runtime.autoencoder_onnx:write_frames",
+    "mixer": "nestvox.encoders.runtime.mixer_onnx:write_frames",
+}
+
+
+def has_whole_graph(encoder: Encoder) -> bool:
+    """Whether `encoder_to_onnx` knows the architecture."""
+    return encoder.architecture in _WRITERS
+
+
+Finish = Callable[[GraphWriter, str, str], Mapping[str, tuple[str, int]]]
+
+
+def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
+    """Write an encoder as a graph; batch and length may be any.
+
+    Args:
+        encoder: in evaluation mode, in float32.
+        finish: gets the graph and the names of the pooled vectors (B, P) and of the embeddings (B, D), may write more,
+            and says what the graph gives: by name, the value and its size. None: ``pooled`` and ``embedding``.
+
+    Returns:
+        The serialised model. Its input is ``waveform`` (B, S) at the encoder's rate.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ModelError: the encoder, or a part of it, has no such form.
+    """
+    if not has_whole_graph(encoder):
+        raise ModelError(
+            f"{encoder.architecture} cannot be written as one ONNX graph; these can: {', '.join(sorted(_WRITERS))}"
+        )
+    layer = encoder.projection()
+    assert isinstance(layer, Affine)  # exact, of these
+    graph = GraphWriter()
+    graph.section = FRONT_END
+    features = write_front_end(graph, WAVEFORM, encoder.get_submodule("features"))
+    if encoder.architecture == "campplus":  # one channel of many bands
+        features = graph.transpose(features, 0, 2, 1, 3)
+    graph.section = TRUNK
+    frames = named(_WRITERS[encoder.architecture])(graph, features, encoder)
+    graph.section = ENDS
+    pooled = write_pooling(graph, frames, encoder.pool)
+    embedding = write_affine(graph, pooled, layer)
+    outputs: Mapping[str, tuple[str, int]] = {
+        POOLED: (pooled, encoder.pooled_dim),
+        EMBEDDING: (embedding, encoder.embedding_dim),
+    }
+    if finish is not None:
+        outputs = finish(graph, pooled, embedding)
+    return graph.finish(
+        {WAVEFORM: ("batch", "samples")}, {name: (value, ("batch", size)) for name, (value, size) in outputs.items()}
+    )
