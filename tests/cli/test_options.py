@@ -27,13 +27,13 @@ SEVERAL = {
     "--channel": "verify takes one for each recording",
     "--eer": "a rate that is expected, or the rule of a threshold",
     "--speakers": "of a corpus, or of a study",
-    "--trials": "data check takes several lists, data augment rewrites one",
+    "--trials": "data check takes several lists, data augment rewrites one, compress needs none",
 }
 
 
 def test_who_runs_a_model() -> None:
-    expected = ["bench", "cache", "calibrate", "compare", "demo", "embed", "evaluate", "inspect", "plan enrol"]
-    assert [*expected, "threshold", "verify"] == RUN_A_MODEL
+    expected = ["bench", "cache", "calibrate", "compare", "compress", "demo", "embed", "evaluate"]
+    assert [*expected, "inspect", "plan enrol", "threshold", "verify"] == RUN_A_MODEL
     for name in RUN_A_MODEL:
         assert {param.name for param in COMMANDS[name].params} >= set(SHARED), name
 
@@ -57,6 +57,7 @@ def test_every_option_is_declared_once() -> None:
         ["cache", "t.tsv", "--out", "c", "--model", "ge2e"],
         ["calibrate", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv", "--out", "o.json"],
         ["compare", "s.csv", "ge2e", "--trials", "t.txt", "--table", "t.tsv"],
+        ["compress", "ge2e", "--out", "o"],
         ["embed", "t.tsv", "--out", "s"],
         ["evaluate", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv"],
         ["inspect", "ge2e"],

@@ -82,6 +82,7 @@ PUBLIC |= {
         f"confidence csv figure_format figures report systems {SETTINGS}",
         "a b more names settings speakers",
     ),
+    "compress": ("compression.compressing:compress", SETTINGS, "settings"),
     "calibrate": (
         "evaluation.llr_fit:calibrate",
         f"model out scores store {STEPS.replace('calibration', '')}",

@@ -64,8 +64,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "dual_agg": True,
     },
 }
-# A closed box has neither random weights nor gradients: test_onnx_encoder.py is about it.
-NETWORKS = [name for name in architectures() if name != "onnx"]
+# Closed boxes have neither random weights nor gradients: test_onnx_encoder.py and test_compress.py are about them.
+NETWORKS = [name for name in architectures() if name not in {"graph", "onnx"}]
 # Nothing here downloads the many weights on the web; those that are in the cache already are tested.
 WITH_WEIGHTS = [
     entry for entry in entries() if isinstance(entry.sources[0], WheelSource) or cached_weights(entry).is_file()

@@ -118,6 +118,14 @@ def test_settings_of_an_onnx_file(key: str, value: Any) -> None:
         build({**fine, key: value})
 
 
+@pytest.mark.parametrize("key", ["size_bytes", "sample_rate", "min_samples", "pooled_dim", "embedding_dim"])
+@pytest.mark.parametrize("value", [0, -1, 10**13, NAN, "12", None, True])
+def test_settings_of_a_graph(key: str, value: Any) -> None:
+    numbers = {"size_bytes": 10, "sample_rate": 16_000, "min_samples": 400, "pooled_dim": 4, "embedding_dim": 4}
+    with pytest.raises(ModelError, match=key):
+        build({"architecture": "graph", "written_from": "mixer", **numbers, key: value})
+
+
 @pytest.mark.parametrize(
     "changes",
     [

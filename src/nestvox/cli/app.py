@@ -30,6 +30,7 @@ _SUMMARIES = {
     "compare": (
         "Say whether one system is better than another on the same trials, or how many trials it would take to say."
     ),
+    "compress": "Write a model in fewer bits or with fewer weights, and measure what each form is worth.",
     "inspect": "Measure a model's size, vectors and latency, and check it on recordings.",
     "bench": "Measure extraction once, and scoring, search and storage at every dimension.",
     "calibrate": "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",

@@ -24,13 +24,15 @@ from nestvox.errors import NestvoxError
 OUTPUTS = frozenset({"csv", "figures", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.
 _READ = """
-    a archives b baseline calibration checkpoint cohort data embeddings file files folder front_end labels manifest
-    model noise on path paths pilot_scores pilot_table pilot_trials recipe recordings rir root scores select_on store
-    supervisions systems table tables thresholds training trials trials_file weights
+    a archives b baseline calibrate_on calibration checkpoint cohort data embeddings file files folder front_end
+    labels manifest model noise on path paths pilot_scores pilot_table pilot_trials recipe recordings rir root
+    scores select_on store supervisions systems table tables teacher thresholds training trials trials_file weights
 """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
-FOLDERS_OUT = frozenset({"augment", "cache", "centre", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"})
+FOLDERS_OUT = frozenset(
+    {"augment", "cache", "centre", "compress", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"}
+)
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
 _KEPT_OUT = frozenset({"cache", "centre", "embed", "import-mrl", "import-onnx"})
 # Read, changed and written back, so that what is there stays; these options may name the same file.

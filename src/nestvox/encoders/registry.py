@@ -16,6 +16,7 @@ from nestvox.schema import validated
 _CLASSES = {
     "campplus": "nestvox.encoders.campplus.campplus:CAMPPlus",
     "ge2e": "nestvox.encoders.ge2e:GE2E",
+    "graph": "nestvox.encoders.graph:GraphEncoder",
     "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",
     "mixer": "nestvox.encoders.mixer:MLPMixer",
     "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",

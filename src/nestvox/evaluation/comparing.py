@@ -318,9 +318,14 @@ def _ordered(trials: Trials, systems: Sequence[System], selection: Selection | N
     return sorted(systems, key=lambda system: system.name != selection.name)
 
 
+def copies(one: System, other: System) -> bool:
+    """Whether two systems have the same scores, or order the trials alike, at every dimension that both have."""
+    return all(_same(one.scores[a], other.scores[b]) for a, b in _dims_of(one, other))
+
+
 def _refuse_copies(systems: Sequence[System]) -> None:
     for one, other in itertools.combinations(systems, 2):
-        if all(_same(one.scores[a], other.scores[b]) for a, b in _dims_of(one, other)):
+        if copies(one, other):
             raise ScoresError(
                 f"{other.name} and {one.name} have the same scores, or order the trials alike, throughout: one is a "
                 "copy of the other"

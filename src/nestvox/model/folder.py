@@ -19,6 +19,7 @@ from nestvox.extras import require
 from nestvox.gate import naming, read_json
 from nestvox.heads.contract import FloatArray, Head
 from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration, write_calibration
+from nestvox.model.storage import unpack
 from nestvox.schema import Count, OpenModel, Size, Word, validated
 from nestvox.tensor_files import read_arrays
 
@@ -177,12 +178,16 @@ def _read_config(folder: Path) -> ModelConfig:
 
 
 def read_tensors(folder: Path) -> dict[str, FloatArray]:
-    """Read the tensors of encoder and head.
+    """Read the tensors of encoder and head, whatever they are stored in.
 
     Raises:
         ModelError: they are not there, or not safetensors.
     """
-    return read_arrays(settled(folder, WEIGHTS_FILE), naming(ModelError))[0]
+    arrays = read_arrays(settled(folder, WEIGHTS_FILE), naming(ModelError))[0]
+    try:
+        return unpack(arrays)
+    except ModelError as error:
+        raise ModelError(f"{folder / WEIGHTS_FILE}: {error}") from error
 
 
 def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:

@@ -24,6 +24,7 @@ from nestvox.heads.contract import FloatArray, Head, normalise, truncate, warn_o
 from nestvox.model.calibration import LlrCalibration, ModelCalibration
 from nestvox.model.card import render_card
 from nestvox.model.folder import read_model, write_model
+from nestvox.model.storage import Storage, pack, unpack
 from nestvox.model.threshold import Threshold, Verification
 from nestvox.model.verify import verify_pair
 from nestvox.threads import side_by_side
@@ -375,19 +376,29 @@ class SpeakerModel:
             self, a, b, dim=dim, operating_point=operating_point, domain=domain, sample_rate=sample_rate, marks=marks
         )
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, storage: Storage = "float32") -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
 
         A model that stands there already is replaced, all of it or, where the call is stopped or fails, nothing.
 
+        Args:
+            folder: new, or of a model.
+            storage: of the weights; in fewer bits than float32 only those that lose nothing by it, as
+                `compression.compress` makes them.
+
         Raises:
-            ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
+            ModelError: the folder holds something else, e.g. a README.md that is no model card of ours, or weights that
+                have no place in such storage.
             OSError: it cannot be written.
         """
+        arrays = self._arrays()
+        packed = pack(arrays, storage)
+        if storage != "float32" and any(not np.array_equal(arrays[k], v) for k, v in unpack(packed).items()):
+            raise ModelError(f"the weights of {self.name} are not exact in {storage}; `nestvox compress` rounds them")
         said = {"name": self.name, "fingerprint": self.fingerprint, **self._config_of_parts()}
         chosen = {"truncate_dim": self.truncate_dim, "training_speakers": [*self.training_speakers], "card": self.card}
         decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
-        write_model(folder, said | chosen, self._arrays(), decisions, self.model_card())
+        write_model(folder, said | chosen, packed, decisions, self.model_card())
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:

@@ -108,5 +108,5 @@ def write_pooling(graph: GraphWriter, frames: str, pool: Pooling) -> str:
 
 def write_affine(graph: GraphWriter, rows: str, layer: Affine) -> str:
     """Write an affine map of (B, P) to (B, D); returns the name of the result."""
-    weight, bias = (part.astype(np.float32) for part in (layer.weight, layer.bias))
-    return graph.op("Gemm", rows, weight, bias, transB=1)
+    weight, bias = (part.astype(np.float32) for part in (layer.weight.T, layer.bias))
+    return graph.op("Add", graph.op("MatMul", rows, weight), bias)
