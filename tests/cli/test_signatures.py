@@ -103,6 +103,7 @@ NO_FUNCTION = frozenset(
         "demo",
         "models import-mrl",
         "models import-onnx",
+        "models import-voxceleb-trainer",
         "models import-weights",
         "models list",
         "models path",

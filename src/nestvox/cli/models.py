@@ -229,6 +229,23 @@ def import_mrl(
     )
 
 
+@app.command("import-voxceleb-trainer")
+def import_voxceleb_trainer(
+    checkpoint: Annotated[Path, typer.Argument(help="model000000057.model, or model_best.model.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    name: options.Name = None,
+) -> None:
+    """Rebuild a checkpoint of voxceleb_trainer's distillation: an MLPMixerSpeaker or an LSTMAutoencoder."""
+    from nestvox.extras import require
+
+    require("torch", extra="torch", purpose="running the network")
+    from nestvox.compat.voxceleb_trainer.checkpoints import import_checkpoint
+
+    model, transfer = import_checkpoint(checkpoint)
+    say(str(transfer))
+    _save(model, name, out)
+
+
 @app.command("import-weights")
 def import_weights(
     name: Annotated[str, typer.Argument(help="Name of the network in the catalogue that the weights are for.")],

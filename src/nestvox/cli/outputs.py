@@ -30,11 +30,10 @@ _READ = """
 """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
-FOLDERS_OUT = frozenset(
-    {"augment", "cache", "centre", "compress", "demo", "embed", "import-mrl", "import-onnx", "shards", "train"}
-)
+_MODELS_OUT = frozenset({"import-mrl", "import-onnx", "import-voxceleb-trainer"})
+FOLDERS_OUT = _MODELS_OUT | {"augment", "cache", "centre", "compress", "demo", "embed", "shards", "train"}
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
-_KEPT_OUT = frozenset({"cache", "centre", "embed", "import-mrl", "import-onnx"})
+_KEPT_OUT = _MODELS_OUT | {"cache", "centre", "embed"}
 # Read, changed and written back, so that what is there stays; these options may name the same file.
 _ADDED_TO = {"calibrate": frozenset({"model"}), "threshold": frozenset({"model", "calibration"})}
 # What an option writes, by which its own older output inside a folder that is read is told from what is read there.

@@ -1,0 +1,1 @@
+"""Everything that exists only for users of clovaai/voxceleb_trainer and its forks."""
