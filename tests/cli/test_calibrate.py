@@ -235,7 +235,7 @@ def test_a_normalised_score_has_its_own_calibration_and_threshold(files: Path, c
             "12 speakers of the trials stand in the cohort",
         ),
         (["evaluate", *TEST, "--calibration", "none.json"], "none.json: not there"),
-        (["evaluate", *TEST, "--scores-out", "s.txt"], ".csv or .parquet"),
+        (["evaluate", *TEST, "--scores-out", "s.tsv"], ".csv, .parquet or .txt"),
         (["threshold", *DEV, "--out", "t.json"], "exactly one operating point"),
         (["threshold", *DEV, "--out", "t.json", "--far", 0.01, "--eer"], "--far and --eer"),
         (["threshold", *DEV, "--out", "t.json", "--c-miss", 2], "costs need --p-target"),

@@ -86,6 +86,11 @@ def test_one_input_has_one_result_whatever_else_is_written(files, source):
     written = [line.split(",") for line in (files / "out.csv").read_text().splitlines()]
     assert written[0] == ["enrol", "test", "target", "score"]
     given = [line.split() for line in (files / "scores.txt").read_text().splitlines()]
+    lines = run(*common, "--scores-out", files / "out.txt", "--eer-at-corner")
+    assert "EER as max(FPR, FNR): " in " ".join(lines.output.split()), lines.output
+    assert [line.split()[1:] for line in (files / "out.txt").read_text().splitlines()] == [
+        row[:2] for row in written[1:]
+    ]
     assert [float(row[3]) for row in written[1:]] == pytest.approx([float(row[0]) for row in given], abs=1e-6)
 
 

@@ -74,7 +74,7 @@ PUBLIC |= {
     "evaluate": (
         "evaluation.measure:evaluate",
         f"allow_overlap conditions baseline csv figure_format figures model report "
-        f"scores store {SETTINGS} detail_dim interval {STEPS} thresholds",
+        f"scores store {SETTINGS} detail_dim eer_at_corner interval {STEPS} thresholds",
         "labels given settings system",
     ),
     "compare": (

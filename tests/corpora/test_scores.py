@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from nestvox.corpora import Trials, read_scores
+from nestvox.corpora.scores import write_scores
 from nestvox.errors import ScoresError
 from nestvox.scoring.refusals import align_scores
 
@@ -73,3 +74,13 @@ def test_labels_of_scores_must_be_those_of_the_trials(tmp_path: Path) -> None:
 def test_a_header_with_labels(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("enroll,test,label,score\na,b,1.0,0.61234\nc,d,0.0,-0.01\n")
     assert read_scores(tmp_path / "s.csv").select("enrol", "test", "score", "target").rows() == WANTED
+
+
+def test_written_scores_are_read_again(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"enrol": ["id1/a.wav", "c"], "test": ["b", "d"], "score": [0.1 + 0.2, -1e-9]})
+    write_scores(frame, tmp_path / "scores.txt")
+    assert (tmp_path / "scores.txt").read_text() == "0.30000000000000004 id1/a.wav b\n-1e-09 c d\n"
+    assert read_scores(tmp_path / "scores.txt").equals(frame)
+    with pytest.raises(ScoresError, match="'a b' has a blank"):
+        write_scores(frame.with_columns(enrol=pl.lit("a b")), tmp_path / "other.txt")
+    assert not (tmp_path / "other.txt").exists()

@@ -23,6 +23,7 @@ from nestvox.metrics import (
     cllr,
     dcf_at,
     eer,
+    eer_at_corner,
     eer_rocch,
     error_curve,
     far_at_frr,
@@ -250,3 +251,22 @@ def test_scores_that_are_no_numbers_and_one_class_never_get_a_curve(bad):
         error_curve([0.1, bad], np.array([True, False]))
     with pytest.raises(TrialsError, match="both classes"):
         error_curve([0.1, 0.2], np.array([True, True]))
+
+
+@settings(deadline=None)
+@given(trials=labelled())
+def test_eer_at_corner_is_that_of_voxceleb_trainer(trials: tuple[np.ndarray, np.ndarray]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    scores, targets = trials
+    fpr, tpr, _ = metrics.roc_curve(targets, ranks(scores))
+    fnr = 1 - tpr
+    nearest = np.argmin(np.abs(fnr - fpr))
+    assert eer_at_corner(error_curve(scores, targets)) == pytest.approx(max(fpr[nearest], fnr[nearest]), abs=1e-12)
+
+
+def test_eer_at_corner_passes_by_the_middle_of_a_run() -> None:
+    """From the top 4 targets, 2 others, 6 targets, 3 others: within the third run both rates are 2 / 5."""
+    targets = np.array([1] * 4 + [0] * 2 + [1] * 6 + [0] * 3, dtype=bool)
+    curve = error_curve(np.arange(15.0)[::-1], targets)
+    assert eer(curve).rate == pytest.approx(0.4)
+    assert eer_at_corner(curve) == pytest.approx(0.6)  # |0.6 - 0.4| is less than |0 - 0.4| at the other end

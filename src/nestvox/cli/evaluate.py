@@ -42,8 +42,11 @@ _SkipMissing = Annotated[
 _Thresholds = Annotated[
     Path | None, typer.Option(help="Count the errors of the thresholds of this model folder or calibration file.")
 ]
+_Corner = Annotated[
+    bool, typer.Option("--eer-at-corner", help="Beside the exact EER, max(FPR, FNR) as voxceleb_trainer counts it.")
+]
 _ScoresOut = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv or .parquet.")
+    Path | None, typer.Option(metavar="FILE", help="Write the scores of the largest dimension, .csv, .parquet or .txt.")
 ]
 
 
@@ -65,6 +68,7 @@ def evaluate(
     n_bootstrap: options.Bootstrap = 1000,
     seed: options.Seed = 0,
     detail_dim: _DetailDim = None,
+    eer_at_corner: _Corner = False,
     allow_overlap: options.AllowOverlap = False,
     skip_missing: _SkipMissing = False,
     score_norm: options.ScoreNorm = None,
@@ -110,6 +114,7 @@ def evaluate(
         seed=seed,
         interval=interval,
         detail_dim=detail_dim,
+        eer_at_corner=eer_at_corner,
     )
     check_trials(listed)
     steps = read_steps(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import polars as pl
 
+from nestvox.atomic import write_text
 from nestvox.corpora.delimited import name_column, read_fields
 from nestvox.corpora.trial_columns import LABELS, labels_of, read_headed
 from nestvox.errors import ScoresError
@@ -61,6 +62,23 @@ def read_scores(path: str | Path) -> pl.DataFrame:
             problem = f"the label is {table[label][row]!r}, and labels are target or nontarget, 1 or 0"
             raise ScoresError(problem, source=path, line=int(numbers[row]))
     return _scored(path, frame, lambda row: int(numbers[row]))
+
+
+def write_scores(scores: pl.DataFrame, path: str | Path) -> None:
+    """Write lines of ``score enrol test``, as voxceleb_trainer does, but with all digits; whole or not at all.
+
+    Args:
+        scores: `enrol`, `test` and `score`.
+        path: the file.
+
+    Raises:
+        ScoresError: a name with a blank in it.
+    """
+    for side in _SIDES:
+        for row in scores[side].str.contains(r"(?-u:\s)").arg_true().head(1):
+            raise ScoresError(f"{scores[side][row]!r} has a blank in it; write csv or parquet", source=Path(path))
+    lines = (f"{score!r} {enrol} {test}\n" for enrol, test, score in scores.select(*_SIDES, "score").iter_rows())
+    write_text(Path(path), "".join(lines))
 
 
 def _headed(path: Path, *, parquet: bool) -> pl.DataFrame:

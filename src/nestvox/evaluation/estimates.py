@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.errors import NestvoxError
-from nestvox.metrics import BootstrapIntervals, ErrorCurve, act_dcf, auc, cllr, eer, min_dcf, speaker_bootstrap
+from nestvox.metrics import (
+    BootstrapIntervals,
+    ErrorCurve,
+    act_dcf,
+    auc,
+    cllr,
+    eer,
+    eer_at_corner,
+    min_dcf,
+    speaker_bootstrap,
+)
 from nestvox.metrics.bootstrap import check_replicates, seeded
 from nestvox.metrics.costs import P_TARGETS, check_operating_point
 from nestvox.metrics.estimate import Estimate, TrialSet
@@ -59,6 +69,7 @@ class Settings:
         interval: ``studentised``, or ``percentile`` of the replicates; differences of systems are always shown with
             the second. Replicates are drawn where it is asked for, or where the first cannot be had.
         detail_dim: prefix length whose speakers and worst trials are analysed; None: the largest.
+        eer_at_corner: report beside the exact figure what voxceleb_trainer calls the EER.
 
     Raises:
         NestvoxError: an impossible operating point, interval or seed, or too few replicates for the confidence.
@@ -72,6 +83,7 @@ class Settings:
     confidence: float = 0.95
     interval: str = STUDENTISED
     detail_dim: int | None = None
+    eer_at_corner: bool = False
 
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
@@ -221,6 +233,8 @@ def further_figures(
     if settings.point not in points.values():
         points["({:g}, {:g}, {:g})".format(*settings.point)] = settings.point
     found = [of_rate("AUC", auc(curve), auc_influence(curve))]
+    if settings.eer_at_corner:
+        found.append(_estimate("EER as max(FPR, FNR)", dim, eer_at_corner(curve), None, STUDENTISED, trials))
     for place, point in points.items():
         found.append(of_rate(f"minDCF{place}", min_dcf(curve, *point).value, min_dcf_influence(curve, *point)))
         if llr:

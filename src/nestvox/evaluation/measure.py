@@ -82,15 +82,15 @@ def evaluate(
         skip_missing: leave out trials whose utterances are not there, and say so, instead of refusing.
         llr: the scores are log likelihood ratios in nats, so that their calibration can be judged.
         settings: operating point, replicates and kind of the intervals.
-        scores_out: .csv or .parquet file to write the scores of the largest dimension to.
+        scores_out: .csv, .parquet or .txt file to write the scores of the largest dimension to.
         load: makes a model of a path or a name; None: `nestvox.load`.
         **given: speakers, conditions, steps, allow_overlap, bars: see `scoring.pipeline.score_trials`.
 
     Raises:
         NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `measure`.
     """
-    if scores_out is not None and Path(scores_out).suffix not in {".csv", ".parquet"}:
-        raise NestvoxError(f"--scores-out must end in .csv or .parquet, got {scores_out}")
+    if scores_out is not None and Path(scores_out).suffix not in {".csv", ".parquet", ".txt"}:
+        raise NestvoxError(f"--scores-out must end in .csv, .parquet or .txt, got {scores_out}")
     listed = as_trials(trials)
     utterances = as_table(table)
     check_trials(listed)

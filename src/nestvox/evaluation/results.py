@@ -296,7 +296,7 @@ def percent_interval(row: ErrorRates) -> str:
 
 def further_in_words(figure: Estimate) -> str:
     """A further figure and its interval: ``AUC 0.9876 [0.9811, 0.9920]``, misses in per cent."""
-    scale, digits, unit = (100, 2, " %") if figure.name.startswith("FRR") else (1, 4, "")
+    scale, digits, unit = (100, 2, " %") if figure.name.startswith(("FRR", "EER")) else (1, 4, "")
     numbers = [
         f"{scale * number:.{digits}f}" for number in (figure.value, figure.low, figure.high) if number is not None
     ]

@@ -24,7 +24,17 @@ from nestvox.metrics.curves import ErrorCurve, IsotonicBins, error_curve
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import holm
 from nestvox.metrics.plan import SpeakerCorrelation, StudyPlan, plan_study, speaker_correlation, system_correlation
-from nestvox.metrics.rates import EqualErrorRate, OperatingPoint, auc, eer, eer_rocch, far_at_frr, frr_at_far, rates_at
+from nestvox.metrics.rates import (
+    EqualErrorRate,
+    OperatingPoint,
+    auc,
+    eer,
+    eer_at_corner,
+    eer_rocch,
+    far_at_frr,
+    frr_at_far,
+    rates_at,
+)
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap
 from nestvox.metrics.score_norm import CohortStatistics, as_norm, cohort_statistics, s_norm, t_norm, z_norm
 
@@ -59,6 +69,7 @@ __all__ = [
     "compare_scores",
     "dcf_at",
     "eer",
+    "eer_at_corner",
     "eer_rocch",
     "error_curve",
     "far_at_frr",

@@ -62,6 +62,23 @@ def eer_rocch(curve: ErrorCurve) -> float:
     return float(miss[before] + gap_before / (gap_before + gap_after) * (miss[after] - miss[before]))
 
 
+def eer_at_corner(curve: ErrorCurve) -> float:
+    """The larger of both rates at that corner of the step curve where they are nearest.
+
+    This is what voxceleb_trainer calls the EER. It keeps corners only, points where the direction changes
+    (``drop_intermediate`` of scikit-learn's ``roc_curve``): a point within a straight run is passed by, though both
+    rates may be equal there. Of corners that are equally near, the one with the highest threshold counts. It is a
+    multiple of one over the number of trials of a class, and may be a run above `eer`.
+    """
+    fa, correct = curve.n_false_alarm[::-1], curve.n_target - curve.n_miss[::-1]  # from nothing accepted on
+    turns = (np.diff(fa[1:], 2) != 0) | (np.diff(correct[1:], 2) != 0)
+    corner = np.ones(len(fa), dtype=np.bool_)
+    corner[2:-1] = turns
+    miss, fa = (1 - correct / curve.n_target)[corner], (fa / curve.n_nontarget)[corner]
+    nearest = int(np.argmin(np.abs(miss - fa)))
+    return float(max(miss[nearest], fa[nearest]))
+
+
 def auc(curve: ErrorCurve) -> float:
     """Probability that a target scores above a non-target, ties counted half; 0.5 is chance, 1 is separable.
 

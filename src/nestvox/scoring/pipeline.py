@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from nestvox.corpora.delimited import write_frame
+from nestvox.corpora.scores import write_scores
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, ScoresError, TableError
@@ -149,7 +150,14 @@ class ScoredTrials:
         return frame.with_columns(pl.Series(self.raw.space.kind, self.raw.scores[dim]))
 
     def write(self, path: str | Path) -> None:
-        """Write `frame` to a .csv or .parquet file."""
+        """Write `frame` to a .csv or .parquet file, or lines of score and both names to a .txt file.
+
+        Raises:
+            ScoresError: a name with a blank in it, for .txt.
+        """
+        if Path(path).suffix == ".txt":
+            write_scores(self.frame(), path)
+            return
         parquet = Path(path).suffix == ".parquet"
         frame = self.frame() if parquet else self.frame().with_columns(pl.col("target").cast(pl.Int8))
         write_frame(frame, Path(path), "parquet" if parquet else "csv")
