@@ -55,6 +55,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
         "mini n_speakers out seed synthetic",
         "journal",
     ),
+    "data prepare voxceleb-mini": ("corpora.prepare.voxceleb_mini:prepare_voxceleb_mini", "out", ""),
     "data prepare librispeech": ("corpora.prepare.librispeech:prepare_librispeech", "out synthetic", "journal"),
     "data prepare cnceleb": ("corpora.prepare.cnceleb:prepare_cnceleb", "out synthetic trials_out", "journal"),
     "data prepare kaldi": ("corpora.prepare.kaldi:prepare_kaldi", "out synthetic", ""),

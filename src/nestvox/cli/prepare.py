@@ -157,6 +157,36 @@ def voxceleb2(
     _finish(prepared, out, json_out, synthetic=synthetic, chosen=chosen)
 
 
+@app.command("voxceleb-mini")
+def voxceleb_mini(
+    voxceleb1: Annotated[Path, typer.Argument(help="Table of VoxCeleb1, from `data prepare voxceleb1`.")],
+    voxceleb2: Annotated[Path, typer.Argument(help="Table of VoxCeleb2, from `data prepare voxceleb2`.")],
+    *,
+    trials: Annotated[Path, typer.Option(help="List E of VoxCeleb1, cleaned: list_test_all2.txt.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.tsv, dev.tsv, trials.txt and trials_balanced.txt.")],
+    speaker_list: Annotated[
+        Path | None, typer.Option(help="The 140 of VoxCeleb2, a line each: mini_voxceleb2_speakers.txt.")
+    ] = None,
+) -> None:
+    """Draw the small VoxCeleb of the distillation write-up: 140 and 50 speakers, and a list with 465 non-targets."""
+    from nestvox.corpora.prepare.voxceleb_mini import prepare_voxceleb_mini
+    from nestvox.corpora.trials import read_trials
+    from nestvox.corpora.utterances import read_utterances
+    from nestvox.gate import naming, read_text
+    from nestvox.names import split_lines
+
+    named = None
+    if speaker_list is not None:
+        named = [line.strip() for line in split_lines(read_text(speaker_list, naming(TableError))) if line.strip()]
+    found = prepare_voxceleb_mini(
+        read_utterances(voxceleb1), read_utterances(voxceleb2), read_trials(trials), speaker_list=named
+    )
+    found.write(out)
+    for note in found.notes:
+        say(note)
+    say(f"written to {out}")
+
+
 @app.command()
 def librispeech(
     root: Annotated[Path, typer.Argument(help="Folder with dev-clean, train-clean-100, ..., or with LibriSpeech.")],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nestvox.corpora.prepare.synthetic import prepare_synthetic
     from nestvox.corpora.prepare.voxceleb import prepare_voxceleb1, prepare_voxceleb2
     from nestvox.corpora.prepare.voxceleb_lists import fetch_trial_list
+    from nestvox.corpora.prepare.voxceleb_mini import MiniVoxCeleb, prepare_voxceleb_mini
     from nestvox.corpora.scores import read_scores
     from nestvox.corpora.shards import prepare_shards, write_shards
     from nestvox.corpora.split import split_by_speaker
@@ -31,6 +32,7 @@ __all__ = [
     "PRESETS",
     "CheckReport",
     "Finding",
+    "MiniVoxCeleb",
     "Prepared",
     "Preset",
     "Trials",
@@ -50,6 +52,7 @@ __all__ = [
     "prepare_synthetic",
     "prepare_voxceleb1",
     "prepare_voxceleb2",
+    "prepare_voxceleb_mini",
     "read_scores",
     "read_trials",
     "read_utterances",
@@ -80,6 +83,7 @@ __getattr__, __dir__ = lazily(
         "prepare.synthetic": "prepare_synthetic",
         "prepare.voxceleb": "prepare_voxceleb1 prepare_voxceleb2",
         "prepare.voxceleb_lists": "fetch_trial_list",
+        "prepare.voxceleb_mini": "MiniVoxCeleb prepare_voxceleb_mini",
         "scores": "read_scores",
         "shards": "prepare_shards write_shards",
         "split": "split_by_speaker",
