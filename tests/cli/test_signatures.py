@@ -27,7 +27,7 @@ STEPS = "score_norm cohort top_k calibration"
 PUBLIC: dict[str, tuple[str, str, str]] = {
     "embed": ("extraction.embed:embed_table", "channel split", ""),
     "cache": ("extraction.cache.feature_cache:build_cache", "augment rir split", "augmentation rooms"),
-    "export": ("extraction.formats.interchange:export_store", "", ""),
+    "export": ("extraction.formats.interchange:export_store", "onnx", ""),
     "rotate": ("extraction.rotate:rotate_vectors", "out rotated", "choosing"),
     "train": ("training.train:train", "list_ set_ show", "start teacher watch"),
     "inspect": ("inspection.inspect:inspect_model", "channel files", "clips folder lengths_s"),

@@ -14,6 +14,7 @@ from nestvox.compression.pruning import sparse, without_weak_channels
 from nestvox.encoders import build
 from nestvox.encoders.contract import Encoder
 from nestvox.errors import ModelError
+from nestvox.heads import MlpHead
 
 _MIXER: dict[str, Any] = {"architecture": "mixer", "width": 16, "depth": 2, "embedding_dim": 8, "groups": 2}
 _POINTWISE = {**_MIXER, "variant": "pointwise", "expansion": 4}
@@ -67,6 +68,13 @@ def without(encoder: Encoder, name: str) -> None:
             for part, hidden in (("linear_local", 8), ("linear1", 8), ("linear2", 4)):
                 unheard(encoder, f"xvector.{gate}.cam_layer.{part}.weight", torch.arange(hidden) % 2 == 1)
         return
+    if "temporal" in name:  # of the frames' channels every second is heard by none, as mean, deviation or weight
+        with torch.no_grad():
+            encoder.get_parameter("linear.weight")[:, 1::2] = 0.0
+            for key in ("pool.linear1.weight", "aggregate.weight", "pool.linear2.weight"):
+                weight = encoder.get_parameter(key)
+                weight.copy_(weight.sign() * weight.abs().mean())
+            encoder.get_parameter("pool.linear1.weight")[:, 1::2] = 0.0
     for block in range(2):
         place = torch.arange(NETWORKS[name].get("expansion", 3) * 16)
         if name == "pointwise":
@@ -86,7 +94,7 @@ def test_channels_that_do_nothing_are_not_missed(name: str) -> None:
         whole = encoder(noise())
     without(encoder, name)
     silent = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
-    smaller = without_weak_channels(encoder)
+    smaller = without_weak_channels(encoder, {})[0]
     with torch.inference_mode():
         found, expected = smaller(noise()), encoder(noise())
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in encoder.parameters())
@@ -115,7 +123,7 @@ def test_units_of_an_lstm_go_with_their_gates() -> None:
         encoder.get_parameter("encoder.0.weight")[::2] = 0.0
         encoder.get_parameter("encoder.8.weight")[:, ::2] = 0.0
         encoder.get_parameter("encoder.4.weight")[::2] = 0.0
-    smaller = without_weak_channels(encoder)
+    smaller = without_weak_channels(encoder, {})[0]
     assert smaller.config() == {**encoder.config(), "channels": 4, "hidden": 2, "decoder": False}
     with torch.inference_mode():
         found = smaller(noise(), layers=["lstm1", "lstm2"]).layers
@@ -124,11 +132,30 @@ def test_units_of_an_lstm_go_with_their_gates() -> None:
         torch.testing.assert_close(found[name].values, expected[name].values[:, ::2], rtol=0, atol=1e-6)
 
 
+def test_a_head_takes_the_pooled_channels_that_are_left() -> None:
+    encoder = drawn(NETWORKS["temporal"])
+    torch.manual_seed(0)
+    head = MlpHead(encoder.pooled_dim, (4, 8), hidden=5).eval()
+    with torch.no_grad():  # deaf to every second channel, as mean and as deviation; the others weigh most
+        head.last.weight.normal_()
+        for layer in (head.linear, head.inner[0]):
+            layer.weight.fill_(0.5)  # type: ignore[union-attr, operator]
+            layer.weight[:, 1::2] = 0.0  # type: ignore[union-attr, index, operator]
+        for name in ("aggregate.weight", "pool.linear1.weight", "pool.linear2.weight", "linear.weight"):
+            weight = encoder.get_parameter(name)
+            weight.copy_(weight.sign() * weight.abs().mean())
+    smaller, tensors = without_weak_channels(encoder, dict(head.state_dict()))
+    for name, tensor in head.state_dict().items():
+        every_second = tensor[..., ::2] if tensor.shape and tensor.shape[-1] == encoder.pooled_dim else tensor
+        torch.testing.assert_close(tensors[name], every_second)
+    assert smaller.pooled_dim == encoder.pooled_dim // 2
+
+
 def test_of_others_it_is_not_known() -> None:
     with pytest.raises(ModelError, match="ge2e go together is not known; it is of campplus, lstm_autoencoder, mixer"):
-        without_weak_channels(build({"architecture": "ge2e"}))
+        without_weak_channels(build({"architecture": "ge2e"}), {})
     with pytest.raises(ModelError, match="an expansion of 1 cannot be made smaller"):
-        without_weak_channels(drawn({**_POINTWISE, "expansion": 1}))
+        without_weak_channels(drawn({**_POINTWISE, "expansion": 1}), {})
 
 
 def test_the_smaller_half_becomes_zero() -> None:

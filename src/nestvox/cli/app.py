@@ -20,7 +20,7 @@ _SUMMARIES = {
     "cache": (
         "Run an encoder once over several augmented variants of every utterance, and keep what heads are trained on."
     ),
-    "export": "Write the vectors of a store to a file that others read.",
+    "export": "Write the vectors of a store to a file that others read, or a model as one ONNX file.",
     "rotate": (
         "Fit an orthogonal matrix: full-dimension scores stay as they are, and a prefix holds what was worth the most."
     ),

@@ -10,6 +10,7 @@ import typer
 from nestvox.cli import options
 from nestvox.cli.console import say
 from nestvox.cli.outputs import write_json
+from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.extraction.embed import EmbeddingRun
@@ -239,16 +240,24 @@ def _streams(streams: int, threads: int) -> str:
 
 
 def export(
-    store: Annotated[Path, typer.Argument(help="Folder of a complete store.")],
-    out: Annotated[Path, typer.Option(help="File; .npy, .npz, .parquet, .ark or .scp names the format.")],
+    store: Annotated[Path, typer.Argument(help="Folder of a complete store; with --onnx a model or its name.")],
+    out: Annotated[Path | None, typer.Option(help="File; .npy, .npz, .parquet, .ark or .scp names the format.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a model, not a store: one graph from waveforms on.")
+    ] = None,
     dim: options.Dim = None,
 ) -> None:
-    """Write the vectors of a store to a file that others read."""
+    """Write the vectors of a store to a file that others read, or a model as one ONNX file."""
     from nestvox.audio.condition import doubts
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.formats.interchange import export_store
     from nestvox.extraction.store.store import EmbeddingStore
 
+    if (out is None) == (onnx is None):
+        raise NestvoxError("give --out FILE for the vectors of a store, or --onnx FILE for a model")
+    if out is None:
+        _export_model(str(store), onnx, dim)
+        return
     opened = EmbeddingStore(store)
     with progress_bar("exporting", "rows") as progress:
         rows = export_store(opened, out, dim=dim, progress=progress)
@@ -256,3 +265,15 @@ def export(
     for sentence in doubts(opened.conditions):
         place = "" if out.suffix == ".parquet" else f" A {out.suffix} file has no place for which; .parquet has."
         say(("note:", "yellow"), f" {sentence}{place}")
+
+
+def _export_model(model: str, file: Path | None, dim: int | None) -> None:
+    from nestvox.model.onnx_export import export_onnx
+
+    assert file is not None
+    loaded = options.Running().load(model)
+    size = export_onnx(loaded, file, dim=dim)
+    say(
+        f"{loaded.name} as one ONNX graph, {size:,} bytes: {file}. Input waveform (batch, samples) at "
+        f"{loaded.sample_rate} Hz in [-1, 1]; output embedding (batch, {loaded.check_dim(dim)}), of length 1"
+    )

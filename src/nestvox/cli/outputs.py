@@ -21,7 +21,7 @@ from nestvox.cli.process import memory_words
 from nestvox.errors import NestvoxError
 
 # Options that are written, by the name of their parameter.
-OUTPUTS = frozenset({"csv", "figures", "json_out", "out", "report", "rotated", "scores_out", "trials_out"})
+OUTPUTS = frozenset({"csv", "figures", "json_out", "onnx", "out", "report", "rotated", "scores_out", "trials_out"})
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.
 _READ = """
     a archives b baseline calibrate_on calibration checkpoint cohort data embeddings file files folder front_end

@@ -37,7 +37,7 @@ class Member:
     """One axis of a tensor along which the units of a group lie.
 
     Attributes:
-        name: of the tensor.
+        name: of the tensor; it need not be there.
         axis: 0 or 1.
         places: of the units.
         groups: of a grouped convolution whose entering channels (axis 1) the units are, group by group.
@@ -86,6 +86,13 @@ def smaller(config: Mapping[str, Any], architecture: str) -> Encoder:
     return encoder_class(architecture)(**config)
 
 
+def _pooled(*names: str) -> tuple[Member, ...]:
+    """Where channels of the frames lie behind the pooling, means before deviations: in a head, and in these."""
+    whole = (*names, "head.linear.weight", "head.inner.0.weight")
+    statistics = (f"head.norm.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
+    return (*(Member(name, 1, _halves) for name in whole), *(Member(name, 0, _halves) for name in statistics))
+
+
 def _norm(prefix: str, names: str = "weight bias running_mean running_var") -> list[Member]:
     return [Member(f"{prefix}.{name}") for name in names.split()]
 
@@ -110,7 +117,7 @@ def _campplus(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGr
 
 
 def _mixer(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGroup]]:
-    """Hidden channels of the MLPs over channels: 3 times the width become 2, 4 become 2."""
+    """Hidden channels of the MLPs over channels (3 times the width become 2, 4 become 2), and half of the frames'."""
     width, expansion, shares = config["width"], config["expansion"], config["groups"]
     kept = (expansion + 1) // 2
     if expansion < 2:
@@ -131,7 +138,14 @@ def _mixer(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGroup
         made = (Member(f"{tokens}.0.weight"), Member(f"{tokens}.0.bias"))
         seen = Member(f"{tokens}.3.weight", 1, groups=shares)
         groups.append(ChannelGroup(size, left, (*made, seen), lambda n: np.arange(n) // (n // shares)))
-    return {"expansion": kept}, groups
+    frames = config["aggregated"]
+    if frames < 2:
+        return {"expansion": kept}, groups
+    mixed = _norm("aggregate", "weight bias")
+    mixed += _norm("last_norm") if config["variant"] == "temporal" else _norm("last_norm", "weight bias")
+    weighed = [Member("pool.linear1.weight", 1), *_norm("pool.linear2", "weight bias")]
+    groups.append(ChannelGroup(frames, frames // 2, (*mixed, *weighed, *_pooled("linear.weight"))))
+    return {"expansion": kept, "aggregated": frames // 2}, groups
 
 
 def _halves(n: int) -> NDArray[np.int64]:
@@ -187,7 +201,7 @@ def _autoencoder(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Channe
             members += [Member(f"lstms.{layer + 1}.weight_ih_l0{end}", 1) for end in ("", "_reverse")]
         else:
             members += [*_norm("layer_norm", "weight bias"), Member("pool.linear1.weight", 1)]
-            members.append(Member("linear.weight", 1, _halves))  # means, then deviations
+            members += _pooled("linear.weight")
         groups.append(ChannelGroup(units, kept, tuple(members), lambda n: np.arange(n) // (n // 2)))
     attention = (*_norm("pool.linear1", "weight bias"), Member("pool.linear2.weight", 1))
     groups.append(ChannelGroup(units, kept, attention))

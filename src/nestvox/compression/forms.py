@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.errors import ModelError, NestvoxError
+from nestvox.heads.contract import Head
 from nestvox.model.folder import read_head
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.storage import Storage, pack, unpack
@@ -53,13 +54,13 @@ def chosen_forms(names: Sequence[str] | None) -> tuple[Form, ...]:
     return tuple(FORMS.values()) if names is None else tuple(FORMS[name] for name in dict.fromkeys(names))
 
 
-def _with(model: SpeakerModel, encoder: Encoder, form: str) -> SpeakerModel:
+def _with(model: SpeakerModel, encoder: Encoder, form: str, head: Head | None = None) -> SpeakerModel:
     """The model with another encoder: thresholds and calibration are of the old one's scores and do not go along."""
     card = {key: value for key, value in model.card.items() if key != "results"}
     made = {"base_model": f"{model.name} ({model.fingerprint}), {form}"}
     return SpeakerModel(
         encoder,
-        model.head,
+        model.head if head is None else head,
         f"{model.name}-{form}",
         model.truncate_dim,
         training_speakers=model.training_speakers,
@@ -77,11 +78,11 @@ def _rounded(storage: Storage) -> Callable[[SpeakerModel, Sequence[Waveform]], S
         read = unpack(pack({**arrays, **heads}, storage))
         encoder = copy.deepcopy(model.encoder)
         load_strict(encoder, {key: read[f"encoder.{key}"] for key in encoder.state_dict()}, model.name)
-        rounded = _with(model, encoder, storage)
         if model.head is None:
-            return rounded
+            return _with(model, encoder, storage)
         tensors = {key: read[f"head.{key}"] for key in model.head.tensors()}
-        return replace(rounded, head=read_head({**model.head.config(), "kind": model.head.kind}, tensors))
+        head = read_head({**model.head.config(), "kind": model.head.kind}, tensors)
+        return _with(model, encoder, storage, head)
 
     return make
 
@@ -111,9 +112,18 @@ def _sparse(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
 
 
 def _pruned(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
+    import torch  # noqa: PLC0415  an extra
+
     from nestvox.compression.pruning import without_weak_channels  # noqa: PLC0415  imports torch
 
-    return _with(model, without_weak_channels(model.encoder), "pruned")
+    head = model.head
+    given = {} if head is None or head.tap != "pooled" else head.tensors()
+    encoder, left = without_weak_channels(model.encoder, {key: torch.from_numpy(given[key]) for key in given})
+    if head is None or not given:
+        return _with(model, encoder, "pruned")
+    config = {**head.config(), "kind": head.kind, "input_dim": encoder.pooled_dim}
+    smaller = read_head(config, {key: tensor.numpy() for key, tensor in left.items()})
+    return _with(model, encoder, "pruned", smaller)
 
 
 FORMS: Mapping[str, Form] = {

@@ -8,6 +8,7 @@ Source: H. Li et al., "Pruning filters for efficient ConvNets", ICLR 2017 (chann
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -38,28 +39,37 @@ def sparse(encoder: Encoder) -> Encoder:
     return pruned
 
 
-def without_weak_channels(encoder: Encoder) -> Encoder:
+def without_weak_channels(encoder: Encoder, head: Mapping[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     """Leave out about half of the hidden channels, those with the smallest weights before and behind them.
+
+    Args:
+        encoder: stays as it is.
+        head: tensors of a head that takes pooled vectors, for which some of those channels are means and deviations.
+
+    Returns:
+        A smaller encoder of the same kind, and the tensors of the head for it.
 
     Raises:
         ModelError: which channels go together is not known of this encoder.
     """
     config, groups = channel_groups(encoder)
     pruned = smaller(config, encoder.architecture)
-    tensors: dict[str, Tensor] = dict(encoder.state_dict())
+    tensors: dict[str, Tensor] = {**encoder.state_dict(), **{f"head.{name}": tensor for name, tensor in head.items()}}
     chosen = [_kept(group, tensors) for group in groups]  # of the whole network, before anything is left out
     for group, kept in zip(groups, chosen, strict=True):
         for member in group.members:
-            tensors[member.name] = _without(tensors[member.name], member, group, kept)
-    wanted = pruned.state_dict()
-    pruned.load_state_dict({name: tensors[name] for name in wanted}, strict=True)
-    return pruned.eval()
+            if member.name in tensors:
+                tensors[member.name] = _without(tensors[member.name], member, group, kept)
+    pruned.load_state_dict({name: tensors[name] for name in pruned.state_dict()}, strict=True)
+    return pruned.eval(), {name: tensors[f"head.{name}"] for name in head}
 
 
 def _kept(group: ChannelGroup, tensors: dict[str, Tensor]) -> NDArray[np.int64]:
     """The units that stay, in the order in which they will stand."""
     worth = np.zeros(group.size)
     for member in group.members:
+        if member.name not in tensors:
+            continue
         tensor = _with_units(tensors[member.name], member)
         if tensor.ndim < 2:
             continue  # statistics and shifts say nothing of how much a channel does

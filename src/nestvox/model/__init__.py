@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         write_calibration,
     )
     from nestvox.model.loading import best_encoder, load
+    from nestvox.model.onnx_export import export_onnx
     from nestvox.model.router import Route, RoutedEmbedding, Router, load_router, noisier_than, shorter_than
     from nestvox.model.speaker_model import SpeakerModel
     from nestvox.model.threshold import COSINE, DurationClass, ScoreSpace, Threshold, Verification
@@ -32,6 +33,7 @@ __all__ = [
     "Threshold",
     "Verification",
     "best_encoder",
+    "export_onnx",
     "load",
     "load_router",
     "noisier_than",
@@ -46,6 +48,7 @@ __getattr__, __dir__ = lazily(
     {
         "calibration": "LlrCalibration ModelCalibration read_calibration store_in_model write_calibration",
         "loading": "best_encoder load",
+        "onnx_export": "export_onnx",
         "router": "Route RoutedEmbedding Router load_router noisier_than shorter_than",
         "speaker_model": "SpeakerModel",
         "threshold": "COSINE DurationClass ScoreSpace Threshold Verification",

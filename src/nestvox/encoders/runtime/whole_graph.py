@@ -30,7 +30,7 @@ def has_whole_graph(encoder: Encoder) -> bool:
     return encoder.architecture in _WRITERS
 
 
-Finish = Callable[[GraphWriter, str, str], Mapping[str, tuple[str, int]]]
+Finish = Callable[[GraphWriter, str, Callable[[], str]], Mapping[str, tuple[str, int]]]
 
 
 def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
@@ -38,8 +38,8 @@ def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
 
     Args:
         encoder: in evaluation mode, in float32.
-        finish: gets the graph and the names of the pooled vectors (B, P) and of the embeddings (B, D), may write more,
-            and says what the graph gives: by name, the value and its size. None: ``pooled`` and ``embedding``.
+        finish: gets the graph, the name of the pooled vectors (B, P) and what writes the embeddings (B, D) and returns
+            their name; says what the graph gives: by name, the value and its size. None: ``pooled``, ``embedding``.
 
     Returns:
         The serialised model. Its input is ``waveform`` (B, S) at the encoder's rate.
@@ -63,12 +63,14 @@ def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
     frames = named(_WRITERS[encoder.architecture])(graph, features, encoder)
     graph.section = ENDS
     pooled = write_pooling(graph, frames, encoder.pool)
-    embedding = write_affine(graph, pooled, layer)
-    outputs: Mapping[str, tuple[str, int]] = {
-        POOLED: (pooled, encoder.pooled_dim),
-        EMBEDDING: (embedding, encoder.embedding_dim),
-    }
-    if finish is not None:
+
+    def embedding() -> str:
+        return write_affine(graph, pooled, layer)
+
+    outputs: Mapping[str, tuple[str, int]]
+    if finish is None:
+        outputs = {POOLED: (pooled, encoder.pooled_dim), EMBEDDING: (embedding(), encoder.embedding_dim)}
+    else:
         outputs = finish(graph, pooled, embedding)
     return graph.finish(
         {WAVEFORM: ("batch", "samples")}, {name: (value, ("batch", size)) for name, (value, size) in outputs.items()}
