@@ -6,11 +6,12 @@ trial list, its network the released one with a head that begins as the pretrain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nestvox.compat.keys import Draft, Key, apply, chosen, kept, needless, refused_unless, to
 from nestvox.compat.redimnet_mrl.config_values import checked_value, folders_in
 from nestvox.errors import NestvoxError, RecipeError
 from nestvox.gate import naming, read_yaml
@@ -23,7 +24,6 @@ _LOSSES = {"AAMSoftmax": "aam", "SubCenter": "subcenter", "Triplet": "triplet"}
 _OF_LOSSES = {"scale": ("aam", "subcenter"), "easy_margin": ("aam", "subcenter"), "sub_centers": ("subcenter",)}
 _OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
 _NEVER = 9999
-_MOST_SHOWN = 80  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -54,180 +54,114 @@ def is_redimnet_mrl(content: object) -> bool:
     return isinstance(content, dict) and "kind" not in content and bool(content.keys() & _THEIR_OWN)
 
 
-@dataclass
-class _Draft:
-    """What the keys have said so far."""
-
-    source: str
-    recipe: dict[str, Any] = field(default_factory=lambda: {"seed": SEED})
-    notes: list[str] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
-
-    def put(self, key: str, value: Any) -> None:
-        """Set `section.name` of the recipe."""
-        section, _, name = key.rpartition(".")
-        place = self.recipe.setdefault(section, {}) if section else self.recipe
-        place[name] = value
-
-    def refuse(self, key: str, value: Any, reason: str) -> RecipeError:
-        return RecipeError(f"{self.source}: {key}: {_brief(value)} cannot be honoured: {reason}")
+def _folders(name: str, becomes: str) -> Key:
+    return Key(becomes, lambda draft, value: draft.said.update({name: folders_in(value)}))
 
 
-_Rule = Callable[[_Draft, Any], None]
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What one key of the configuration becomes, and in which words the migration table says it."""
-
-    becomes: str
-    rule: _Rule
-
-
-def _to(key: str, change: Callable[[Any], Any] = lambda value: value) -> _Key:
-    return _Key(f"`{key}`", lambda draft, value: draft.put(key, change(value)))
-
-
-def _chosen(key: str, names: Mapping[str, str]) -> _Key:
-    def rule(draft: _Draft, value: Any) -> None:
-        if value not in names:
-            raise draft.refuse(key, value, f"there is {', '.join(names)}")
-        draft.put(key, names[value])
-
-    return _Key(f"`{key}`: {', '.join(f'{a} is {b}' for a, b in names.items())}", rule)
-
-
-def _kept(name: str, becomes: str) -> _Key:
-    """Remembered, for what is decided by several keys at the end."""
-    return _Key(becomes, lambda draft, value: draft.said.update({name: value}))
-
-
-def _folders(name: str, becomes: str) -> _Key:
-    return _Key(becomes, lambda draft, value: draft.said.update({name: folders_in(value)}))
-
-
-def _epochs(key: str, becomes: str) -> _Key:
+def _epochs(key: str, becomes: str) -> Key:
     """A number of epochs, of which 0 and nothing say never."""
 
-    def rule(draft: _Draft, value: Any) -> None:
+    def rule(draft: Draft, value: Any) -> None:
         if value:
             draft.put(key, value)
 
-    return _Key(becomes, rule)
-
-
-def _needless(reason: str, *, unless: Sequence[Any] = ()) -> _Key:
-    """Needs nothing; said only where the value asks for something."""
-
-    def rule(draft: _Draft, value: Any) -> None:
-        if value not in (None, False, *unless):
-            draft.notes.append(f"{{key}} = {value!r}: {reason}")
-
-    return _Key(f"nothing to do: {reason}", rule)
-
-
-def _refused_unless(fine: Sequence[Any], reason: str) -> _Key:
-    def rule(draft: _Draft, value: Any) -> None:
-        if value not in fine:
-            raise draft.refuse("{key}", value, reason)
-
-    return _Key(f"refused unless {' or '.join(str(value) for value in fine)}: {reason}", rule)
+    return Key(becomes, rule)
 
 
 _OFFICIAL = "the released network says it; redimnet-mrl reads it only where use_pretrained is false"
 
-_KEYS: Mapping[str, _Key] = {
-    "model.name": _needless("advanced.model_name counts, as there"),
-    "model.embed_dim": _kept("embed_dim", "`head.dims`: the largest"),
-    "model.mrl_dims": _kept("mrl_dims", "`head.dims`"),
-    "model.mrl_weights": _kept("mrl_weights", "`loss.weights`, each bound to its dimension"),
+_KEYS: Mapping[str, Key] = {
+    "model.name": needless("advanced.model_name counts, as there"),
+    "model.embed_dim": kept("embed_dim", "`head.dims`: the largest"),
+    "model.mrl_dims": kept("mrl_dims", "`head.dims`"),
+    "model.mrl_weights": kept("mrl_weights", "`loss.weights`, each bound to its dimension"),
     **{
-        f"model.{name}": _Key(f"nothing to do: {_OFFICIAL}", lambda _draft, _value: None)
+        f"model.{name}": Key(f"nothing to do: {_OFFICIAL}", lambda _draft, _value: None)
         for name in ("F", "C", "block_1d_type", "block_2d_type", "pooling_func", "out_channels", "feat_type")
     },
-    "loss.type": _chosen("loss.kind", _LOSSES),
-    "loss.margin": _to("loss.margin"),
-    "loss.scale": _to("loss.scale"),
-    "loss.easy_margin": _to("loss.easy_margin"),
-    "loss.num_subcenters": _to("loss.sub_centers"),
-    "training.num_epochs": _to("training.epochs"),
-    "training.batch_size": _kept("batch_size", "`training.batch_size` over `accumulation_steps` micro-batches"),
-    "training.accumulation_steps": _kept(
+    "loss.type": chosen("loss.kind", _LOSSES),
+    "loss.margin": to("loss.margin"),
+    "loss.scale": to("loss.scale"),
+    "loss.easy_margin": to("loss.easy_margin"),
+    "loss.num_subcenters": to("loss.sub_centers"),
+    "training.num_epochs": to("training.epochs"),
+    "training.batch_size": kept("batch_size", "`training.batch_size` over `accumulation_steps` micro-batches"),
+    "training.accumulation_steps": kept(
         "accumulation_steps", "`training.micro_batch`: gradients are those of one batch"
     ),
-    "training.max_grad_norm": _to("training.max_grad_norm"),
-    "training.learning_rate": _to("training.learning_rate"),
-    "training.lr_scheduler": _kept("lr_scheduler", "`training.schedule` (step: 30 epochs, 0.1; exponential: 0.95)"),
-    "training.warmup_epochs": _to("training.warmup_epochs"),
-    "training.min_lr": _to("training.min_learning_rate"),
-    "training.optimizer": _chosen("training.optimizer", _OPTIMIZERS),
-    "training.weight_decay": _to("training.weight_decay"),
-    "training.betas": _to("training.betas"),
-    "training.dropout": _needless("a linear head has no hidden units to drop; redimnet-mrl ignores it too", unless=[0]),
-    "training.feat_agg_dropout": _needless("a frozen network runs without dropout; read from scratch only", unless=[0]),
-    "data.train_dataset": _kept("train", "a table of its speaker folders, `data.table`"),
-    "data.val_dataset": _kept("val", "the same; pairs drawn from it are `data.dev_trials`"),
+    "training.max_grad_norm": to("training.max_grad_norm"),
+    "training.learning_rate": to("training.learning_rate"),
+    "training.lr_scheduler": kept("lr_scheduler", "`training.schedule` (step: 30 epochs, 0.1; exponential: 0.95)"),
+    "training.warmup_epochs": to("training.warmup_epochs"),
+    "training.min_lr": to("training.min_learning_rate"),
+    "training.optimizer": chosen("training.optimizer", _OPTIMIZERS),
+    "training.weight_decay": to("training.weight_decay"),
+    "training.betas": to("training.betas"),
+    "training.dropout": needless("a linear head has no hidden units to drop; redimnet-mrl ignores it too", unless=[0]),
+    "training.feat_agg_dropout": needless("a frozen network runs without dropout; read from scratch only", unless=[0]),
+    "data.train_dataset": kept("train", "a table of its speaker folders, `data.table`"),
+    "data.val_dataset": kept("val", "the same; pairs drawn from it are `data.dev_trials`"),
     "data.test_dataset": _folders("test", "its speakers must stand in neither training nor development"),
-    "data.sample_rate": _refused_unless((16_000,), "the networks take 16 kHz; files of any rate are resampled"),
-    "data.chunk_duration": _to("data.crop_s"),
-    "data.min_duration": _kept("min_duration", "shorter files are left out of the tables"),
-    "data.augmentation": _kept("augmentation", "`data.augmentation` and `data.variants`"),
-    "data.noise_snr_range": _kept("snr", "`data.augmentation`: white noise at a true signal-to-noise ratio"),
-    "data.volume_range": _kept("volume", "`data.augmentation`: gain in dB"),
-    "data.num_workers": _to("run.workers", lambda value: max(1, value)),
-    "data.pin_memory": _needless("features come from memory-mapped files"),
-    "data.prefetch_factor": _needless("features come from memory-mapped files"),
-    "hardware.device": _to("run.device"),
-    "hardware.mixed_precision": _kept(
+    "data.sample_rate": refused_unless((16_000,), "the networks take 16 kHz; files of any rate are resampled"),
+    "data.chunk_duration": to("data.crop_s"),
+    "data.min_duration": kept("min_duration", "shorter files are left out of the tables"),
+    "data.augmentation": kept("augmentation", "`data.augmentation` and `data.variants`"),
+    "data.noise_snr_range": kept("snr", "`data.augmentation`: white noise at a true signal-to-noise ratio"),
+    "data.volume_range": kept("volume", "`data.augmentation`: gain in dB"),
+    "data.num_workers": to("run.workers", lambda value: max(1, value)),
+    "data.pin_memory": needless("features come from memory-mapped files"),
+    "data.prefetch_factor": needless("features come from memory-mapped files"),
+    "hardware.device": to("run.device"),
+    "hardware.mixed_precision": kept(
         "mixed_precision", "`training.precision: bfloat16` where the encoder runs in training"
     ),
-    "hardware.compile": _needless("the head is a few matrix products"),
-    "hardware.distributed": _needless("start it with torchrun; the result is the same on any number of processes"),
-    "hardware.world_size": _needless("torchrun says it", unless=[1]),
-    "hardware.rank": _needless("torchrun says it", unless=[0]),
-    "logging.log_dir": _needless("everything is in the run's folder, --out"),
-    "logging.save_dir": _needless("everything is in the run's folder, --out"),
-    "logging.tensorboard": _needless("always written", unless=[True]),
-    "logging.wandb": _kept("wandb", "`run.wandb`: the project"),
-    "logging.wandb_project": _kept("wandb_project", "`run.wandb`"),
-    "logging.wandb_run_name": _to("run.name"),
-    "logging.wandb_tags": _needless("the recipe and its hash stand in the run", unless=[[]]),
-    "logging.wandb_watch_model": _needless("gradients are not uploaded"),
+    "hardware.compile": needless("the head is a few matrix products"),
+    "hardware.distributed": needless("start it with torchrun; the result is the same on any number of processes"),
+    "hardware.world_size": needless("torchrun says it", unless=[1]),
+    "hardware.rank": needless("torchrun says it", unless=[0]),
+    "logging.log_dir": needless("everything is in the run's folder, --out"),
+    "logging.save_dir": needless("everything is in the run's folder, --out"),
+    "logging.tensorboard": needless("always written", unless=[True]),
+    "logging.wandb": kept("wandb", "`run.wandb`: the project"),
+    "logging.wandb_project": kept("wandb_project", "`run.wandb`"),
+    "logging.wandb_run_name": to("run.name"),
+    "logging.wandb_tags": needless("the recipe and its hash stand in the run", unless=[[]]),
+    "logging.wandb_watch_model": needless("gradients are not uploaded"),
     "logging.save_interval": _epochs(
         "run.save_interval", "`run.save_interval`: a model folder `checkpoints/epoch_N` every so many epochs"
     ),
     "logging.keep_last_n": _epochs("run.keep_last_n", "`run.keep_last_n`: of these the newest"),
-    "logging.save_best_only": _needless("the best model is kept always; save_interval says what else", unless=[True]),
-    "logging.log_interval": _to("run.log_steps"),
-    "logging.val_interval": _to("training.validate_epochs"),
-    "evaluation.use_eer_validation": _refused_unless((True,), "a loss says nothing about verification; set it to true"),
-    "evaluation.use_eer_for_best_model": _refused_unless((True,), "the best model is the one with the best EER"),
+    "logging.save_best_only": needless("the best model is kept always; save_interval says what else", unless=[True]),
+    "logging.log_interval": to("run.log_steps"),
+    "logging.val_interval": to("training.validate_epochs"),
+    "evaluation.use_eer_validation": refused_unless((True,), "a loss says nothing about verification; set it to true"),
+    "evaluation.use_eer_for_best_model": refused_unless((True,), "the best model is the one with the best EER"),
     "evaluation.test_datasets": _folders(
         "tests", "their speakers must stand in neither; pairs to choose by come from data.val_dataset"
     ),
-    "evaluation.num_val_pairs_per_dataset": _kept("n_pairs", "pairs drawn from data.val_dataset, half of them targets"),
-    "evaluation.eval_all_dims_during_training": _needless("every dimension is always measured", unless=[True]),
-    "evaluation.metrics": _needless("EER, minDCF and intervals are always measured"),
-    "evaluation.eer_threshold": _needless("thresholds are set on the development trials", unless=["auto"]),
-    "evaluation.test_pairs": _needless("report with nestvox evaluate --trials"),
-    "evaluation.eval_all_dims": _needless("every dimension is always measured", unless=[True]),
-    "seed": _to("seed"),
-    "deterministic": _needless("a run is reproducible on one kind of device in any case"),
-    "advanced.use_pretrained": _refused_unless(
+    "evaluation.num_val_pairs_per_dataset": kept("n_pairs", "pairs drawn from data.val_dataset, half of them targets"),
+    "evaluation.eval_all_dims_during_training": needless("every dimension is always measured", unless=[True]),
+    "evaluation.metrics": needless("EER, minDCF and intervals are always measured"),
+    "evaluation.eer_threshold": needless("thresholds are set on the development trials", unless=["auto"]),
+    "evaluation.test_pairs": needless("report with nestvox evaluate --trials"),
+    "evaluation.eval_all_dims": needless("every dimension is always measured", unless=[True]),
+    "seed": to("seed"),
+    "deterministic": needless("a run is reproducible on one kind of device in any case"),
+    "advanced.use_pretrained": refused_unless(
         (True,), "its own sizes are invented ones; write a recipe of kind scratch with model"
     ),
-    "advanced.model_name": _kept("model_name", "`start`"),
-    "advanced.train_type": _kept("train_type", "`start`"),
-    "advanced.pretrained_dataset": _kept("dataset", "`start`"),
-    "advanced.freeze_backbone_epochs": _kept("freeze", "`kind: linear`, or `unfreeze` with a stage at that epoch"),
-    "advanced.pretrained_checkpoint": _refused_unless(
+    "advanced.model_name": kept("model_name", "`start`"),
+    "advanced.train_type": kept("train_type", "`start`"),
+    "advanced.pretrained_dataset": kept("dataset", "`start`"),
+    "advanced.freeze_backbone_epochs": kept("freeze", "`kind: linear`, or `unfreeze` with a stage at that epoch"),
+    "advanced.pretrained_checkpoint": refused_unless(
         (None,),
         "make a model folder of the file (nestvox models import-weights NAME FILE --out FOLDER) and name it as `start`",
     ),
-    "advanced.progressive_mrl": _kept("progressive", "`kind: progressive`"),
-    "advanced.progressive_schedule": _kept("schedule", "`stages`: one more dimension, from the largest, at each epoch"),
-    "advanced.mixed_datasets": _refused_unless((False, None), "name several tables in data.table of a recipe"),
-    "advanced.dataset_sampling_weights": _needless("there is one training set", unless=[[1.0]]),
+    "advanced.progressive_mrl": kept("progressive", "`kind: progressive`"),
+    "advanced.progressive_schedule": kept("schedule", "`stages`: one more dimension, from the largest, at each epoch"),
+    "advanced.mixed_datasets": refused_unless((False, None), "name several tables in data.table of a recipe"),
+    "advanced.dataset_sampling_weights": needless("there is one training set", unless=[[1.0]]),
 }
 
 
@@ -246,19 +180,12 @@ def migrate(content: Mapping[str, Any], source: str) -> Migration:
     Raises:
         RecipeError: an unknown key, one that cannot be honoured (with the reason), or no data.
     """
-    draft = _Draft(source)
+    draft = Draft(source, {"seed": SEED})
     for key, value in _flat(content, source):
         if key not in _KEYS:
             known = ", ".join(name for name in _KEYS if name.split(".")[0] == key.split(".", maxsplit=1)[0])
             raise RecipeError(f"{source}: unknown key {key}; redimnet-mrl has {known or ', '.join(sorted(_SECTIONS))}")
-        before = len(draft.notes)
-        try:
-            _KEYS[key].rule(draft, checked_value(key, value))
-        except RecipeError as error:
-            raise RecipeError(str(error).replace("{key}", key)) from None
-        except ValueError as error:
-            raise RecipeError(f"{source}: {key} = {_brief(value)}: {error}") from None
-        draft.notes[before:] = [note.replace("{key}", key) for note in draft.notes[before:]]
+        apply(_KEYS[key], draft, key, value, checked_value)
     said = draft.said
     for name, key in (("train", "data.train_dataset"), ("val", "data.val_dataset")):
         if said.get(name) is None:
@@ -292,11 +219,6 @@ def _at_home(folder: str, source: str) -> Path:
         raise RecipeError(f"{source}: {error}") from error
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
-
-
 def read_configuration(name_or_path: str | Path) -> Migration | None:
     """Return what becomes of a configuration of redimnet-mrl; None where the argument is something else.
 
@@ -325,7 +247,7 @@ def _flat(content: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _network(draft: _Draft) -> None:
+def _network(draft: Draft) -> None:
     said, recipe = draft.said, draft.recipe
     name = said.get("model_name", "b2")
     draft.put("start", f"redimnet-{name}-{said.get('dataset', 'vox2')}-{said.get('train_type', 'ptn')}")
@@ -354,7 +276,7 @@ def _network(draft: _Draft) -> None:
         draft.notes.append("hardware.mixed_precision = True: a frozen encoder runs once; the head trains in float32")
 
 
-def _dims(draft: _Draft) -> None:
+def _dims(draft: Draft) -> None:
     said = draft.said
     given = [int(d) for d in said.get("mrl_dims") or (64, 128, 192, 256)]
     weights = said.get("mrl_weights")
@@ -381,7 +303,7 @@ def _dims(draft: _Draft) -> None:
         )
 
 
-def _optimisation(draft: _Draft) -> None:
+def _optimisation(draft: Draft) -> None:
     said = draft.said
     batch, steps = int(said.get("batch_size") or 64), int(said.get("accumulation_steps") or 1)
     draft.put("training.batch_size", batch * steps)
@@ -398,7 +320,7 @@ def _optimisation(draft: _Draft) -> None:
     draft.put("training.gamma", 0.95 if schedule == "exponential" else 0.1)
 
 
-def _augmentation(draft: _Draft) -> None:
+def _augmentation(draft: Draft) -> None:
     said = draft.said
     if not said.get("augmentation"):
         draft.put("data.augmentation", {})
@@ -414,6 +336,6 @@ def _augmentation(draft: _Draft) -> None:
     draft.put("data.variants", 4)
 
 
-def _logging(draft: _Draft) -> None:
+def _logging(draft: Draft) -> None:
     if draft.said.get("wandb"):
         draft.put("run.wandb", draft.said.get("wandb_project") or "nestvox")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
+from nestvox.compat.keys import checked
 from nestvox.training.recipe.sections import MOST_LISTED, Dim, Epoch, Samples, Text, Whole
 
 _Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
@@ -56,15 +57,7 @@ def checked_value(key: str, value: Any) -> Any:
     Raises:
         ValueError: it is of another kind or out of range; the text says what is expected.
     """
-    adapter = _ADAPTERS.get(key)
-    if adapter is None:
-        return value
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        place = ".".join(str(part) for part in detail["loc"] if isinstance(part, int))
-        raise ValueError(f"{f'number {place}: ' if place else ''}{detail['msg']}") from error
+    return checked(_ADAPTERS, key, value)
 
 
 def folders_in(value: Any) -> list[str]:
