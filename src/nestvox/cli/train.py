@@ -45,7 +45,7 @@ def train(
     if recipe is None:
         raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
-    from nestvox.compat.redimnet_mrl.config import read_configuration
+    from nestvox.compat.configurations import data_folder, read_configuration
     from nestvox.extras import require
 
     plan = read_configuration(recipe)
@@ -53,12 +53,10 @@ def train(
     if plan is None:
         resolved = load_recipe(recipe, set_ or [])
     else:
-        from nestvox.compat.redimnet_mrl.config_data import data_folder, data_there, prepare_data, recipe_of
-
         for note in plan.notes if first else ():
             tell(note)
         made = data_folder(Path("run") if out is None else out)
-        resolved = parse_recipe(recipe_of(plan, made), recipe, set_ or [], adapt=True)
+        resolved = parse_recipe(plan.recipe_of(made), recipe, set_ or [], adapt=True)
     if show:
         for line in resolved.to_yaml().splitlines():
             say(line)
@@ -69,10 +67,10 @@ def train(
     from nestvox.training.train import refuse_what_is_not_here
     from nestvox.training.train import train as run
 
-    if plan is not None and not (resume and data_there(plan, made)) and first:
+    if plan is not None and not (resume and plan.data_there(made)) and first:
         refuse_what_is_not_here(resolved)  # before hours of opening files
         with progress_bar("opening files", "files") as progress:
-            prepare_data(plan, made, tell=tell, progress=progress)
+            plan.prepare_data(made, tell=tell, progress=progress)
     trained = run(resolved, out, resume=resume, bars=progress_bar, watch=_watch(out, resolved.run.name or ""))
     if trained is not None:
         _show(trained)

@@ -26,11 +26,6 @@ _TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "de
 _MADE_FROM = "made_from.json"
 
 
-def data_folder(out: Path) -> Path:
-    """Where the tables and trials of a run stand: beside it, with ``-data`` behind its name."""
-    return out.absolute().with_name(f"{out.absolute().name}-data")
-
-
 def recipe_of(plan: Migration, folder: Path) -> dict[str, Any]:
     """Return the whole recipe, whose tables and trials `prepare_data` puts into `folder`."""
     data = {
