@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,24 @@ def test_the_command_trains_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     assert (tmp_path / "run-data" / "recipe.yaml").is_file()
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "moving-from-voxceleb-trainer.md"
+
+
+def test_the_guide_has_the_table() -> None:
+    guide = GUIDE.read_text(encoding="utf-8")
+    for key, becomes in migration_table():
+        assert f"| `{key}` | {becomes} |" in guide
+
+
+def test_the_rates_of_the_guide_are_multiples_of_one_trial() -> None:
+    """With Wilson's interval, written out."""
+    rows = re.findall(r"^\| .+ \| (\d\d) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", GUIDE.read_text("utf-8"), re.M)
+    assert len(rows) == 9
+    n, z = 465, 1.959964
+    for errors, *told in rows:
+        p = int(errors) / n
+        middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+        low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+        assert told == [f"{100 * p:.2f}", f"{100 * low:.1f}", f"{100 * high:.1f}"]
