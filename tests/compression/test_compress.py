@@ -14,11 +14,13 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
+import redimnet_golden as golden
 from keyed_weights import keyed_weights
 from nestvox.cli.app import app
 from nestvox.compression import FORMS, Compression, FormRates, FormRow, compress
 from nestvox.compression.table import recommended
 from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.utterances import as_table
 from nestvox.encoders import build
 from nestvox.encoders.runtime.backends import onnx_is_installed
 from nestvox.errors import ModelError, NestvoxError, OverlapError
@@ -155,10 +157,13 @@ def test_rates_are_of_the_trials_and_differences_to_the_original(found: Compress
 
 
 def test_speakers_who_are_calibrated_on_are_refused_in_trials(corpus: Path, tmp_path: Path) -> None:
-    given = {"trials": corpus / "trials.txt", "table": corpus / "table.tsv", "calibrate_on": corpus / "table.tsv"}
+    given = {"trials": corpus / "trials.txt", "table": corpus / "table.tsv", "calibrate_on": tmp_path / "t.tsv"}
+    frame = pl.read_csv(corpus / "table.tsv", separator="\t").drop("split")
+    frame = frame.with_columns(pl.concat_str(pl.lit(f"{corpus}/"), "path").alias("path"))
+    frame.write_csv(tmp_path / "t.tsv", separator="\t")
     with pytest.raises(OverlapError):
-        compress(drawn(), tmp_path, **given)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
+        compress(drawn(), tmp_path / "forms", **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "forms").exists()
 
 
 def test_what_cannot_be_is_refused_by_name_or_left_out_with_the_reason(tmp_path: Path, corpus: Path) -> None:
@@ -178,6 +183,17 @@ def test_what_cannot_be_is_refused_by_name_or_left_out_with_the_reason(tmp_path:
     assert set(made.left_out) == {"int8-dynamic", "int8-static", "pruned"}
     assert "ge2e go together is not known" in made.left_out["pruned"]
     assert not made.recommendations
+
+
+@WITH_ONNX
+def test_a_redimnet_with_attention_keeps_its_front_end(tmp_path: Path, corpus: Path) -> None:
+    network = golden.networks()["tiny1-convatt-resnet"]  # with attention
+    model = SpeakerModel(golden.with_keyed_weights(network), name="tiny")
+    table = as_table(corpus / "table.tsv")
+    made = compress(model, tmp_path, forms=["int4", "int8-dynamic", "int8-static"], calibrate_on=table)
+    clip = str(corpus / "0-0.wav")
+    for row in made.forms[1:]:
+        assert float(load(str(row.folder)).embed(clip) @ model.embed(clip)) > 0.9, row.form
 
 
 @WITH_ONNX

@@ -19,7 +19,9 @@ def test_four_bits_are_steps_of_the_largest_of_a_block() -> None:
     row = np.zeros(40, np.float32)
     row[:4] = (7.0, -3.4, 0.6, 0.4)  # the scale of the first 32 is 1
     row[32:35] = (-1.75, 0.2, 0.1)  # of the others 0.25
-    packed = pack({"encoder.a": row[None], "encoder.b": row[:3], "head.matrix": row.reshape(5, 8)}, "int4")
+    packed = pack(
+        {"encoder.a": row[None], "encoder.b": row[:3], "encoder.fixed": row.reshape(5, 8)}, "int4", {"encoder.a"}
+    )
     assert packed["encoder.a#int4"].shape == (1, 32)
     assert packed["encoder.a#int4"].dtype == np.uint8
     np.testing.assert_array_equal(packed["encoder.a#scales"], np.array([[1.0, 0.25]], np.float16))
@@ -29,7 +31,7 @@ def test_four_bits_are_steps_of_the_largest_of_a_block() -> None:
     expected[32:35] = (-1.75, 0.25, 0.0)
     np.testing.assert_array_equal(read["encoder.a"], expected[None])
     np.testing.assert_array_equal(read["encoder.b"], row[:3])
-    np.testing.assert_array_equal(read["head.matrix"], row.reshape(5, 8))
+    np.testing.assert_array_equal(read["encoder.fixed"], row.reshape(5, 8))
 
 
 @pytest.mark.parametrize("storage", ["float16", "int4"])
@@ -41,8 +43,8 @@ def test_what_was_rounded_once_stays(storage: Any) -> None:
         "encoder.zeros": np.zeros((2, 64), np.float32),
         "encoder.count": np.array(3),
     }
-    once = unpack(pack(arrays, storage))
-    again = unpack(pack(once, storage))
+    once = unpack(pack(arrays, storage, arrays))
+    again = unpack(pack(once, storage, arrays))
     for name, array in arrays.items():
         np.testing.assert_array_equal(once[name], again[name])
         assert once[name].shape == array.shape
@@ -53,7 +55,7 @@ def test_what_was_rounded_once_stays(storage: Any) -> None:
 
 def test_numbers_beyond_sixteen_bits_are_refused() -> None:
     with pytest.raises(ModelError, match=r"encoder\.a holds numbers beyond those of 16 bits \(1e\+05\)"):
-        pack({"encoder.a": np.full((2, 2), 1e5, np.float32)}, "float16")
+        pack({"encoder.a": np.full((2, 2), 1e5, np.float32)}, "float16", {"encoder.a"})
 
 
 def test_weights_that_would_change_are_not_saved(tmp_path: Path) -> None:

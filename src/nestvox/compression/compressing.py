@@ -65,8 +65,8 @@ def compress(
         forms: names in `compression.FORMS`; None: all that the model has, the others are in the result with the reason.
         trials: labelled; None: no error rates, and no recommendation.
         table: utterances that the trials name.
-        calibrate_on: utterances that int8-static takes its ranges from, the first 4 s of up to 200 of them; None: those
-            of `table` whose split is ``train``. Their speakers must not stand in the trials.
+        calibrate_on: utterances that int8-static takes its ranges from, the first 4 s of up to 200 of them, or of those
+            whose split is ``train``; None: those of `table`. Their speakers must not stand in the trials.
         teacher: model, store or its path, whose EER the forms are held against.
         dims: prefix lengths; None: those of the model.
         settings: replicates, confidence and seed of the intervals.
@@ -87,7 +87,8 @@ def compress(
         raise NestvoxError("error rates need both --trials and the --table that says where their audio is")
     if teacher is not None and listed is None:
         raise NestvoxError("the gap to a teacher is one of error rates: give --trials and --table")
-    source = as_table(calibrate_on) if calibrate_on is not None else _training_rows(utterances)
+    given = as_table(calibrate_on)
+    source = _training_rows(utterances) if given is None else _training_rows(given) or given
     wanted = any(form.calibrated for form in chosen)
     speakers = _speakers(source) if wanted and source is not None else ()
     measuring = None

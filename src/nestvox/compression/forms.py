@@ -14,7 +14,7 @@ from nestvox.errors import ModelError, NestvoxError
 from nestvox.heads.contract import Head
 from nestvox.model.folder import read_head
 from nestvox.model.speaker_model import SpeakerModel
-from nestvox.model.storage import Storage, pack, unpack
+from nestvox.model.storage import Storage, learnt, pack, unpack
 
 if TYPE_CHECKING:
     from nestvox.encoders.contract import Encoder
@@ -75,7 +75,7 @@ def _rounded(storage: Storage) -> Callable[[SpeakerModel, Sequence[Waveform]], S
         _with_weights(model, storage)
         arrays = {f"encoder.{key}": value.numpy() for key, value in model.encoder.state_dict().items()}
         heads = {} if model.head is None else {f"head.{key}": value for key, value in model.head.tensors().items()}
-        read = unpack(pack({**arrays, **heads}, storage))
+        read = unpack(pack({**arrays, **heads}, storage, learnt(model.encoder, model.head)))
         encoder = copy.deepcopy(model.encoder)
         load_strict(encoder, {key: read[f"encoder.{key}"] for key in encoder.state_dict()}, model.name)
         if model.head is None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.graph import GraphEncoder
 from nestvox.encoders.runtime.whole_graph import FRONT_END, WAVEFORM, encoder_to_onnx
-from nestvox.errors import NestvoxError
+from nestvox.errors import ModelError, NestvoxError
 from nestvox.extras import require
 
 Waveform = NDArray[np.float32]
@@ -39,7 +39,7 @@ def quantised(
 
     Raises:
         MissingExtraError: onnx or onnxruntime is not installed.
-        ModelError: the encoder has no such form.
+        ModelError: the encoder has no such form, or the tools do not know a part of it.
         NestvoxError: ``static`` without recordings.
     """
     onnx = require("onnx", extra="onnx", purpose="writing a network as ONNX")
@@ -49,16 +49,22 @@ def quantised(
         "nodes_to_exclude": [node.name for node in model.graph.node if node.name.startswith(FRONT_END)],
         "per_channel": True,
         "weight_type": tools.QuantType.QInt8,
+        # Of what stands behind operators that onnx itself does not know.
+        "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT},
     }
     if ranges == "static" and not recordings:
         raise NestvoxError("int8-static takes its ranges from recordings: give utterances to calibrate on")
     with tempfile.TemporaryDirectory() as folder, _quietly():
         written = Path(folder) / "quantised.onnx"
-        if ranges == "dynamic":
-            tools.quantize_dynamic(model, written, op_types_to_quantize=["MatMul", "LSTM"], **common)
-        else:
-            reader = _reader(tools.CalibrationDataReader, recordings)
-            tools.quantize_static(model, written, reader, op_types_to_quantize=["Conv", "MatMul"], **common)
+        try:
+            if ranges == "dynamic":
+                tools.quantize_dynamic(model, written, op_types_to_quantize=["MatMul", "LSTM"], **common)
+            else:
+                reader = _reader(tools.CalibrationDataReader, recordings)
+                tools.quantize_static(model, written, reader, op_types_to_quantize=["Conv", "MatMul"], **common)
+        except Exception as error:  # the tools' exceptions have no common class
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise ModelError(f"ONNX Runtime cannot write {encoder.architecture} as int8-{ranges}: {words}") from error
         content = written.read_bytes()
     return GraphEncoder.of(content, encoder, f"int8 {ranges}")
 

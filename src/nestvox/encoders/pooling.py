@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nestvox.errors import ModelError
 
-# Under the root of every deviation.
-_VARIANCE_FLOOR = 1e-7
+# Under the root of every deviation, and of that which weights may depend on.
+_VARIANCE_FLOOR = CONTEXT_FLOOR = 1e-7
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

@@ -31,7 +31,7 @@ def export_onnx(model: SpeakerModel, path: str | Path, *, dim: int | None = None
     ``embedding`` (B, d) of length 1. Rate, shortest clip, size and fingerprint stand in the file's metadata.
 
     Args:
-        model: with CAM++, a mixer, an LSTM-autoencoder, or a graph that compression made of one.
+        model: with CAM++, a ReDimNet, a mixer, an LSTM-autoencoder, or a graph that compression made of one.
         path: of the file, ``.onnx``.
         dim: d; None: the model's `truncate_dim`, else its full size.
 

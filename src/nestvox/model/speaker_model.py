@@ -24,7 +24,7 @@ from nestvox.heads.contract import FloatArray, Head, normalise, truncate, warn_o
 from nestvox.model.calibration import LlrCalibration, ModelCalibration
 from nestvox.model.card import render_card
 from nestvox.model.folder import read_model, write_model
-from nestvox.model.storage import Storage, pack, unpack
+from nestvox.model.storage import Storage, learnt, pack, unpack
 from nestvox.model.threshold import Threshold, Verification
 from nestvox.model.verify import verify_pair
 from nestvox.threads import side_by_side
@@ -392,7 +392,7 @@ class SpeakerModel:
             OSError: it cannot be written.
         """
         arrays = self._arrays()
-        packed = pack(arrays, storage)
+        packed = pack(arrays, storage, learnt(self.encoder, self.head))
         if storage != "float32" and any(not np.array_equal(arrays[k], v) for k, v in unpack(packed).items()):
             raise ModelError(f"the weights of {self.name} are not exact in {storage}; `nestvox compress` rounds them")
         said = {"name": self.name, "fingerprint": self.fingerprint, **self._config_of_parts()}

@@ -6,7 +6,7 @@ much memory as before; what shrinks is its file. Knows no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from nestvox.errors import ModelError
 
 Storage = Literal["float32", "float16", "int4"]
-"""``float16`` and ``int4`` are of the matrices and kernels of an encoder or of a trained head; biases, normalisations
-and rotations, a hundredth of most models, stay as they are. Of ``int4``, kernels of fewer than 32 numbers an output are
-float16."""
+"""``float16`` and ``int4`` are of the matrices and kernels that are learnt; biases, statistics and rotations, a
+hundredth of most models, stay as they are. Of ``int4``, kernels of fewer than 32 numbers an output are float16."""
 
 _BLOCK = 32
 _LARGEST = 7  # of four bits, the same on both sides of zero
@@ -26,20 +25,31 @@ _CODES, _SCALES, _SHAPE = "#int4", "#scales", "#shape"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def pack(arrays: Arrays, storage: Storage) -> dict[str, NDArray[Any]]:
+def learnt(encoder: Any, head: Any) -> frozenset[str]:
+    """Names of the arrays of a model that are parameters; what a front end computes with is none."""
+    parts = (("encoder", encoder), ("head", head))
+    return frozenset(
+        f"{prefix}.{name}"
+        for prefix, part in parts
+        if hasattr(part, "named_parameters")
+        for name, _ in part.named_parameters()
+    )
+
+
+def pack(arrays: Arrays, storage: Storage, weights: Collection[str]) -> dict[str, NDArray[Any]]:
     """Return what is stored of a model's arrays.
 
     Args:
         arrays: by name, as `SpeakerModel` has them.
         storage: in what.
+        weights: names of those that are learnt, see `learnt`.
 
     Raises:
         ModelError: a number that has no place there.
     """
     packed: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
-        rotation = name in {"head.matrix", "head.mean"}
-        if storage == "float32" or array.ndim < 2 or rotation or not np.issubdtype(array.dtype, np.floating):
+        if storage == "float32" or array.ndim < 2 or name not in weights:
             packed[name] = array
         elif storage == "int4" and array[0].size >= _BLOCK:
             packed |= _in_four_bits(name, array)

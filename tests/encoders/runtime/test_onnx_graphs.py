@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import redimnet_golden as golden
 from keyed_weights import keyed_weights
 from nestvox.encoders.contract import Encoder
+from nestvox.encoders.pooling import ASTP, TSTP
 from nestvox.encoders.registry import build
 from nestvox.encoders.runtime.backends import onnx_is_installed
 from nestvox.encoders.runtime.inference import for_inference, optimise
@@ -116,8 +118,29 @@ def test_the_whole_graph_goes_from_waveforms_to_embeddings(name: str) -> None:
         assert_close(torch.from_numpy(embedding), expected.embedding)
 
 
+REDIMNETS = {name: network for name, network in golden.networks().items() if name.startswith("tiny")}
+
+
+@pytest.mark.parametrize("name", REDIMNETS)
+def test_the_whole_graph_of_a_redimnet(name: str) -> None:
+    encoder, signals = golden.with_keyed_weights(REDIMNETS[name]), golden.signals()
+    if type(encoder.pool) not in (ASTP, TSTP):
+        with pytest.raises(ModelError, match=f"the pooling {type(encoder.pool).__name__} has no ONNX form"):
+            encoder_to_onnx(encoder)
+        return
+    session = OnnxSession(encoder_to_onnx(encoder))
+    two, alone = np.stack([signals["a"], signals["b"]]), signals["c"][None]
+    for audio in (two, alone, alone[:, : encoder.min_samples]):
+        pooled, embedding = session.outputs(audio)
+        with torch.inference_mode():
+            expected = encoder(torch.from_numpy(audio))
+        for found, wanted in ((pooled, expected.pooled), (embedding, expected.embedding)):
+            atol = 1e-4 * float(wanted.abs().max())  # a normalisation can enlarge the rounding of float32
+            torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=atol)
+
+
 def test_networks_without_a_whole_graph_are_refused_by_name() -> None:
-    with pytest.raises(ModelError, match=r"ge2e cannot be written.*campplus, lstm_autoencoder, mixer"):
+    with pytest.raises(ModelError, match=r"ge2e cannot be written.*: campplus, .*mixer, redimnet, "):
         encoder_to_onnx(build({"architecture": "ge2e"}).eval())
     encoder = drawn(LOG_MEL["pointwise"])
     encoder.features = nn.Identity()  # type: ignore[assignment]

@@ -96,11 +96,32 @@ def backbone_to_onnx(encoder: ReDimNetEncoder) -> bytes:
         ModelError: the network holds a module that has no ONNX form.
     """
     graph = GraphWriter()
+    frames = graph.reshape(write_frames(graph, "features", encoder), 0, encoder.frames_dim, -1)
+    n_bands = encoder.spec.n_bands
+    return graph.finish(
+        {"features": ("batch", 1, n_bands, "time")}, {"frames": (frames, ("batch", encoder.frames_dim, "time"))}
+    )
+
+
+def write_frames(graph: GraphWriter, features: str, encoder: ReDimNetEncoder) -> str:
+    """Write a backbone from features (B, 1, F, T) to frames, C numbers each; T is a multiple of its time stride.
+
+    Args:
+        graph: written into.
+        features: name of the value.
+        encoder: in evaluation mode, in float32.
+
+    Returns:
+        The name of the frames, (B, C, 1, T) or (B, c, f, T) with C = c f.
+
+    Raises:
+        ModelError: the network holds a module that has no ONNX form.
+    """
     config = encoder.model_config
     writer = _Writer(graph, config.C * config.F)
     with torch.no_grad():
         backbone: Any = encoder.backbone
-        x = writer.sequence("features", [backbone.stem])
+        x = writer.sequence(features, [backbone.stem])
         x = x if isinstance(encoder, ReDimNet) else writer.sequence(x, [backbone.stem_gnorm])
         branches = [False] * backbone.n_stages if isinstance(encoder, ReDimNet) else backbone.branches
         maps = [x]
@@ -114,12 +135,7 @@ def backbone_to_onnx(encoder: ReDimNetEncoder) -> bytes:
             maps.append(writer.sequence(plane, [backbone.get_submodule(f"{name}_up_2d")]))
             maps.append(writer.sequence(line, [backbone.get_submodule(f"{name}_up_1d")]))
         last = [backbone.mfa] if isinstance(encoder, ReDimNet) else [backbone.fin_to2d, backbone.head]
-        x = writer.sequence(writer.map_sum(backbone.fin_wght1d, maps), last)
-    frames = graph.reshape(x, 0, encoder.frames_dim, -1)
-    n_bands = encoder.spec.n_bands
-    return graph.finish(
-        {"features": ("batch", 1, n_bands, "time")}, {"frames": (frames, ("batch", encoder.frames_dim, "time"))}
-    )
+        return writer.sequence(writer.map_sum(backbone.fin_wght1d, maps), last)
 
 
 class _Writer:

@@ -22,7 +22,10 @@ _WRITERS: Mapping[str, str] = {
     "campplus": "nestvox.encoders.campplus.onnx_network:write_frames",
     "lstm_autoencoder": "nestvox.encoders.runtime.autoencoder_onnx:write_frames",
     "mixer": "nestvox.encoders.runtime.mixer_onnx:write_frames",
+    "redimnet": "nestvox.encoders.redimnet.onnx_front_end:write_pooled_frames",
+    "redimnet2": "nestvox.encoders.redimnet.onnx_front_end:write_pooled_frames",
 }
+_REDIMNET_FEATURES = "nestvox.encoders.redimnet.onnx_front_end:write_features"
 
 
 def has_whole_graph(encoder: Encoder) -> bool:
@@ -56,9 +59,7 @@ def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
     assert isinstance(layer, Affine)  # exact, of these
     graph = GraphWriter()
     graph.section = FRONT_END
-    features = write_front_end(graph, WAVEFORM, encoder.get_submodule("features"))
-    if encoder.architecture == "campplus":  # one channel of many bands
-        features = graph.transpose(features, 0, 2, 1, 3)
+    features = _features(graph, encoder)
     graph.section = TRUNK
     frames = named(_WRITERS[encoder.architecture])(graph, features, encoder)
     graph.section = ENDS
@@ -75,3 +76,11 @@ def encoder_to_onnx(encoder: Encoder, finish: Finish | None = None) -> bytes:
     return graph.finish(
         {WAVEFORM: ("batch", "samples")}, {name: (value, ("batch", size)) for name, (value, size) in outputs.items()}
     )
+
+
+def _features(graph: GraphWriter, encoder: Encoder) -> str:
+    """The front end, in the shape that the network takes: a plane of bands, or a line of as many channels."""
+    if encoder.architecture.startswith("redimnet"):
+        return str(named(_REDIMNET_FEATURES)(graph, WAVEFORM, encoder))
+    features = write_front_end(graph, WAVEFORM, encoder.get_submodule("features"))
+    return graph.transpose(features, 0, 2, 1, 3) if encoder.architecture == "campplus" else features
