@@ -11,6 +11,7 @@ from nestvox.lazy import lazily
 # Not from typing, which takes longer to import than all else here: until the command has begun, Ctrl-C is a traceback.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nestvox.ablation import ablate
     from nestvox.corpora import Trials, UtteranceTable, read_trials, read_utterances
     from nestvox.errors import NestvoxError
     from nestvox.evaluation import Comparison, Evaluation, compare, evaluate
@@ -36,6 +37,7 @@ __all__ = [
     "UtteranceTable",
     "Verification",
     "__version__",
+    "ablate",
     "centre",
     "compare",
     "embed_table",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazily(
         "model.threshold": "Threshold Verification",
     },
     torch={
+        "ablation.ablating": "ablate",
         "training.train": "train",
     },
     purpose="training",

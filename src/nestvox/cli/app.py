@@ -26,6 +26,7 @@ _SUMMARIES = {
     ),
     "centre": "Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.",
     "train": "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
+    "ablate": "Train every arm of a study with every seed, and say what each changed setting is worth.",
     "evaluate": "Measure EER and minDCF with intervals, at every dimension and under every condition.",
     "compare": (
         "Say whether one system is better than another on the same trials, or how many trials it would take to say."

@@ -45,9 +45,7 @@ def compare(
     c_miss: options.CMiss = 1.0,
     c_fa: options.CFa = 1.0,
     n_bootstrap: options.Bootstrap = 1000,
-    n_permutations: Annotated[
-        int, typer.Option("--permutations", max=1_000_000, help="Rounds of the permutation, by speaker.")
-    ] = 2000,
+    n_permutations: options.Permutations = 2000,
     seed: options.Seed = 0,
     confidence: options.Confidence = 0.95,
     allow_overlap: options.AllowOverlap = False,

@@ -88,6 +88,13 @@ AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Take speakers of the training; every number is labelled leaky.")
 ]
 
+# How it is trained.
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=5; may be given again."),
+]
+Show = Annotated[bool, typer.Option("--show", help="Print what would be run, and exit.")]
+
 # How it is measured.
 P_TARGET = typer.Option(help="Prior of a target trial in the detection cost.")
 C_MISS = typer.Option(help="Cost of rejecting a target.")
@@ -97,6 +104,9 @@ CMiss = Annotated[float, C_MISS]
 CFa = Annotated[float, C_FA]
 Bootstrap = Annotated[
     int, typer.Option("--bootstrap", max=1_000_000, help="Replicates of the intervals, clustered by speaker.")
+]
+Permutations = Annotated[
+    int, typer.Option("--permutations", max=1_000_000, help="Rounds of the permutation, by speaker.")
 ]
 Confidence = Annotated[float, typer.Option(help="Of the intervals; p values are held against 1 minus it.")]
 SEED = typer.Option(min=0, help="Of all that is drawn: the same seed gives the same result.")

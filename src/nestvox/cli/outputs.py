@@ -26,14 +26,14 @@ OUTPUTS = frozenset({"csv", "figures", "json_out", "onnx", "out", "report", "rot
 _READ = """
     a archives b baseline calibrate_on calibration checkpoint cohort data embeddings file files folder front_end
     labels manifest model noise on path paths pilot_scores pilot_table pilot_trials recipe recordings rir root
-    scores select_on speaker_list store supervisions systems table tables teacher thresholds training trials
+    scores select_on speaker_list store study supervisions systems table tables teacher thresholds training trials
     trials_file voxceleb1 voxceleb2 weights
 """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
 _MODELS_OUT = frozenset({"import-mrl", "import-onnx", "import-voxceleb-trainer"})
 FOLDERS_OUT = _MODELS_OUT | frozenset(
-    {"augment", "cache", "centre", "compress", "demo", "embed", "shards", "train", "voxceleb-mini"}
+    {"ablate", "augment", "cache", "centre", "compress", "demo", "embed", "shards", "train", "voxceleb-mini"}
 )
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
 _KEPT_OUT = _MODELS_OUT | {"cache", "centre", "embed"}

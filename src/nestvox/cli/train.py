@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvox.cli import options
 from nestvox.cli.console import complain, console, say, tell, whole_table
 from nestvox.errors import NestvoxError
 
@@ -21,15 +22,12 @@ _PAGE_EVERY_S = 2.0
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list shows them), or a YAML file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; it gets the model, the log, the recipe.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.epochs=5; may be given again."),
-    ] = None,
+    set_: options.Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; it ends as if never interrupted.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the recipes that nestvox brings, and exit.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe with every default, and exit.")] = False,
+    show: options.Show = False,
 ) -> None:
     """Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.
 

@@ -172,7 +172,7 @@ def compare_systems(
         progress(done, len(tasks))
     made = sum(found is not None for found in paired)
     figures = {
-        (system.name, dim): _system_row(system, dim, targets, settings.point)
+        (system.name, dim): figures_of(system, dim, targets, settings.point)
         for system in systems
         for dim in system.scores
     }
@@ -351,7 +351,8 @@ def _dims_of(first: System, other: System) -> list[tuple[int | None, int | None]
     return [(list(first.scores)[-1], list(other.scores)[-1])]
 
 
-def _system_row(system: System, dim: int | None, targets: Any, point: tuple[float, float, float]) -> SystemRow:
+def figures_of(system: System, dim: int | None, targets: Any, point: tuple[float, float, float]) -> SystemRow:
+    """The figures of one system at one dimension; `targets` are the labels (N,), `point` prior and both costs."""
     curve = error_curve(system.scores[dim], targets)
     equal, cost = eer(curve), min_dcf(curve, *point)
     at = rates_at(curve, equal.threshold)

@@ -246,8 +246,8 @@ def inspect_model(
         clips=tuple(clip.name for clip in clips),
         labels=("synthetic",) if any(clip.synthetic for clip in clips) else (),
         warnings=tuple(f"{clip.name}: {warning}" for clip in clips for warning in clip.warnings),
-        parts=_sizes(model),
-        files=_files_of(folder),
+        parts=part_sizes(model),
+        files=files_of(folder),
         dims=() if full is None else _dimension_rows(full, model.dims),
         clip_norms=() if full is None else _clip_norms(full, clips, model),
         similarities=() if full is None else tuple(Similarities(dim, _cosines(full[:, :dim])) for dim in model.dims),
@@ -259,7 +259,7 @@ def inspect_model(
 
 def unloadable(folder: Path, error: Exception) -> Inspection:
     """The inspection of a model folder that is damaged: it fails, and says why."""
-    return Inspection(str(folder), files=_files_of(folder), checks=(Check("loads", "fail", str(error)),))
+    return Inspection(str(folder), files=files_of(folder), checks=(Check("loads", "fail", str(error)),))
 
 
 def machine_of(model: SpeakerModel) -> str:
@@ -276,7 +276,8 @@ def _device(model: SpeakerModel) -> str:
     return str(tensors[0].device) if tensors else "cpu"
 
 
-def _sizes(model: SpeakerModel) -> tuple[PartSize, ...]:
+def part_sizes(model: SpeakerModel) -> tuple[PartSize, ...]:
+    """How large encoder and head are."""
     state = model.encoder.state_dict().values()
     # Saved as float32, in whatever precision they run.
     size = sum(value.numel() * (4 if value.is_floating_point() else value.element_size()) for value in state)
@@ -291,7 +292,8 @@ def _sizes(model: SpeakerModel) -> tuple[PartSize, ...]:
     return tuple(parts)
 
 
-def _files_of(folder: Path | None) -> dict[str, int]:
+def files_of(folder: Path | None) -> dict[str, int]:
+    """The files of a folder and their bytes."""
     if folder is None:
         return {}
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

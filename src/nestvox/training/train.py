@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, no_bars
+from nestvox.scoring.system import System
 from nestvox.training.checkpoint import Progressed, read_checkpoint
 from nestvox.training.data.development import REPLICATES, Development, of_trials
 from nestvox.training.data.material import Material
@@ -82,6 +83,7 @@ class Trained:
         not_set: a sentence on each threshold that the development trials cannot set.
         labels: what every rate must be shown with.
         trials: of development.
+        scores: of the model on them, at every prefix length, with the speakers of both sides.
     """
 
     model: SpeakerModel
@@ -94,6 +96,7 @@ class Trained:
     not_set: tuple[str, ...]
     labels: tuple[str, ...]
     trials: Trials
+    scores: System
 
 
 def train(
@@ -223,6 +226,7 @@ def _finish(run: Run[Any], finished: Finished) -> Trained:
         not_set=missing,
         labels=material.labels,
         trials=dev.trials,
+        scores=replace(dev.system(done, finished.pairs, material.labels), speakers=dev.speakers),
     )
     write_text(folder / RESULT_FILE, json.dumps(_result(recipe, trained), indent=2) + "\n")
     return trained

@@ -73,7 +73,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a recipe is a mapping with the key kind, got {type(content).__name__}")
     if folder is not None:
-        _from(folder, content)
+        place_paths(folder, content)
     return parse_recipe(content, str(source), overrides, adapt=folder is None)
 
 
@@ -140,7 +140,7 @@ def _read(name_or_path: str | Path) -> tuple[str, str | Path, Path | None]:
     raise RecipeError(f"{name_or_path} is neither a file nor a recipe{hint} (there are {', '.join(shipped)})")
 
 
-def _from(folder: Path, content: dict[str, Any]) -> None:
+def place_paths(folder: Path, content: dict[str, Any]) -> None:
     """Make the relative paths of a recipe file start from its folder."""
     for key in _PATHS:
         section, _, name = key.partition(".")
@@ -222,7 +222,7 @@ def _strange(kind: str, inner: str, key: str) -> str:
         having, what = tuple(other for other in _KINDS if name in _known(other) and other != kind), f"kind {kind}"
     if having:
         return f"{key} means nothing here: {what} does not have it ({', '.join(having)} have); leave it out"
-    return f"unknown key {_brief(key)}; the nearest known one is {_nearest(key, [*_known(kind)])}"
+    return f"unknown key {_brief(key)}; the nearest known one is {nearest_key(key, [*_known(kind)])}"
 
 
 def _unnumbered(key: str) -> str:
@@ -253,7 +253,7 @@ def _brief(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
+def nearest_key(key: str, known: Sequence[str]) -> str:
     """A likely slip of the pen in the same section, else the same name in another, else whatever looks most alike."""
     section, _, name = key.rpartition(".")
     beside = [other for other in known if other.rpartition(".")[0] == section]

@@ -1,0 +1,48 @@
+"""Ablations: a declared matrix of training runs that differ in one thing, and what the differences are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nestvox.lazy import lazily
+
+if TYPE_CHECKING:
+    from nestvox.ablation.ablating import ablate
+    from nestvox.ablation.controls import controls_of
+    from nestvox.ablation.costs import Costs
+    from nestvox.ablation.outcome import Ablation, ArmRow, Measured
+    from nestvox.ablation.page import ablation_figures, write_ablation
+    from nestvox.ablation.pareto import Front, pareto_front
+    from nestvox.ablation.study import Arm, Study, load_study
+
+__all__ = [
+    "Ablation",
+    "Arm",
+    "ArmRow",
+    "Costs",
+    "Front",
+    "Measured",
+    "Study",
+    "ablate",
+    "ablation_figures",
+    "controls_of",
+    "load_study",
+    "pareto_front",
+    "write_ablation",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "controls": "controls_of",
+        "outcome": "Ablation ArmRow Measured",
+        "page": "ablation_figures write_ablation",
+        "pareto": "Front pareto_front",
+        "study": "Arm Study load_study",
+    },
+    torch={
+        "ablating": "ablate",
+        "costs": "Costs",
+    },
+    purpose="training",
+)

@@ -1,0 +1,20 @@
+"""The runs that say what a teacher is worth: without one, with one whose answers are shuffled, with one that is random.
+
+A student that is no better than with a shuffled or a random teacher has learned nothing from what the teacher knows
+about speakers, whatever its loss says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nestvox.training.recipe.kinds import LoopRecipe, Recipe
+
+NO_TEACHER = "no-distillation"
+
+
+def controls_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The settings that make the controls of a recipe with a teacher, by name; nothing for one without."""
+    if not isinstance(recipe, LoopRecipe) or not recipe.loss.distill:
+        return {}
+    return {NO_TEACHER: {"loss.distill": 0.0}}

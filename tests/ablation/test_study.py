@@ -1,0 +1,100 @@
+"""What a study may say: arms of one setting, factorials that are declared, seeds, and what is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nestvox.ablation import load_study
+from nestvox.errors import RecipeError
+
+Made = Callable[..., dict[str, Any]]
+
+RATE = {"low": {"training.learning_rate": 0.004}, "high": {"training.learning_rate": 0.1}}
+DIMS = {"three": {"head.dims": [4, 8, 24]}}
+
+
+def test_an_arm_is_the_base_but_for_its_setting(study: Made) -> None:
+    plan = load_study(study(factors={"rate": RATE, "dims": DIMS}))
+    base, low, high, three = plan.arms
+    assert [arm.name for arm in plan.arms] == ["base", "rate=low", "rate=high", "dims=three"]
+    assert (low.factor, three.factor) == ("rate", "dims")
+    assert low.recipe.decisive() | {"training": {}} == base.recipe.decisive() | {"training": {}}
+    assert [arm.recipe.training.learning_rate for arm in (base, low, high)] == [0.02, 0.004, 0.1]  # type: ignore[attr-defined]
+    assert three.recipe.head.dims == (4, 8, 24)
+    assert [(arm.name, seed) for arm, seed in plan.runs][3:5] == [("dims=three", 0), ("base", 1)]
+
+
+def test_a_factorial_crosses_what_it_names(study: Made) -> None:
+    plan = load_study(study(factors={"rate": RATE, "dims": DIMS}, factorial=["rate", "dims"]))
+    names = [arm.name for arm in plan.arms]
+    assert names[:4] == ["base", "rate=low", "rate=high", "dims=three"]
+    assert names[4:] == ["rate=low,dims=three", "rate=high,dims=three"]
+    cell = plan.arms[-1]
+    assert (cell.recipe.training.learning_rate, cell.recipe.head.dims) == (0.1, (4, 8, 24))  # type: ignore[attr-defined]
+    grid = {"alpha": {"a": {"training.ema": 0.9}, "b": {"training.ema": 0.99}}, "rate": RATE}
+    assert len(load_study(study(factors=grid, factorial=["alpha", "rate"])).arms) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"factors": {"x": {"a": {"training.learning_rate": 0.1, "training.weight_decay": 0.1}}}},
+            "x=a changes 2 settings, training.learning_rate, training.weight_decay",
+        ),
+        (
+            {"factors": {"x": {"a": {"training": {"learning_rate": 0.1, "batch_size": 64}}}}},
+            "x=a changes 2 settings, training.learning_rate, training.batch_size",
+        ),
+        ({"factors": {"x": {"a": {"training.learning_rate": 0.02}}}}, "x=a changes nothing"),
+        ({"factors": {"x": {"a": {"training.learning_rat": 0.1}}}}, "nearest known one is training.learning_rate"),
+        ({"factors": {"x": {"a": {"seed": 3}}}}, "x=a: seed and run are no settings to compare"),
+        (
+            {"factors": {"x": {"a": {"training.ema": 0.9}}, "y": {"b": {"training.ema": 0.9}}}},
+            "y=b is the same run as x=a",
+        ),
+        ({"factors": {"rate": RATE}, "factorial": ["rate", "size"]}, "size is no factor; there is rate"),
+        ({"factors": {"rate": RATE}, "factorial": ["rate"]}, "name two or more factors"),
+        ({"seed": [1]}, "unknown key seed; the nearest known one is seeds"),
+        ({"report": {"trial": "t.txt"}}, "unknown key report.trial; the nearest known one is report.trials"),
+        ({"seeds": [1, 1]}, "seeds: one is named twice"),
+        ({"seeds": []}, "seeds"),
+        ({"name": "a/b"}, "name = a/b"),
+        ({"factors": {"x": {"../a": {"training.ema": 0.9}}}}, "factors.x"),
+    ],
+)
+def test_what_is_no_study_is_refused_by_name(study: Made, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words.replace(".", r"\.")):
+        load_study(study(**changes))
+
+
+def test_another_loss_is_one_setting_with_what_belongs_to_it(study: Made) -> None:
+    plan = load_study(study(factors={"loss": {"sphere": {"loss": {"kind": "sphereface2", "margin": 0.3}}}}))
+    assert plan.arms[1].recipe.loss.kind == "sphereface2"  # type: ignore[attr-defined]
+
+
+def test_of_a_file_paths_start_from_its_folder_and_keys_are_overridden(study: Made, tmp_path: Path) -> None:
+    content = study(base="base.yaml", factors={"alpha": {0.9: {"training.ema": 0.9}}}, seeds=[4, 5])
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(study()["base"]))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    plan = load_study(tmp_path / "study.yaml", ["seeds=[7]", "training.epochs=9"])
+    assert [arm.name for arm in plan.arms] == ["base", "alpha=0.9"]
+    assert plan.study.seeds == (7,)
+    assert {(arm.recipe.seed, arm.recipe.training.epochs) for arm in plan.arms} == {(7, 9)}  # type: ignore[attr-defined]
+    assert plan.hash != load_study(tmp_path / "study.yaml", ["seeds=[7]"]).hash
+    with pytest.raises(RecipeError, match=r"--set seeds=\[3,4\]"):
+        load_study(tmp_path / "study.yaml", ["seed=3"])
+
+
+def test_a_teacher_brings_its_controls(study: Made) -> None:
+    base = study()["base"] | {"loss": {"distill": 1.0}}
+    plan = load_study(study(base=base))
+    control = next(arm for arm in plan.arms if arm.name == "no-distillation")
+    assert (control.factor, control.recipe.loss.distill) == ("control", 0.0)  # type: ignore[attr-defined]
+    arms = load_study(study(base=base, factors={"alpha": {"0": {"loss.distill": 0.0}}})).arms
+    assert "no-distillation" not in [arm.name for arm in arms]  # an arm is that control already
