@@ -240,6 +240,15 @@ def test_lists_become_tables(tmp_path: Path) -> None:
         data_there(migrate(corpus(tmp_path), "c.yaml"), tmp_path / "made")
 
 
+def test_the_speaker_is_the_folder_that_the_labels_follow(tmp_path: Path) -> None:
+    content = corpus(tmp_path)
+    lines = (tmp_path / "test.txt").read_text()
+    (tmp_path / "deep.txt").write_text(lines.replace("id1000", "vox1/id1000"))
+    plan = migrate({**content, "test_list": str(tmp_path / "deep.txt"), "test_path": str(tmp_path)}, "c.yaml")
+    prepare_data(plan, tmp_path / "made")
+    assert set(read_utterances(tmp_path / "made" / "dev.tsv").frame["speaker"]) == {"id10001", "id10002"}
+
+
 def test_lists_that_do_not_fit(tmp_path: Path) -> None:
     content = corpus(tmp_path)
 
@@ -259,6 +268,8 @@ def test_lists_that_do_not_fit(tmp_path: Path) -> None:
         train_list=str(tmp_path / "both.txt"),
         train_path=str(tmp_path / "vox1"),
     )
+    (tmp_path / "wrong.txt").write_text((tmp_path / "test.txt").read_text().replace("0 ", "1 "))
+    fails(RecipeError, "no folder in the names of its files is the speaker", test_list=str(tmp_path / "wrong.txt"))
     (tmp_path / "vox1" / "id10002" / "00001_vid.wav").unlink()
     fails(TableError, "1 files of its trials cannot be read")
 

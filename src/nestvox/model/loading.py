@@ -157,7 +157,8 @@ def _no_model_by_itself(path: Path) -> str:
     return (
         f"{path} is a file, not a model folder. Weights are loaded with the name of their network: --model "
         f"{' or '.join(named) or 'NAME'} --weights {path} ('nestvox models list' shows the names); checkpoints of "
-        "redimnet-mrl go through 'nestvox models import-mrl'"
+        "redimnet-mrl go through 'nestvox models import-mrl', those of voxceleb_trainer through "
+        "'nestvox models import-voxceleb-trainer'"
     )
 
 

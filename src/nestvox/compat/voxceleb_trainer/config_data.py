@@ -73,10 +73,11 @@ def prepare_data(
         raise RecipeError(
             f"{plan.test_list}: {trials.n_unknown:,} lines have no label; voxceleb_trainer draws one for them by chance"
         )
-    heard = pl.concat([trials.frame["enrol"], trials.frame["test"]]).unique(maintain_order=True).to_list()
+    speakers = _speakers(trials)
+    heard = list(speakers)
     rows = _training_rows(plan.train_list)
     train = _table(plan.train_path, rows, plan.train_list, "train", workers, tell, progress)
-    dev_rows = [(name.split("/")[0], name) for name in heard]
+    dev_rows = [(speaker, name) for name, speaker in speakers.items()]
     dev = _table(plan.test_path, dev_rows, plan.test_list, "dev", workers, tell, progress)
     if len(dev) < len(heard):
         missing = sorted(set(heard) - set(dev.frame["utt_id"]))
@@ -149,6 +150,20 @@ def _training_rows(path: Path) -> list[tuple[str, str]]:
     if not rows:
         raise RecipeError(f"{path}: the list is empty")
     return rows
+
+
+def _speakers(trials: Trials) -> dict[str, str]:
+    """The speaker of every file of a list: that folder of its name by which the labels are right."""
+    names = pl.concat([trials.frame["enrol"], trials.frame["test"]]).unique(maintain_order=True).to_list()
+    folders = {name: name.split("/")[:-1] for name in names}
+    for level in range(min(map(len, folders.values()))):
+        speakers = {name: parts[level] for name, parts in folders.items()}
+        if all((speakers[a] == speakers[b]) == same for a, b, same in trials.frame.iter_rows()):
+            return speakers
+    raise RecipeError(
+        f"{trials.source}: no folder in the names of its files is the speaker by its labels, as id10001 is in "
+        "id10001/video/00001.wav; write a recipe with a table of these files as data.dev_table"
+    )
 
 
 def _table(
