@@ -82,7 +82,9 @@ def test_rates_and_differences_are_those_of_the_evaluation(
     low = found.dev.row("rate=low", 24)
     assert low.eer_mean == pytest.approx(np.mean(low.eer))
     assert low.eer_sd == pytest.approx(np.std(low.eer, ddof=1))
-    assert low.difference == pytest.approx(low.eer_mean - found.dev.row("base", 24).eer_mean)
+    assert low.difference is not None
+    assert low.difference.value == pytest.approx(low.eer_mean - found.dev.row("base", 24).eer_mean)
+    assert low.difference.low < low.difference.value < low.difference.high
 
 
 def test_what_is_written(finished: tuple[Ablation, Path]) -> None:

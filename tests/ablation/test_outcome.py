@@ -7,12 +7,14 @@ import pytest
 
 from nestvox.ablation.costs import count_macs
 from nestvox.ablation.outcome import Measured, measure_arms
+from nestvox.ablation.spread import mean_difference
 from nestvox.encoders.ge2e import GE2E
 from nestvox.evaluation.estimates import Settings
+from nestvox.metrics.compare import compare_scores
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import no_bars
 from nestvox.scoring.system import System
-from nestvox.testing import make_world
+from nestvox.testing import make_trials, make_world
 
 COSTS = {
     "base": {"parameters": 10.0, "macs": None},
@@ -39,7 +41,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         return found
 
     arms = {"base": systems(0.3), "better": systems(0.0), "twin": systems(0.3), "now": systems(0.0, but_for=0.3)}
-    # Without any noise two seeds are one run: they are two arms' matter, not checked here.
     settings = Settings(n_bootstrap=100)
     return measure_arms(world.trials, arms, (0, 1), COSTS, settings=settings, n_permutations=200, bars=no_bars)
 
@@ -70,3 +71,28 @@ def test_multiply_accumulates_by_hand() -> None:
     frames, rest = divmod(left, mel_bands * bins)  # what is left is the mel filter bank's
     assert rest == 0
     assert 300 <= frames <= 320
+
+
+def test_the_mean_over_seeds_has_the_interval_of_both(measured: Measured) -> None:
+    """Alike arms have an interval around 0; one seed alone has the interval of the comparison."""
+    better, now = measured.row("better", 32).difference, measured.row("now", 32).difference
+    assert better is not None
+    assert now is not None
+    assert better.high < 0
+    assert now.value == pytest.approx(measured.row("now", 32).eer_mean - measured.row("base", 32).eer_mean)
+    assert now.low < now.value < 0 <= now.high  # with the second seed the two are one
+    assert measured.row("twin", 32).difference == (0, 0, 0)
+
+
+def test_of_one_seed_it_is_the_paired_interval() -> None:
+    """Drawn by other numbers, so that the two agree as far as their replicates are many."""
+    world_trials, base = make_trials(0.1, targets=300, nontargets=300, seed=1)
+    arm = base + 0.7 * np.random.default_rng(0).standard_normal(len(base))
+    targets = world_trials.frame["target"].to_numpy()
+    clusters = np.arange(len(base)) % 40
+    other = np.where(targets, clusters, (clusters + 1) % 40)
+    settings = Settings(n_bootstrap=4000)
+    found = mean_difference([base], [arm], targets, (clusters, other), settings)
+    paired = compare_scores(base, arm, targets, clusters, other, n_replicates=4000, n_permutations=1, seed=5).eer
+    assert found.value == pytest.approx(paired.difference)
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high), abs=0.004)

@@ -2,7 +2,7 @@
 
 Each seed is a comparison of its own: the arm and the base with the same seed, on the same trials, with the paired
 interval and the permutation by speaker of `nestvox compare`. A difference counts as shown where it has one sign with
-every seed and every p value is small enough; the spread over seeds says what another seed could bring.
+every seed and every p value is small enough; the interval of the mean over seeds says what others could bring.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nestvox.ablation.pareto import Front, dominators, pareto_front
+from nestvox.ablation.spread import MeanDifference, mean_difference
 from nestvox.corpora.trials import Trials
 from nestvox.evaluation.comparing import compare_systems, copies, figures_of
 from nestvox.evaluation.comparison import ComparisonRow
@@ -40,6 +41,8 @@ class ArmRow:
         eer_mean: over seeds.
         eer_sd: standard deviation over seeds; None with a single one.
         min_dcf_mean: over seeds.
+        difference: of the EER, the arm's less the base's, mean over seeds, with its interval over speakers and seeds;
+            None for the base.
         against_base: with each seed; None for the base itself, and where both have the same scores.
         verdict: ``better`` or ``worse`` than the base with every seed, ``not shown``, ``same scores`` with every seed;
             empty for the base.
@@ -53,16 +56,9 @@ class ArmRow:
     eer_mean: float
     eer_sd: float | None
     min_dcf_mean: float
+    difference: MeanDifference | None
     against_base: tuple[ComparisonRow | None, ...]
     verdict: str
-
-    @property
-    def difference(self) -> float | None:
-        """Mean over seeds of the EER less the base's with the same seed; None for the base."""
-        if not self.verdict:
-            return None
-        found = [row.paired.eer.difference for row in self.against_base if row is not None and row.paired is not None]
-        return sum(found) / len(self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +170,12 @@ def measure_arms(
             rows, said = _against_base(trials, named, settings, n_permutations, progress)
         by_seed.append(rows)
         method = said or method
+    who = trial_speakers(trials, list(systems[base]))
+    enrol, test, n_clusters = who.restricted(targets | True)
     found = []
     for arm, of_seeds in systems.items():
         for dim in of_seeds[0].dims:
+            pair = [[system.scores[dim] for system in one if dim in system.scores] for one in (systems[base], of_seeds)]
             figures = [figures_of(system, dim, targets, settings.point) for system in of_seeds]
             rates = [row.eer for row in figures]
             against = tuple(rows.get((arm, dim)) for rows in by_seed)
@@ -190,6 +189,9 @@ def measure_arms(
                     eer_mean=statistics.fmean(rates),
                     eer_sd=statistics.stdev(rates) if len(rates) > 1 else None,
                     min_dcf_mean=statistics.fmean(row.min_dcf for row in figures),
+                    difference=None
+                    if arm == base or len(pair[0]) < len(pair[1])
+                    else mean_difference(pair[0], pair[1], targets, (enrol, test), settings),
                     against_base=against,
                     verdict="" if arm == base else _verdict(against, 1 - settings.confidence),
                 )
@@ -197,12 +199,11 @@ def measure_arms(
     shared = set.intersection(*(set(of_seeds[0].dims) for of_seeds in systems.values()))
     dim = max(shared) if shared else 0
     errors = {row.arm: row.eer_mean for row in found if row.dim == (dim or systems[row.arm][0].dims[-1])}
-    who = trial_speakers(trials, list(systems[base]))
     return Measured(
         trials_sha256=trials.sha256,
         n_target=int(targets.sum()),
         n_nontarget=int((~targets).sum()),
-        n_clusters=who.restricted(targets | True)[2],
+        n_clusters=n_clusters,
         labels=tuple(sorted({label for of_seeds in systems.values() for one in of_seeds for label in one.labels})),
         trials_source=trials.source,
         rows=tuple(found),

@@ -250,7 +250,7 @@ def _changed(changes: Mapping[str, Any], base: Recipe) -> Iterator[str]:
     for key, value in changes.items():
         place: Any = base
         for part in key.split("."):
-            place = getattr(place, part, None)
+            place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
         if not isinstance(place, BaseModel) or not isinstance(value, Mapping) or key in _WHOLE:
             before = place.model_dump(mode="json") if isinstance(place, BaseModel) else place
             if differences({key: before}, {key: value}):

@@ -14,6 +14,7 @@ from nestvox.errors import NestvoxError
 
 if TYPE_CHECKING:
     from nestvox.ablation import Ablation, Measured
+    from nestvox.ablation.spread import MeanDifference
     from nestvox.ablation.study import Plan
 
 
@@ -107,8 +108,13 @@ def print_ablation(ablation: Ablation) -> None:
     say_notes(ablation.notes)
 
 
+def _points(found: MeanDifference) -> str:
+    """In points, with its interval."""
+    return f"{100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+
+
 def _print_rates(measured: Measured, title: str) -> None:
-    columns = ("dim", "EER % [lowest, highest]", "sd", "minDCF", "less the base [by seed]", "largest p")
+    columns = ("dim", "EER % [lowest, highest]", "sd", "minDCF", "less the base [interval]", "by seed", "largest p")
     shown = whole_table("arm", *map(number, columns), text("verdict"), title=title, labels=measured.labels)
     for row in measured.rows:
         paired = [(one.paired.eer, one.p_eer) for one in row.against_base if one is not None and one.paired is not None]
@@ -119,7 +125,8 @@ def _print_rates(measured: Measured, title: str) -> None:
             f"{100 * row.eer_mean:.2f} [{100 * min(row.eer):.2f}, {100 * max(row.eer):.2f}]",
             "-" if row.eer_sd is None else f"{100 * row.eer_sd:.2f}",
             f"{row.min_dcf_mean:.4f}",
-            f"{100 * (row.difference or 0.0):+.2f} [{by_seed}]" if paired else "-",
+            "-" if row.difference is None else _points(row.difference),
+            by_seed or "-",
             f"{max(p for _, p in paired):.4f}" if paired else "-",
             row.verdict or "-",
         )
