@@ -6,10 +6,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nestvox.ablation.costs import COSTS, Costs, agreed
+from pydantic import Field
+
+from nestvox.ablation.costs import COSTS, cpu_times
 from nestvox.ablation.outcome import Ablation, ArmAbout, Measured, measure_arms
 from nestvox.ablation.page import ablation_figures, write_ablation
 from nestvox.ablation.runs import FinishedRun, finished_run, recipe_of, refuse_same_series, reported, train_run
@@ -19,20 +22,31 @@ from nestvox.corpora.trials import as_trials
 from nestvox.corpora.utterances import read_utterances
 from nestvox.errors import NestvoxError, TrainingError
 from nestvox.evaluation.estimates import USUAL, Settings
-from nestvox.gate import naming, read_text
+from nestvox.gate import naming, read_json, read_text
 from nestvox.locking import held
+from nestvox.model.loading import load
 from nestvox.progress import Bars, no_bars
+from nestvox.schema import StrictModel, Word, validated
 from nestvox.scoring.refusals import check_trials, refuse_shared_trials
 from nestvox.scoring.system import System
 from nestvox.training.run_log import Watch, duration_in_words
-from nestvox.training.train import refuse_what_is_not_here
+from nestvox.training.train import MODEL_FOLDER, refuse_what_is_not_here
+
+_error = naming(TrainingError)
 
 STUDY_FILE = "study.yaml"
 RESULT_FILE = "study.json"
 PAGE_FILE = "study.html"
 
 _RUNS = "runs"
+_TIMES_FILE = "times.json"
 _FIGURES = "figures"
+
+
+class _Times(StrictModel):
+    """Processor times by shape, milliseconds."""
+
+    cpu_ms: dict[Word, Annotated[float, Field(ge=0)]]
 
 
 def ablate(
@@ -75,7 +89,8 @@ def ablate(
     with held(folder):
         _open_folder(folder, plan)
         runs = _run_all(plan, folder, bars, announce or (lambda _: None), watch)
-        found = _outcome(plan, runs, report, settings=settings, n_permutations=n_permutations, bars=bars)
+        costs = _costs(plan, runs, folder, bars)
+        found = _outcome(plan, runs, costs, report, settings=settings, n_permutations=n_permutations, bars=bars)
         write_text(folder / RESULT_FILE, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
         for drawing in ablation_figures(found).values():
             drawing.write(folder / _FIGURES, "svg")
@@ -139,9 +154,33 @@ def _run_all(
     return [run for run in runs if run is not None]
 
 
+def _costs(plan: Plan, runs: Sequence[FinishedRun], folder: Path, bars: Bars) -> dict[str, dict[str, float | None]]:
+    """Costs of every arm by name; what is of one shape has one time, and all shapes are timed together, once."""
+    of_arm = {run.arm: run.costs for run in reversed(runs)}
+    shapes = {run.costs.shape: run for run in reversed(runs)}
+    path = folder / _TIMES_FILE
+    times = validated(_Times, read_json(path, _error), str(path), _error).cpu_ms if path.is_file() else {}
+    if times.keys() != shapes.keys():
+        with bars("timing", "models") as progress:
+            models = {}
+            for number, (shape, run) in enumerate(shapes.items()):
+                models[shape] = load(run.folder / MODEL_FOLDER, device="cpu")
+                progress(number, len(shapes))
+            times = cpu_times(models)
+        write_text(path, json.dumps({"cpu_ms": times}, indent=1) + "\n")
+    found = {}
+    for arm in plan.arms:
+        known = {**asdict(of_arm[arm.name]), "cpu_ms": times[of_arm[arm.name].shape]}
+        # Thresholds are written with more or fewer digits: of one shape the size is that of the first.
+        known["size_bytes"] = shapes[of_arm[arm.name].shape].costs.size_bytes
+        found[arm.name] = {name: known[name] or None for name in COSTS}
+    return found
+
+
 def _outcome(
     plan: Plan,
     runs: Sequence[FinishedRun],
+    costs: Mapping[str, Mapping[str, float | None]],
     report: tuple[Any, Any] | None,
     *,
     settings: Settings,
@@ -149,14 +188,6 @@ def _outcome(
     bars: Bars,
 ) -> Ablation:
     by_arm = {arm.name: [run for run in runs if run.arm == arm.name] for arm in plan.arms}
-    shapes: dict[str, list[Costs]] = {}
-    for run in runs:
-        shapes.setdefault(run.costs.shape, []).append(run.costs)
-    shared = {shape: agreed(found) for shape, found in shapes.items()}
-    costs: dict[str, dict[str, float | None]] = {
-        arm: {name: getattr(shared[found[0].costs.shape], name) or None for name in COSTS}
-        for arm, found in by_arm.items()
-    }
     asked: dict[str, Any] = {"settings": settings, "n_permutations": n_permutations, "bars": bars}
 
     def measured(trials: Any, scored: Callable[[FinishedRun], System]) -> Measured:
@@ -204,9 +235,7 @@ def _notes(plan: Plan, by_arm: Mapping[str, Sequence[FinishedRun]], report: Meas
     if report is None:
         notes.append("The study names no trials of its own to be reported on (report).")
     if len(plan.study.seeds) < 3:
-        notes.append(
-            f"{len(plan.study.seeds)} seed(s) an arm: what another seed would bring is hardly known; take 3 or more."
-        )
+        notes.append(f"Seeds: {len(plan.study.seeds)}. What another would bring is hardly known; take 3 or more.")
     never = [arm for arm, found in by_arm.items() if all(run.best_epoch == 0 and run.epochs for run in found)]
     if never:
         notes.append(

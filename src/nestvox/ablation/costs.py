@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ from nestvox.threads import one_thread
 CLIP_S = 3.0
 """Seconds of the clip that time and multiply-accumulates are of."""
 
-_TIMED_CALLS = 9
+_TURNS = 15
 COSTS = ("parameters", "macs", "cpu_ms", "size_bytes")
 """Names of the costs: attributes of `Costs`."""
 
@@ -42,36 +42,41 @@ class Costs:
         shape: hash of what makes the costs: of two models that differ in weights alone it is the same.
         parameters: of the encoder, and of the head that was fitted.
         macs: multiply-accumulates of a clip of three seconds; 0: the network is a closed box.
-        cpu_ms: processor time of such a clip on one thread, from samples to embedding, milliseconds; median of nine.
-        size_bytes: of weights and configuration as they are saved.
+        size_bytes: of the files of its folder.
     """
 
     shape: Word
     parameters: Count
     macs: Count
-    cpu_ms: float
     size_bytes: Count
 
 
-@one_thread()
-def measure_costs(model: SpeakerModel, size_bytes: int) -> Costs:
-    """Count and time one model on this machine; `size_bytes` are those of its files."""
+def count_costs(model: SpeakerModel, size_bytes: int) -> Costs:
+    """Count what one model has; `size_bytes` are those of its files."""
     head = None if model.head is None else [model.head.kind, list(model.head.dims)]
     about = [model.encoder.architecture, model.encoder.config(), head]
-    clip = noise(CLIP_S, model.sample_rate)
-    model.forward(clip)
-    taken = []
-    for _ in range(_TIMED_CALLS):
-        began = time.process_time()
-        model.forward(clip)
-        taken.append(1e3 * (time.process_time() - began))
     return Costs(
         shape=hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16],
         parameters=sum(part.parameters for part in part_sizes(model)),
         macs=count_macs(model),
-        cpu_ms=statistics.median(taken),
         size_bytes=size_bytes,
     )
+
+
+@one_thread()
+def cpu_times(models: Mapping[str, SpeakerModel]) -> dict[str, float]:
+    """Processor time of a clip on one thread, from samples to embedding, in milliseconds: the median of 15.
+
+    The models take turns, so that whatever else the machine does hits all of them.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(_TURNS + 1):
+        for name, model in models.items():
+            clip = noise(CLIP_S, model.sample_rate, seed=turn)
+            began = time.process_time()
+            model.forward(clip)
+            taken[name].append(1e3 * (time.process_time() - began))
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first builds what runs
 
 
 def count_macs(model: SpeakerModel, clip_s: float = CLIP_S) -> int:
@@ -89,14 +94,3 @@ def count_macs(model: SpeakerModel, clip_s: float = CLIP_S) -> int:
                 network(audio)
     head = 0 if model.head is None else sum(tensor.size for tensor in model.head.tensors().values() if tensor.ndim > 1)
     return int(counter.get_total_flops()) // 2 + head
-
-
-def agreed(found: Sequence[Costs]) -> Costs:
-    """The costs of runs of one shape as one: the median of the times, the largest of the rest."""
-    return Costs(
-        shape=found[0].shape,
-        parameters=max(one.parameters for one in found),
-        macs=max(one.macs for one in found),
-        cpu_ms=statistics.median(one.cpu_ms for one in found),
-        size_bytes=max(one.size_bytes for one in found),
-    )

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from nestvox.ablation.costs import Costs, measure_costs
+from nestvox.ablation.costs import Costs, count_costs
 from nestvox.ablation.study import Arm
 from nestvox.atomic import write_text
 from nestvox.corpora.delimited import write_frame
@@ -45,7 +45,6 @@ class _Costs(StrictModel):
     shape: Word
     parameters: Count
     macs: Count
-    cpu_ms: Annotated[float, Field(ge=0)]
     size_bytes: Count
 
 
@@ -153,7 +152,7 @@ def train_run(
         "trials_source": trained.trials.source,
         "labels": list(trained.scores.labels),
         "fingerprint": trained.model.fingerprint,
-        "costs": asdict(measure_costs(load(trained.folder / MODEL_FOLDER, device="cpu"), size)),
+        "costs": asdict(count_costs(load(trained.folder / MODEL_FOLDER, device="cpu"), size)),
     }
     write_text(folder / RUN_FILE, json.dumps(record, indent=1) + "\n")
 

@@ -114,19 +114,16 @@ def _points(found: MeanDifference) -> str:
 
 
 def _print_rates(measured: Measured, title: str) -> None:
-    columns = ("dim", "EER % [lowest, highest]", "sd", "minDCF", "less the base [interval]", "by seed", "largest p")
+    columns = ("dim", "EER % [over seeds]", "minDCF", "less the base [interval]", "largest p")
     shown = whole_table("arm", *map(number, columns), text("verdict"), title=title, labels=measured.labels)
     for row in measured.rows:
         paired = [(one.paired.eer, one.p_eer) for one in row.against_base if one is not None and one.paired is not None]
-        by_seed = ", ".join(f"{100 * figure.difference:+.2f}" for figure, _ in paired)
         shown.add_row(
             row.arm,
             str(row.dim),
-            f"{100 * row.eer_mean:.2f} [{100 * min(row.eer):.2f}, {100 * max(row.eer):.2f}]",
-            "-" if row.eer_sd is None else f"{100 * row.eer_sd:.2f}",
+            f"{100 * row.eer_mean:.2f} [{100 * min(row.eer):.2f} to {100 * max(row.eer):.2f}]",
             f"{row.min_dcf_mean:.4f}",
             "-" if row.difference is None else _points(row.difference),
-            by_seed or "-",
             f"{max(p for _, p in paired):.4f}" if paired else "-",
             row.verdict or "-",
         )
