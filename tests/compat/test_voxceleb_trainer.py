@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -16,7 +17,9 @@ from nestvox.cli.app import app
 from nestvox.compat.voxceleb_trainer.config import is_voxceleb_trainer, migrate, migration_table
 from nestvox.compat.voxceleb_trainer.config_data import data_there, prepare_data
 from nestvox.corpora import read_trials, read_utterances
+from nestvox.encoders import LSTMAutoencoder
 from nestvox.errors import RecipeError, TableError
+from nestvox.model import load
 from nestvox.training.recipe.recipe import parse_recipe
 
 # Arguments of trainSpeakerNet.py in clovaai/voxceleb_trainer, of the two further trainers of the fork, and what its
@@ -187,6 +190,24 @@ def test_a_pairwise_loss() -> None:
     assert (recipe.training.balanced.speakers, recipe.training.balanced.utterances) == (64, 2)
 
 
+# Of mlp_mixer_distillation_config.yaml and of its successor.
+TAUGHT = {"teacher_model": "LSTMAutoencoder", "teacher_checkpoint": "model000000057.model", "freeze_teacher": True}
+
+
+def test_a_teacher() -> None:
+    cosine = {"distillation_type": "cosine", "distillation_alpha": 0.7, "distillation_temperature": 4.0}
+    plan = migrate({**STUDENT, **TAUGHT, **cosine}, "c.yaml")
+    assert plan.teacher == Path("model000000057.model")
+    loss = parse_recipe({**plan.recipe, "teacher": "made/teacher"}, "c.yaml").loss
+    assert (loss.weight, loss.distill) == (pytest.approx(0.3), 0.7)
+    assert loss.distill_terms == {"similarity": 0.0, "correlation": 0.0, "cosine": 1.0}
+    assert plan.recipe["head"]["dims"] == [512]
+    assert "a cosine does not depend on it" in " ".join(plan.notes)
+    mse = migrate({**STUDENT, **TAUGHT, "distillation_type": "mse", "distillation_alpha": 0.5}, "c.yaml")
+    assert mse.recipe["loss"]["distill"] == pytest.approx(0.5 / 4096)
+    assert "alpha is 0.000244 in truth" in " ".join(mse.notes)
+
+
 def test_what_is_refused() -> None:
     refused(r"unknown key nLcasses; voxceleb_trainer has .*nClasses", nLcasses=140)
     refused("n_mels: 40 cannot be honoured: .* say n_mels: 80", n_mels="absent")
@@ -206,6 +227,8 @@ def test_what_is_refused() -> None:
     refused("augment = 'yes': ", augment="yes")
     refused("train_list is missing", train_list="absent")
     refused("belong together", teacher_model="LSTMAutoencoder")
+    refused("kl.* are no classes", **TAUGHT, distillation_type="kl")
+    refused("leave it out", **TAUGHT, distillation_alpha=0)
 
 
 def corpus(folder: Path) -> dict[str, Any]:
@@ -281,6 +304,37 @@ def test_the_command_trains_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     assert (tmp_path / "run-data" / "recipe.yaml").is_file()
+
+
+def published(teacher: LSTMAutoencoder) -> dict[str, torch.Tensor]:
+    """The state of a network from here under the names of that project."""
+    names = {
+        r"^norm\.": "bn.",
+        r"^linear\.": "fc.",
+        r"^encoder\.": "autoencoder.encoder.",
+        r"^layer_norm\.": "lstm_encoder.layer_norm.",
+        r"^lstms\.(\d)\.(\w+)_l0(\w*)$": r"lstm_encoder.lstm.\2_l\1\3",
+        r"^pool\.linear1\.": "pooling.attention.0.",
+        r"^pool\.linear2\.": "pooling.attention.2.",
+    }
+    state = {}
+    for name, tensor in teacher.state_dict().items():
+        for ours, theirs in names.items():
+            name = re.sub(ours, theirs, name)  # noqa: PLW2901
+        state[f"__S__.{name}"] = tensor[:, :, 0] if "attention" in name and tensor.ndim == 3 else tensor
+    return state
+
+
+def test_the_command_trains_a_student(tmp_path: Path) -> None:
+    torch.save(published(LSTMAutoencoder(bottleneck=4, hidden=4, embedding_dim=16)), tmp_path / "model000000057.model")
+    taught = {**TAUGHT, "teacher_checkpoint": str(tmp_path / "model000000057.model")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**corpus(tmp_path), **taught}))
+    words = ["train", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run"), "--set", "run.device=cpu"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "50 tensors loaded, none missing" in " ".join(done.output.split())
+    assert load(tmp_path / "run-data" / "teacher").embedding_dim == 16
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["loss"]["distill"] == 0.5
 
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "moving-from-voxceleb-trainer.md"

@@ -192,7 +192,7 @@ _KEYS: Mapping[str, Key] = {
     "persistent_workers": needless("they always are", unless=[True]),
     "num_workers_persistent": needless("they always are", unless=[True]),
     "gradient_accumulation_steps": kept(
-        "gradient_accumulation_steps", "`training.micro_batch`: gradients are those of one batch"
+        "gradient_accumulation_steps", "`training.micro_batch`: gradients are those of one batch; none with a teacher"
     ),
     "enable_profiling": needless("nestvox bench measures a model"),
     "compile_model": needless("it would cost more than it saves here"),
@@ -211,12 +211,12 @@ _KEYS: Mapping[str, Key] = {
     "pooling_type": refused_unless(("ASP",), "the LSTM-autoencoder pools means and deviations"),
     "teacher_model": kept("teacher_model", "the checkpoint says which network it is"),
     "teacher_checkpoint": kept("teacher_checkpoint", "`teacher`: a model folder is made of it, strictly"),
-    "distillation_alpha": kept("distillation_alpha", "weights of the two terms: 1 - alpha of the loss, alpha of this"),
+    "distillation_alpha": kept("distillation_alpha", "`loss.weight` is 1 - alpha, `loss.distill` alpha"),
     "distillation_temperature": kept(
-        "distillation_temperature", "of mse a factor 1 / T^2, which is honoured; of cosine it does nothing, and is said"
+        "distillation_temperature", "a factor 1 / T^2 of mse; to cosine it does nothing, which is said"
     ),
     "distillation_type": kept(
-        "distillation_type", "the term: cosine; mse as 2 / (D T^2) of it, which it is; kl over coordinates is refused"
+        "distillation_type", "`loss.distill_terms`: cosine, of which mse is 2 / (D T^2); kl over coordinates is refused"
     ),
     "freeze_teacher": refused_unless((True,), "a teacher that learns is none; theirs never learns either"),
     "loss": refused_unless((), "voxceleb_trainer does not read it: say trainfunc"),
@@ -379,6 +379,7 @@ def _augmentation(draft: Draft) -> None:
 
 
 def _teacher(draft: Draft) -> str | None:
+    """Whose embedding is learned from, and by which term: vectors of one length, so there are no shorter prefixes."""
     said = draft.said
     checkpoint: str | None = said.get("teacher_checkpoint") or None
     if bool(checkpoint) != bool(said.get("teacher_model")):
@@ -386,11 +387,31 @@ def _teacher(draft: Draft) -> str | None:
             f"{draft.source}: teacher_model and teacher_checkpoint belong together: with one of them voxceleb_trainer "
             "trains without a teacher, and does not say so"
         )
-    if checkpoint is not None:
+    if checkpoint is None:
+        return None
+    alpha, kind, temperature = (said[f"distillation_{name}"] for name in ("alpha", "type", "temperature"))
+    if not alpha:
+        raise draft.refuse("distillation_alpha", alpha, "nothing is learned from the teacher; leave it out")
+    if kind not in ("cosine", "mse"):
         raise draft.refuse(
-            "teacher_checkpoint",
-            checkpoint,
-            "make a model folder of it (nestvox models import-voxceleb-trainer FILE --out FOLDER) and name it as "
-            "teacher of a recipe of kind scratch with loss.distill",
+            "distillation_type",
+            kind,
+            "there is cosine, mse; kl there compares coordinates of embeddings, which are no classes",
         )
+    factor = 1.0
+    if kind == "mse":
+        factor = 2 / (said["nOut"] * temperature**2)
+        true = alpha * factor / (1 - alpha + alpha * factor)
+        draft.notes.append(
+            f"distillation_type = 'mse': {factor:.3g} of the cosine, 2 over {said['nOut']} dimensions and the square "
+            f"of the temperature: alpha is {true:.3g} in truth; cosine is the same loss with the alpha that it says"
+        )
+    else:
+        draft.notes.append(f"distillation_temperature = {temperature:g}: a cosine does not depend on it")
+    draft.notes.append("teacher: it hears the whole clean recording, once; there it hears each clip, with dropout on")
+    draft.put("loss.weight", 1 - alpha)
+    draft.put("loss.distill", alpha * factor)
+    draft.put("loss.distill_terms", {"similarity": 0.0, "correlation": 0.0, "cosine": 1.0})
+    draft.put("head.dims", [said["nOut"]])
+    draft.recipe["training"].pop("micro_batch", None)
     return checkpoint

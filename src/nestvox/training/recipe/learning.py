@@ -47,7 +47,7 @@ class LossSection(Section):
     weights: Annotated[dict[Dim, PositiveFactor], Field(max_length=64)] | None = None
     weight: Factor = 1.0
     distill: Factor = 0.0
-    distill_terms: dict[Literal["similarity", "correlation", "neighbours", "temperature"], Factor] = Field(
+    distill_terms: dict[Literal["similarity", "correlation", "neighbours", "cosine", "temperature"], Factor] = Field(
         default_factory=dict
     )
 
