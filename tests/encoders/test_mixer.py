@@ -79,8 +79,10 @@ def test_every_configuration_has_the_count_that_is_written_down() -> None:
         "lstm-before": lstm_before,
         "lstm-within": lstm_within,
         "temporal": temporal_total(192, 6, 3, 4, kernels=(3, 7, 15, 31), chunk=24, stride=2, aggregated=384),
+        "temporal-large": temporal_large_total(),
     }
     assert found["temporal"] == 1_773_840
+    assert found["temporal-large"] == 2_872_816
 
 
 def temporal_total(
@@ -94,6 +96,18 @@ def temporal_total(
     frames = depth * d * aggregated + aggregated + 2 * aggregated
     pool = aggregated * d + d + d * aggregated + aggregated
     return (80 * d * (2 * stride + 1) + 2 * d) + depth * block + frames + pool + (2 * aggregated * 512 + 512) + 1024
+
+
+def temporal_large_total(d: int = 256, depth: int = 6, e: int = 2, planes: int = 16) -> int:
+    """No chunks, no groups, no second halves; convolutions over 80 bands, 20 of which are left, before the front."""
+    p = 2 * planes
+    front = 9 * planes + 2 * planes + 9 * planes * p + 2 * p + 2 * (9 * p**2 + 2 * p) + 20 * p * d + 2 * d
+    depthwise = (3 + 5 + 9 + 15) * d // 4 + 2 * d
+    gates = (2 * d + 1) * (d // 4) + (d // 4 + 1) * d
+    channels = 2 * e * d**2 + e * d + d
+    frames = depth * d * d + d + 2 * d
+    pool = 2 * (d**2 + d)
+    return front + depth * (2 * d + depthwise + gates + 2 * d + channels) + frames + pool + (2 * d * 512 + 512) + 1024
 
 
 def test_the_parameters_of_another_temporal_network() -> None:
@@ -183,6 +197,46 @@ def test_channel_mixing_in_groups_is_the_grouped_convolution_and_reaches_every_c
     assert (heard > 0).all()
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_channel_mixing_without_a_maximum(groups: int) -> None:
+    mixing = drawn(**{**TEMPORAL, "groups": groups, "mfm": False}).blocks[0][1]
+    x = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(8))
+    with torch.inference_mode():
+        h = functional.conv1d(mixing.norm(x), mixing.expand.weight, mixing.expand.bias, groups=groups)
+        shuffled = functional.gelu(h).reshape(2, groups, 32 // groups, 5).transpose(1, 2).reshape(2, 32, 5)
+        expected = x + functional.conv1d(shuffled, mixing.reduce.weight, mixing.reduce.bias, groups=groups)
+        torch.testing.assert_close(mixing(x), expected, rtol=0, atol=1e-5)
+
+
+def test_what_an_ablation_leaves_out() -> None:
+    whole = parameters(MLPMixer(variant="pointwise"))
+
+    def missing(**changes: Any) -> int:
+        return whole - parameters(MLPMixer(variant="pointwise", **changes))
+
+    assert missing(id_conv=False) == 6 * (3 * 192 + 2 * 192)
+    assert missing(mfm=False) == 6 * (3 * 192 * 192 + 3 * 192)  # one of two halves of 576 hidden channels
+    assert missing(pooling="mean") == 2 * (192 * 192 + 192) + 192 * 512
+    assert missing(groups=1) == -6 * 3 * 2 * 3 * 192 * 48
+    assert heard_by(drawn(variant="pointwise", depth=2, **SMALL, id_conv=False), 20, 40) == [19, 20, 21]  # the front
+    plain = drawn(variant="pointwise", depth=1, **SMALL, pooling="mean")
+    with torch.inference_mode():
+        taps = plain(0.1 * torch.randn(1, 8_000, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(taps.pooled, taps.frames.mean(dim=2))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_planes_see_bands_move(stride: int) -> None:
+    """Features that are moved by 4 bands move the convolutions' result by one of 20 bands, beyond the edges."""
+    planes = drawn(**TEMPORAL, planes=3, stride=stride).planes
+    assert planes is not None
+    x = torch.randn(1, 80, 41, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        still, moved = (planes(features).view(1, 6, 20, -1) for features in (x, x.roll(4, dims=1)))
+    assert still.shape[3] == -(-41 // stride)
+    torch.testing.assert_close(moved[:, :, 6:15], still[:, :, 5:14], rtol=0, atol=1e-5)
+
+
 def test_pointwise_mixing_by_its_parts() -> None:
     mixing = drawn(variant="pointwise", depth=1, **SMALL).blocks[0][0]
     x = torch.randn(2, 16, 9, generator=torch.Generator().manual_seed(9))
@@ -209,7 +263,7 @@ def test_every_configuration_runs_from_its_own_config(name: str) -> None:
         alone = encoder(audio[1:, :9_001]).embedding[0]
     torch.testing.assert_close(taps.embedding[1], alone, rtol=0, atol=1e-6)
     rates = {layer: found.frame_rate_hz for layer, found in taps.layers.items()}
-    behind = 50.0 if name == "temporal" else 100.0
+    behind = 50.0 if name.startswith("temporal") else 100.0
     assert rates == {"features": 100.0, "front": behind, "block1": behind, "block2": behind}
 
 
@@ -256,6 +310,12 @@ def test_a_nested_head_begins_as_its_embedding() -> None:
         ({"variant": "token"}, "variant"),
         ({"variant": "pointwise"}, "mixes nothing over time"),
         ({"variant": "pointwise", "kernels": None}, "mixes nothing over time"),
+        ({"variant": "pointwise", "kernels": None, "chunk": None, "planes": 4}, "planes"),
+        ({"planes": 4, "lstm": 4}, "planes"),
+        ({"planes": -1}, "planes"),
+        ({"mfm": 1}, "mfm"),
+        ({"id_conv": False}, "id_conv"),
+        ({"pooling": "maximum"}, "pooling"),
         ({"lstm": -1}, "lstm"),
         ({"lstm_place": "within"}, "no effect"),
         ({"lstm": 4, "lstm_place": "behind"}, "lstm_place"),

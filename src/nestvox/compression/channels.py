@@ -118,7 +118,7 @@ def _campplus(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGr
 
 def _mixer(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGroup]]:
     """Hidden channels of the MLPs over channels (3 times the width become 2, 4 become 2), and half of the frames'."""
-    width, expansion, shares = config["width"], config["expansion"], config["groups"]
+    width, expansion, shares, mfm = (config[name] for name in ("width", "expansion", "groups", "mfm"))
     kept = (expansion + 1) // 2
     if expansion < 2:
         raise ModelError("mixer: an expansion of 1 cannot be made smaller")
@@ -130,16 +130,17 @@ def _mixer(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ChannelGroup
     for block in range(config["depth"]):
         prefix = f"blocks.{block}.{second}"
         if config["variant"] == "temporal":
-            groups.append(_shuffled(prefix, size, left, shares))
+            groups.append(_shuffled(prefix, size, left, shares, mfm=mfm))
             continue
-        both = tuple(Member(f"{prefix}.expand.{name}", 0, _halves) for name in ("weight", "bias"))
+        halves = (_halves,) if mfm else ()
+        both = tuple(Member(f"{prefix}.expand.{name}", 0, *halves) for name in ("weight", "bias"))
         groups.append(ChannelGroup(size, left, (*both, Member(f"{prefix}.reduce.weight", 1))))
         tokens = f"blocks.{block}.0.mlp"
         made = (Member(f"{tokens}.0.weight"), Member(f"{tokens}.0.bias"))
         seen = Member(f"{tokens}.3.weight", 1, groups=shares)
         groups.append(ChannelGroup(size, left, (*made, seen), lambda n: np.arange(n) // (n // shares)))
     frames = config["aggregated"]
-    if frames < 2:
+    if frames < 2 or config["pooling"] != "attentive":
         return {"expansion": kept}, groups
     mixed = _norm("aggregate", "weight bias")
     mixed += _norm("last_norm") if config["variant"] == "temporal" else _norm("last_norm", "weight bias")
@@ -153,13 +154,13 @@ def _halves(n: int) -> NDArray[np.int64]:
     return np.stack([np.arange(n), n + np.arange(n)], axis=1)
 
 
-def _shuffled(prefix: str, size: int, left: int, shares: int) -> ChannelGroup:
+def _shuffled(prefix: str, size: int, left: int, shares: int, *, mfm: bool) -> ChannelGroup:
     """Units as they enter the second convolution: unit s comes from group s mod G, as its number s div G."""
 
     def places(n: int) -> NDArray[np.int64]:
         units, share = np.arange(n), n // shares
-        first = units % shares * 2 * share + units // shares
-        return np.stack([first, first + share], axis=1)
+        first = units % shares * (2 if mfm else 1) * share + units // shares
+        return np.stack([first, first + share], axis=1) if mfm else first[:, None]
 
     def cells(n: int) -> NDArray[np.int64]:
         units = np.arange(n)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestvox.encoders import mixer
+from nestvox.encoders import mixings
 from nestvox.encoders.mixer import MLPMixer
-from nestvox.encoders.runtime.folding import scale_and_shift, write_norm
+from nestvox.encoders.runtime.folding import constant, folded, scale_and_shift, write_norm
 from nestvox.encoders.runtime.onnx_graph import GraphWriter
 from nestvox.encoders.runtime.onnx_layers import (
     OnnxTrunk,
@@ -43,7 +43,7 @@ def run_with_onnx(encoder: MLPMixer) -> None:
     content = graph.finish(
         {"features": (1, bands, 1, "time")}, {"frames": (frames, (1, encoder.frames_dim, 1, "frames"))}
     )
-    for name in ("recurrent", "front", "blocks", "aggregate", "last_norm"):
+    for name in ("recurrent", "planes", "front", "blocks", "aggregate", "last_norm"):
         setattr(encoder, name, None)
     encoder.trunk = OnnxTrunk(content)  # type: ignore[method-assign]
 
@@ -64,6 +64,8 @@ def write_frames(graph: GraphWriter, features: str, encoder: MLPMixer) -> str:
     """
     with torch.no_grad():
         x = _write(graph, features, encoder.recurrent)
+        if encoder.planes is not None:
+            x = _planes(graph, x, encoder.planes)
         x = write_stack(graph, x, encoder.front)
         lengths: dict[int, tuple[str, str]] = {}
         outputs = []
@@ -86,19 +88,36 @@ def _write(graph: GraphWriter, x: str, part: nn.Module, lengths: dict[int, tuple
     """Write one part of a network; `lengths` are those of chunks, by shift, as far as they are written."""
     if isinstance(part, nn.Identity):
         return x
-    if isinstance(part, mixer._LSTM):
+    if isinstance(part, mixings.LSTM):
         return write_lstm(graph, x, part.lstm)
     writers: dict[type[nn.Module], Any] = {
-        mixer._ResidualLSTM: _residual_lstm,
-        mixer._PointwiseMLP: _pointwise_mlp,
-        mixer._ChannelMixing: _channel_mixing,
-        mixer._GroupedChannelMixing: _grouped_channel_mixing,
+        mixings.ResidualLSTM: _residual_lstm,
+        mixings.PointwiseMLP: _pointwise_mlp,
+        mixings.ChannelMixing: _channel_mixing,
+        mixings.GroupedChannelMixing: _grouped_channel_mixing,
     }
-    if isinstance(part, mixer._TemporalMixing):
+    if isinstance(part, mixings.TemporalMixing):
         return graph.op("Add", x, _temporal_mixing(graph, x, part, {} if lengths is None else lengths))
     if type(part) not in writers:
         raise ModelError(f"mixer: {type(part).__name__} has no ONNX form")
     return graph.op("Add", x, writers[type(part)](graph, x, part))
+
+
+def _planes(graph: GraphWriter, x: str, planes: Any) -> str:
+    def convolution(x: str, conv: nn.Conv2d, norm: nn.Module) -> str:
+        weight, bias = folded(conv, norm)
+        assert bias is not None
+        strides = list(conv.stride)
+        return graph.op(
+            "Conv", x, constant(weight), constant(bias), kernel_shape=[3, 3], strides=strides, pads=[1, 1, 1, 1]
+        )
+
+    x = graph.transpose(x, 0, 2, 1, 3)  # (B, 1, F, T)
+    for conv, norm, _ in (planes.enter, planes.widen):
+        x = graph.op("Relu", convolution(x, conv, norm))
+    first, first_norm, _, second, second_norm = planes.residual
+    residual = convolution(graph.op("Relu", convolution(x, first, first_norm)), second, second_norm)
+    return graph.reshape(graph.op("Relu", graph.op("Add", x, residual)), 0, planes.out_channels, 1, -1)
 
 
 def _residual_lstm(graph: GraphWriter, x: str, part: Any) -> str:
@@ -108,15 +127,17 @@ def _residual_lstm(graph: GraphWriter, x: str, part: Any) -> str:
 
 def _pointwise_mlp(graph: GraphWriter, x: str, part: Any) -> str:
     h = write_channel_norm(graph, x, part.norm)
-    hidden = _with_identity(graph, h, part.depthwise.weight, part.depthwise_norm)
+    hidden = h if part.depthwise is None else _with_identity(graph, h, part.depthwise.weight, part.depthwise_norm)
     expand, _, _, reduce, _ = part.mlp
     return write_conv_of(graph, graph.op("Gelu", write_conv_of(graph, hidden, expand)), reduce)
 
 
 def _channel_mixing(graph: GraphWriter, x: str, part: Any) -> str:
     rows = write_layer_norm(graph, graph.transpose(x, 0, 2, 3, 1), part.norm)
-    halves = zip(part.expand.weight.chunk(2), part.expand.bias.chunk(2), strict=True)
-    hidden = graph.op("Gelu", graph.op("Max", *(write_linear(graph, rows, *half) for half in halves)))
+    n_halves = 2 if part.mfm else 1
+    halves = zip(part.expand.weight.chunk(n_halves), part.expand.bias.chunk(n_halves), strict=True)
+    made = [write_linear(graph, rows, *half) for half in halves]
+    hidden = graph.op("Gelu", graph.op("Max", *made) if part.mfm else made[0])
     return graph.transpose(write_linear(graph, hidden, part.reduce.weight, part.reduce.bias), 0, 3, 1, 2)
 
 
@@ -131,7 +152,7 @@ def _temporal_mixing(graph: GraphWriter, x: str, part: Any, lengths: dict[int, t
     mean = op("GlobalAveragePool", h)
     apart = op("Sub", h, mean)
     variance = op("GlobalAveragePool", op("Mul", apart, apart))
-    deviation = op("Sqrt", op("Add", variance, np.array(mixer._VARIANCE_FLOOR, np.float32)))
+    deviation = op("Sqrt", op("Add", variance, np.array(mixings.VARIANCE_FLOOR, np.float32)))
     squeeze, _, widen, _ = part.gates
     gates = op("Concat", mean, deviation, axis=1)
     gates = op("Relu", write_conv(graph, gates, squeeze.weight[:, :, None], squeeze.bias))
@@ -164,13 +185,15 @@ def _grouped_channel_mixing(graph: GraphWriter, x: str, part: Any) -> str:
     weight, bias = _normalised_first(part.expand, part.norm)
     groups = part.groups
     # Of the two halves of each group, one convolution makes the first and another the second.
-    weights = weight.view(groups, 2, -1, *weight.shape[1:]).unbind(1)
-    biases = bias.view(groups, 2, -1).unbind(1)
+    n_halves = 2 if part.mfm else 1
+    weights = weight.view(groups, n_halves, -1, *weight.shape[1:]).unbind(1)
+    biases = bias.view(groups, n_halves, -1).unbind(1)
     halves = [
         write_conv(graph, x, w.flatten(0, 1), b.flatten(), groups=groups) for w, b in zip(weights, biases, strict=True)
     ]
-    hidden = part.expand.out_channels // 2
-    apart = graph.reshape(graph.op("Max", *halves), 0, groups, hidden // groups, -1)
+    hidden = part.expand.out_channels // n_halves
+    largest = graph.op("Max", *halves) if part.mfm else graph.op("Gelu", halves[0])
+    apart = graph.reshape(largest, 0, groups, hidden // groups, -1)
     shuffled = graph.reshape(graph.transpose(apart, 0, 2, 1, 3), 0, hidden, 1, -1)
     return write_conv_of(graph, shuffled, part.reduce)
 

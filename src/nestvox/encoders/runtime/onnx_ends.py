@@ -16,7 +16,7 @@ from torch import nn
 from nestvox.encoders.contract import Affine
 from nestvox.encoders.front_ends.kaldi_fbank import LOG_FLOOR, PREEMPHASIS
 from nestvox.encoders.front_ends.log_mel import KaldiBands, NormalisedLogMel
-from nestvox.encoders.pooling import ASTP, CONTEXT_FLOOR, TSTP, Pooling
+from nestvox.encoders.pooling import ASTP, CONTEXT_FLOOR, TAP, TSTP, Pooling
 from nestvox.encoders.runtime.onnx_graph import Float32, GraphWriter
 from nestvox.encoders.runtime.onnx_layers import write_conv, write_conv_of
 from nestvox.errors import ModelError
@@ -115,6 +115,8 @@ def write_pooling(graph: GraphWriter, frames: str, pool: Pooling) -> str:
         ModelError: a pooling that has no ONNX form.
     """
     op = graph.op
+    if type(pool) is TAP:
+        return op("Flatten", op("ReduceMean", frames, _TIME), axis=1)
     if type(pool) is TSTP:
         mean = op("ReduceMean", frames, _TIME)
         deviation = write_deviation(graph, frames, mean, pool.variance_floor)
