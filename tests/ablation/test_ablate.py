@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nestvox.ablation import Ablation, ablate, runs
+from nestvox.ablation import Ablation, ablate, load_study, runs
 from nestvox.corpora.trials import read_trials
 from nestvox.errors import NestvoxError, RecipeError, TrainingError
 from nestvox.evaluation import compare_systems
@@ -209,3 +209,17 @@ def test_damaged_files_of_a_run_are_named(
     (out / "runs/base/seed-0/dev_scores.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(NestvoxError, match=r"dev_scores\.parquet"):
         ablate(study(), out, **quick)
+
+
+def test_runs_that_need_the_same_features_share_them(study: Made, tmp_path: Path) -> None:
+    """The same with another teacher's order than random; not with another seed, or other data."""
+    plan = load_study(study(base=study()["base"] | {"loss": {"distill": 1.0}}))
+    places = {}
+    for arm, seed in plan.runs:
+        place = tmp_path / arm.name / str(seed)
+        for _ in range(2):  # again, after a kill
+            runs.share_features(runs.recipe_of(arm, seed, "s"), place, tmp_path / "features")
+        assert {path.name for path in place.iterdir()} == {"recipe.yaml", "cache"}
+        places[arm.name, seed] = (place / "cache").resolve()
+    assert places["base", 0] == places["rate=low", 0] == places["shuffled-teacher", 0] == places["no-distillation", 0]
+    assert len({places["base", 0], places["random-teacher", 0], places["base", 1]}) == 3

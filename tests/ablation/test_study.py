@@ -93,8 +93,20 @@ def test_of_a_file_paths_start_from_its_folder_and_keys_are_overridden(study: Ma
 
 def test_a_teacher_brings_its_controls(study: Made) -> None:
     base = study()["base"] | {"loss": {"distill": 1.0}}
-    plan = load_study(study(base=base))
-    control = next(arm for arm in plan.arms if arm.name == "no-distillation")
-    assert (control.factor, control.recipe.loss.distill) == ("control", 0.0)  # type: ignore[attr-defined]
-    arms = load_study(study(base=base, factors={"alpha": {"0": {"loss.distill": 0.0}}})).arms
-    assert "no-distillation" not in [arm.name for arm in arms]  # an arm is that control already
+    arms = {arm.name: arm for arm in load_study(study(base=base)).arms}
+    assert list(arms)[2:] == ["no-distillation", "shuffled-teacher", "random-teacher"]
+    assert {arms[name].factor for name in list(arms)[2:]} == {"control"}
+    assert arms["no-distillation"].recipe.loss.distill == 0.0  # type: ignore[attr-defined]
+    assert arms["shuffled-teacher"].recipe.teacher_order == "shuffled"  # type: ignore[attr-defined]
+    assert arms["random-teacher"].recipe.teacher_order == "random"  # type: ignore[attr-defined]
+    alone = load_study(study(base=base | {"loss": {"distill": 1.0, "weight": 0.0}})).arms[-3].recipe.loss  # type: ignore[attr-defined]
+    assert (alone.distill, alone.weight) == (0.0, 1.0)
+
+
+def test_an_arm_may_be_a_control_already_and_only_an_arm_may_have_a_teacher(study: Made) -> None:
+    base = study()["base"] | {"loss": {"distill": 1.0}}
+    names = [arm.name for arm in load_study(study(base=base, factors={"alpha": {"0": {"loss.distill": 0.0}}})).arms]
+    assert names == ["base", "alpha=0", "shuffled-teacher", "random-teacher"]
+    arms = load_study(study(factors={"alpha": {"0.5": {"loss.distill": 0.5}}})).arms
+    assert [arm.name for arm in arms] == ["base", "alpha=0.5", "shuffled-teacher", "random-teacher"]
+    assert arms[2].changes == {"loss.distill": 0.5, "teacher_order": "shuffled"}

@@ -15,7 +15,15 @@ from pydantic import Field
 from nestvox.ablation.costs import COSTS, cpu_times
 from nestvox.ablation.outcome import Ablation, ArmAbout, Measured, measure_arms
 from nestvox.ablation.page import ablation_figures, write_ablation
-from nestvox.ablation.runs import FinishedRun, finished_run, recipe_of, refuse_same_series, reported, train_run
+from nestvox.ablation.runs import (
+    FinishedRun,
+    finished_run,
+    recipe_of,
+    refuse_same_series,
+    reported,
+    share_features,
+    train_run,
+)
 from nestvox.ablation.study import Plan, load_study
 from nestvox.atomic import names_in, write_text
 from nestvox.corpora.trials import as_trials
@@ -41,6 +49,7 @@ PAGE_FILE = "study.html"
 _RUNS = "runs"
 _TIMES_FILE = "times.json"
 _FIGURES = "figures"
+_FEATURES = "features"
 
 
 class _Times(StrictModel):
@@ -144,6 +153,7 @@ def _run_all(
         left = f", about {duration_in_words(statistics.fmean(took) * waiting)} left" if took else ""
         announce(f"run {number} of {len(places)}: {arm.name}, seed {seed}{left}")
         began = time.monotonic()
+        share_features(recipe, place, folder / _FEATURES)
         train_run(recipe, place, bars=bars, announce=announce, watch=watch)
         took.append(time.monotonic() - began)
         found = finished_run(arm, seed, recipe, place)

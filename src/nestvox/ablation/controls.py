@@ -10,11 +10,14 @@ from typing import Any
 
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 
-NO_TEACHER = "no-distillation"
-
 
 def controls_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The settings that make the controls of a recipe with a teacher, by name; nothing for one without."""
     if not isinstance(recipe, LoopRecipe) or not recipe.loss.distill:
         return {}
-    return {NO_TEACHER: {"loss.distill": 0.0}}
+    alone = {"loss.distill": 0.0} | ({} if recipe.loss.weight else {"loss.weight": 1.0})
+    return {
+        "no-distillation": alone,
+        "shuffled-teacher": {"teacher_order": "shuffled"},
+        "random-teacher": {"teacher_order": "random"},
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from pydantic import Field
 
 from nestvox.ablation.costs import Costs, count_costs
 from nestvox.ablation.study import Arm
-from nestvox.atomic import write_text
+from nestvox.atomic import names_in, write_text
 from nestvox.corpora.delimited import write_frame
 from nestvox.corpora.trial_columns import read_headed
 from nestvox.corpora.trials import Trials
@@ -31,12 +33,13 @@ from nestvox.scoring.system import System
 from nestvox.training.recipe.kinds import Recipe
 from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.run_log import METRICS_FILE, Watch
-from nestvox.training.train import MODEL_FOLDER, train
+from nestvox.training.train import MODEL_FOLDER, RECIPE_FILE, train
 
 RUN_FILE = "run.json"
 
 _SCORES_FILE = "dev_scores.parquet"
 _REPORT_STORE = "report_store"
+_CACHE = "cache"
 _SIDES = ("enrol_speaker", "test_speaker")
 _error = naming(TrainingError)
 
@@ -131,6 +134,28 @@ def finished_run(arm: Arm, seed: int, recipe: Recipe, folder: Path) -> FinishedR
         trials=trials,
         series=series_of(folder),
     )
+
+
+def share_features(recipe: Recipe, folder: Path, shared: Path) -> None:
+    """Let a run make its features where all runs look that need the same: a teacher is heard once for all arms.
+
+    Args:
+        recipe: of the run.
+        folder: of the run, which may not be there yet.
+        shared: folder of the features of the study.
+    """
+    if (folder / _CACHE).exists():
+        return
+    settings = recipe.settings()
+    needed = {name: settings.get(name) for name in ("kind", "data", "start", "teacher", "seed")}
+    needed["random"] = settings.get("teacher_order") == "random"
+    key = hashlib.sha256(json.dumps(needed, sort_keys=True).encode()).hexdigest()[:16]
+    (shared / key).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if RECIPE_FILE not in names_in(folder):
+        write_text(folder / RECIPE_FILE, recipe.to_yaml())  # with it the folder is a run's, which has not begun
+    (folder / _CACHE).unlink(missing_ok=True)  # of a study that was moved
+    (folder / _CACHE).symlink_to(os.path.relpath(shared / key, folder), target_is_directory=True)
 
 
 def train_run(

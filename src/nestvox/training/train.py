@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nestvox.atomic import names_in, write_text
 from nestvox.corpora.trials import Trials
 from nestvox.device import find_device
 from nestvox.differences import differences, differences_in_words
-from nestvox.errors import RecipeError, TrainingError
+from nestvox.encoders.registry import build
+from nestvox.errors import ModelError, RecipeError, TrainingError
 from nestvox.extras import require
 from nestvox.gate import naming, read_text
 from nestvox.heads.contract import Head
@@ -148,6 +150,10 @@ def train(
             teacher = load(recipe.teacher, device="cpu", announce=tell)
         if teacher is not None and not (isinstance(recipe, LoopRecipe) and recipe.loss.distill):
             raise RecipeError("teacher: nothing is learned from it, as the recipe has no loss.distill")
+        if isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random":
+            like = start if teacher is None else teacher
+            assert like is not None
+            teacher = with_random_weights(like, recipe.seed)
         if not every.first:
             bars = no_bars
         else:
@@ -160,6 +166,20 @@ def train(
         run = Run(recipe, start, material, folder, every, bars, Watch() if watch is None else watch)
         finished = _TASKS[recipe.task](run)
         return _finish(run, finished) if every.first else None
+
+
+def with_random_weights(model: SpeakerModel, seed: int) -> SpeakerModel:
+    """Build the encoder of a model anew, without what it has learned.
+
+    Raises:
+        ModelError: it is a closed box.
+    """
+    if "pooled" not in model.encoder.taps:
+        raise ModelError(f"teacher_order random: {model.name} is a closed box, of which no other weights can be drawn")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build({"architecture": model.encoder.architecture, **model.encoder.config()})
+    return SpeakerModel(encoder.eval(), name=f"{model.name} with random weights")
 
 
 def refuse_what_is_not_here(recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from nestvox.heads.linear import LinearHead
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.criterion import Criterion
+from nestvox.training.data.batches import another_each
 from nestvox.training.data.clips import AudioSource
 from nestvox.training.data.development import Development
 from nestvox.training.lora import add_low_rank, apply_adapter, merge_low_rank
@@ -320,6 +321,34 @@ def test_a_student_from_random_weights_learns_from_its_teacher_and_holds_nothing
     again = load_recipe("scratch", settings(speech, **taught))
     with pytest.raises(FingerprintError, match="fingerprint"):
         train(again, tmp_path / "a", teacher=stranger, resume=True)
+
+
+def test_a_shuffled_and_a_random_teacher_teach_something_else(
+    speech: Path, encoder: SpeakerModel, tmp_path: Path
+) -> None:
+    """They are controls: the first is the same teacher's vectors of other utterances, the second another network."""
+    encoder.save(tmp_path / "teacher")
+    taught = {**SCRATCH, "loss.distill": "0.5", "teacher": str(tmp_path / "teacher"), "training.epochs": "1"}
+    before = encoder.encoder_fingerprint
+    first, fingerprints = {}, {}
+    for order in ("own", "shuffled", "random"):
+        out = tmp_path / order
+        run(speech, out, "scratch", None, **taught, teacher_order=order)
+        first[order] = next(line["loss"] for line in log_of(out) if "loss" in line)
+        fingerprints[order] = open_cache(out / "cache" / "teacher").metadata.fingerprint
+    assert len(set(first.values())) == 3
+    assert fingerprints["shuffled"] == fingerprints["own"] == before == encoder.encoder_fingerprint
+    assert fingerprints["random"] != before
+    with pytest.raises(RecipeError, match="teacher_order means nothing here"):
+        load_recipe("scratch", settings(speech, **SCRATCH, teacher_order="random"))
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_every_utterance_is_taught_another_ones(count: int) -> None:
+    other = another_each(count, 4)
+    assert sorted(other) == list(range(count))
+    assert (other != np.arange(count)).all()
+    assert count < 50 or (other != another_each(count, 5)).any()
 
 
 def test_an_encoder_may_learn_from_another_than_it_begins_with(

@@ -341,6 +341,8 @@ class OrderedSource(ABC):
         self._micro_batch = recipe.training.micro_batch
         self._workers = workers
         self._taught = None if teacher is None else cached_rows(teacher, utt_ids)
+        if self._taught is not None and recipe.teacher_order == "shuffled":
+            self._taught = self._taught[another_each(len(self._taught), recipe.seed)]
         drawn = recipe.training.balanced
         self.order: Order = (
             ShuffledOrder(len(speakers), recipe.training.batch_size, recipe.seed, recipe.fewest)
@@ -418,6 +420,14 @@ class OrderedSource(ABC):
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """On the device of the run."""
         return torch.from_numpy(array).to(self.processes.device, non_blocking=True)
+
+
+def another_each(count: int, seed: int) -> Rows:
+    """(count,) for every number another one, each once: the next in a circle that is drawn."""
+    circle = np.random.default_rng(seed).permutation(count)
+    other = np.empty(count, np.int64)
+    other[circle] = np.roll(circle, -1)
+    return other
 
 
 def cached_rows(cache: FeatureCache, utt_ids: Sequence[str]) -> Rows:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from nestvox.training.recipe import learning, sections
 
-_FIRST = ("kind", "model", "start", "teacher", "seed")
+_FIRST = ("kind", "model", "start", "teacher", "teacher_order", "seed")
 
 
 class Recipe(sections.Section):
@@ -89,10 +89,13 @@ class LoopRecipe(Recipe):
     Attributes:
         teacher: name in the catalogue, or folder, of the model whose embeddings `loss.distill` holds the prefixes
             against; None: the one that the run begins with.
+        teacher_order: controls, which say what a teacher is worth: ``shuffled`` teaches every utterance the embedding
+            of another one, ``random`` those of a network like the teacher with random weights.
         stages: what joins later.
     """
 
     teacher: sections.Text | None = None
+    teacher_order: Literal["own", "shuffled", "random"] = "own"
     head: sections.AnyHead = sections.LinearSection()
     loss: learning.AnyLoss = learning.OneCenter()
     training: learning.TrainingSection = learning.TrainingSection()
@@ -104,7 +107,7 @@ class LoopRecipe(Recipe):
         for problem in self._problems():
             raise ValueError(problem)
         if not self.loss.distill:
-            self.refuse_idle("loss.distill is 0", "teacher")
+            self.refuse_idle("loss.distill is 0", "teacher", "teacher_order")
         if not isinstance(self.loss, learning.Prototypes | learning.Triplets):
             self.refuse_idle(f"loss {self.loss.kind} has no margin", "training.margin_warmup_epochs")
         if not isinstance(self.loss, learning.Prototypes) and self.loss.kind != "angular":
