@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from nestvox.ablation import load_study
+from nestvox.ablation import load_study, shipped_studies
+from nestvox.encoders.registry import build
 from nestvox.errors import RecipeError
 
 Made = Callable[..., dict[str, Any]]
@@ -110,3 +112,39 @@ def test_an_arm_may_be_a_control_already_and_only_an_arm_may_have_a_teacher(stud
     arms = load_study(study(factors={"alpha": {"0.5": {"loss.distill": 0.5}}})).arms
     assert [arm.name for arm in arms] == ["base", "alpha=0.5", "shuffled-teacher", "random-teacher"]
     assert arms[2].changes == {"loss.distill": 0.5, "teacher_order": "shuffled"}
+
+
+CONTROLS = ["no-distillation", "shuffled-teacher", "random-teacher"]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_arms", "n_seeds"),
+    [
+        ("alpha", 5, 3),
+        ("alpha_by_capacity", 9, 5),
+        ("augmentation", 4, 3),
+        ("capacity", 5, 3),
+        ("components", 7, 3),
+        ("data_size", 4, 3),
+        ("loss", 4, 3),
+    ],
+)
+def test_the_studies_of_the_package(name: str, n_arms: int, n_seeds: int) -> None:
+    plan = load_study(name, ["training.epochs=3"])
+    assert len(plan.arms) == n_arms + 3
+    assert [arm.name for arm in plan.arms[-3:]] == CONTROLS
+    assert len(plan.study.seeds) == n_seeds
+    assert {arm.recipe.training.epochs for arm in plan.arms} == {3}  # type: ignore[attr-defined]
+    for arm in plan.arms:
+        if isinstance(model := arm.recipe.model, dict):  # type: ignore[attr-defined]
+            with torch.device("meta"):
+                build(model)
+
+
+def test_every_study_of_the_package_is_tried() -> None:
+    assert list(shipped_studies()) == [
+        "alpha", "alpha_by_capacity", "augmentation", "capacity", "components", "data_size", "loss",
+    ]  # fmt: skip
+    assert all(about and not about.startswith("name") for about in shipped_studies().values())
+    with pytest.raises(RecipeError, match=r"alpa: .*studies of the package are alpha, alpha_by_capacity"):
+        load_study("alpa")

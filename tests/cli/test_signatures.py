@@ -29,7 +29,11 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "cache": ("extraction.cache.feature_cache:build_cache", "augment rir split", "augmentation rooms"),
     "export": ("extraction.formats.interchange:export_store", "onnx", ""),
     "rotate": ("extraction.rotate:rotate_vectors", "out rotated", "choosing"),
-    "ablate": ("ablation.ablating:ablate", "confidence p_target c_miss c_fa n_bootstrap seed show", "settings watch"),
+    "ablate": (
+        "ablation.ablating:ablate",
+        f"confidence list_ show {SETTINGS}",
+        "settings watch",
+    ),
     "train": ("training.train:train", "list_ set_ show", "start teacher watch"),
     "inspect": ("inspection.inspect:inspect_model", "channel files", "clips folder lengths_s"),
     "bench": ("inspection.bench:bench_model", "", ""),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nestvox.ablation.outcome import Ablation, ArmRow, Measured
     from nestvox.ablation.page import ablation_figures, write_ablation
     from nestvox.ablation.pareto import Front, pareto_front
-    from nestvox.ablation.study import Arm, Study, load_study
+    from nestvox.ablation.study import Arm, Plan, Study, load_study, shipped_studies
 
 __all__ = [
     "Ablation",
@@ -22,12 +22,14 @@ __all__ = [
     "Costs",
     "Front",
     "Measured",
+    "Plan",
     "Study",
     "ablate",
     "ablation_figures",
     "controls_of",
     "load_study",
     "pareto_front",
+    "shipped_studies",
     "write_ablation",
 ]
 
@@ -38,7 +40,7 @@ __getattr__, __dir__ = lazily(
         "outcome": "Ablation ArmRow Measured",
         "page": "ablation_figures write_ablation",
         "pareto": "Front pareto_front",
-        "study": "Arm Study load_study",
+        "study": "Arm Plan Study load_study shipped_studies",
     },
     torch={
         "ablating": "ablate",

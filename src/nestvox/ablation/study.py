@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,11 +143,21 @@ class Plan:
         return f"# study {self.hash}\n{body}"
 
 
+def shipped_studies() -> dict[str, str]:
+    """Names of the studies in the package, and what each says of itself in its first comment."""
+    return {path.stem: path.read_text("utf-8").splitlines()[0].removeprefix("# ") for path in _shipped()}
+
+
+def _shipped() -> list[Path]:
+    return sorted(Path(str(resources.files("nestvox.ablation").joinpath("studies"))).glob("*.yaml"))
+
+
 def load_study(study: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Plan:
     """Read a study and make its arms.
 
     Args:
-        study: a YAML file, or what it holds. Relative paths in a file start from its folder.
+        study: one of the package by its name, a YAML file, or what it holds. Relative paths in a file start from its
+            folder.
         overrides: ``key=value`` each: of the study (``seeds=[0]``), else of the base recipe (``training.epochs=2``).
 
     Raises:
@@ -154,8 +165,11 @@ def load_study(study: str | Path | Mapping[str, Any], overrides: Sequence[str] =
             no setting or more than one, or two arms that are the same.
     """
     source = str(study) if isinstance(study, str | Path) else "the study"
+    if isinstance(study, str) and not is_file(study):
+        study = next((path for path in _shipped() if path.stem == study), study)
     folder = Path(study).resolve().parent if isinstance(study, str | Path) else Path.cwd()
-    content = read_yaml(study, naming(RecipeError)) if isinstance(study, str | Path) else dict(study)
+    known = f"not there; studies of the package are {', '.join(shipped_studies())}"
+    content = read_yaml(study, naming(RecipeError), missing=known) if isinstance(study, str | Path) else dict(study)
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a study is a mapping with the keys name, base and factors")
     own = [text for text in overrides if text.partition("=")[0].partition(".")[0].strip() in Study.model_fields]

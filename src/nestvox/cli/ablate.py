@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    study: Annotated[Path, typer.Argument(help="YAML file: base, factors, seeds, report.")],
+    study: Annotated[
+        str | None, typer.Argument(help="Name of a study (--list shows them), or a YAML file: base, factors, seeds.")
+    ] = None,
     *,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; the same call goes on where one was stopped.")
@@ -32,6 +34,7 @@ def ablate(
     n_permutations: options.Permutations = 2000,
     seed: options.Seed = 0,
     confidence: options.Confidence = 0.95,
+    list_: Annotated[bool, typer.Option("--list", help="Show those that nestvox brings, and exit.")] = False,
     show: options.Show = False,
     json_out: options.Json = None,
 ) -> None:
@@ -40,11 +43,17 @@ def ablate(
     An arm changes one setting of the base, unless the study declares a factorial. A base with a teacher also gets the
     runs that say what the teacher is worth: without one, with a shuffled and with a random one.
     """
-    from nestvox.ablation.study import load_study
+    from nestvox.ablation.study import load_study, shipped_studies
     from nestvox.cli.progress import progress_bar
     from nestvox.evaluation.estimates import Settings
     from nestvox.extras import require
 
+    if list_:
+        for name, about in shipped_studies().items():
+            say(f"{name:<18} {about}")
+        return
+    if study is None:
+        raise NestvoxError("give a study: a name of `nestvox ablate --list`, or a YAML file")
     settings = Settings(
         p_target=p_target, c_miss=c_miss, c_fa=c_fa, n_bootstrap=n_bootstrap, seed=seed, confidence=confidence
     )

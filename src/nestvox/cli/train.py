@@ -26,7 +26,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; it ends as if never interrupted.")
     ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Show the recipes that nestvox brings, and exit.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show those that nestvox brings, and exit.")] = False,
     show: options.Show = False,
 ) -> None:
     """Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.
