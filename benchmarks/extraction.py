@@ -47,6 +47,7 @@ import soxr
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.encoders.runtime.backends import Backend, onnx_is_installed
 from nestvox.extraction.embed import run_embedding
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.zoo.variants import variant, variants
@@ -182,7 +183,7 @@ def _work(options: argparse.Namespace) -> None:
     else:
         # A short table is not worth the trial; a stream for each core is what the trial mostly ends with.
         streams = (os.cpu_count() or 1) if len(table) < SHORT_TABLE else None
-        store, run = run_embedding(model, table, options.out, streams=streams)
+        store, run = run_embedding(model, table, options.out, EmbeddingSettings(streams=streams))
         seconds = time.perf_counter() - began
         vectors, audio_s = store.vectors(), run.audio_s
         choice = {

@@ -42,6 +42,7 @@ from nestvox.audio.augment import Banks
 from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
 from nestvox.extraction.cache.plan import CachePlan
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.heads.linear import LinearHead
@@ -134,7 +135,13 @@ def _cache(options: argparse.Namespace) -> dict[str, Any]:
     table, model = _rows(options), drawn_model(options.networks[0])
     with sampled_memory() as memory:
         began = time.perf_counter()
-        cache = build_cache(model, table, options.out / "cache", variants=1, streams=options.threads, threads=1)
+        cache = build_cache(
+            model,
+            table,
+            options.out / "cache",
+            variants=1,
+            settings=EmbeddingSettings(streams=options.threads, threads=1),
+        )
         extraction_s = time.perf_counter() - began
         recipe = head_recipe(options.batch_size, options.epochs)
         head, data = drawn_head(model, recipe), CachedUtterances.of(cache)

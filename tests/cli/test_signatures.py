@@ -23,10 +23,17 @@ PYTHON = frozenset({"self", "progress", "bars", "announce", "load"})
 SETTINGS = "p_target c_miss c_fa n_bootstrap seed"
 STEPS = "score_norm cohort top_k calibration"
 
+# Fields of `EmbeddingSettings`, likewise.
+EMBEDDING = "batch_size dtype max_duration_s skip_bad streams threads workers"
+
 # Command to its function, to what else only the terminal has, and to what else only Python has.
 PUBLIC: dict[str, tuple[str, str, str]] = {
     "embed": ("extraction.embed:embed_table", "channel split", ""),
-    "cache": ("extraction.cache.feature_cache:build_cache", "augment rir split", "augmentation rooms"),
+    "cache": (
+        "extraction.cache.feature_cache:build_cache",
+        f"augment rir shard_utterances split {EMBEDDING}",
+        "augmentation rooms settings",
+    ),
     "export": ("extraction.formats.interchange:export_store", "onnx", ""),
     "rotate": ("extraction.rotate:rotate_vectors", "out rotated", "choosing"),
     "ablate": (

@@ -18,6 +18,7 @@ from nestvox.audio.read import read
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, FingerprintError, ModelError, StoreError
 from nestvox.extraction.embed import embed_table, run_embedding
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.store.metadata import read_metadata
 from nestvox.extraction.store.store import EmbeddingStore
 
@@ -188,7 +189,7 @@ def test_bad_audio_stops_by_name_or_is_recorded(tmp_path: Path, table: Utterance
         table = UtteranceTable(table.frame.drop("duration_s"), "table", table.root)
     with pytest.raises(AudioError, match=r"3\.wav: .*utterance u3.*--skip-bad"):
         embed_table(MomentModel(), table, tmp_path / "s", batch_size=4, shard_rows=2)
-    store, run = run_embedding(MomentModel(), table, tmp_path / "s", shard_rows=2, skip_bad=True)
+    store, run = run_embedding(MomentModel(), table, tmp_path / "s", EmbeddingSettings(shard_rows=2, skip_bad=True))
     assert [failure.utt_id for failure in store.metadata.failed] == ["u3", "u17", "u29"]
     assert "zero" in store.metadata.failed[2].reason
     good = [row for row in range(30) if row not in {3, 17, 29}]
@@ -302,7 +303,7 @@ def test_interrupted_run_resumes_byte_for_byte(tmp_path: Path, table: UtteranceT
         with pytest.raises(KeyboardInterrupt):
             embed_table(MomentModel(), table, tmp_path / "parts", **options, progress=interrupt)
     assert not read_metadata(tmp_path / "parts").complete
-    _, run = run_embedding(MomentModel(), table, tmp_path / "parts", **options)
+    _, run = run_embedding(MomentModel(), table, tmp_path / "parts", EmbeddingSettings(**options))
     assert run.resumed_rows > 0
     assert run.rows + run.resumed_rows == 30
     whole, parts = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("whole", "parts"))

@@ -202,7 +202,7 @@ def test_a_task_asks_for_what_its_threads_need(tmp_path: Path, table: UtteranceT
     assert ray.options == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0}
     embed_table(moments_model(), table, tmp_path / "b", engine="ray", streams=4, threads=2)
     assert ray.options["num_cpus"] == 2  # no node has eight, and the task must not wait for ever
-    assert ray.begun[-1][2].threads == 2
+    assert ray.begun[-1][3].threads == 2
 
 
 def test_lost_workers_are_replaced(tmp_path: Path, table: UtteranceTable, ray: StandIn) -> None:
@@ -235,7 +235,7 @@ def test_errors_are_those_of_the_task(tmp_path: Path, table: UtteranceTable, ray
     # What a network does with one recording is that recording's failure, what happens around it the worker's.
     with pytest.raises(NestvoxError, match=r"0\.wav: the network moments fails on it: ZeroDivisionError: no frames"):
         embed_table(moments_model(clumsy), table, tmp_path / "t", engine="ray")
-    ray.on_the_way = lambda model, part, plan, *rest: (model, part, None, *rest)
+    ray.on_the_way = lambda model, part, tap, settings, *rest: (model, part, tap, None, *rest)
     message = r"a worker failed at shard \d \(utterances u\d+ to u\d+\): AttributeError: "
     with pytest.raises(EngineError, match=message):
         embed_table(moments_model(), table, tmp_path / "u", engine="ray")
@@ -250,10 +250,11 @@ def test_a_node_without_the_audio_is_no_reason_to_skip(tmp_path: Path, table: Ut
 
 def test_nodes_have_the_same_libraries_and_model(tmp_path: Path, table: UtteranceTable, ray: StandIn) -> None:
     for library in ("soxr", "av"):  # without av, or with another one, m4a reads otherwise or not at all
-        ray.on_the_way = lambda model, part, plan, versions, name=library: (
+        ray.on_the_way = lambda model, part, tap, settings, versions, name=library: (
             model,
             part,
-            plan,
+            tap,
+            settings,
             {**versions, name: "0.1"},
         )
         with pytest.raises(EngineError, match=rf"other libraries.*{library} 0\.1 there"):

@@ -55,25 +55,29 @@ def embed(
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.embed import run_embedding
+    from nestvox.extraction.settings import EmbeddingSettings
 
     utterances = options.read_table(table, split)
     if channel is not None:
         utterances = utterances.with_channel(channel)
     speaker_model = options.Running(device, backend, weights, offline, precision).load(model)
+    settings = EmbeddingSettings(
+        batch_size=batch_size,
+        streams=streams,
+        threads=threads,
+        workers=workers,
+        shard_rows=shard_rows,
+        dtype=dtype,
+        max_duration_s=max_duration_s,
+        skip_bad=skip_bad,
+    )
     with progress_bar("embedding", "utterances") as progress:
         store, run = run_embedding(
             speaker_model,
             utterances,
             out,
+            settings,
             tap=tap,
-            batch_size=batch_size,
-            streams=streams,
-            threads=threads,
-            workers=workers,
-            shard_rows=shard_rows,
-            dtype=dtype,
-            max_duration_s=max_duration_s,
-            skip_bad=skip_bad,
             engine=engine,
             ray_address=ray_address,
             progress=progress,
@@ -119,11 +123,22 @@ def cache(
     from nestvox.audio.condition import count_codes
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.cache.feature_cache import build_cache
+    from nestvox.extraction.settings import EmbeddingSettings
 
     utterances = options.read_table(table, split)
     speaker_model = options.Running(device, backend, weights, offline).load(model)
     banks, augmentation = options.augmentation_of(
         augment, noise, rir, utterances, sample_rate=speaker_model.sample_rate
+    )
+    settings = EmbeddingSettings(
+        batch_size=batch_size,
+        streams=streams,
+        threads=threads,
+        workers=workers,
+        shard_rows=shard_utterances,
+        dtype=dtype,
+        max_duration_s=max_duration_s,
+        skip_bad=skip_bad,
     )
     with progress_bar("caching", "rows") as progress:
         found = build_cache(
@@ -135,15 +150,8 @@ def cache(
             noise=banks.noise,
             rooms=banks.rooms,
             crop_s=crop_s,
-            dtype=dtype,
             seed=seed,
-            max_duration_s=max_duration_s,
-            skip_bad=skip_bad,
-            batch_size=batch_size,
-            streams=streams,
-            threads=threads,
-            workers=workers,
-            shard_utterances=shard_utterances,
+            settings=settings,
             progress=progress,
         )
     speakers, metadata = len(found.classes[0]), found.metadata

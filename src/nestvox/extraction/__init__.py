@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
     from nestvox.extraction.formats.labels import read_labels
     from nestvox.extraction.rotate import RotationReport, apply_rotation, rotate_store, rotate_vectors
+    from nestvox.extraction.settings import EmbeddingSettings
     from nestvox.extraction.shard_job import EmbeddingModel
     from nestvox.extraction.store.metadata import StoreMetadata, is_store
     from nestvox.extraction.store.store import EmbeddingStore, VectorBatch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EmbeddingModel",
     "EmbeddingRun",
+    "EmbeddingSettings",
     "EmbeddingStore",
     "FeatureCache",
     "RotationReport",
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazily(
         "formats.interchange": "VectorWriter export_store iter_vectors vector_shape",
         "formats.labels": "read_labels",
         "rotate": "RotationReport apply_rotation rotate_store rotate_vectors",
+        "settings": "EmbeddingSettings",
         "shard_job": "EmbeddingModel",
         "store.metadata": "StoreMetadata is_store",
         "store.store": "EmbeddingStore VectorBatch",

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nestvox.corpora.utterances import table_sha256
 from nestvox.errors import StoreError
 from nestvox.extraction import ray_engine
-from nestvox.extraction.pace import Pace, try_out
-from nestvox.extraction.shard_job import (
-    EmbeddingModel,
-    Network,
-    Plan,
-    ShardJob,
-    StoreTap,
-    decoder_for,
-)
+from nestvox.extraction.pace import try_out
+from nestvox.extraction.settings import EmbeddingSettings
+from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, decoder_for
 from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, refuse_another_model, writing
 from nestvox.progress import Progress, silent
@@ -32,8 +26,6 @@ from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
-
-DEFAULT_MAX_DURATION_S = 300.0
 
 Engine = Literal["local", "ray"]
 _ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -91,7 +83,7 @@ def embed_table(
     workers: int | None = None,
     shard_rows: int | None = None,
     dtype: str = "float32",
-    max_duration_s: float = DEFAULT_MAX_DURATION_S,
+    max_duration_s: float = 300.0,
     skip_bad: bool = False,
     engine: Engine = "local",
     ray_address: str | None = None,
@@ -136,11 +128,7 @@ def embed_table(
         ModelError: a single utterance does not fit into memory.
         StoreError: `out` was begun for something else, or cannot be written.
     """
-    return run_embedding(
-        model,
-        table,
-        out,
-        tap=tap,
+    settings = EmbeddingSettings(
         batch_size=batch_size,
         streams=streams,
         threads=threads,
@@ -149,9 +137,9 @@ def embed_table(
         dtype=dtype,
         max_duration_s=max_duration_s,
         skip_bad=skip_bad,
-        engine=engine,
-        ray_address=ray_address,
-        progress=progress,
+    )
+    return run_embedding(
+        model, table, out, settings, tap=tap, engine=engine, ray_address=ray_address, progress=progress
     )[0]
 
 
@@ -159,67 +147,45 @@ def run_embedding(
     model: EmbeddingModel,
     table: UtteranceTable,
     out: str | Path,
+    settings: EmbeddingSettings | None = None,
     *,
     tap: StoreTap = "nested",
-    batch_size: int | None = None,
-    streams: int | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    shard_rows: int | None = None,
-    dtype: str = "float32",
-    max_duration_s: float = DEFAULT_MAX_DURATION_S,
-    skip_bad: bool = False,
     engine: Engine = "local",
     ray_address: str | None = None,
     progress: Progress = silent,
 ) -> tuple[EmbeddingStore, EmbeddingRun]:
     """Do what `embed_table` does, and also say what it took."""
     began = time.perf_counter()
-    check_max_duration(model, max_duration_s)
+    settings = settings or EmbeddingSettings()
+    settings.check(model)
     _check_engine(engine, ray_address)
     before = read_metadata(out) if is_store(out) else None
     if before is not None:
         refuse_another_model(out, before, model=model.name, fingerprint=model.fingerprint)
-    asked = Pace.asked(
-        {} if before is None else before.run,
-        batch_size=batch_size,
-        streams=streams,
-        threads=threads,
-        workers=workers,
-    )
-    with (
-        writing(out),
-        closing(decoder_for(table, model, max_duration_s=max_duration_s, workers=asked.workers or 2)) as decoder,
-    ):
+    settings = settings.resumed({} if before is None else before.run)
+    with writing(out), closing(decoder_for(table, model, settings)) as decoder:
         # What was begun for another tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         network = Network(model, tap, dim)
         trial_s = 0.0
-        if dim is None or not asked.settled:
+        if dim is None or not settings.settled:
             with torch_threads() as set_threads:
-                dim, asked = try_out(network.each, decoder, asked, set_threads, model=model)
+                dim, settings = try_out(network.each, decoder, settings, set_threads, model=model)
             trial_s = time.perf_counter() - began
-        plan = Plan(
-            tap=tap,
-            batch_size=asked.batch_size or 1,
-            streams=asked.streams or 1,
-            threads=asked.threads or 0,
-            workers=asked.workers or 1,
-            max_duration_s=max_duration_s,
-            skip_bad=skip_bad,
-        )
+        pace: dict[str, Any] = {name: value or int(name != "threads") for name, value in settings.pace.items()}
+        settings = replace(settings, **pace)
         metadata = StoreMetadata(
             fingerprint=model.fingerprint,
             model=model.name,
             tap=tap,
             dims=tuple(model.dims) if tap == "nested" else (),
             dim=dim,
-            dtype=dtype,
+            dtype=settings.dtype or "float32",
             planned_rows=len(table),
-            shard_rows=shard_rows or (before.shard_rows if before else default_shard_rows(len(table), tap)),
+            shard_rows=settings.shard_rows or (before.shard_rows if before else default_shard_rows(len(table), tap)),
             table_sha256=table_sha256(table.frame),
-            plan={"max_duration_s": max_duration_s},
-            run={name: getattr(plan, name) for name in ("batch_size", "streams", "threads", "workers")},
+            plan={"max_duration_s": settings.max_duration_s},
+            run=pace,
             labels=table.labels,
             training_speakers=tuple(model.training_speakers),
         )
@@ -229,10 +195,10 @@ def run_embedding(
         tasks = 1
         if engine == "ray":
             rows, audio_s, tasks = ray_engine.make_shards(
-                model, table, writer, plan, address=ray_address, progress=progress
+                model, table, writer, settings, address=ray_address, progress=progress
             )
         else:
-            job = ShardJob(network, decoder, table.frame, plan)
+            job = ShardJob(network, decoder, table.frame, settings)
             for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
                 progress(resumed + done, metadata.planned_rows)
             rows, audio_s = job.stored_rows, job.audio_s
@@ -244,27 +210,11 @@ def run_embedding(
         audio_s=audio_s,
         trial_s=trial_s,
         wall_s=time.perf_counter() - began,
-        batch_size=plan.batch_size,
-        streams=plan.streams,
-        threads=plan.threads,
-        workers=plan.workers,
+        **pace,
         engine=engine,
         tasks=tasks,
     )
     return store, run
-
-
-def check_max_duration(model: EmbeddingModel, max_duration_s: float) -> None:
-    """Refuse pieces that could come out shorter than a model takes.
-
-    Raises:
-        StoreError: less than twice the model's shortest clip.
-    """
-    if max_duration_s < 2 * model.min_duration_s or max_duration_s <= 0:
-        raise StoreError(
-            f"max_duration_s must be at least twice the {model.min_duration_s} s that {model.name} needs, "
-            f"got {max_duration_s}"
-        )
 
 
 def _check_engine(engine: Engine, ray_address: str | None) -> None:

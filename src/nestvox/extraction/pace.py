@@ -1,20 +1,21 @@
-"""How fast a run goes: batch size, streams and threads as they are asked for, recorded or tried out."""
+"""How fast a run goes: batch size, streams and threads that nobody asked for are tried out."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.audio.errors import SilentAudioError
-from nestvox.errors import AudioError, NestvoxError, StoreError
+from nestvox.errors import AudioError, NestvoxError
 from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.tuning import SIZES, choose
 
 _TRIAL_CLIPS = 64
@@ -26,50 +27,9 @@ _TOO_FEW_TO_TRY = 128
 Forward = Callable[[Sequence[NDArray[np.float32]]], Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Batch size, streams, threads of each and decoding threads; None: not chosen yet."""
-
-    batch_size: int | None
-    streams: int | None
-    threads: int | None
-    workers: int | None
-
-    @classmethod
-    def asked(
-        cls,
-        recorded: Mapping[str, Any],
-        *,
-        batch_size: int | None,
-        streams: int | None,
-        threads: int | None,
-        workers: int | None,
-    ) -> Self:
-        """Return what is asked for; what is not is as an earlier run of the same store had it.
-
-        Raises:
-            StoreError: a number below 1.
-        """
-        counts = {"batch_size": batch_size, "streams": streams, "threads": threads, "workers": workers}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise StoreError(f"{name} must be at least 1, got {value}")
-        return cls(
-            batch_size or recorded.get("batch_size"),
-            streams or recorded.get("streams") or (1 if threads else None),
-            threads or recorded.get("threads", 1 if streams else None),
-            workers or recorded.get("workers"),
-        )
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to choose."""
-        return None not in (self.batch_size, self.streams, self.threads, self.workers)
-
-
 def try_out(
-    forward: Forward, decoder: Decoder, asked: Pace, set_threads: Callable[[int], None], *, model: object
-) -> tuple[int, Pace]:
+    forward: Forward, decoder: Decoder, asked: EmbeddingSettings, set_threads: Callable[[int], None], *, model: object
+) -> tuple[int, EmbeddingSettings]:
     """Learn the vector size, and choose what was not asked for, from the first utterances that can be read.
 
     Args:
@@ -80,7 +40,7 @@ def try_out(
         model: on a CPU its `encoder`, if it has one, is tried in several streams.
 
     Returns:
-        The size of a result's last axis, and the pace.
+        The size of a result's last axis, and the settings with a pace.
 
     Raises:
         AudioError: no utterance at all can be read.
@@ -129,7 +89,13 @@ def try_out(
         streams=_stream_count(model) if asked.streams is None else 1,
         sizes=SIZES if asked.batch_size is None else (asked.batch_size,),
     )
-    return dim, Pace(found.batch_size, asked.streams or found.streams, found.threads, asked.workers or found.workers)
+    return dim, replace(
+        asked,
+        batch_size=found.batch_size,
+        streams=asked.streams or found.streams,
+        threads=found.threads,
+        workers=asked.workers or found.workers,
+    )
 
 
 def _first_sound(decoder: Decoder, pieces: Sequence[Piece]) -> NDArray[np.float32] | AudioError:

@@ -1,8 +1,8 @@
 """The same shards as the local engine's, made by the tasks of a Ray cluster, one shard a task.
 
-The process that asks plans, and is the only one that writes the store; tasks get their rows of the table and the plan,
-read the audio where they run, and give the finished shard back. Batches never cross shards and every choice is in the
-plan, so whoever makes a shard, it holds the same numbers, as long as processors and libraries are alike.
+The process that asks plans, and is the only one that writes the store; tasks get their rows of the table and the
+settings, read the audio where they run, and give the finished shard back. Batches never cross shards and every choice
+is in the settings, so whoever makes a shard, it holds the same numbers, as long as processors and libraries are alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nestvox.audio.archives import file_of
 from nestvox.errors import NestvoxError
-from nestvox.extraction.shard_job import EmbeddingModel, Network, Plan, ShardJob, decoder_for
+from nestvox.extraction.settings import EmbeddingSettings
+from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, decoder_for
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.extras import require
@@ -75,7 +76,7 @@ def make_shards(
     model: EmbeddingModel,
     table: UtteranceTable,
     writer: StoreWriter,
-    plan: Plan,
+    settings: EmbeddingSettings,
     *,
     address: str | None = None,
     progress: Progress = silent,
@@ -89,7 +90,7 @@ def make_shards(
         model: goes to the workers by pickle.
         table: the workers read its files under the same paths.
         writer: of the store; only this process writes.
-        plan: as the local engine would follow it.
+        settings: with the settled pace, as the local engine would follow it.
         address: ``auto``, ``local``, ``HOST:PORT``.
         progress: utterances done of all.
 
@@ -97,7 +98,7 @@ def make_shards(
         Utterances stored, seconds of audio, and the number of tasks that the cluster has room for.
 
     Raises:
-        AudioError: a file cannot be used, and the plan does not skip such.
+        AudioError: a file cannot be used, and the settings do not skip such.
         EngineError: no cluster, workers that die, or nodes that differ from this machine.
         NestvoxError: what else a task may meet, as if it had happened here.
     """
@@ -105,19 +106,22 @@ def make_shards(
         return 0, 0.0, 1
     ray = _ray()
     with _cluster(ray, address):
-        return _Run(ray, model, table, writer, plan).run(progress)
+        return _Run(ray, model, table, writer, settings).run(progress)
 
 
 class _Run:
     """Hands shards to tasks and takes them back."""
 
-    def __init__(self, ray: Any, model: EmbeddingModel, table: UtteranceTable, writer: StoreWriter, plan: Plan) -> None:
+    def __init__(
+        self, ray: Any, model: EmbeddingModel, table: UtteranceTable, writer: StoreWriter, settings: EmbeddingSettings
+    ) -> None:
         self.ray = ray
         self.writer = writer
-        # Without a number in the plan, workers take the one that this process would use, not that of their machine.
-        self.plan = replace(plan, threads=plan.threads or _usual_threads())
+        # Without a number in the settings, workers take the one that this process would use, not that of their machine.
+        threads = settings.threads or _usual_threads()
+        self.settings = replace(settings, threads=threads)
         self.table = replace(table, root=Path(os.path.abspath(table.root)))  # noqa: PTH100  symlinks stay as they are
-        self.cpus = max(1, self.plan.threads) * self.plan.streams
+        self.cpus = max(1, threads) * (settings.streams or 1)
         self.gpus = 1 if _on_gpu(model) else 0
         resources: dict[str, Any] = {"num_cpus": min(self.cpus, self._largest("CPU")), "num_gpus": self.gpus}
         self.task = ray.remote(**resources, max_retries=0)(_make_shard).options(num_returns="streaming")
@@ -156,7 +160,7 @@ class _Run:
     def _begin(self, shard: int) -> None:
         planned = self.writer.metadata.planned(shard)
         part = replace(self.table, frame=self.table.frame[planned.start : planned.stop], _lines=None)
-        self.running[self.task.remote([self.model], part, self.plan, _versions())] = shard
+        self.running[self.task.remote([self.model], part, self.writer.metadata.tap, self.settings, _versions())] = shard
 
     def _take(self, stream: Any) -> int | None:
         """Take one message of a task; a shard whose worker was lost is returned, to be begun anew."""
@@ -219,14 +223,19 @@ class _Run:
 
 
 def _make_shard(
-    model_ref: Sequence[Any], table: UtteranceTable, plan: Plan, versions: dict[str, str]
+    model_ref: Sequence[Any],
+    table: UtteranceTable,
+    tap: StoreTap,
+    settings: EmbeddingSettings,
+    versions: dict[str, str],
 ) -> Iterator[int | _Finished]:
     """Run in a worker: yield utterances done from time to time, at last the shard.
 
     Args:
         model_ref: one reference to the model and its fingerprint, in a list, so that Ray does not look it up for us.
         table: the shard's rows.
-        plan: as in `ShardJob`.
+        tap: of the model.
+        settings: as in `ShardJob`.
         versions: of the libraries of the process that asks.
     """
     different = [
@@ -239,8 +248,8 @@ def _make_shard(
         )
     model = _received(model_ref[0])
     shards: list[ShardRows] = []
-    with closing(decoder_for(table, model, max_duration_s=plan.max_duration_s, workers=plan.workers)) as decoder:
-        job = ShardJob(Network(model, plan.tap), decoder, table.frame, plan)
+    with closing(decoder_for(table, model, settings)) as decoder:
+        job = ShardJob(Network(model, tap), decoder, table.frame, settings)
         reported = time.monotonic()
         for done in job.run({0: range(len(table))}, lambda _, rows: shards.append(rows)):
             if time.monotonic() - reported > _REPORT_EVERY_S:

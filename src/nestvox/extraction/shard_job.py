@@ -1,7 +1,7 @@
 """One shard after another through the network: the work that every engine does, in the same batches.
 
-What a shard holds follows from the model, the rows of the table and a `Plan`; the machine, the shards before it and
-whoever else works at the same time have no part in it.
+What a shard holds follows from the model, the rows of the table and the settled `EmbeddingSettings`; the machine, the
+shards before it and whoever else works at the same time have no part in it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, FingerprintError, MissingExtraError, ModelError, NestvoxError, StoreError
 from nestvox.extraction.batches import Piece, plan_batches
 from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.store.metadata import FailedUtterance
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.tuning import Streams
@@ -62,29 +63,6 @@ class EmbeddingModel(Protocol):
 
     def forward(self, waveforms: Sequence[NDArray[np.floating[Any]]], *, tap: StoreTap) -> Any:
         """Map B waveforms (S_i,) to (B, D), or for ``frames`` to a list of (T_i, C)."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What decides, with the model and the table, every number of a shard.
-
-    Attributes:
-        tap: of the model.
-        batch_size: most utterances in one forward pass.
-        streams: forward passes side by side.
-        threads: of each on a CPU; 0: torch's own number, or the model is none of torch's.
-        workers: decoding threads.
-        max_duration_s: longer utterances go through in pieces.
-        skip_bad: record audio that cannot be used instead of stopping.
-    """
-
-    tap: StoreTap
-    batch_size: int
-    streams: int
-    threads: int
-    workers: int
-    max_duration_s: float
-    skip_bad: bool
 
 
 @dataclass(frozen=True)
@@ -187,18 +165,19 @@ class ShardJob:
         network: the model at its tap.
         decoder: of the table's audio, by row; `decoder_for` makes one.
         frame: the table's rows.
-        plan: how.
+        settings: how, with a settled pace.
 
     Attributes:
         stored_rows: utterances in the shards that were written.
         audio_s: seconds of audio that went through the network.
     """
 
-    def __init__(self, network: Network, decoder: Decoder, frame: pl.DataFrame, plan: Plan) -> None:
+    def __init__(self, network: Network, decoder: Decoder, frame: pl.DataFrame, settings: EmbeddingSettings) -> None:
         self.network = network
         self.decoder = decoder
         self.frame = frame
-        self.plan = plan
+        self.settings = settings
+        self.streams = settings.streams or 1
         self.stored_rows = 0
         self.audio_s = 0.0
         self._settled_rows = 0
@@ -215,19 +194,19 @@ class ShardJob:
             Utterances that are through, or recorded as unusable; the last stands for all.
 
         Raises:
-            AudioError: a file cannot be used, and the plan does not skip such.
+            AudioError: a file cannot be used, and the settings do not skip such.
             ModelError: a single utterance does not fit into memory.
         """
         with (
             torch_threads() as set_threads,
-            Streams(self.network.each, self.plan.streams, lambda: set_threads(self.plan.threads)) as running,
+            Streams(self.network.each, self.streams, lambda: set_threads(self.settings.threads or 0)) as running,
         ):
             # One batch more than streams is under way, so that none waits for the next.
             begun: deque[_Begun] = deque()
             for batch in self.decoder.batches(self._planned(shards)):
                 good = self._good(batch)
                 begun.append(_Begun(good, running.submit([audio for _, audio in good]) if good else None))
-                if len(begun) > self.plan.streams:
+                if len(begun) > self.streams:
                     yield self._settle(begun.popleft(), write)
             while begun:
                 yield self._settle(begun.popleft(), write)
@@ -256,7 +235,7 @@ class ShardJob:
             self._open[shard] = _Shard(rows, pieces)
             for row, error in failed.items():
                 self._fail(self._open[shard], row, error, had_piece=False)
-            yield from plan_batches(pieces, batch_size=self.plan.batch_size, max_batch_s=MAX_BATCH_S)
+            yield from plan_batches(pieces, batch_size=self.settings.batch_size or 1, max_batch_s=MAX_BATCH_S)
 
     def _shard_of(self, piece: Piece) -> _Shard:
         return next(state for state in self._open.values() if piece.row in state.rows)
@@ -277,11 +256,11 @@ class ShardJob:
 
     def _leave_out(self, piece: Piece) -> bool:
         """Pass over digital silence in a part of a long recording, if another part may have sound; frames have gaps."""
-        return self.plan.tap != "frames" and self._shard_of(piece).leave_out(piece)
+        return self.network.tap != "frames" and self._shard_of(piece).leave_out(piece)
 
     def _fail(self, state: _Shard, row: int, error: AudioError, *, had_piece: bool) -> None:
         utt_id = self.decoder.sources[row].utt_id
-        if not self.plan.skip_bad:
+        if not self.settings.skip_bad:
             raise type(error)(
                 error.path,
                 f"{error.problem} (utterance {utt_id}); mend the table and begin again, or leave such audio "
@@ -297,7 +276,7 @@ class ShardJob:
             FailedUtterance(self.frame["utt_id"][row], self.frame["path"][row], state.failed[row])
             for row in sorted(state.failed)
         ]
-        vectors = [state.vector(row, joined=self.plan.tap == "frames") for row in rows]
+        vectors = [state.vector(row, joined=self.network.tap == "frames") for row in rows]
         speakers = part["speaker"].to_list() if "speaker" in part.columns else None
         conditions = [state.condition(row, self.decoder.sources[row].segment.duration_s) for row in rows]
         names, paths = part["utt_id"].to_list(), part["path"].to_list()
@@ -383,7 +362,7 @@ def sources_of(table: UtteranceTable) -> list[Source]:
     return [Source(row, *both) for row, both in enumerate(zip(names, table.segments(), strict=True))]
 
 
-def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s: float, workers: int) -> Decoder:
+def decoder_for(table: UtteranceTable, model: EmbeddingModel, settings: EmbeddingSettings) -> Decoder:
     """Return what decodes the rows of a table as a model takes them.
 
     Raises:
@@ -393,8 +372,8 @@ def decoder_for(table: UtteranceTable, model: EmbeddingModel, *, max_duration_s:
         sources_of(table),
         sample_rate=model.sample_rate,
         min_duration_s=model.min_duration_s,
-        max_duration_s=max_duration_s,
-        workers=workers,
+        max_duration_s=settings.max_duration_s,
+        workers=settings.workers or 2,
         ahead_s=2 * MAX_BATCH_S,
     )
 

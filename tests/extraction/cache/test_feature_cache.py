@@ -28,6 +28,7 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError, FingerprintError, StoreError
 from nestvox.extraction.cache.feature_cache import FeatureCache, build_cache, cache_metadata, open_cache
 from nestvox.extraction.cache.plan import CachePlan
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.store.mapped_rows import MappedRows
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
@@ -104,7 +105,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
-PACE: dict[str, Any] = {"batch_size": 4, "streams": 1, "threads": 1, "workers": 2}
+PACE = EmbeddingSettings(batch_size=4, streams=1, threads=1, workers=2)
 
 
 def test_rows_are_what_the_model_makes_of_what_was_drawn(tmp_path: Path, table: UtteranceTable, banks: Banks) -> None:
@@ -119,10 +120,8 @@ def test_rows_are_what_the_model_makes_of_what_was_drawn(tmp_path: Path, table: 
         augmentation=settings,
         noise=banks.noise,
         rooms=banks.rooms,
-        dtype="float32",
         seed=7,
-        shard_utterances=6,
-        **PACE,
+        settings=replace(PACE, dtype="float32", shard_rows=6),
     )
     assert (len(cache), cache.n_variants, cache.pooled_dim, cache.embedding_dim) == (20, 3, 4, 2)
     assert cache.utt_ids == table.frame["utt_id"].to_list()
@@ -161,19 +160,15 @@ def test_workers_streams_and_order_change_nothing(tmp_path: Path, table: Utteran
             folder,
             noise=banks.noise,
             rooms=banks.rooms,
-            shard_utterances=5,
-            batch_size=4,
-            streams=streams,
-            threads=1,
-            workers=workers,
+            settings=replace(PACE, shard_rows=5, streams=streams, workers=workers),
         )
         made.append({name: digest for name, digest in bytes_of(folder).items() if name != "store.json"})
     assert made[0] == made[1] == made[2]
     # An utterance has the same variants in another table, too.
     half = UtteranceTable(table.frame[::-2], "half", table.root)
     settings = Augmentation(**{**QUIET, "p_clip": 1.0})
-    one = build_cache(MomentModel(), table, tmp_path / "one", augmentation=settings, **PACE)
-    two = build_cache(MomentModel(), half, tmp_path / "two", augmentation=settings, **PACE)
+    one = build_cache(MomentModel(), table, tmp_path / "one", augmentation=settings, settings=PACE)
+    two = build_cache(MomentModel(), half, tmp_path / "two", augmentation=settings, settings=PACE)
     rows = [one.utt_ids.index(name) for name in two.utt_ids]
     for variant in range(4):
         np.testing.assert_array_equal(one.gather(rows, variant), two.gather(range(10), variant))
@@ -189,8 +184,9 @@ from nestvox.audio.augment import Augmentation
 folder = Path(sys.argv[2])
 table = here.UtteranceTable(here.pl.read_parquet(folder / "table.parquet"), "table", folder / "audio")
 here.build_cache(
-    here.MomentModel(nap_s=float(sys.argv[4])), table, sys.argv[3], shard_utterances=4,
-    noise=NoiseBank.from_folder(folder / "noise"), rooms=RoomBank.from_folder(folder / "rooms"), **here.PACE,
+    here.MomentModel(nap_s=float(sys.argv[4])), table, sys.argv[3],
+    noise=NoiseBank.from_folder(folder / "noise"), rooms=RoomBank.from_folder(folder / "rooms"),
+    settings=here.replace(here.PACE, shard_rows=4),
 )
 """
 
@@ -219,7 +215,7 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path, table: UtteranceTable
 
 def test_a_resumed_run_makes_only_what_is_missing(tmp_path: Path, table: UtteranceTable) -> None:
     seen: list[tuple[int, int | None]] = []
-    build_cache(MomentModel(), table, tmp_path / "c", shard_utterances=5, **PACE)
+    build_cache(MomentModel(), table, tmp_path / "c", settings=replace(PACE, shard_rows=5))
     before = bytes_of(tmp_path / "c")
     (tmp_path / "c" / "shard-000002.arrow").unlink()
     model = MomentModel()
@@ -297,7 +293,9 @@ def test_building_over_another_cache_is_refused(tmp_path: Path, table: Utterance
     settings = Augmentation(**{**QUIET, "p_clip": 1.0})
 
     def build(model: MomentModel | None = None, rows: UtteranceTable = table, **changes: Any) -> None:
-        build_cache(model or MomentModel(), rows, tmp_path / "c", **{"augmentation": settings, **PACE, **changes})
+        build_cache(
+            model or MomentModel(), rows, tmp_path / "c", **{"augmentation": settings, "settings": PACE, **changes}
+        )
 
     build()
     before = bytes_of(tmp_path / "c")
@@ -306,7 +304,7 @@ def test_building_over_another_cache_is_refused(tmp_path: Path, table: Utterance
         ({"seed": 1}, "seed 0 there, 1 expected"),
         ({"variants": 2}, "variants"),
         ({"crop_s": 2.0}, "crop_s"),
-        ({"dtype": "float32"}, "dtype"),
+        ({"settings": replace(PACE, dtype="float32")}, "dtype"),
         ({"augmentation": replace(settings, clip_fraction=(0.1, 0.2))}, "augmentation.clip_fraction"),
         ({"noise": banks.noise}, "augmentation.banks.noise"),
         ({"rows": UtteranceTable(table.frame[:-1], "table", table.root)}, "the rows of the table"),
@@ -362,9 +360,13 @@ def test_bad_audio_costs_all_its_variants(tmp_path: Path, table: UtteranceTable)
         table.audio_path(bad).write_bytes(b"no audio")
     settings = Augmentation(**{**QUIET, "p_clip": 1.0})
     with pytest.raises(AudioError, match=r"utterance u\d+"):
-        build_cache(MomentModel(), table, tmp_path / "c", augmentation=settings, **PACE)
+        build_cache(MomentModel(), table, tmp_path / "c", augmentation=settings, settings=PACE)
     cache = build_cache(
-        MomentModel(), table, tmp_path / "c", augmentation=settings, skip_bad=True, shard_utterances=64, **PACE
+        MomentModel(),
+        table,
+        tmp_path / "c",
+        augmentation=settings,
+        settings=replace(PACE, skip_bad=True, shard_rows=64),
     )
     good = [f"u{number}" for number in range(20) if number not in (3, 4, 11)]
     assert cache.utt_ids == good
@@ -389,10 +391,8 @@ def test_crops_are_stretches_of_the_recording(tmp_path: Path) -> None:
         tmp_path / "c",
         augmentation=nothing,
         crop_s=1.0,
-        dtype="float32",
         variants=12,
-        max_duration_s=10.0,
-        **PACE,
+        settings=replace(PACE, dtype="float32", max_duration_s=10.0),
     )
     durations = np.array([[cache.gather([row], variant)[0, 3] for variant in range(12)] for row in range(3)])
     np.testing.assert_allclose(durations[0], 0.5)
@@ -415,8 +415,7 @@ def test_fast_variants_of_the_shortest_recordings_are_long_enough(tmp_path: Path
         UtteranceTable(frame, "t", tmp_path),
         tmp_path / "c",
         augmentation=settings,
-        dtype="float32",
-        **PACE,
+        settings=replace(PACE, dtype="float32"),
     )
     assert cache.gather([0], 1)[0, 3] == pytest.approx(0.1)
     assert cache.row_speakers == ["s", "s#speed1.1", "s#speed1.1", "s#speed1.1"]
@@ -433,8 +432,7 @@ def test_a_broken_bank_stops_the_run_whatever_is_skipped(tmp_path: Path, table: 
             tmp_path / "c",
             augmentation=settings,
             noise=NoiseBank.from_folder(tmp_path / "n"),
-            skip_bad=True,
-            **PACE,
+            settings=replace(PACE, skip_bad=True),
         )
 
 
@@ -444,16 +442,16 @@ def test_calls_that_make_no_sense(tmp_path: Path, table: UtteranceTable) -> None
         ({"variants": 1_000_000_000}, "has 1 to 1,000 variants, got 1,000,000,000"),
         ({"crop_s": 0.1}, "crop_s must be at least twice"),
         ({"seed": -1}, "seed"),
-        ({"dtype": "int8"}, "dtype must be"),
+        ({"settings": replace(PACE, dtype="int8")}, "dtype must be"),
         ({"augmentation": Augmentation()}, "p_reverb asks for rooms"),
-        ({"workers": 0}, "workers must be at least 1"),
+        ({"settings": replace(PACE, workers=0)}, "workers must be at least 1"),
     ):
         with pytest.raises((StoreError, AugmentationError), match=message):
-            build_cache(MomentModel(), table, tmp_path / "c", **{**PACE, **changes})
+            build_cache(MomentModel(), table, tmp_path / "c", **{"settings": PACE, **changes})
 
 
 def test_one_variant_is_the_clean_recordings_with_both_vectors(tmp_path: Path, table: UtteranceTable) -> None:
-    cache = build_cache(MomentModel(), table, tmp_path / "c", variants=1, dtype="float32", **PACE)
+    cache = build_cache(MomentModel(), table, tmp_path / "c", variants=1, settings=replace(PACE, dtype="float32"))
     assert (len(cache), cache.n_variants) == (20, 1)
     np.testing.assert_array_equal(next(cache.pooled.blocks()), [moments(read(path)[0]) for path in table.audio_paths])
     assert cache.classes[1].shape == (20, 1)
@@ -479,7 +477,7 @@ def test_a_plain_store_is_no_cache(tmp_path: Path, table: UtteranceTable) -> Non
     with pytest.raises(StoreError, match="no feature cache"):
         FeatureCache(tmp_path / "plain")
     with pytest.raises(StoreError, match="no feature cache"):
-        build_cache(MomentModel(), table, tmp_path / "plain", **PACE)
+        build_cache(MomentModel(), table, tmp_path / "plain", settings=PACE)
 
 
 def test_shards_must_fit_the_store(tmp_path: Path) -> None:

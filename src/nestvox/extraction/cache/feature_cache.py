@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,9 +26,9 @@ from nestvox.errors import StoreError
 from nestvox.extraction.cache.job import CacheableModel, CacheJob, Features
 from nestvox.extraction.cache.plan import CachePlan, plan_in, refuse_difference
 from nestvox.extraction.cache.variants import VariantDecoder, Variants
-from nestvox.extraction.embed import DEFAULT_MAX_DURATION_S, check_max_duration
-from nestvox.extraction.pace import Pace, try_out
-from nestvox.extraction.shard_job import MAX_BATCH_S, Network, Plan, sources_of
+from nestvox.extraction.pace import try_out
+from nestvox.extraction.settings import EmbeddingSettings
+from nestvox.extraction.shard_job import MAX_BATCH_S, Network, sources_of
 from nestvox.extraction.store.mapped_rows import MappedRows
 from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, writing
@@ -220,15 +219,8 @@ def build_cache(
     noise: NoiseBank | None = None,
     rooms: RoomBank | None = None,
     crop_s: float | None = None,
-    dtype: str = "float16",
     seed: int = 0,
-    max_duration_s: float = DEFAULT_MAX_DURATION_S,
-    skip_bad: bool = False,
-    batch_size: int | None = None,
-    streams: int | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    shard_utterances: int | None = None,
+    settings: EmbeddingSettings | None = None,
     progress: Progress = silent,
 ) -> FeatureCache:
     """Run the encoder over all variants of all utterances, or go on where an earlier run was stopped.
@@ -245,28 +237,22 @@ def build_cache(
         noise: noise and music, at the model's sample rate.
         rooms: impulse responses, likewise.
         crop_s: longest stretch of the others, in seconds, at a random place; None: whole.
-        dtype: ``float16`` or ``float32``.
         seed: of places and augmentation.
-        max_duration_s: longer utterances go through in pieces, whose vectors are averaged.
-        skip_bad: leave out unusable audio, with the reason in the store, instead of stopping at the first.
-        batch_size: most rows in one forward pass; None: tried out, as in `embed_table`. It changes rows by rounding.
-        streams: forward passes side by side, likewise.
-        threads: of each on a CPU, likewise.
-        workers: threads that decode and augment, likewise.
-        shard_utterances: utterances of one file; None: by the size of the table.
+        settings: as of `run_embedding`; a batch is of rows, and workers decode and augment.
         progress: rows done of all, which are utterances times variants.
 
     Returns:
         The complete cache.
 
     Raises:
-        AudioError: a file cannot be used, and `skip_bad` is off; or one of the banks cannot.
+        AudioError: a file cannot be used, and `settings.skip_bad` is off; or one of the banks cannot.
         AugmentationError: settings that make no sense, or banks without what they ask for.
         FingerprintError: `out` holds vectors of another encoder.
         NestvoxError: another process is writing there.
         StoreError: `out` was begun with other settings (each is named), or cannot be written.
     """
-    check_max_duration(model, max_duration_s)
+    settings = settings or EmbeddingSettings()
+    settings.check(model)
     if crop_s is not None and crop_s < 2 * model.min_duration_s:
         raise StoreError(f"crop_s must be at least twice the {model.min_duration_s} s that {model.name} needs")
     speakers = table.frame["speaker"].to_list()
@@ -284,76 +270,59 @@ def build_cache(
         crop_s=crop_s,
         augmentation={**augmentation.config(), "banks": banks.config()} if variants > 1 else {},
         seed=seed,
-        max_duration_s=max_duration_s,
-        dtype=dtype,
+        max_duration_s=settings.max_duration_s,
+        dtype=settings.dtype or "float16",
         table_sha256=table_sha256(table.frame),
     )
     before = read_metadata(out) if is_store(out) else None
     if before is not None:
         refuse_difference(str(out), plan_in(str(out), before), plan)
         features = Features(model, before.dim, before.columns.get("embedding", 0))
-    settled = {} if before is None else before.run
-    pace = Pace.asked(settled, batch_size=batch_size, streams=streams, threads=threads, workers=workers)
+    settings = settings.resumed({} if before is None else before.run)
     decoder = VariantDecoder(
         sources,
         Variants(variants, seed, augmentation, banks, crop_s),
         speakers,
         sample_rate=model.sample_rate,
         min_duration_s=model.min_duration_s,
-        max_duration_s=max_duration_s,
-        workers=pace.workers or 2,
+        max_duration_s=settings.max_duration_s,
+        workers=settings.workers or 2,
         ahead_s=2 * MAX_BATCH_S,
     )
-    _fill(out, model, table, features, plan, before, decoder, pace, shard_utterances, skip_bad, progress)
+    _fill(out, table, features, plan, before, decoder, settings, progress)
     return FeatureCache(out)
 
 
 def _fill(
     out: str | Path,
-    model: CacheableModel,
     table: UtteranceTable,
     features: Features,
     plan: CachePlan,
     before: StoreMetadata | None,
     decoder: VariantDecoder,
-    pace: Pace,
-    shard_utterances: int | None,
-    skip_bad: bool,
+    settings: EmbeddingSettings,
     progress: Progress,
 ) -> None:
     """Write the shards that are not there yet, at a pace that is tried out unless it is settled."""
     with closing(decoder), writing(out):
-        if before is None or not pace.settled:
+        if before is None or not settings.settled:
             with torch_threads() as set_threads:
-                _, pace = try_out(Network(features, "pooled"), decoder, pace, set_threads, model=features)
+                _, settings = try_out(Network(features, "pooled"), decoder, settings, set_threads, model=features)
         metadata = cache_metadata(
             plan,
-            model=model.name,
+            model=features.name,
             utterances=len(table),
             pooled_dim=features.pooled_dim,
             embedding_dim=features.embedding_dim,
-            shard_utterances=shard_utterances or (before.shard_rows // plan.variants if before else None),
-            run={name: value for name, value in asdict(pace).items() if value is not None},
+            shard_utterances=settings.shard_rows or (before.shard_rows // plan.variants if before else None),
+            run={name: value for name, value in settings.pace.items() if value is not None},
             labels=table.labels,
-            training_speakers=tuple(model.training_speakers),
+            training_speakers=tuple(features.training_speakers),
         )
         writer = StoreWriter(out, metadata)
         resumed = writer.done_rows
         progress(resumed, metadata.planned_rows)
-        job = CacheJob(
-            features,
-            decoder,
-            table.frame,
-            Plan(
-                tap="pooled",
-                batch_size=pace.batch_size or 1,
-                streams=pace.streams or 1,
-                threads=pace.threads or 0,
-                workers=pace.workers or 1,
-                max_duration_s=plan.max_duration_s,
-                skip_bad=skip_bad,
-            ),
-        )
+        job = CacheJob(features, decoder, table.frame, settings)
         for done in job.run({shard: metadata.planned(shard) for shard in writer.pending}, writer.write_shard):
             progress(resumed + done, metadata.planned_rows)
         writer.finish()

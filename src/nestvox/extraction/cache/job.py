@@ -10,7 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nestvox.extraction.cache.variants import VariantDecoder
-from nestvox.extraction.shard_job import EmbeddingModel, Network, Plan, ShardJob, StoreTap
+from nestvox.extraction.settings import EmbeddingSettings
+from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap
 from nestvox.extraction.store.metadata import FailedUtterance
 from nestvox.extraction.store.shard_files import ShardRows
 
@@ -65,11 +66,13 @@ class CacheJob(ShardJob):
         features: the model.
         decoder: of all variants.
         frame: the table's rows, one an utterance.
-        plan: how.
+        settings: how, with a settled pace.
     """
 
-    def __init__(self, features: Features, decoder: VariantDecoder, frame: pl.DataFrame, plan: Plan) -> None:
-        super().__init__(Network(features, "pooled"), decoder, frame, plan)
+    def __init__(
+        self, features: Features, decoder: VariantDecoder, frame: pl.DataFrame, settings: EmbeddingSettings
+    ) -> None:
+        super().__init__(Network(features, "pooled"), decoder, frame, settings)
         self.features = features
         self.variants = decoder.variants
 

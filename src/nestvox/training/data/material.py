@@ -19,6 +19,7 @@ from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache, build_cache, open_cache
 from nestvox.extraction.cache.plan import refuse_difference
+from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.heads.pairs import LabelledPairs
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, Progress, no_bars
@@ -401,9 +402,7 @@ def _make(
         noise=banks.noise,
         rooms=banks.rooms,
         crop_s=crop_s,
-        dtype=dtype,
         seed=recipe.seed,
-        skip_bad=skip_bad,
-        workers=recipe.run.workers,
+        settings=EmbeddingSettings(dtype=dtype, skip_bad=skip_bad, workers=recipe.run.workers),
         progress=progress,
     )
