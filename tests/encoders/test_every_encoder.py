@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "blocks": [[2, 1], [3, 2], [2, 2]],
         "embedding_dim": 16,
     },
+    "ecapa": {"channels": 16, "aggregated": 12, "scale": 4, "bottleneck": 6, "embedding_dim": 16},
     "lstm_autoencoder": {"channels": 8, "bottleneck": 6, "hidden": 8, "embedding_dim": 16},
     "mixer": {"width": 16, "depth": 3, "expansion": 2, "groups": 2, "kernels": [3, 5], "chunk": 6, "embedding_dim": 16},
     "redimnet": {

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nestvox.encoders.front_ends.log_mel import MelSpectrogram
     from nestvox.encoders.ge2e import GE2E
     from nestvox.encoders.lstm import LSTMAutoencoder, reconstruction_loss
-    from nestvox.encoders.mixer import MIXERS, MLPMixer
+    from nestvox.encoders.mixer import MLPMixer
+    from nestvox.encoders.mixer_sizes import MIXERS
     from nestvox.encoders.pooling import ASTP, TSTP, Pooling
     from nestvox.encoders.redimnet.redimnet import ReDimNet
     from nestvox.encoders.registry import architectures, build
@@ -59,7 +60,8 @@ __getattr__, __dir__ = lazily(
         "front_ends.log_mel": "MelSpectrogram",
         "ge2e": "GE2E",
         "lstm": "LSTMAutoencoder reconstruction_loss",
-        "mixer": "MIXERS MLPMixer",
+        "mixer": "MLPMixer",
+        "mixer_sizes": "MIXERS",
         "pooling": "ASTP Pooling TSTP",
         "redimnet.redimnet": "ReDimNet",
         "registry": "architectures build",

@@ -4,7 +4,7 @@ What the published network (`pointwise`) calls token mixing are 1x1 convolutions
 convolutions of size 3, one in front and a depth-wise one in each block: a frame hears 2 depth + 3 features. Its
 write-up prints 2,663,296 parameters for width 192, depth 6, expansion 3 and 4 groups, which no formula that fits the
 network gives: it has, and its code always had, 2,664,576. The counts of the planned sizes are wrong there too;
-`MIXERS` has the true ones.
+`mixer_sizes` has the true ones.
 
 The other (`temporal`) has what that one lacks: depth-wise convolutions of several sizes, an MLP over the frames of a
 chunk, gates that hear the whole utterance, channel mixing in groups that are shuffled, half as many frames from the
@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from nestvox.encoders.front_ends.gabor import GaborBands
 from nestvox.encoders.front_ends.log_mel import NormalisedLogMel
 from nestvox.encoders.mixings import (
     LSTM,
@@ -48,38 +49,6 @@ from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
 
 _FEATURES_HZ = 100.0
-
-MIXERS: Mapping[str, Mapping[str, Any]] = {
-    "v2": {"variant": "pointwise", "width": 192, "depth": 6, "expansion": 3},
-    "v2-large": {"variant": "pointwise", "width": 256, "depth": 8, "expansion": 4},
-    "4x384": {"variant": "pointwise", "width": 384, "depth": 4, "expansion": 3},
-    "6x256": {"variant": "pointwise", "width": 256, "depth": 6, "expansion": 3},
-    "12x128": {"variant": "pointwise", "width": 128, "depth": 12, "expansion": 3},
-    "lstm-before": {"variant": "pointwise", "lstm": 128, "lstm_place": "before"},
-    "lstm-within": {"variant": "pointwise", "lstm": 128, "lstm_place": "within"},
-    "temporal": {"variant": "temporal"},
-    "temporal-large": {
-        "variant": "temporal",
-        "width": 256,
-        "expansion": 2,
-        "groups": 1,
-        "dropout": 0.0,
-        "aggregated": 256,
-        "kernels": [3, 5, 9, 15],
-        "chunk": 0,
-        "planes": 16,
-        "mfm": False,
-    },
-}
-"""Arguments of `MLPMixer` by name.
-
-``v2`` and ``v2-large`` are the published networks (2,664,576 and 7,844,864 parameters); of the planned ones 4x384 has
-7,008,000, 6x256 4,617,216 and 12x128 2,291,968, or with an expansion of 4 9,076,992, 5,998,080 and 2,984,704.
-
-``temporal-large`` is for a student that is trained on a CPU: convolutions over bands and time before it, which cost a
-sixth of a step; products over all channels in place of groups, whose many small ones are slow; no dropout, no maximum
-and no MLP over chunks, which cost more time than products. 2,872,816 parameters.
-"""
 
 Count = Annotated[int, Field(ge=1, le=100)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -104,6 +73,7 @@ class _Arguments(StrictModel):
     mfm: bool = True
     id_conv: bool = True
     pooling: Literal["attentive", "mean"] = "attentive"
+    front_end: Literal["log_mel", "gabor"] = "log_mel"
 
 
 class MLPMixer(LogMelEncoder):
@@ -132,6 +102,7 @@ class MLPMixer(LogMelEncoder):
         mfm: the channel mixing takes the maximum of two halves of its hidden channels, else there is one half.
         id_conv: the blocks of ``pointwise`` have their depth-wise convolution.
         pooling: ``attentive``, or ``mean`` for the plain mean over time.
+        front_end: ``log_mel``, or ``gabor`` for band-passes that are learnt from the waveform (`GaborBands`).
 
     Raises:
         ModelError: the arguments describe no network, or one of them would have no effect.
@@ -161,6 +132,7 @@ class MLPMixer(LogMelEncoder):
         mfm: bool = True,
         id_conv: bool = True,
         pooling: Literal["attentive", "mean"] = "attentive",
+        front_end: Literal["log_mel", "gabor"] = "log_mel",
     ) -> None:
         if variant not in {"temporal", "pointwise"}:
             raise ModelError(f"mixer: variant is temporal or pointwise, got {variant!r}")
@@ -191,12 +163,13 @@ class MLPMixer(LogMelEncoder):
             "mfm": mfm,
             "id_conv": id_conv,
             "pooling": pooling,
+            "front_end": front_end,
         }
         _check(config)
         frames_dim = aggregated or width
         attentive = pooling == "attentive"
         pool = ASTP(frames_dim, bottleneck=width, variance_floor=VARIANCE_FLOOR) if attentive else TAP(frames_dim)
-        super().__init__(pool, embedding_dim, config)
+        super().__init__(pool, embedding_dim, config, GaborBands() if front_end == "gabor" else None)
         self.frames_dim = frames_dim
         self.frame_rate_hz = _FEATURES_HZ / stride
         before = lstm if lstm_place == "before" else 0
@@ -254,6 +227,8 @@ def _check(config: Mapping[str, Any]) -> None:
     width, groups, kernels, lstm = (config[name] for name in ("width", "groups", "kernels", "lstm"))
     if config["pooling"] not in {"attentive", "mean"}:
         raise ModelError(f"mixer: pooling is attentive or mean, got {config['pooling']!r}")
+    if config["front_end"] not in {"log_mel", "gabor"}:
+        raise ModelError(f"mixer: front_end is log_mel or gabor, got {config['front_end']!r}")
     if width % groups:
         raise ModelError(f"mixer: {groups} groups cannot share a width of {width}")
     if config["lstm_place"] == "within" and not lstm:

@@ -15,6 +15,7 @@ from nestvox.schema import validated
 
 _CLASSES = {
     "campplus": "nestvox.encoders.campplus.campplus:CAMPPlus",
+    "ecapa": "nestvox.encoders.ecapa:ECAPA",
     "ge2e": "nestvox.encoders.ge2e:GE2E",
     "graph": "nestvox.encoders.graph:GraphEncoder",
     "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",

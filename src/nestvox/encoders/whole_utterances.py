@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestvox.encoders.contract import Affine, Encoder, Layer, Taps
+from nestvox.encoders.front_ends.gabor import GaborBands
 from nestvox.encoders.front_ends.log_mel import NormalisedLogMel
 from nestvox.encoders.pooling import Pooling, length_mask
 
@@ -66,7 +67,7 @@ class WholeUtteranceEncoder(Encoder):
 
 
 class LogMelEncoder(WholeUtteranceEncoder):
-    """A network between `NormalisedLogMel` and a pooling with a linear layer and a batch norm behind it.
+    """A network between 80 bands and a pooling, with a linear layer and a batch norm behind it.
 
     A subclass gives `trunk`, and sets `frames_dim` and the frame rates.
 
@@ -74,15 +75,22 @@ class LogMelEncoder(WholeUtteranceEncoder):
         pool: P is its size.
         embedding_dim: D.
         config: what `config` returns.
+        features: the front end; None: `NormalisedLogMel`.
     """
 
     sample_rate = 16_000
     min_samples = 400  # one window, three frames
 
-    def __init__(self, pool: Pooling, embedding_dim: int, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        pool: Pooling,
+        embedding_dim: int,
+        config: Mapping[str, Any],
+        features: NormalisedLogMel | GaborBands | None = None,
+    ) -> None:
         super().__init__()
         self._config = dict(config)
-        self.features = NormalisedLogMel()
+        self.features = NormalisedLogMel() if features is None else features
         self.pool = pool
         self.pooled_dim = pool.out_dim
         self.embedding_dim = embedding_dim

@@ -1,4 +1,4 @@
-"""Configurations of the published ReDimNet sizes, to build them from scratch. Knows no torch.
+"""Configurations of the published ReDimNet sizes and of students, to build them from scratch. Knows no torch.
 
 A released checkpoint carries its own configuration, which is what counts when it is loaded. Those here were gathered
 from several places, and `status` says how far each can be trusted:
@@ -6,6 +6,8 @@ from several places, and `status` says how far each can be trusted:
 - ``confirmed``: read out of the released file by somebody, or its counts of tensors and parameters are reproduced;
 - ``consistent``: every published count agrees to the digits that were printed;
 - ``unconfirmed``: a transcription that may not be the released network.
+
+Students have no released file; they are what is built here.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nestvox.encoders.mixer_sizes import MIXERS
 from nestvox.errors import CatalogueError
 
 ConfigStatus = Literal["confirmed", "consistent", "unconfirmed"]
@@ -285,4 +288,35 @@ _ALL = (
         dual_agg=True,
     ),
 )
-_VARIANTS = {entry.name: entry for entry in sorted(_ALL, key=lambda entry: entry.name)}
+
+_MIXER_PARAMETERS = {
+    "v2": 2_664_576,
+    "v2-large": 7_844_864,
+    "4x384": 7_008_000,
+    "6x256": 4_617_216,
+    "12x128": 2_291_968,
+    "lstm-before": 2_799_744,
+    "lstm-within": 3_804_672,
+    "temporal": 1_773_840,
+    "temporal-large": 2_872_816,
+}
+_SMALL_CAMPPLUS = {
+    "head_channels": 16,
+    "initial": 64,
+    "growth": 32,
+    "bottleneck": 64,
+    "blocks": [[6, 1], [12, 2], [8, 2]],
+    "embedding_dim": 512,
+}
+_STUDENTS = (
+    *(
+        Variant(f"mixer-{name}", "mixer", "confirmed", parameters, MIXERS[name])
+        for name, parameters in _MIXER_PARAMETERS.items()
+    ),
+    Variant("lstm-autoencoder", "lstm_autoencoder", "confirmed", 3_873_745, {"decoder": True}),
+    Variant("lstm-encoder", "lstm_autoencoder", "confirmed", 3_515_777, {}),
+    Variant("ecapa-512", "ecapa", "confirmed", 6_191_104, {}),
+    Variant("ecapa-256", "ecapa", "confirmed", 2_541_024, {"channels": 256, "aggregated": 768, "embedding_dim": 512}),
+    Variant("campplus-small", "campplus", "confirmed", 1_369_936, _SMALL_CAMPPLUS),
+)
+_VARIANTS = {entry.name: entry for entry in sorted((*_ALL, *_STUDENTS), key=lambda entry: entry.name)}

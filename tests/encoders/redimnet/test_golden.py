@@ -20,7 +20,11 @@ from nestvox.zoo.variants import variant, variants
 NETWORKS = golden.networks()
 LIMIT = 1e-4
 # Names of the sizes here, and of the golden networks that were built from the same table.
-SIZES = {entry.name: entry.name.replace("redimnet2-", "v2-").replace("redimnet-", "v1-") for entry in variants()}
+SIZES = {
+    entry.name: entry.name.replace("redimnet2-", "v2-").replace("redimnet-", "v1-")
+    for entry in variants()
+    if entry.name.startswith("redimnet")
+}
 SIZES |= {"redimnet2-b3-gnorm": "v2-b3-cnc2", "redimnet2-b6-gnorm": "v2-b6-cnc2", "redimnet-b2-mrl": golden.MRL}
 
 

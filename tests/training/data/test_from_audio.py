@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import soundfile
 import torch
+from torch import nn
 
 import nestvox
 from nestvox.audio.augment import Banks
@@ -577,6 +578,34 @@ def test_bands_are_blanked_in_training_and_nowhere_else(speech: Path, encoder: S
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert losses[1] == losses[2]
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "mixer", "width": 16, "depth": 1},
+        {"architecture": "mixer", "width": 16, "depth": 1, "front_end": "gabor"},
+        {"architecture": "lstm_autoencoder", "channels": 8, "bottleneck": 4, "hidden": 4},
+        {"architecture": "campplus", "head_channels": 4, "initial": 16, "growth": 4, "bottleneck": 8},
+    ],
+)
+def test_bands_of_every_filter_bank_are_blanked_in_training_only(config: dict[str, Any]) -> None:
+    front = build(config).eval().get_submodule("features")
+    audio = 0.1 * torch.randn(16, RATE, generator=torch.Generator().manual_seed(0))
+    whole = front(audio)
+    with blanked_bands(build(config), SpecAugment()):
+        pass
+    parent = nn.Sequential(front).eval()
+    with blanked_bands(parent, SpecAugment(bands=6, frames=9, masks=2)):  # type: ignore[arg-type]
+        assert torch.equal(front(audio), whole)
+        front.train()
+        found = front(audio)
+    assert torch.equal(front(audio), whole)  # also in training, once it is over
+    blank = (found == 0) & (whole != 0)
+    assert torch.equal(found[~blank], whole[~blank])
+    widths = [{int(one.all(dim=axis).sum()) for one in blank} for axis in (1, 0)]
+    assert 0 < max(widths[0]) <= 12
+    assert 0 < max(widths[1]) <= 18
 
 
 def test_the_front_end_stays_in_float32_under_autocast(encoder: SpeakerModel) -> None:

@@ -175,7 +175,7 @@ class ClipData(AugmentedData):
     """Clips that are cut out anew in every epoch.
 
     Attributes:
-        spec_augment: blank bands of the features (of a ReDimNet); none: as the encoder was made.
+        spec_augment: blank bands of the features (not of GE2E); none: as the encoder was made.
         open_shards: of the archives that the table names, so many are read and shuffled with each other at a time;
             none: all.
     """

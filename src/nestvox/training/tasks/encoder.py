@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from nestvox.encoders.contract import Encoder, Taps
-from nestvox.encoders.front_ends.log_mel import MelSpectrogram
-from nestvox.encoders.redimnet.front_end import FrontEnd
+from nestvox.encoders.front_ends.gabor import GaborBands
+from nestvox.encoders.front_ends.log_mel import KaldiBands, MelSpectrogram, NormalisedLogMel
+from nestvox.encoders.redimnet.front_end import FrontEnd, mask_bands
 from nestvox.encoders.registry import build
 from nestvox.errors import RecipeError
 from nestvox.extraction.embed import embed_table
@@ -280,25 +282,43 @@ def blanked_bands(encoder: Encoder, section: SpecAugment | None) -> Iterator[Non
     fronts = _front_ends(encoder) if section is not None else []
     if section is not None and not fronts:
         raise RecipeError(f"data.spec_augment: {type(encoder).__name__} has no front end that can blank bands")
-    before = [front.settings for front in fronts]
-    for front in fronts:
-        assert section is not None
-        front.settings = replace(
-            front.settings,
-            do_spec_aug=True,
-            num_apply_spec_aug=section.masks,
-            freq_mask_width=(0, section.bands + 1),
-            time_mask_width=(0, section.frames + 1),
-        )
-    try:
+    with ExitStack() as afterwards:
+        for front in fronts:
+            assert section is not None
+            bands, frames = (0, section.bands + 1), (0, section.frames + 1)
+            if not isinstance(front, FrontEnd):
+                hook = partial(_blanked, masks=section.masks, bands=bands, frames=frames)
+                afterwards.callback(front.register_forward_hook(hook).remove)
+                continue
+            afterwards.callback(setattr, front, "settings", front.settings)
+            front.settings = replace(
+                front.settings,
+                do_spec_aug=True,
+                num_apply_spec_aug=section.masks,
+                freq_mask_width=bands,
+                time_mask_width=frames,
+            )
         yield
-    finally:
-        for front, settings in zip(fronts, before, strict=True):
-            front.settings = settings
 
 
-def _front_ends(encoder: nn.Module) -> list[FrontEnd]:
-    return [module for module in encoder.modules() if isinstance(module, FrontEnd)]
+def _blanked(
+    front: nn.Module,
+    _: object,
+    features: Tensor,
+    *,
+    masks: int,
+    bands: tuple[int, int],
+    frames: tuple[int, int],
+) -> Tensor:
+    """What a front end gives, each band's mean being zero, after masks in training."""
+    for _ in range(masks if front.training else 0):
+        features = mask_bands(mask_bands(features, axis=2, width=frames), axis=1, width=bands)
+    return features
+
+
+def _front_ends(encoder: nn.Module) -> list[nn.Module]:
+    kinds = FrontEnd | NormalisedLogMel | KaldiBands | GaborBands
+    return [module for module in encoder.modules() if isinstance(module, kinds)]
 
 
 def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
