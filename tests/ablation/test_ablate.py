@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from nestvox.ablation import Ablation, ablate, load_study, runs
-from nestvox.corpora.trials import read_trials
-from nestvox.errors import NestvoxError, RecipeError, TrainingError
-from nestvox.evaluation import compare_systems
+from nestvox.corpora.trials import Trials, read_trials, write_trials
+from nestvox.corpora.utterances import write_utterances
+from nestvox.errors import NestvoxError, RecipeError, TrainingError, TrialsError
+from nestvox.evaluation import compare_systems, evaluate
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.metrics import eer, error_curve, min_dcf
 from nestvox.model.loading import load
 from nestvox.scoring.system import System
+from nestvox.testing import make_noises
 from nestvox.training.checkpoint import Checkpoint
 
 Made = Callable[..., dict[str, Any]]
@@ -223,3 +226,33 @@ def test_runs_that_need_the_same_features_share_them(study: Made, tmp_path: Path
         places[arm.name, seed] = (place / "cache").resolve()
     assert places["base", 0] == places["rate=low", 0] == places["shuffled-teacher", 0] == places["no-distillation", 0]
     assert len({places["base", 0], places["random-teacher", 0], places["base", 1]}) == 3
+
+
+def test_a_report_is_what_evaluate_says_of_the_models_on_other_trials(
+    study: Made, quick: dict[str, Any], finished: tuple[Ablation, Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[1], tmp_path / "out")
+    speakers = [f"n{number // 3}" for number in range(18)]
+    table = make_noises(tmp_path / "audio", [0.8 + number / 40 for number in range(18)], speakers)
+    write_utterances(table, tmp_path / "audio" / "table.tsv")
+    pairs = [(a, b) for a in range(18) for b in range(a + 1, 18)]
+    frame = {
+        "enrol": [f"u{a}" for a, _ in pairs],
+        "test": [f"u{b}" for _, b in pairs],
+        "target": [speakers[a] == speakers[b] for a, b in pairs],
+    }
+    write_trials(Trials(pl.DataFrame(frame), "test"), tmp_path / "test.txt", "voxceleb")
+    report = {"trials": str(tmp_path / "test.txt"), "table": str(tmp_path / "audio" / "table.tsv")}
+    found = ablate(study(report=report), out, **quick)
+    assert found.report is not None
+    assert found.dev == finished[0].dev
+    model = out / "runs" / "rate=low" / "seed-1" / "model"
+    alone = evaluate(str(model), report["trials"], table=report["table"])
+    for dim in (8, 24):
+        row = found.report.row("rate=low", dim)
+        assert row.eer[1] == pytest.approx(alone.rates(dim).eer.value, abs=1e-6)
+        assert row.min_dcf[1] == pytest.approx(alone.rates(dim).min_dcf.value, abs=1e-6)
+    assert (out / "study.html").read_text().count("<svg") == 8
+    own = study()["base"]["data"]
+    with pytest.raises(TrialsError, match="are the same trials"):
+        ablate(study(report={"trials": own["dev_trials"], "table": own["table"]}), out, **quick)

@@ -38,7 +38,7 @@ from nestvox.training.train import MODEL_FOLDER, RECIPE_FILE, train
 RUN_FILE = "run.json"
 
 _SCORES_FILE = "dev_scores.parquet"
-_REPORT_STORE = "report_store"
+_REPORT = "report"
 _CACHE = "cache"
 _SIDES = ("enrol_speaker", "test_speaker")
 _error = naming(TrainingError)
@@ -188,7 +188,7 @@ def reported(run: FinishedRun, trials: Trials, table: Any, *, bars: Bars) -> Sys
     rows = np.union1d(*(table.resolve(trials.frame[side]) for side in ("enrol", "test")))
     part = type(table)(frame=table.frame[rows], source=table.source, root=table.root)
     with bars(f"embedding with {run.name}", "utterances") as progress:
-        store = embed_table(model, part, run.folder / _REPORT_STORE, progress=progress)
+        store = embed_table(model, part, run.folder / f"{_REPORT}-{trials.sha256[:12]}", progress=progress)
     return known(store, trials, name=run.name).score()
 
 

@@ -292,7 +292,7 @@ def _told(error: ValidationError) -> str:
     """The first things that are wrong with the keys of a study."""
     told = []
     for detail in error.errors()[:4]:
-        key = ".".join(str(part) for part in detail["loc"] if part not in ("str", "dict[str,any]", "[key]"))
+        key = ".".join(str(part) for part in detail["loc"] if part not in ("constrained-str", "dict[str,any]", "[key]"))
         if detail["type"] == "extra_forbidden":
             known = [*Study.model_fields, *(f"report.{name}" for name in ReportSection.model_fields)]
             told.append(f"unknown key {key}; the nearest known one is {nearest_key(key, known)}")
