@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import statistics
 import time
 import warnings
 from collections.abc import Mapping
@@ -20,16 +19,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nestvox.inspection.bench import times_by_turns
 from nestvox.inspection.inspect import part_sizes
-from nestvox.inspection.sample_clips import noise
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.schema import Count, Word
-from nestvox.threads import one_thread
 
 CLIP_S = 3.0
 """Seconds of the clip that time and multiply-accumulates are of."""
 
-_TURNS = 15
 COSTS = ("parameters", "macs", "cpu_ms", "size_bytes")
 """Names of the costs: attributes of `Costs`."""
 
@@ -63,20 +60,9 @@ def count_costs(model: SpeakerModel, size_bytes: int) -> Costs:
     )
 
 
-@one_thread()
 def cpu_times(models: Mapping[str, SpeakerModel]) -> dict[str, float]:
-    """Processor time of a clip on one thread, from samples to embedding, in milliseconds: the median of 15.
-
-    The models take turns, so that whatever else the machine does hits all of them.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(_TURNS + 1):
-        for name, model in models.items():
-            clip = noise(CLIP_S, model.sample_rate, seed=turn)
-            began = time.process_time()
-            model.forward(clip)
-            taken[name].append(1e3 * (time.process_time() - began))
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first builds what runs
+    """Processor time of a clip on one thread, from samples to embedding, in milliseconds."""
+    return times_by_turns(models, CLIP_S, clock=time.process_time)
 
 
 def count_macs(model: SpeakerModel, clip_s: float = CLIP_S) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +20,15 @@ from nestvox.corpora.trials import Trials, as_trials
 from nestvox.corpora.utterances import UtteranceTable, as_table
 from nestvox.errors import AudioError, ModelError, NestvoxError
 from nestvox.evaluation.estimates import USUAL, Settings
+from nestvox.inspection.bench import times_by_turns
 from nestvox.inspection.inspect import machine_of
-from nestvox.inspection.sample_clips import noise
 from nestvox.model.folder import CONFIG_FILE, WEIGHTS_FILE
 from nestvox.progress import Bars, no_bars
 from nestvox.scoring.sources import Load
-from nestvox.threads import one_thread
 
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
 
-_TIMED_CALLS = 15
 _CLIP_S = 3.0
 _CALIBRATED_S = 4.0
 _MOST_CALIBRATED = 200
@@ -101,7 +97,7 @@ def compress(
     made, left_out = _made(model, chosen, recordings, speakers, strict=forms is not None)
     written, sizes = _written(model, made, Path(out), bars)
     clip_s = max(_CLIP_S, model.min_duration_s)
-    times = _times(written, clip_s)
+    times = times_by_turns(written, clip_s)
     rates, labels, notes = Rates() if measuring is None else measuring.rates(written, teacher)
     rows = [
         FormRow(
@@ -234,16 +230,3 @@ def _counts(model: SpeakerModel) -> tuple[int | None, int | None]:
     if not parameters:
         return None, None
     return sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)
-
-
-def _times(models: Mapping[str, SpeakerModel], clip_s: float) -> dict[str, float]:
-    """Milliseconds of a clip on one thread: the median of calls by turns: other work hits all."""
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    with one_thread():
-        for turn in range(_TIMED_CALLS + 1):
-            for name, model in models.items():
-                clip = noise(clip_s, model.sample_rate, seed=turn)
-                began = time.perf_counter()
-                model.forward(clip)
-                taken[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first builds what runs
