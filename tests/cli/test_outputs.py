@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nestvox.cli.app import commands
+from nestvox.cli.console import console, say, whole_table
 from nestvox.cli.main import main
 from nestvox.cli.outputs import (
     FOLDERS_OUT,
@@ -18,8 +22,10 @@ from nestvox.cli.outputs import (
     Named,
     check_figure_format,
     check_outputs,
+    checked,
     inputs_of,
     outputs_of,
+    write_json,
 )
 from nestvox.errors import MissingExtraError, NestvoxError
 
@@ -32,6 +38,10 @@ def annotation(param: Any) -> str:
 
 def takes_path(param: Any) -> bool:
     return "Path" in annotation(param) or param.name in INPUTS
+
+
+def takes_json(command: Any) -> bool:
+    return any(param.name == "json_out" for param in command.params)
 
 
 PATHS = {name: [param for param in command.params if takes_path(param)] for name, command in COMMANDS.items()}
@@ -94,6 +104,69 @@ def test_no_output_replaces_an_input(
         assert "is what" in error or "is a file, where a folder is to be written" in error
         assert error.count("\n") == 1
     assert given.read_text() == "what is read"
+
+
+@pytest.mark.parametrize(
+    ("command", "write"),
+    [(name, param.name) for name, params in PATHS.items() for param in params if param.name in OUTPUTS - {"json_out"}],
+)
+def test_a_dash_is_no_file(
+    command: str, write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, error = run(capsys, *call(command, {write: Path("-")}))
+    assert code == 2
+    assert " - is no place to write: only --json knows - for standard output" in error or "error: -: tables" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if takes_json(command)])
+def test_the_json_of_every_command_goes_to_standard_output(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a command says while it works, tables and lines alike, is not in the way of the program that reads."""
+
+    def work(json_out: Path) -> None:
+        say("one line")
+        console().print(whole_table("a table"))
+        write_json(json_out, {"name": "\u00e9\udc80", "eer": float("nan")})
+
+    monkeypatch.chdir(tmp_path)
+    checked(name.rpartition(" ")[2], work, {})(json_out=Path("-"))
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"name": "\u00e9\udc80", "eer": None}
+    assert printed.out.isascii()
+    assert "one line" in printed.err
+    assert "a table" in printed.err
+    say("said again")
+    assert capsys.readouterr().out == "said again\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--scores", "scores.txt", "--trials", "trials.txt", "--bootstrap", "50"],
+        ["data", "describe", "trials.txt"],
+        ["plan", "--eer", "0.05", "--difference", "-0.01"],
+        ["models", "list"],
+        ["models", "show", "ge2e"],
+    ],
+    ids=" ".join,
+)
+def test_a_program_reads_it_from_the_pipe(words: list[str], tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    with (tmp_path / "trials.txt").open("w") as trials, (tmp_path / "scores.txt").open("w") as scores:
+        for number in range(200):
+            pair = f"s{number % 20}/a{number}.wav s{number % 20 + number % 2}/b{number}.wav"
+            trials.write(f"{1 - number % 2} {pair}\n")
+            scores.write(f"{pair} {draw.normal(1 - number % 2):.4f}\n")
+    command = [str(Path(sys.executable).with_name("nestvox")), *words, "--json", "-"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["scores.txt", "trials.txt"]
+    assert done.stderr
 
 
 def check(output: Path, *inputs: Path, name: str = "json_out", **more: Any) -> None:

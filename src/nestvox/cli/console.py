@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -23,6 +25,8 @@ _LOG_WIDTH = 120
 # Of a message: lists of names and keys fit in, contents of files do not. The longest path has 4,096 bytes.
 _LONGEST_LINE = 1 << 14
 _ENDLESS = re.compile(r"(\S{200})\S{4000,}(\S{100})")
+# Standard output holds the JSON of a command: what people read goes to standard error.
+_aside = ContextVar("aside", default=False)
 # A column of texts that is narrower than this is no longer read with pleasure.
 _TEXT_WIDTH = 20
 
@@ -57,10 +61,21 @@ class NestvoxConsole(Console):
 
 def console(*, stderr: bool = False) -> NestvoxConsole:
     """Return the console of a command: as wide as the terminal (or COLUMNS), else wide enough for a log."""
+    stderr = stderr or _aside.get()
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
     width = None if terminal or "COLUMNS" in os.environ else _LOG_WIDTH
     return NestvoxConsole(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Lead everything that is said in the block to standard error."""
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
 
 
 def say(*parts: str | tuple[str, str], style: str = "") -> None:

@@ -116,7 +116,10 @@ Seed = Annotated[int, SEED]
 Rotated = Annotated[
     Path | None, typer.Option(help="Also write the rotated vectors here; the suffix names the format, none is a store.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results here as JSON.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the results here as JSON; - is standard output."),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", "--html", metavar="FILE", help="Write the report here, one self-contained HTML page."),

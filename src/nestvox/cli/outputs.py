@@ -10,8 +10,10 @@ import functools
 import itertools
 import math
 import os
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from nestvox.errors import NestvoxError
 
 # Options that are written, by the name of their parameter.
 OUTPUTS = frozenset({"csv", "figures", "json_out", "onnx", "out", "report", "rotated", "scores_out", "trials_out"})
+# What `--json` calls standard output.
+STDOUT = Path("-")
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.
 _READ = """
     a archives b baseline calibrate_on calibration checkpoint cohort data embeddings file files folder front_end
@@ -213,17 +217,29 @@ def checked(command: str, callback: Callable[..., Any], options: Mapping[str, st
 
     @functools.wraps(callback)
     def run(**params: Any) -> Any:
+        from nestvox.cli.console import aside
+
         words = memory_words(torch=bool(params.get("model")) or command in ("demo", "train"))
         if words is not None:
             raise NestvoxError(words)
         inputs = inputs_of(command, params, options)
-        outputs = outputs_of(command, params, options)
+        outputs = [output for output in outputs_of(command, params, options) if not _is_stdout(output)]
         check_outputs(outputs, inputs)
         free = {name for output in outputs for name in output.may_be} | ({"recipe"} if command == "train" else set())
-        with protecting(given.path for given in inputs if given.name not in free):
+        told = aside() if params.get("json_out") == STDOUT else nullcontext()
+        with told, protecting(given.path for given in inputs if given.name not in free):
             return callback(**params)
 
     return run
+
+
+def _is_stdout(output: Named) -> bool:
+    """Whether it is no file; what is no JSON has no place on standard output."""
+    if output.path == STDOUT and output.name != "json_out":
+        raise NestvoxError(
+            f"{output.option} - is no place to write: only --json knows - for standard output; give a path"
+        )
+    return output.path == STDOUT
 
 
 def _finite(value: Any) -> Any:
@@ -235,16 +251,22 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(path: Path | None, content: Any, *, told: bool = True) -> None:
-    """Write the results as strict JSON (null for what is no number), where a file was asked for; `told`: say where."""
+    """Write the results as strict JSON (null for what is no number), where it was asked for; `told`: say where."""
     import json
 
     from nestvox.atomic import write_text
     from nestvox.cli.console import say
 
-    if path is not None:
-        write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        if told:
-            say(f"JSON: {path}")
+    if path is None:
+        return
+    # A pipe may have any encoding: ASCII goes through all of them.
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=path == STDOUT, allow_nan=False) + "\n"
+    if path == STDOUT:
+        sys.stdout.write(text)
+        return
+    write_text(path, text)
+    if told:
+        say(f"JSON: {path}")
 
 
 def check_figure_format(figure_format: str) -> None:

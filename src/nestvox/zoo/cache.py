@@ -1,4 +1,7 @@
-"""Where fetched weights lie. Knows no torch."""
+"""Where fetched weights lie. Knows no torch.
+
+The folder is found by hand: where a user has no home, platformdirs takes ``~`` for a name, and the check is most of it.
+"""
 
 from __future__ import annotations
 

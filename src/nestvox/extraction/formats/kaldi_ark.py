@@ -4,6 +4,9 @@ Of an archive only float vectors (and matrices of one row) are understood, binar
 place in an archive, or a file of its own: of Kaldi, binary or text, or `.npy`. Nothing in a file is ever run: an `.scp`
 whose entry is a command (``cat x.ark |``) is refused, where Kaldi's own readers execute it.
 
+By hand, because kaldiio runs such commands and makes room for whatever a damaged header says: the checks before it
+would be most of what stands here.
+
 Layout: https://kaldi-asr.org/doc/io.html, "The table concept" and "Binary mode".
 """
 
