@@ -169,7 +169,7 @@ def train(
 
 
 def with_random_weights(model: SpeakerModel, seed: int) -> SpeakerModel:
-    """Build the encoder of a model anew, without what it has learned.
+    """Build the encoder of a model anew, without what it has learned; a head stays, which then hears nothing it knows.
 
     Raises:
         ModelError: it is a closed box.
@@ -179,7 +179,7 @@ def with_random_weights(model: SpeakerModel, seed: int) -> SpeakerModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build({"architecture": model.encoder.architecture, **model.encoder.config()})
-    return SpeakerModel(encoder.eval(), name=f"{model.name} with random weights")
+    return SpeakerModel(encoder.eval(), model.head, name=f"{model.name} with random weights")
 
 
 def refuse_what_is_not_here(recipe: Recipe) -> None:

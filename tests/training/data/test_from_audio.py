@@ -25,6 +25,7 @@ from nestvox.encoders.registry import build
 from nestvox.errors import AudioError, FingerprintError, ModelError, RecipeError
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.linear import LinearHead
+from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.criterion import Criterion
@@ -36,7 +37,7 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.recipe.sections import Lora, SpecAugment
 from nestvox.training.tasks.encoder import EncoderTask, NestedNetwork, blanked_bands, full_precision_front_end
-from nestvox.training.train import Trained, train
+from nestvox.training.train import Trained, train, with_random_weights
 
 from ..conftest import TINY, World
 
@@ -340,6 +341,10 @@ def test_a_shuffled_and_a_random_teacher_teach_something_else(
     assert len(set(first.values())) == 3
     assert fingerprints["shuffled"] == fingerprints["own"] == before == encoder.encoder_fingerprint
     assert fingerprints["random"] != before
+    nested = SpeakerModel(encoder.encoder, truncation(24, [8, 24]), name="nested")
+    assert with_random_weights(nested, 3).dims == (8, 24)
+    assert with_random_weights(nested, 3).fingerprint == with_random_weights(nested, 3).fingerprint
+    assert with_random_weights(nested, 4).fingerprint != with_random_weights(nested, 3).fingerprint
     with pytest.raises(RecipeError, match="teacher_order means nothing here"):
         load_recipe("scratch", settings(speech, **SCRATCH, teacher_order="random"))
 
