@@ -8,6 +8,7 @@ from nestvox.lazy import lazily
 
 if TYPE_CHECKING:
     from nestvox.losses.alpha import AlphaSchedule, GradientBalance, capacity_alpha
+    from nestvox.losses.bottleneck import Bottleneck
     from nestvox.losses.distillation import NestedTerm, PrefixDistillation
     from nestvox.losses.hints import AttentionTransfer, Hints, SeveralTeachers, Stage
     from nestvox.losses.margins import AamSoftmax, AmSoftmax, SphereFace2, SubCenterAamSoftmax
@@ -25,6 +26,7 @@ __all__ = [
     "Angles",
     "AngularPrototypical",
     "AttentionTransfer",
+    "Bottleneck",
     "Bounds",
     "Combined",
     "Correlation",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazily(
     {},
     torch={
         "alpha": "AlphaSchedule GradientBalance capacity_alpha",
+        "bottleneck": "Bottleneck",
         "distillation": "NestedTerm PrefixDistillation",
         "hints": "AttentionTransfer Hints SeveralTeachers Stage",
         "margins": "AamSoftmax AmSoftmax SphereFace2 SubCenterAamSoftmax",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nestvox.errors import ModelError
+from nestvox.losses.bottleneck import Bottleneck
 from nestvox.losses.distillation import NestedTerm
 from nestvox.losses.hints import AttentionTransfer, Hints, SeveralTeachers
 from nestvox.losses.precision import weights_by_name
@@ -22,6 +23,7 @@ SPEAKERS = "ce"  # the part of a loss that is no distillation
 TERMS: Mapping[str, type[DistillationTerm]] = {
     "angles": Angles,
     "attention": AttentionTransfer,
+    "bottleneck": Bottleneck,
     "correlation": Correlation,
     "cosine": EmbeddingCosine,
     "distances": Distances,
