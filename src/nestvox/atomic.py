@@ -205,17 +205,13 @@ def _descriptor(path: Path) -> int | None:
     step = Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow the last link
     for _ in range(8):
         folder = os.path.realpath(step.parent)
-        if step.name.isdecimal() and (folder in (f"/proc/{os.getpid()}/fd", "/dev/fd") or _own_task(folder)):
+        if step.name.isdecimal() and re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd", folder):
             return int(step.name)
         try:
             step = Path(folder) / step.readlink()
         except OSError:
             return None
     return None
-
-
-def _own_task(folder: str) -> bool:
-    return re.fullmatch(rf"/proc/{os.getpid()}/task/\d+/fd", folder) is not None
 
 
 @contextmanager

@@ -11,24 +11,20 @@ import pytest
 
 from nestvox.cli.main import main
 from nestvox.evaluation import calibrate, threshold
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import cllr, eer, error_curve
 from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.calibration import read_calibration
 from nestvox.progress import no_bars
 from nestvox.scoring import read_steps
+from nestvox.testing import make_store
 
 N_SPEAKERS, TAKES, DIM = 24, 6, 16
 FEW = ["--bootstrap", "60"]
 
 
 def write_store(folder: Path, names: list[str], speakers: list[str], vectors: np.ndarray, fingerprint: str) -> None:
-    metadata = StoreMetadata(fingerprint, "tiny", "nested", (4, DIM), DIM, "float32", len(names), len(names))
-    writer = StoreWriter(folder, metadata)
-    writer.write_shard(0, ShardRows(names, vectors.astype(np.float32), [f"{n}.wav" for n in names], speakers))
-    writer.finish()
+    paths = [f"{name}.wav" for name in names]
+    make_store(folder, vectors, names, paths, speakers, fingerprint=fingerprint, dims=(4, DIM))
 
 
 @pytest.fixture

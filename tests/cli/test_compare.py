@@ -17,9 +17,7 @@ from nestvox.cli.compare import compare
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.evaluation import Settings
 from nestvox.evaluation import compare as compare_in_python
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
+from nestvox.testing import make_store
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(compare)
@@ -44,10 +42,8 @@ def files(tmp_path: Path) -> Path:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         lines = [f"{unit[a] @ unit[b]:.9f} {NAMES[a]} {NAMES[b]}\n" for a, b in pairs]
         (tmp_path / f"{name}.txt").write_text("".join(lines))
-        metadata = StoreMetadata(fingerprint, name, "nested", (4, 16), 16, "float32", 80, 80)
-        writer = StoreWriter(tmp_path / f"{name}_store", metadata)
-        writer.write_shard(0, ShardRows([f"u{row}" for row in range(80)], vectors, NAMES, [name[:7] for name in NAMES]))
-        writer.finish()
+        about = {"fingerprint": fingerprint, "model": name, "dims": (4, 16)}
+        make_store(tmp_path / f"{name}_store", vectors, None, NAMES, [name[:7] for name in NAMES], **about)
     return tmp_path
 
 
@@ -149,10 +145,8 @@ def test_models_are_embedded_from_the_table(files, monkeypatch):
     def embed_table(model, table, out, *, progress):
         whole = EmbeddingStore(files / f"{model.name}_store")
         ids = table.frame["utt_id"].to_list()
-        metadata = StoreMetadata(model.fingerprint, model.name, "nested", (4, 16), 16, "float32", len(ids), len(ids))
-        writer = StoreWriter(out, metadata)
-        writer.write_shard(0, ShardRows(ids, whole.take(whole.index_of(ids))))
-        return writer.finish()
+        about = {"fingerprint": model.fingerprint, "model": model.name, "dims": (4, 16)}
+        return make_store(out, whole.take(whole.index_of(ids)), ids, **about)
 
     monkeypatch.setattr("nestvox.model.loading.load", lambda name, **_: models[name])
     monkeypatch.setattr("nestvox.extraction.embed.embed_table", embed_table)

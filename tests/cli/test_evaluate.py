@@ -24,6 +24,7 @@ from nestvox.evaluation.measure import evaluate as measured
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
+from nestvox.testing import make_store
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -51,11 +52,13 @@ def files(tmp_path: Path) -> Path:
     rows = [f"u{row}\t{name}\t{name[:7]}\t{'a' if row < 16 else 'b'}\n" for row, name in enumerate(NAMES)]
     (tmp_path / "table.tsv").write_text("utt_id\tpath\tspeaker\tcorpus\n" + "".join(rows))
     for name, keys in (("store", ()), ("leaky", (speaker_key("id10003"),))):
-        metadata = StoreMetadata("ab" * 8, "tiny", "nested", (4, 16), 16, "float32", 32, 32, training_speakers=keys)
-        writer = StoreWriter(tmp_path / name, metadata)
-        writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
-        writer.finish()
+        store_of(tmp_path / name, vectors, "ab" * 8, training_speakers=keys)
     return tmp_path
+
+
+def store_of(folder, vectors, fingerprint, **changes):
+    speakers = [name[:7] for name in NAMES]
+    return make_store(folder, vectors, None, NAMES, speakers, fingerprint=fingerprint, **{"dims": (4, 16), **changes})
 
 
 def test_scores_store_and_json_agree(files):
@@ -111,12 +114,8 @@ def test_python_and_the_command_give_one_result(files):
 
 def other_store(files: Path) -> Path:
     """Another model's embeddings of the same utterances."""
-    metadata = StoreMetadata("cd" * 8, "other", "nested", (4, 16), 16, "float32", 32, 32)
-    writer = StoreWriter(files / "other", metadata)
     vectors = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
-    writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
-    writer.finish()
-    return files / "other"
+    return store_of(files / "other", vectors, "cd" * 8, model="other").path
 
 
 def test_conditions_baseline_and_page(files):
@@ -179,13 +178,10 @@ def test_trials_without_scores_are_listed(files):
 
 def test_a_baseline_may_be_another_model(files):
     # Two systems side by side are two models; only one score must never come of two.
-    metadata = StoreMetadata("cd" * 8, "other", "nested", (16,), 16, "float32", 32, 32)
-    writer = StoreWriter(files / "other", metadata)
     vectors = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
-    writer.write_shard(0, ShardRows([f"u{row}" for row in range(32)], vectors, NAMES, [name[:7] for name in NAMES]))
+    store_of(files / "other", vectors, "cd" * 8, model="other", dims=(16,))
     with pytest.raises(FingerprintError):
-        StoreWriter(files / "store", metadata)
-    writer.finish()
+        store_of(files / "store", vectors, "cd" * 8)
     result = run(
         *("--trials", files / "trials.txt", "--store", files / "store", "--dims", "16"),
         *("--baseline", f"other={files / 'other'}", *FEW),

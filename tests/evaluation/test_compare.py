@@ -16,10 +16,9 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError, TrialsError
 from nestvox.evaluation import Settings, evaluate
 from nestvox.evaluation.comparing import IDENTICAL, compare_systems
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
 from nestvox.scoring.sources import known_model, known_store, system_of_scores
 from nestvox.scoring.system import System
+from nestvox.testing import make_store
 
 FEW = {"settings": Settings(n_bootstrap=100), "n_permutations": 100}
 
@@ -236,10 +235,7 @@ def test_a_model_is_embedded_once_a_named_utterance_and_scored_like_its_store(wo
         asked.append(len(part))
         full = world.store("source")
         rows = part.frame["utt_id"].to_list()
-        metadata = replace(full.metadata, planned_rows=len(rows), shard_rows=len(rows), shards=(), complete=False)
-        writer = StoreWriter(folder, metadata)
-        writer.write_shard(0, ShardRows(rows, full.take(full.index_of(rows))))
-        return writer.finish()
+        return make_store(folder, full.take(full.index_of(rows)), rows, dims=full.metadata.dims)
 
     few = Trials(world.trials.frame.head(20), "few.txt")
     system = known_model("model", few, Model(), world.table, embed).score()

@@ -19,11 +19,12 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.encoders.ge2e import GE2E
 from nestvox.errors import FingerprintError, ModelError, StoreError
 from nestvox.extraction.rotate import rotate_store
-from nestvox.extraction.store.store import EmbeddingStore, ShardRows, StoreMetadata, StoreWriter
+from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.heads.linear import LinearHead
 from nestvox.heads.rotation import Rotation, centred
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import Threshold
+from nestvox.testing import make_store
 
 SIZE, ROWS = 256, 30
 NAMES = [f"u{row:02}" for row in range(ROWS)]
@@ -51,20 +52,9 @@ def nested_model(encoder: SpeakerModel, rotation: Rotation) -> SpeakerModel:
 
 
 def write_store(path: Path, fingerprint: str, tap: str = "embedding") -> EmbeddingStore:
-    metadata = StoreMetadata(
-        fingerprint=fingerprint,
-        model="tiny",
-        tap=tap,
-        dims=(),
-        dim=SIZE,
-        dtype="float32",
-        planned_rows=ROWS,
-        shard_rows=ROWS,
-    )
-    writer = StoreWriter(path, metadata)
     speakers = [None if row % 2 else f"s{row}" for row in range(ROWS)]
-    writer.write_shard(0, ShardRows(NAMES, VECTORS, [f"{name}.wav" for name in NAMES], speakers))
-    return writer.finish()
+    paths = [f"{name}.wav" for name in NAMES]
+    return make_store(path, VECTORS, NAMES, paths, speakers, fingerprint=fingerprint, tap=tap, dims=())
 
 
 def test_an_encoder_alone(encoder: SpeakerModel, tmp_path: Path) -> None:

@@ -12,30 +12,23 @@ from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresE
 from nestvox.evaluation.estimates import Settings
 from nestvox.evaluation.llr_fit import fit_llr, llr_costs
 from nestvox.evaluation.measure import evaluate
-from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import StoreWriter
 from nestvox.metrics import act_dcf, cllr, eer, error_curve, min_cllr
 from nestvox.model.threshold import COSINE
 from nestvox.scoring.normalise import ScoreNorm, normalised
 from nestvox.scoring.pipeline import Steps, calibrated
 from nestvox.scoring.sources import known_store, system_of_scores
 from nestvox.scoring.speakers import trial_speakers
+from nestvox.testing import make_store
 
 N_COHORT = 40
 
 
 def cohort_of(world, name: str = "cohort", *, speakers=None, fingerprint: str = "0123456789abcdef", labels=()):
     vectors = np.random.default_rng(3).normal(size=(N_COHORT, 32)).astype(np.float32) + 0.2
-    metadata = StoreMetadata(fingerprint, "tiny", "nested", (8, 16, 32), 32, "float32", N_COHORT, 16, labels=labels)
-    writer = StoreWriter(world.folder / name, metadata)
     ids = [f"c{row}" for row in range(N_COHORT)]
     speakers = [f"cohort{row}" for row in range(N_COHORT)] if speakers is None else speakers
-    for shard in writer.pending:
-        rows = list(metadata.planned(shard))
-        part = ShardRows([ids[r] for r in rows], vectors[rows], [None] * len(rows), [speakers[r] for r in rows])
-        writer.write_shard(shard, part)
-    return writer.finish(), vectors
+    about = {"fingerprint": fingerprint, "labels": labels, "shard_rows": 16}
+    return make_store(world.folder / name, vectors, ids, None, speakers, **about), vectors
 
 
 def system_and_speakers(world):

@@ -71,13 +71,12 @@ def _groups(listed: Sequence[CatalogueEntry]) -> list[tuple[str, list[CatalogueE
     for entry in listed:
         found.setdefault((bool(entry.restriction), entry.licence), []).append(entry)
     return [
-        (f"{licence}{', NOT FOR COMMERCIAL USE' if restricted else ''}", sorted(group, key=_rank))
+        (
+            f"{licence}{', NOT FOR COMMERCIAL USE' if restricted else ''}",
+            sorted(group, key=lambda entry: (entry.architecture, entry.name)),
+        )
         for (restricted, licence), group in sorted(found.items())
     ]
-
-
-def _rank(entry: CatalogueEntry) -> tuple[str, str]:
-    return entry.architecture, entry.name
 
 
 def _published_eer(entry: CatalogueEntry) -> str:

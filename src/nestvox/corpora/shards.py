@@ -103,7 +103,9 @@ def _write_shards(table: UtteranceTable, out: Path, shard_mib: int, progress: Pr
             break
         name = f"shard-{shard:06d}.tar"
         if (out / name).exists():
-            for member in _audio_in(out / name):
+            for member in members_in(out / name):
+                if member.name.endswith(".json"):
+                    continue
                 if not waiting or member.name != _name_of(*waiting[0]):
                     raise TableError(f"{name} does not hold what the table names; delete the folder", source=out)
                 there = _size(table.root / waiting[0][1][0])
@@ -151,10 +153,6 @@ def _plan_in(path: Path) -> dict[str, Any]:
 
 def _name_of(number: int, file: tuple[str, list[int]]) -> str:
     return f"{number:08d}{PurePosixPath(file[0]).suffix.lower()}"
-
-
-def _audio_in(archive: Path) -> Iterator[ArchiveMember]:
-    return (member for member in members_in(archive) if not member.name.endswith(".json"))
 
 
 def _size(path: Path) -> int:

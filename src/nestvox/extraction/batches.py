@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MAX_BATCH_S = 320.0
+"""Seconds of audio in one batch with its padding: 64 utterances of 5 s. At 16 kHz these are 20 MB of samples."""
+
 
 @dataclass(frozen=True)
 class Piece:

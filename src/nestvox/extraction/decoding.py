@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,11 @@ from nestvox.audio.condition import Condition
 from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.segment import Segment
 from nestvox.errors import AudioError
-from nestvox.extraction.batches import Piece, split_utterance
+from nestvox.extraction.batches import MAX_BATCH_S, Piece, split_utterance
+from nestvox.extraction.settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from nestvox.extraction.shard_job import EmbeddingModel
 
 _Heard = tuple[NDArray[np.float32] | AudioError, Condition | None]
 
@@ -48,29 +53,16 @@ class Decoder:
 
     Args:
         sources: utterances by row.
-        sample_rate: in Hz, of the result.
-        min_duration_s: shorter audio is an error.
-        max_duration_s: longer utterances come in pieces.
-        workers: threads.
-        ahead_s: seconds of audio that may be decoded and waiting (one batch more may be under way).
+        model: at its rate, and as long as it needs, is the result.
+        settings: longest pieces, and threads; 2 where they are not chosen yet.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        *,
-        sample_rate: int,
-        min_duration_s: float,
-        max_duration_s: float,
-        workers: int,
-        ahead_s: float,
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], model: EmbeddingModel, settings: EmbeddingSettings) -> None:
         self.sources = sources
-        self.sample_rate = sample_rate
-        self.min_duration_s = min_duration_s
-        self.max_duration_s = max_duration_s
-        self.ahead_s = ahead_s
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="nestvox-decode")
+        self.sample_rate = model.sample_rate
+        self.min_duration_s = model.min_duration_s
+        self.max_duration_s = settings.max_duration_s
+        self._pool = ThreadPoolExecutor(settings.workers or 2, thread_name_prefix="nestvox-decode")
 
     def close(self) -> None:
         """Stop the threads; what has not begun is dropped."""
@@ -135,13 +127,13 @@ class Decoder:
         return samples, found
 
     def batches(self, planned: Iterable[tuple[Piece, ...]]) -> Iterator[DecodedBatch]:
-        """Yield the batches in order, decoded; at most `ahead_s` of audio waits."""
+        """Yield the batches in order, decoded; at most two full batches of audio wait."""
         waiting: deque[tuple[tuple[Piece, ...], list[Future[_Heard]]]] = deque()
         waiting_s = 0.0
         for pieces in planned:
             waiting.append((pieces, [self._pool.submit(self.hear, piece) for piece in pieces]))
             waiting_s += _seconds(pieces)
-            while waiting and waiting_s > self.ahead_s:
+            while waiting and waiting_s > 2 * MAX_BATCH_S:
                 batch = _collect(*waiting.popleft())
                 waiting_s -= _seconds(batch.pieces)
                 yield batch

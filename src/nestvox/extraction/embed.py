@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from nestvox.corpora.utterances import table_sha256
 from nestvox.errors import StoreError
 from nestvox.extraction import ray_engine
+from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.pace import try_out
 from nestvox.extraction.settings import EmbeddingSettings
-from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, decoder_for
+from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, sources_of
 from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, refuse_another_model, writing
 from nestvox.progress import Progress, silent
@@ -163,7 +164,7 @@ def run_embedding(
     if before is not None:
         refuse_another_model(out, before, model=model.name, fingerprint=model.fingerprint)
     settings = settings.resumed({} if before is None else before.run)
-    with writing(out), closing(decoder_for(table, model, settings)) as decoder:
+    with writing(out), closing(Decoder(sources_of(table), model, settings)) as decoder:
         # What was begun for another tap is refused by the writer, at once and by name.
         dim = None if before is None else before.dim
         network = Network(model, tap, dim)

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nestvox.audio.archives import file_of
 from nestvox.errors import NestvoxError
+from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.settings import EmbeddingSettings
-from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, decoder_for
+from nestvox.extraction.shard_job import EmbeddingModel, Network, ShardJob, StoreTap, sources_of
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import StoreWriter
 from nestvox.extras import require
@@ -248,7 +249,7 @@ def _make_shard(
         )
     model = _received(model_ref[0])
     shards: list[ShardRows] = []
-    with closing(decoder_for(table, model, settings)) as decoder:
+    with closing(Decoder(sources_of(table), model, settings)) as decoder:
         job = ShardJob(Network(model, tap), decoder, table.frame, settings)
         reported = time.monotonic()
         for done in job.run({0: range(len(table))}, lambda _, rows: shards.append(rows)):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nestvox.audio.condition import Condition
 from nestvox.audio.errors import SilentAudioError
 from nestvox.errors import AudioError, FingerprintError, MissingExtraError, ModelError, NestvoxError, StoreError
-from nestvox.extraction.batches import Piece, plan_batches
+from nestvox.extraction.batches import MAX_BATCH_S, Piece, plan_batches
 from nestvox.extraction.decoding import DecodedBatch, Decoder, Source
 from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.store.metadata import FailedUtterance
@@ -32,9 +32,6 @@ from nestvox.threads import torch_threads
 
 if TYPE_CHECKING:
     from nestvox.corpora.utterances import UtteranceTable
-
-MAX_BATCH_S = 320.0
-"""Seconds of audio in one batch with its padding: 64 utterances of 5 s. At 16 kHz these are 20 MB of samples."""
 
 StoreTap = Literal["nested", "embedding", "pooled", "frames"]
 Vector = NDArray[np.float32]
@@ -163,7 +160,7 @@ class ShardJob:
 
     Args:
         network: the model at its tap.
-        decoder: of the table's audio, by row; `decoder_for` makes one.
+        decoder: of the table's audio, by row.
         frame: the table's rows.
         settings: how, with a settled pace.
 
@@ -360,22 +357,6 @@ def sources_of(table: UtteranceTable) -> list[Source]:
         raise StoreError(f"{table.source}: no utterances to embed")
     names = table.frame["utt_id"].to_list()
     return [Source(row, *both) for row, both in enumerate(zip(names, table.segments(), strict=True))]
-
-
-def decoder_for(table: UtteranceTable, model: EmbeddingModel, settings: EmbeddingSettings) -> Decoder:
-    """Return what decodes the rows of a table as a model takes them.
-
-    Raises:
-        StoreError: the table has no rows.
-    """
-    return Decoder(
-        sources_of(table),
-        sample_rate=model.sample_rate,
-        min_duration_s=model.min_duration_s,
-        max_duration_s=settings.max_duration_s,
-        workers=settings.workers or 2,
-        ahead_s=2 * MAX_BATCH_S,
-    )
 
 
 class OutOfMemoryError(ModelError):

@@ -20,8 +20,8 @@ from nestvox.errors import StoreError
 from nestvox.extraction.formats import numpy_files
 from nestvox.extraction.formats.interchange import VectorWriter, export_store, iter_vectors, vector_shape
 from nestvox.extraction.store.metadata import StoreMetadata
-from nestvox.extraction.store.shard_files import ShardRows
-from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, VectorBatch
+from nestvox.extraction.store.store import EmbeddingStore, VectorBatch
+from nestvox.testing import make_store
 
 NAMES = [f"spk{row}-ütt" for row in range(7)]
 VECTORS = np.random.default_rng(5).standard_normal((7, 3)).astype(np.float32)
@@ -321,11 +321,7 @@ def test_store_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_export(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "s", metadata())
-    for shard in writer.pending:
-        rows = writer.metadata.planned(shard)
-        writer.write_shard(shard, ShardRows([NAMES[row] for row in rows], VECTORS[list(rows)]))
-    writer.finish()
+    make_store(tmp_path / "s", VECTORS, NAMES, **vars(metadata()))
     seen: list[tuple[int, int | None]] = []
     count = export_store(
         tmp_path / "s", tmp_path / "v.npz", dim=2, progress=lambda done, total: seen.append((done, total))
@@ -360,9 +356,7 @@ main(sys.argv[1:])
 
 
 def test_without_pyarrow_stores_work_and_parquet_asks_for_its_extra(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "s", StoreMetadata("f" * 16, "m", "nested", (3,), 3, "float32", 7, 7))
-    writer.write_shard(0, ShardRows(NAMES, VECTORS))
-    writer.finish()
+    make_store(tmp_path / "s", VECTORS, NAMES)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

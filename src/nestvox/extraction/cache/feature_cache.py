@@ -28,7 +28,7 @@ from nestvox.extraction.cache.plan import CachePlan, plan_in, refuse_difference
 from nestvox.extraction.cache.variants import VariantDecoder, Variants
 from nestvox.extraction.pace import try_out
 from nestvox.extraction.settings import EmbeddingSettings
-from nestvox.extraction.shard_job import MAX_BATCH_S, Network, sources_of
+from nestvox.extraction.shard_job import Network, sources_of
 from nestvox.extraction.store.mapped_rows import MappedRows
 from nestvox.extraction.store.metadata import StoreMetadata, default_shard_rows, is_store, read_metadata
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter, writing
@@ -279,16 +279,8 @@ def build_cache(
         refuse_difference(str(out), plan_in(str(out), before), plan)
         features = Features(model, before.dim, before.columns.get("embedding", 0))
     settings = settings.resumed({} if before is None else before.run)
-    decoder = VariantDecoder(
-        sources,
-        Variants(variants, seed, augmentation, banks, crop_s),
-        speakers,
-        sample_rate=model.sample_rate,
-        min_duration_s=model.min_duration_s,
-        max_duration_s=settings.max_duration_s,
-        workers=settings.workers or 2,
-        ahead_s=2 * MAX_BATCH_S,
-    )
+    varied = Variants(variants, seed, augmentation, banks, crop_s)
+    decoder = VariantDecoder(sources, varied, speakers, model, settings)
     _fill(out, table, features, plan, before, decoder, settings, progress)
     return FeatureCache(out)
 

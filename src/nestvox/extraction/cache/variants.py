@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from nestvox.audio.condition import Condition
 from nestvox.errors import AudioError
 from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder, Source
+from nestvox.extraction.settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from nestvox.extraction.shard_job import EmbeddingModel
 
 _KEPT = 16
 
@@ -87,7 +91,7 @@ class VariantDecoder(Decoder):
         sources: utterances.
         variants: how they are varied.
         speakers: of the utterances.
-        sample_rate, min_duration_s, max_duration_s, workers, ahead_s: as `Decoder` takes them.
+        model, settings: as `Decoder` takes them.
     """
 
     def __init__(
@@ -95,25 +99,14 @@ class VariantDecoder(Decoder):
         sources: Sequence[Source],
         variants: Variants,
         speakers: Sequence[str],
-        *,
-        sample_rate: int,
-        min_duration_s: float,
-        max_duration_s: float,
-        workers: int,
-        ahead_s: float,
+        model: EmbeddingModel,
+        settings: EmbeddingSettings,
     ) -> None:
-        super().__init__(
-            _VariantSources(sources, variants.count),
-            sample_rate=sample_rate,
-            min_duration_s=min_duration_s,
-            max_duration_s=max_duration_s,
-            workers=workers,
-            ahead_s=ahead_s,
-        )
+        super().__init__(_VariantSources(sources, variants.count), model, settings)
         self.variants = variants
         self.speakers = speakers
         self._split_before: _Shared[int, list[Piece] | AudioError] = _Shared(_KEPT)
-        self._decoded: _Shared[_Stretch, _Heard] = _Shared(max(_KEPT, 2 * workers))
+        self._decoded: _Shared[_Stretch, _Heard] = _Shared(max(_KEPT, 2 * (settings.workers or 2)))
 
     def _split(self, row: int) -> list[Piece] | AudioError:
         number, variant = divmod(row, self.variants.count)
