@@ -222,7 +222,7 @@ def make_noises(
 class MomentModel:
     """A model without weights whose vector of a recording is four moments of its samples.
 
-    It does for `embed_table`, `build_cache` and whatever else takes an `EmbeddingModel`.
+    It does for `embed_table` and whatever else takes an `EmbeddingModel`.
     """
 
     fingerprint: str = "0123456789abcdef"
