@@ -98,6 +98,11 @@ def say_notes(notes: Iterable[str]) -> None:
         say(("note:", "yellow"), f" {note}")
 
 
+def say_json(text: str) -> None:
+    """Write JSON in ASCII, in which every control character is escaped, to standard output, for a program to read."""
+    sys.stdout.write(text)
+
+
 def tell(text: str) -> None:
     """Write one line to standard error: what goes on, beside the results."""
     console(stderr=True).print(text, soft_wrap=True)

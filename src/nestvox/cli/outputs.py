@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 import os
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -255,14 +254,14 @@ def write_json(path: Path | None, content: Any, *, told: bool = True) -> None:
     import json
 
     from nestvox.atomic import write_text
-    from nestvox.cli.console import say
+    from nestvox.cli.console import say, say_json
 
     if path is None:
         return
     # A pipe may have any encoding: ASCII goes through all of them.
     text = json.dumps(_finite(content), indent=2, ensure_ascii=path == STDOUT, allow_nan=False) + "\n"
     if path == STDOUT:
-        sys.stdout.write(text)
+        say_json(text)
         return
     write_text(path, text)
     if told:
