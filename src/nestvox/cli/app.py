@@ -42,7 +42,7 @@ _SUMMARIES = {
     "models": "Pretrained encoders: list, licence, weights.",
     "plan": "How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
 }
-_MODULES = {"bench": "inspect", "cache": "embed", "calibrate": "threshold", "export": "embed"}  # that they share
+_MODULES = {"cache": "embed", "export": "embed"}  # that they share
 _GROUPS = ("data", "models", "plan")
 
 

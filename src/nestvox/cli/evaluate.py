@@ -216,7 +216,8 @@ def print_evaluation(evaluation: Evaluation, *, title: str | None = None) -> Non
 
 def _print_steps(found: Evaluation, *, calibration: Path | None) -> None:
     """Costs before and after the calibration, and what stored thresholds do here."""
-    from nestvox.cli.threshold import print_costs, print_uses
+    from nestvox.cli.calibrate import print_costs
+    from nestvox.cli.threshold import print_uses
 
     if found.calibrated_by is not None:
         print_costs(
