@@ -55,7 +55,7 @@ class Criterion(nn.Module):
         self.distillation: PrefixDistillation | None = None
         if section.distill:
             self.distillation = PrefixDistillation(
-                self.dims, weights, target="full", rotation=None, **section.distill_terms
+                self.dims, weights, target=section.distill_target, rotation=None, **section.distill_terms
             )
         self.distils = self.distillation is not None
         self.relational = self.distils or (section.weight > 0 and isinstance(section, Pairwise | Triplets))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nestvox.errors import StoreError, TrainingError
 from nestvox.extraction.cache.feature_cache import FeatureCache
+from nestvox.heads.contract import Head
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 
@@ -276,6 +277,29 @@ class BalancedOrder:
 Order = ShuffledOrder | BalancedOrder
 
 
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What a teacher says of whole, clean utterances, computed once, so that a step costs no pass through the teacher.
+
+    Attributes:
+        cache: features of its encoder.
+        name: of the teacher.
+        fingerprint: likewise, its head included.
+        head: of the teacher, where it is nested itself; None: the encoder's own embedding.
+    """
+
+    cache: FeatureCache
+    name: str
+    fingerprint: str
+    head: Head | None = None
+
+    def gather(self, rows: Rows) -> NDArray[np.floating[Any]]:
+        """Embeddings (b, E) of rows of the cache."""
+        if self.head is None:
+            return self.cache.gather(rows, 0, tap="embedding")
+        return self.head.transform(self.cache.gather(rows, 0, tap=self.head.tap))
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Samples that are in memory at once.
@@ -314,7 +338,7 @@ class OrderedSource(ABC):
         processes: whose share is read.
         speakers: (N,) speaker of each utterance, as numbers.
         utt_ids: (N,) their names.
-        teacher: features of the clean utterances, where there is distillation.
+        teacher: embeddings of the clean utterances, where there is distillation.
         of: utterances and speakers that there are, those included that are left out; None: those here.
 
     Raises:
@@ -330,7 +354,7 @@ class OrderedSource(ABC):
         speakers: Rows,
         utt_ids: Sequence[str],
         *,
-        teacher: FeatureCache | None = None,
+        teacher: Targets | None = None,
         of: tuple[int, int] | None = None,
         workers: int = 1,
     ) -> None:
@@ -340,7 +364,7 @@ class OrderedSource(ABC):
         self._speakers = speakers
         self._micro_batch = recipe.training.micro_batch
         self._workers = workers
-        self._taught = None if teacher is None else cached_rows(teacher, utt_ids)
+        self._taught = None if teacher is None else cached_rows(teacher.cache, utt_ids)
         if self._taught is not None and recipe.teacher_order == "shuffled":
             self._taught = self._taught[another_each(len(self._taught), recipe.seed)]
         drawn = recipe.training.balanced
@@ -415,7 +439,7 @@ class OrderedSource(ABC):
         """(b, E) embeddings of the clean utterances that the teacher has, where there is one."""
         if self.teacher is None or self._taught is None:
             return None
-        return self.tensor(self.teacher.gather(self._taught[rows], 0, tap="embedding"))
+        return self.tensor(self.teacher.gather(self._taught[rows]))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """On the device of the run."""

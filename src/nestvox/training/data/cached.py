@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import normalise
-from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, cached_rows, generator
+from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, Targets, cached_rows, generator
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 
@@ -84,7 +84,7 @@ class CachedSource(OrderedSource):
         recipe: batch size, balance and seed.
         tap: that the head takes.
         processes: whose share is gathered.
-        teacher: features of the clean utterances, where there is distillation.
+        teacher: embeddings of the clean utterances, where there is distillation.
         of: utterances and speakers that there are, those included that the cache leaves out; None: those of `data`.
     """
 
@@ -95,7 +95,7 @@ class CachedSource(OrderedSource):
         tap: CacheTap,
         processes: Processes,
         *,
-        teacher: FeatureCache | None = None,
+        teacher: Targets | None = None,
         of: tuple[int, int] | None = None,
     ) -> None:
         names = [data.cache.utt_ids[int(number)] for number in data.utterances]

@@ -16,8 +16,7 @@ from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
-from nestvox.extraction.cache.feature_cache import FeatureCache
-from nestvox.training.data.batches import MicroBatch, OrderedSource, WindowedOrder
+from nestvox.training.data.batches import MicroBatch, OrderedSource, Targets, WindowedOrder
 from nestvox.training.data.material import augmentation_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
@@ -45,7 +44,7 @@ class AudioSource(OrderedSource):
         sample_rate: of the encoder, in Hz.
         processes: whose share is read.
         banks: noise, rooms and voices.
-        teacher: features of the clean utterances, where there is distillation.
+        teacher: embeddings of the clean utterances, where there is distillation.
         of: utterances and speakers that there are, unusable ones included; None: those of `table`.
 
     Attributes:
@@ -66,7 +65,7 @@ class AudioSource(OrderedSource):
         processes: Processes,
         banks: Banks,
         *,
-        teacher: FeatureCache | None = None,
+        teacher: Targets | None = None,
         of: tuple[int, int] | None = None,
     ) -> None:
         self.recipe = recipe

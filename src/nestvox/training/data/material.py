@@ -24,7 +24,7 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, Progress, no_bars
 from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
-from nestvox.training.data.batches import cached_rows
+from nestvox.training.data.batches import Targets, cached_rows
 from nestvox.training.data.cached import CachedUtterances
 from nestvox.training.data.development import Development, keep_apart
 from nestvox.training.parallel import Processes
@@ -41,7 +41,7 @@ class Material:
         train_cache: their features; none where nothing needs them.
         dev: the development trials.
         dev_cache: features of their utterances.
-        teacher_cache: features of the training utterances that a distillation learns from; none without one.
+        teacher: what a distillation learns from, of the training utterances; none without one.
         labels: what every figure of the run must be shown with.
         speakers: of training and development.
         notes: what of the data is left out, a sentence each.
@@ -51,7 +51,7 @@ class Material:
     train_cache: FeatureCache | None
     dev: Development
     dev_cache: FeatureCache | None
-    teacher_cache: FeatureCache | None
+    teacher: Targets | None
     labels: tuple[str, ...]
     speakers: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -68,8 +68,8 @@ class Material:
     def usable(self) -> UtteranceTable:
         """The training utterances without those that a cache left out."""
         assert self.train is not None
-        caches = [cache for cache in (self.train_cache, self.teacher_cache) if cache is not None]
-        skipped = [one.utt_id for cache in caches for one in cache.metadata.failed]
+        caches = [self.train_cache, None if self.teacher is None else self.teacher.cache]
+        skipped = [one.utt_id for cache in caches if cache is not None for one in cache.metadata.failed]
         kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
         return replace(self.train, frame=kept, _lines=None)
 
@@ -103,10 +103,9 @@ class Material:
             cache = self.train_cache
             words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
             found.append(Origin("data.cache", cache.key, words))
-        if self.teacher_cache not in (None, self.train_cache):
-            assert self.teacher_cache is not None
-            metadata = self.teacher_cache.metadata
-            found.append(Origin("teacher", metadata.fingerprint, f"{metadata.model} ({metadata.fingerprint})"))
+        if self.teacher is not None and self.teacher.cache is not self.train_cache:
+            teacher = self.teacher
+            found.append(Origin("teacher", teacher.fingerprint, f"{teacher.name} ({teacher.fingerprint})"))
         return found
 
     @classmethod
@@ -180,14 +179,17 @@ class Material:
         if start is not None and given_dev is None:
             named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
             given_dev = made(start, named, "dev", dtype="float32")
-        taught = given if isinstance(recipe, LoopRecipe) and recipe.loss.distill else None
+        taught = None
+        if isinstance(recipe, LoopRecipe) and recipe.loss.distill and given is not None:
+            taught = Targets(given, given.metadata.model, given.metadata.fingerprint)
         if teacher is not None:
             assert train is not None
-            taught = made(teacher, train, "teacher", skip_bad=features.skip_bad)
+            cache = made(teacher, train, "teacher", skip_bad=features.skip_bad)
+            taught = Targets(cache, teacher.name, teacher.fingerprint, teacher.head)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
         notes = [
             *_rows_in_no_part(recipe, whole, dev_whole),
-            *_unusable(train, taught if given is None else given),
+            *_unusable(train, taught.cache if given is None and taught is not None else given),
             *dev.notes,
         ]
         return cls(train, given, dev, given_dev, taught, tuple(sorted(labels)), speakers, tuple(notes))

@@ -41,6 +41,8 @@ class LossSection(Section):
         weight: of the loss over speakers; 0 leaves distillation alone.
         distill: weight of the distance of every prefix to the teacher's embedding of the clean utterance.
         distill_terms: factors of `losses.distillation.PrefixDistillation`.
+        distill_target: what a prefix of d numbers is held against: the teacher's embedding in ``full``, or
+            ``truncated`` to its first d numbers, where the teacher is nested itself.
     """
 
     kind: str
@@ -50,13 +52,14 @@ class LossSection(Section):
     distill_terms: dict[Literal["similarity", "correlation", "neighbours", "cosine", "temperature"], Factor] = Field(
         default_factory=dict
     )
+    distill_target: Literal["full", "truncated"] = "full"
 
     @model_validator(mode="after")
     def _learns_from_something(self) -> Self:
         if not self.weight and not self.distill:
             raise ValueError("weight and distill are both 0, nothing would be learned")
         if not self.distill:
-            self.refuse_idle("loss.distill is 0", "distill_terms")
+            self.refuse_idle("loss.distill is 0", "distill_terms", "distill_target")
         if "temperature" in self.distill_terms and not self.distill_terms.get("neighbours"):
             raise ValueError("distill_terms.temperature has no effect: it is of the term neighbours, whose factor is 0")
         if not self.weight:

@@ -196,7 +196,7 @@ def train_encoder(run: Run[EncoderRecipe]) -> Finished:
         rate,
         processes,
         banks_of(recipe.data, table, rate),
-        teacher=material.teacher_cache,
+        teacher=material.teacher,
         of=material.whole,
     )
     # Prototypes begin at the means of the clean features, where there are any; a speaker at another speed begins beside

@@ -76,7 +76,7 @@ def train_head(run: Run[HeadRecipe]) -> Finished:
     criterion = first_criterion(recipe, head, data, data.names)
     head.to(run.processes.device)
     task = HeadTask(head, criterion.to(run.processes.device), pairs, recipe)
-    source = CachedSource(data, recipe, head.tap, run.processes, teacher=material.teacher_cache, of=material.whole)
+    source = CachedSource(data, recipe, head.tap, run.processes, teacher=material.teacher, of=material.whole)
     progressed, notes = run.loop(
         task,
         source,
