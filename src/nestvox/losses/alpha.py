@@ -90,18 +90,20 @@ class GradientBalance(nn.Module):
     """
 
     log_ratio: Tensor
+    known: Tensor
 
     def __init__(self, share: float = 0.5, momentum: float = 0.9) -> None:
         super().__init__()
         if not 0 < share < 1 or not 0 <= momentum < 1:
             raise ModelError(f"share is in (0, 1) and momentum in [0, 1), got {share} and {momentum}")
         self.share, self.momentum = share, momentum
-        self.register_buffer("log_ratio", torch.tensor(math.nan, dtype=torch.float64))
+        self.register_buffer("log_ratio", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("known", torch.zeros((), dtype=torch.float64))  # 1 once there was a step
 
     @property
     def alpha(self) -> float:
         """For the next step; before the first `update`, the share itself."""
-        ratio = 1.0 if self.log_ratio.isnan() else math.exp(float(self.log_ratio))
+        ratio = math.exp(float(self.log_ratio))  # of nothing, 1
         return self.share / (self.share + (1 - self.share) * ratio)
 
     def update(self, found: Combined, places: Sequence[Tensor]) -> float:
@@ -125,5 +127,6 @@ class GradientBalance(nn.Module):
         if 0 < distilled < math.inf and 0 < speakers < math.inf:
             now = math.log(distilled / speakers)
             before = float(self.log_ratio)
-            self.log_ratio.fill_(now if math.isnan(before) else self.momentum * before + (1 - self.momentum) * now)
+            self.log_ratio.fill_(self.momentum * before + (1 - self.momentum) * now if self.known else now)
+            self.known.fill_(1.0)
         return self.alpha

@@ -10,7 +10,7 @@ and this is it, over the active dims, with unit() because a prefix is scored by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -29,10 +29,12 @@ class NestedTerms:
     Attributes:
         total: scalar with a gradient: the weighted mean of the active dims.
         per_dim: scalars without one, per prefix length, unweighted; still on the device, so that nothing is waited for.
+        parts: likewise by name: what else is followed, such as the terms of a distillation.
     """
 
     total: Tensor
     per_dim: dict[int, Tensor]
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class PrefixLoss(nn.Module):

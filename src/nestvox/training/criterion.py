@@ -35,10 +35,13 @@ class Criterion(nn.Module):
         dims: ascending.
         relational: it compares the clips of a batch with each other, so it needs the whole batch at once.
         distils: it needs the pretrained embeddings.
+        series: names of what it reports besides the prefixes, in the order of `NestedTerms.parts`.
 
     Raises:
         RecipeError: a weight for a dimension that the head does not have.
     """
+
+    series: tuple[str, ...] = ()
 
     def __init__(self, section: LossSection, dims: Sequence[int], classes: int) -> None:
         super().__init__()

@@ -166,6 +166,8 @@ class TrainingLoop:
             self._window += self._step(batch, moment)
             self.progressed.step += 1
             self.progressed.total_steps += 1
+            if (seen := self.task.observed()) and self._log is not None:
+                self._log.write(self.progressed.total_steps, {"epoch": round(moment, 6), **seen})
             done = epoch + self.progressed.step / steps
             self.progress(round(done * self.source.n), self.recipe.training.epochs * self.source.n)
             last = self.progressed.step == steps
@@ -178,7 +180,7 @@ class TrainingLoop:
 
     def _end_epoch(self, epoch: int, found: Mapping[str, Any]) -> None:
         """Log and report an epoch that is over, with what its validation found."""
-        count, loss, repeated = (self.progressed.told or [0.0, 0.0, 0.0])[:3]
+        count, loss, repeated, *others = self.progressed.told or [0.0, 0.0, 0.0]
         self.progressed.told = []
         if not self.processes.first:
             return
@@ -186,6 +188,8 @@ class TrainingLoop:
         record = {"epoch": epoch + 1, "seen": asdict(seen), "epoch_s": round(seconds, 3), **found}
         if count:
             record["epoch_loss"] = loss / count
+            named = zip(self.task.criterion.series, others[len(self.task.criterion.dims) :], strict=True)
+            record |= {f"epoch_{name}": value / count for name, value in named}
         if repeated:
             record["repeated_clips"] = round(repeated)
         report = EpochReport(
@@ -276,11 +280,13 @@ class TrainingLoop:
         return embedding.float()
 
     def _nothing(self) -> Tensor:
-        """Sums over no samples: how many, loss, how many were repeated to fill a clip, loss of each dimension."""
-        return torch.zeros(3 + len(self.task.criterion.dims), device=self.processes.device)
+        """Sums over no samples: how many, loss, how many were repeated to fill a clip, each dimension, each series."""
+        criterion = self.task.criterion
+        return torch.zeros(3 + len(criterion.dims) + len(criterion.series), device=self.processes.device)
 
     def _count(self, terms: NestedTerms, part: MicroBatch, seen: Tensor) -> None:
         by_dim = [terms.per_dim.get(dim, terms.total.new_zeros(())) for dim in self.task.criterion.dims]
+        by_dim += [terms.parts[name] for name in self.task.criterion.series]
         n = len(part.labels)
         repeated = terms.total.new_tensor(part.n_repeated / n)
         seen += n * torch.stack([terms.total.new_ones(()), terms.total, repeated, *by_dim]).detach()
@@ -290,7 +296,9 @@ class TrainingLoop:
         sums = self.processes.sum(self._window).tolist()
         self._window.zero_()
         self.progressed.told = [a + b for a, b in zip(self.progressed.told or [0.0] * len(sums), sums, strict=True)]
-        count, loss, _, *by_dim = sums
+        count, loss, _, *others = sums
+        criterion = self.task.criterion
+        by_dim, by_name = others[: len(criterion.dims)], others[len(criterion.dims) :]
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in epoch {moment:.2f}; {_remedy(self.recipe)}")
         if self._log is None or not count:
@@ -300,9 +308,8 @@ class TrainingLoop:
             {
                 "epoch": round(moment, 6),
                 "loss": loss / count,
-                "loss_of": {
-                    str(d): value / count for d, value in zip(self.task.criterion.dims, by_dim, strict=True) if value
-                },
+                "loss_of": {str(d): value / count for d, value in zip(criterion.dims, by_dim, strict=True) if value},
+                **{name: value / count for name, value in zip(criterion.series, by_name, strict=True)},
                 "learning_rate": self.schedule.rate(moment),
                 "margin": self.schedule.margin_at(moment),
                 "samples_per_s": steps_per_s * self.recipe.training.batch,
@@ -335,6 +342,7 @@ class TrainingLoop:
             "dev_eer": progressed.eers[str(progressed.epoch)],
             "dev_eer_mean": criterion,
             "best_epoch": progressed.best_epoch,
+            **self.task.observed(),
         }
 
     def _with(self, state: Mapping[str, Tensor], work: Callable[[], _T]) -> _T:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -78,6 +78,9 @@ class Task(Protocol):
 
     def validate(self) -> Mapping[int, float]:
         """Return the EER on the development trials at each dimension."""
+
+    def observed(self) -> Mapping[str, Any]:
+        """Return what else the log should have of the last step or validation, once; what needs a word is told."""
 
 
 def split_decay(parameters: Iterator[nn.Parameter], scale: float, weight_decay: float) -> list[ParameterGroup]:

@@ -34,10 +34,11 @@ from nestvox.training.data.development import REPLICATES, Development, of_trials
 from nestvox.training.data.material import Material
 from nestvox.training.loop import CHECKPOINT_FILE
 from nestvox.training.parallel import processes
-from nestvox.training.recipe.kinds import LoopRecipe, Recipe, ScratchRecipe
+from nestvox.training.recipe.kinds import DistilRecipe, LoopRecipe, Recipe, ScratchRecipe
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.run import Finished, Run
 from nestvox.training.run_log import Watch
+from nestvox.training.tasks.distil import train_student
 from nestvox.training.tasks.encoder import DEV_FOLDER, train_encoder
 from nestvox.training.tasks.head import train_head
 from nestvox.training.tasks.rotation import train_rotation
@@ -50,6 +51,7 @@ _TASKS: Mapping[str, Callable[[Run[Any]], Finished]] = {
     "rotation": train_rotation,
     "head": train_head,
     "encoder": train_encoder,
+    "distil": train_student,
 }
 
 
@@ -142,14 +144,14 @@ def train(
     with ExitStack() as stack:
         every = stack.enter_context(processes(recipe.run.device))
         tell = announce if every.first else lambda _: None
-        if start is None and not isinstance(recipe, ScratchRecipe):
+        if start is None and not isinstance(recipe, ScratchRecipe | DistilRecipe):
             if recipe.start is None:
                 raise RecipeError("start is missing: a name of `nestvox models list`, or a model folder")
             start = load(recipe.start, device="cpu", announce=tell)
         if teacher is None and isinstance(recipe, LoopRecipe) and recipe.teacher is not None:
             teacher = load(recipe.teacher, device="cpu", announce=tell)
-        if teacher is not None and not (isinstance(recipe, LoopRecipe) and recipe.loss.distill):
-            raise RecipeError("teacher: nothing is learned from it, as the recipe has no loss.distill")
+        if teacher is not None and not (isinstance(recipe, LoopRecipe) and recipe.distils):
+            raise RecipeError("teacher: nothing is learned from it, as the recipe distils nothing")
         if isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random":
             like = start if teacher is None else teacher
             assert like is not None

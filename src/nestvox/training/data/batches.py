@@ -285,12 +285,14 @@ class Targets:
         cache: features of its encoder.
         name: of the teacher.
         fingerprint: likewise, its head included.
+        parameters: of its encoder; 0 where nobody counted them.
         head: of the teacher, where it is nested itself; None: the encoder's own embedding.
     """
 
     cache: FeatureCache
     name: str
     fingerprint: str
+    parameters: int = 0
     head: Head | None = None
 
     def gather(self, rows: Rows) -> NDArray[np.floating[Any]]:

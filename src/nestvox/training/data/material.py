@@ -29,7 +29,7 @@ from nestvox.training.data.cached import CachedUtterances
 from nestvox.training.data.development import Development, keep_apart
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
-from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData
+from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData, TaughtData
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +165,10 @@ class Material:
         if before is not None:  # said of these, and not of the caches that are made of them
             refuse_other_start(folder, before, replace(before, start=list(map(asdict, _given(dev, train)))))
 
-        def made(model: SpeakerModel, table: UtteranceTable, part: str, **options: Any) -> FeatureCache:
-            path = folder / "cache" / part
+        def made(
+            model: SpeakerModel, table: UtteranceTable, part: str, path: Path | None = None, **options: Any
+        ) -> FeatureCache:
+            path = folder / "cache" / part if path is None else path
             if processes.first:
                 with bars(f"features ({part})", "rows") as progress:
                     _make(recipe, model, table, path, progress, **options)
@@ -184,8 +186,12 @@ class Material:
             taught = Targets(given, given.metadata.model, given.metadata.fingerprint)
         if teacher is not None:
             assert train is not None
-            cache = made(teacher, train, "teacher", skip_bad=features.skip_bad)
-            taught = Targets(cache, teacher.name, teacher.fingerprint, teacher.head)
+            shared, skips = None, features.skip_bad
+            if isinstance(data, TaughtData):
+                shared, skips = data.targets, data.skip_bad
+            cache = made(teacher, train, "teacher", shared, skip_bad=skips)
+            size = sum(parameter.numel() for parameter in teacher.encoder.parameters())
+            taught = Targets(cache, teacher.name, teacher.fingerprint, size, teacher.head)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
         notes = [
             *_rows_in_no_part(recipe, whole, dev_whole),

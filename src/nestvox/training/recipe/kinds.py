@@ -30,7 +30,7 @@ class Recipe(sections.Section):
         task: which of `training.tasks` trains it.
     """
 
-    task: ClassVar[Literal["rotation", "head", "encoder"]]
+    task: ClassVar[Literal["rotation", "head", "encoder", "distil"]]
 
     kind: str
     start: sections.Text | None = None
@@ -106,8 +106,8 @@ class LoopRecipe(Recipe):
     def _agrees(self) -> Self:
         for problem in self._problems():
             raise ValueError(problem)
-        if not self.loss.distill:
-            self.refuse_idle("loss.distill is 0", "teacher", "teacher_order")
+        if not self.distils:
+            self.refuse_idle("nothing is distilled", "teacher", "teacher_order")
         if not isinstance(self.loss, learning.Prototypes | learning.Triplets):
             self.refuse_idle(f"loss {self.loss.kind} has no margin", "training.margin_warmup_epochs")
         if not isinstance(self.loss, learning.Prototypes) and self.loss.kind != "angular":
@@ -125,8 +125,8 @@ class LoopRecipe(Recipe):
             yield f"stages: the stage at epoch {epochs[-1]} never begins, training.epochs is {training.epochs}"
         if pairwise and training.balanced is None:
             yield f"training.balanced: loss {loss.kind} compares clips of one speaker; say {{speakers: 32}}"
-        if (pairwise or loss.distill) and training.micro_batch is not None:
-            what = "distillation" if loss.distill else f"loss {loss.kind}"
+        if (pairwise or self.distils) and training.micro_batch is not None:
+            what = "distillation" if self.distils else f"loss {loss.kind}"
             yield f"training.micro_batch: {what} compares the clips of the whole batch with each other; leave it out"
         if training.batch > sections.MOST_SAMPLES:
             yield f"training.balanced: {training.batch:,} samples in a batch; there may be {sections.MOST_SAMPLES:,}"
@@ -147,9 +147,14 @@ class LoopRecipe(Recipe):
         return learning.Schedule(self.training, margin, self.stages)
 
     @property
+    def distils(self) -> bool:
+        """Whether something is learned from a teacher."""
+        return self.loss.distill > 0
+
+    @property
     def fewest(self) -> int:
         """Samples that a batch needs at the least: two clips have one cosine, which nothing can be learned from."""
-        return 3 if self.loss.distill else 1
+        return 3 if self.distils else 1
 
 
 class HeadRecipe(LoopRecipe):
@@ -197,7 +202,7 @@ class EncoderRecipe(LoopRecipe):
         encoder: how fast it learns.
     """
 
-    task = "encoder"
+    task: ClassVar[Literal["encoder", "distil"]] = "encoder"
     trains_all: ClassVar[bool] = True  # dropout and masking too; without, weights that hardly move keep the mode
 
     data: sections.ClipData = sections.ClipData()
@@ -297,7 +302,48 @@ class ScratchRecipe(EncoderRecipe):
         yield from super()._problems()
 
 
+class DistilRecipe(EncoderRecipe):
+    """A student that learns from a teacher, and from speakers as far as the objective says.
+
+    Attributes:
+        model: of the student: size or architecture and arguments, as of kind scratch; it begins with random weights.
+            None: it is the encoder of `start`, e.g. one whose channels were pruned.
+        head: the prefixes of the student's own embedding.
+        objective: what is learned from the teacher, and which share it has.
+    """
+
+    task = "distil"
+
+    kind: Literal["distil"]
+    model: sections.Text | dict[str, Any] | None = None
+    data: sections.TaughtData = sections.TaughtData()
+    head: sections.OwnSection = sections.OwnSection()
+    encoder: sections.WholeSection = sections.WholeSection(learning_rate=1.0)
+    objective: learning.Objective = learning.Objective()
+
+    @property
+    def distils(self) -> bool:
+        """Whether something is learned from a teacher."""
+        return bool(self.objective.terms)
+
+    def _problems(self) -> Iterator[str]:
+        if (self.model is None) == (self.start is None):
+            yield "model or start: say one of them, the network that is to learn or the model whose encoder it is"
+        if self.objective.terms and self.teacher is None:
+            yield "teacher: name the model to learn from; without one, say objective: {alpha: 0, terms: {}}"
+        if self.loss.distill or self.loss.weight != 1:
+            yield "loss.weight, loss.distill: kind distil has the section objective for the shares of both"
+        yield from super()._problems()
+
+
 AnyRecipe = Annotated[
-    RotationRecipe | LinearRecipe | MlpRecipe | ProgressiveRecipe | UnfreezeRecipe | LoraRecipe | ScratchRecipe,
+    RotationRecipe
+    | LinearRecipe
+    | MlpRecipe
+    | ProgressiveRecipe
+    | UnfreezeRecipe
+    | LoraRecipe
+    | ScratchRecipe
+    | DistilRecipe,
     Field(discriminator="kind"),
 ]

@@ -156,6 +156,67 @@ AnyLoss = Annotated[
 ]
 
 
+class Term(Section):
+    """One thing that the student is to have in common with its teacher; see `losses.make_term`.
+
+    Attributes:
+        kind: of the term; none: what it is called.
+        weight: against the other terms.
+        per: of ``mse``: ``vector`` or ``element``.
+        temperature: of ``mse`` per element and of ``neighbours``.
+        target: of ``nested``, as `loss.distill_target`.
+        factors: of ``nested``: those of `losses.PrefixDistillation`.
+    """
+
+    kind: Literal[
+        "angles", "correlation", "cosine", "distances", "gram", "mse", "nested", "neighbours", "similarity"
+    ] | (None) = None
+    weight: PositiveFactor = 1.0
+    per: Literal["vector", "element"] | None = None
+    temperature: PositiveFactor | None = None
+    target: Literal["full", "truncated"] | None = None
+    factors: dict[Literal["similarity", "correlation", "neighbours", "cosine"], Factor] = Field(default_factory=dict)
+
+
+class Objective(Section):
+    """(1 - alpha) times the loss over speakers, plus alpha times the weighted sum of the terms.
+
+    Attributes:
+        terms: by name; none: nothing is taught, which is the control that every distillation needs.
+        alpha: share of the terms; 1 needs no speakers.
+        stages: (first epoch, from 1; alpha), where it changes.
+        capacity: alpha by the parameters of student and teacher, as `losses.capacity_alpha` has it.
+        balance: share of the gradient that the terms are to have; alpha follows.
+    """
+
+    terms: Annotated[dict[Text, Term], Field(max_length=16)] = Field(default_factory=lambda: {"cosine": Term()})
+    alpha: Fraction = 0.5
+    stages: Annotated[tuple[tuple[Positive, Fraction], ...], Field(max_length=MOST_LISTED)] = ()
+    capacity: Literal["table", "formula"] | None = None
+    balance: Annotated[Real, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_alpha(self) -> Self:
+        others = [name for name in ("stages", "capacity", "balance") if getattr(self, name)]
+        if len(others) > 1:
+            raise ValueError(f"{' and '.join(others)} both say what alpha is; keep one")
+        if others:
+            self.refuse_idle(f"{others[0]} says what alpha is", "alpha")
+        if not self.terms and (others or self.alpha):
+            raise ValueError("no terms: nothing is taught; say alpha: 0, or name terms")
+        firsts = [first for first, _ in self.stages]
+        if firsts and (firsts[0] != 1 or firsts != sorted(set(firsts))):
+            raise ValueError(f"stages: the first begins at epoch 1, and they rise, got {firsts}")
+        return self
+
+    @property
+    def needs_speakers(self) -> bool:
+        """Whether some share of the loss is ever the speakers'."""
+        if self.capacity or self.balance:
+            return True
+        return any(alpha < 1 for _, alpha in self.stages) if self.stages else self.alpha < 1
+
+
 class LargeMargin(Section):
     """A last stage with a larger margin.
 

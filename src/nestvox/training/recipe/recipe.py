@@ -39,6 +39,7 @@ _PATHS = (
     "data.noise",
     "data.rooms",
     "head.start_from",
+    "data.targets",
 )
 _MOST_TOLD = 8  # errors of one recipe
 _MOST_SHOWN = 80  # characters of a value

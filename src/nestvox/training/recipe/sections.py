@@ -184,6 +184,19 @@ class ClipData(AugmentedData):
     open_shards: Positive | None = None
 
 
+class TaughtData(ClipData):
+    """Clips, and what a teacher says of the whole, clean utterances that they are of.
+
+    Attributes:
+        targets: feature cache of the teacher, of the training utterances, which several runs may share; it is made
+            where it is missing. None: in the run's folder.
+        skip_bad: leave out audio that the teacher cannot use, instead of stopping at the first.
+    """
+
+    targets: Place | None = None
+    skip_bad: bool = False
+
+
 class TuningData(FeatureData, ClipData):
     """Clips, and features of the encoder as it begins: of clean, whole utterances."""
 
@@ -256,6 +269,18 @@ class MlpSection(HeadSection):
     hidden: Dim = 512
     layers: Annotated[Whole, Field(ge=2, le=3)] = 2
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+
+
+class OwnSection(LinearSection):
+    """No map: the student's own embedding, whose prefixes learn.
+
+    Attributes:
+        dims: prefix lengths; none: powers of two from 16 up, and the size of the embedding.
+        start: ``random``, as the student begins.
+    """
+
+    start: Literal["random"] = "random"
+    norm: Literal["none"] = "none"
 
 
 AnyHead = Annotated[LinearSection | MlpSection, Field(discriminator="kind"), kind_or("linear")]

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,10 @@ class EncoderTask:
         """Return the EER on the development trials at each dimension."""
         return self.pairs().eers(self.network.head)
 
+    def observed(self) -> Mapping[str, Any]:
+        """Nothing more."""
+        return {}
+
     def pairs(self) -> LabelledPairs:
         """Return the development trials on vectors of the encoder as it is now."""
         modes = {module: module.training for module in self.network.modules()}
@@ -180,10 +185,9 @@ def train_encoder(run: Run[EncoderRecipe]) -> Finished:
         RecipeError: only a cache was given, or the encoder has no such parts.
     """
     recipe, material, processes = run.recipe, run.material, run.processes
-    if material.train is None:
-        raise RecipeError(f"data.table is missing: kind {recipe.kind} learns from audio, a cache is not enough")
+    refuse_missing_audio(run)
     network, began_with = _network(run)
-    _refuse_short_clips(recipe, network.encoder)
+    refuse_short_clips(recipe, network.encoder)
     lora = recipe.lora
     if lora is not None:
         with torch.random.fork_rng(devices=[]):
@@ -207,7 +211,11 @@ def train_encoder(run: Run[EncoderRecipe]) -> Finished:
     task = EncoderTask(network, criterion.to(processes.device), material.dev, recipe, scratch=run.folder)
     with full_precision_front_end(network.encoder), blanked_bands(network.encoder, recipe.data.spec_augment):
         progressed, notes = run.loop(
-            task, source, f"train ({recipe.kind})", began_with=began_with, copied=lambda: _copy_of(network)
+            task,
+            source,
+            f"train ({recipe.kind})",
+            began_with=began_with,
+            copied=lambda: SpeakerModel(copy_of_encoder(network.encoder), copy_of_head(network.head)),
         )
     pairs = task.pairs()
     network.cpu().eval()
@@ -219,9 +227,18 @@ def train_encoder(run: Run[EncoderRecipe]) -> Finished:
     return Finished(SpeakerModel(network.encoder, network.head), pairs, progressed, notes)
 
 
-def _copy_of(network: NestedNetwork) -> SpeakerModel:
-    """Copy encoder and head as they are, on the CPU; low-rank additions are part of the matrices there."""
-    encoder = network.encoder
+def refuse_missing_audio(run: Run[EncoderRecipe]) -> None:
+    """Refuse to learn from clips where only a cache was given.
+
+    Raises:
+        RecipeError: there is no table.
+    """
+    if run.material.train is None:
+        raise RecipeError(f"data.table is missing: kind {run.recipe.kind} learns from audio, a cache is not enough")
+
+
+def copy_of_encoder(encoder: Encoder) -> Encoder:
+    """Copy an encoder as it is, on the CPU; low-rank additions are part of the matrices there."""
     with torch.random.fork_rng(devices=[]):  # whose first weights are drawn
         fresh = build({"architecture": encoder.architecture, **encoder.config()})
 
@@ -231,10 +248,15 @@ def _copy_of(network: NestedNetwork) -> SpeakerModel:
         return tensor.detach().cpu()
 
     fresh.load_state_dict({name: now(name) for name in fresh.state_dict()})
-    return SpeakerModel(fresh.eval(), copy_of_head(network.head))
+    return fresh.eval()
 
 
-def _refuse_short_clips(recipe: EncoderRecipe, encoder: Encoder) -> None:
+def refuse_short_clips(recipe: EncoderRecipe, encoder: Encoder) -> None:
+    """Refuse clips that are shorter than what the encoder needs.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
     large = recipe.training.large_margin
     clips = {"data.crop_s": recipe.data.crop_s, "training.large_margin.crop_s": None if large is None else large.crop_s}
     shortest_s = encoder.min_samples / encoder.sample_rate

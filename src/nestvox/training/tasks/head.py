@@ -65,6 +65,10 @@ class HeadTask:
         self.network.train(training)
         return eers
 
+    def observed(self) -> Mapping[str, Any]:
+        """Nothing more."""
+        return {}
+
 
 def train_head(run: Run[HeadRecipe]) -> Finished:
     """Train a head on cached vectors."""

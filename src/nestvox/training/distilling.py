@@ -1,0 +1,155 @@
+"""The loss of a student: what its objective says of the teacher, and the speakers as far as they have a share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestvox.errors import RecipeError
+from nestvox.losses.alpha import AlphaSchedule, GradientBalance, capacity_alpha
+from nestvox.losses.distillation import NestedTerm, PrefixDistillation
+from nestvox.losses.hints import SeveralTeachers
+from nestvox.losses.margins import ClassifierLoss
+from nestvox.losses.monitor import DistillationMonitor, Reading
+from nestvox.losses.nested import NestedTerms
+from nestvox.losses.objective import DistillationObjective, make_term
+from nestvox.losses.terms import DistillationTerm
+from nestvox.training.criterion import Criterion
+from nestvox.training.recipe.kinds import DistilRecipe
+from nestvox.training.recipe.learning import Term
+
+_SAME_SIZE = ("cosine", "mse")  # compare vectors; the others compare relations, between any sizes
+
+
+class DistilCriterion(Criterion):
+    """(1 - alpha) CE + alpha times the terms, each of which is followed by itself, and looked at once an epoch.
+
+    Args:
+        recipe: objective, and the loss over speakers.
+        dims: prefix lengths of the student.
+        classes: training speakers.
+        size: numbers of the student's embedding.
+        taught: of the teacher's; None: there is no teacher.
+        parameters: of student and teacher, for an alpha by capacity.
+
+    Attributes:
+        objective: None without a teacher.
+        reading: of the monitor, since it was last asked for.
+        epoch: that is under way, from 1.
+
+    Raises:
+        ModelError: a term with a setting that it does not have, or sizes that it cannot compare.
+        RecipeError: the objective needs what there is not.
+    """
+
+    looked: Tensor
+    at_chance: Tensor
+
+    def __init__(
+        self,
+        recipe: DistilRecipe,
+        dims: Sequence[int],
+        classes: int,
+        size: int,
+        taught: int | None,
+        parameters: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__(recipe.loss, dims, classes)
+        section = recipe.objective
+        self.objective: DistillationObjective | None = None
+        self.balance: GradientBalance | None = None
+        self.reading: Reading | None = None
+        if not section.needs_speakers:
+            self.speakers = None
+        if taught is not None and section.terms:
+            terms = {name: _made(name, term, self.dims, size, taught) for name, term in section.terms.items()}
+            self.objective = DistillationObjective(terms, {name: term.weight for name, term in section.terms.items()})
+            self.monitor = DistillationMonitor(self.objective)
+        stages: Sequence[tuple[int, float]] = section.stages or [(1, section.alpha)]
+        if section.capacity is not None:
+            stages = [(1, capacity_alpha(*parameters, section.capacity))]
+        self._alphas = AlphaSchedule(stages)
+        if section.balance is not None:
+            self.balance = GradientBalance(section.balance)
+        self.distils = self.objective is not None
+        self.relational = self.distils or self.relational
+        self.series = tuple(
+            [*(["ce", "accuracy"] if self.speakers is not None else []), *(section.terms if self.objective else [])]
+            + (["distillation", "alpha"] if self.objective else [])
+        )
+        self.register_buffer("looked", torch.zeros((), dtype=torch.float64))  # the last epoch that was looked at
+        self.register_buffer("at_chance", torch.zeros(len(section.terms), dtype=torch.float64))
+        self.epoch = 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what an epoch, counted from 0, has of its own."""
+        self.epoch = epoch + 1
+        if self.objective is not None:
+            self.objective.alpha = self._alphas.at(self.epoch) if self.balance is None else self.balance.alpha
+
+    def forward(self, embedding: Tensor, labels: Tensor, teacher: Tensor | None = None) -> NestedTerms:
+        """Return the loss of a batch.
+
+        Args:
+            embedding: (B, D).
+            labels: (B,) int64.
+            teacher: (B, E) embeddings, where there is a teacher.
+        """
+        nested = None if self.speakers is None else self.speakers(embedding, labels)
+        parts = {} if nested is None else {"ce": nested.total.detach(), "accuracy": self._accuracy(embedding, labels)}
+        per_dim = {} if nested is None else nested.per_dim
+        if self.objective is None:
+            assert nested is not None
+            return NestedTerms(nested.total, per_dim, parts)
+        assert teacher is not None
+        pairs: dict[str, tuple[Any, Any]] = {
+            name: (embedding, {"teacher": teacher} if isinstance(term, SeveralTeachers) else teacher)
+            for name, term in self.objective.terms.items()
+        }
+        found = self.objective(pairs, None if nested is None else nested.total)
+        if embedding.requires_grad and self.looked < self.epoch:
+            self._look(found, pairs, embedding)
+        parts |= {name: value.detach() for name, value in found.raw.items()}
+        parts |= {"distillation": found.distilled.detach(), "alpha": found.total.new_tensor(found.alpha).detach()}
+        if self.balance is not None and embedding.requires_grad:
+            self.objective.alpha = self.balance.update(found, [embedding])
+        return NestedTerms(found.total, per_dim, parts)
+
+    def _look(self, found: Any, pairs: Mapping[str, tuple[Any, Any]], embedding: Tensor) -> None:
+        """Once an epoch; what the monitor remembers is part of the state, so that a resumed run says the same."""
+        self.monitor.at_chance = dict(zip(self.monitor.at_chance, map(int, self.at_chance.tolist()), strict=True))
+        self.reading = self.monitor.look(found, pairs, [embedding])
+        self.at_chance.copy_(torch.tensor(list(self.monitor.at_chance.values()), dtype=torch.float64))
+        self.looked.fill_(self.epoch)
+
+    @torch.no_grad()
+    def _accuracy(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Share of the batch that is nearest to its own prototype, without a margin; NaN where there are none."""
+        assert self.speakers is not None
+        criterion = self.speakers.criteria[str(self.dims[-1])]
+        if not isinstance(criterion, ClassifierLoss):
+            return embedding.new_zeros(())
+        cosines = criterion.cosines(embedding[:, : self.dims[-1]])
+        return (cosines.argmax(dim=1) == labels).float().mean()
+
+
+def _made(name: str, section: Term, dims: Sequence[int], size: int, taught: int) -> DistillationTerm:
+    """Build a term; where it compares vectors of other sizes, behind a linear map that is left out of the student."""
+    kind = section.kind or name
+    given = {key: value for key in ("per", "temperature") if (value := getattr(section, key)) is not None}
+    if kind == "nested":
+        settings: dict[str, Any] = {str(key): value for key, value in section.factors.items()}
+        return NestedTerm(PrefixDistillation(dims, target=section.target or "full", **settings, **given))
+    if section.factors or section.target:
+        raise RecipeError(f"objective.terms.{name}: target and factors are of the kind nested")
+    if kind in _SAME_SIZE and size != taught:
+        return SeveralTeachers({"teacher": taught}, size, term=lambda: make_term(kind, **given))
+    return make_term(kind, **given)
+
+
+def parameters_of(network: nn.Module) -> int:
+    """How many numbers a network has learned."""
+    return sum(parameter.numel() for parameter in network.parameters())
