@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestvox.errors import RecipeError
 from nestvox.losses.alpha import AlphaSchedule, GradientBalance, capacity_alpha
+from nestvox.losses.bottleneck import Bottleneck
 from nestvox.losses.distillation import NestedTerm, PrefixDistillation
 from nestvox.losses.hints import SeveralTeachers
 from nestvox.losses.margins import ClassifierLoss
@@ -106,8 +107,7 @@ class DistilCriterion(Criterion):
             return NestedTerms(nested.total, per_dim, parts)
         assert teacher is not None
         pairs: dict[str, tuple[Any, Any]] = {
-            name: (embedding, {"teacher": teacher} if isinstance(term, SeveralTeachers) else teacher)
-            for name, term in self.objective.terms.items()
+            name: (embedding, _target(term, embedding, teacher)) for name, term in self.objective.terms.items()
         }
         found = self.objective(pairs, None if nested is None else nested.total)
         if embedding.requires_grad and self.looked < self.epoch:
@@ -136,6 +136,13 @@ class DistilCriterion(Criterion):
         return (cosines.argmax(dim=1) == labels).float().mean()
 
 
+def _target(term: nn.Module, embedding: Tensor, teacher: Tensor) -> Any:
+    """What a term holds the student against; an autoencoder makes it of the student itself."""
+    if isinstance(term, SeveralTeachers):
+        return {"teacher": teacher}
+    return embedding if isinstance(term, Bottleneck) else teacher
+
+
 def _made(name: str, section: Term, dims: Sequence[int], size: int, taught: int) -> DistillationTerm:
     """Build a term; where it compares vectors of other sizes, behind a linear map that is left out of the student."""
     kind = section.kind or name
@@ -145,6 +152,8 @@ def _made(name: str, section: Term, dims: Sequence[int], size: int, taught: int)
         return NestedTerm(PrefixDistillation(dims, target=section.target or "full", **settings, **given))
     if section.factors or section.target:
         raise RecipeError(f"objective.terms.{name}: target and factors are of the kind nested")
+    if kind == "bottleneck":
+        return Bottleneck(size)
     if kind in _SAME_SIZE and size != taught:
         return SeveralTeachers({"teacher": taught}, size, term=lambda: make_term(kind, **given))
     return make_term(kind, **given)

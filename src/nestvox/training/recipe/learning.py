@@ -156,6 +156,11 @@ AnyLoss = Annotated[
 ]
 
 
+TermKind = Literal[
+    "angles", "bottleneck", "correlation", "cosine", "distances", "gram", "mse", "nested", "neighbours", "similarity"
+]
+
+
 class Term(Section):
     """One thing that the student is to have in common with its teacher; see `losses.make_term`.
 
@@ -168,9 +173,7 @@ class Term(Section):
         factors: of ``nested``: those of `losses.PrefixDistillation`.
     """
 
-    kind: Literal[
-        "angles", "correlation", "cosine", "distances", "gram", "mse", "nested", "neighbours", "similarity"
-    ] | (None) = None
+    kind: TermKind | None = None
     weight: PositiveFactor = 1.0
     per: Literal["vector", "element"] | None = None
     temperature: PositiveFactor | None = None
