@@ -29,7 +29,7 @@ def test_shipped_recipes_are_whole_and_are_read_again(name: str, tmp_path: Path)
 
 def test_there_is_a_recipe_of_every_kind() -> None:
     kinds = {load_recipe(name).kind for name in shipped_recipes()}
-    assert kinds == {"rotation", "linear", "mlp", "progressive", "unfreeze", "lora", "scratch"}
+    assert kinds == {"rotation", "linear", "mlp", "progressive", "unfreeze", "lora", "scratch", "distil"}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_recipe_file_is_a_regular_file_of_some_size(tmp_path: Path) -> None:
     [
         (
             {"kind": "linear", "encoder": {"decay": 0.5}},
-            "encoder means nothing here: kind linear does not have it (unfreeze, lora, scratch have)",
+            "encoder means nothing here: kind linear does not have it (unfreeze, lora, scratch, distil have)",
         ),
         (
             {"kind": "linear", "stages": [{"epoch": 0, "train": ["pool"]}]},
@@ -328,7 +328,7 @@ def test_one_table_stands_for_a_list_of_one() -> None:
         ({"kind": "scratch", "encoder": {"config": {"architecture": "ge2e"}}}, "encoder.config is now model"),
         ({"kind": "scratch", "start": "ge2e", "model": "redimnet-b0"}, "start means nothing here: kind scratch"),
         ({"kind": "rotation", "teacher": "ge2e"}, "teacher means nothing here: kind rotation does not have it"),
-        ({"kind": "linear", "teacher": "ge2e"}, "teacher means nothing here: loss.distill is 0"),
+        ({"kind": "linear", "teacher": "ge2e"}, "teacher means nothing here: nothing is distilled"),
         (
             {"kind": "scratch", "model": "redimnet-b0", "head": {"start": "random"}, "loss": {"distill": 1}},
             "name the model that loss.distill learns from",
