@@ -28,6 +28,9 @@ from nestvox.corpora.delimited import name_column, read_delimited, read_parquet,
 from nestvox.errors import TableError
 from nestvox.names import key_column, name_key
 
+UNLABELLED = "unlabelled "
+"""What the name of a speaker begins with whom nobody has named."""
+
 REQUIRED = ("utt_id", "path", "speaker")
 """Columns that every table has, filled in every row."""
 
@@ -211,11 +214,12 @@ def as_table(given: UtteranceTable | str | Path | None) -> UtteranceTable | None
     return given if given is None or isinstance(given, UtteranceTable) else read_utterances(given)
 
 
-def read_utterances(path: str | Path) -> UtteranceTable:
+def read_utterances(path: str | Path, *, unlabelled: bool = False) -> UtteranceTable:
     """Read and validate a table.
 
     Args:
         path: ``.tsv`` (or ``.txt``; tabs, no quoting), ``.csv`` (commas, RFC 4180 quoting) or ``.parquet``.
+        unlabelled: let `speaker` be empty: such a row gets a speaker of its own, called `UNLABELLED` and its utt_id.
 
     Raises:
         TableError: no such file, missing or doubled columns, a line with too few or too many fields, an empty or
@@ -225,11 +229,21 @@ def read_utterances(path: str | Path) -> UtteranceTable:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return UtteranceTable(read_parquet(path, TableError), str(path), path.parent)
+        return UtteranceTable(_named(read_parquet(path, TableError), unlabelled), str(path), path.parent)
     if suffix not in {".tsv", ".csv", ".txt"}:
         raise TableError(f"tables are .tsv, .csv or .parquet, not {suffix or 'without suffix'}", source=path)
     frame, lines = read_delimited(path, "," if suffix == ".csv" else "\t", TableError)
-    return UtteranceTable(frame, str(path), path.parent, lines)
+    return UtteranceTable(_named(frame, unlabelled), str(path), path.parent, lines)
+
+
+def _named(frame: pl.DataFrame, unlabelled: bool) -> pl.DataFrame:
+    """Give rows without a speaker one of their own, where that is wanted and the columns are there."""
+    if not unlabelled or not {"speaker", "utt_id"} <= set(frame.columns):
+        return frame
+    speaker = pl.col("speaker").cast(pl.String)
+    nobody = speaker.is_null() | (speaker.str.strip_chars() == "")
+    own = pl.lit(UNLABELLED) + pl.col("utt_id").cast(pl.String)
+    return frame.with_columns(pl.when(nobody).then(own).otherwise(speaker).alias("speaker"))
 
 
 def _validated(frame: pl.DataFrame, source: str, lines: NDArray[np.int64] | None) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import torch
 import nestvox
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.errors import ModelError, RecipeError
+from nestvox.errors import ModelError, RecipeError, TableError
 from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
@@ -256,3 +256,33 @@ def test_a_student_of_another_size_learns_behind_a_map_that_is_left_out(
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert checkpoint.section("criterion")["objective.terms.cosine.projections.0.weight"].shape == (SIZE, 32)
     assert nestvox.load(tmp_path / "run" / "model", device="cpu").dims == (8, 32)
+
+
+def test_rows_without_a_speaker_are_taught_too(speech: Path, teacher: Path, tmp_path: Path) -> None:
+    lines = (speech / "table.tsv").read_text().splitlines()
+    place = lines[0].split("\t").index
+    rows = [line.split("\t") for line in lines]
+    for row in rows[1:]:
+        if row[place("utt_id")].startswith(("s4", "s5")):
+            row[place("speaker")], row[place("split")] = "", "nameless"
+    (speech / "thin.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    content = recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}})
+    content["data"] |= {"table": str(speech / "thin.tsv"), "targets": str(tmp_path / "targets")}
+    with pytest.raises(TableError, match="speaker is empty"):
+        trained(content, tmp_path / "a")
+    content["data"]["unlabelled"] = {"split": "nameless"}
+    trained(content, tmp_path / "b")
+    assert lines_of(tmp_path / "b")[-1]["seen"] == {
+        "utterances": 18,
+        "of_utterances": 18,
+        "speakers": 10,  # four, and one for each of the six rows that nobody named
+        "of_speakers": 10,
+        "samples": 18,
+    }
+    content["objective"] = {"alpha": 0.5}
+    with pytest.raises(RecipeError, match=r"data\.unlabelled: these have no speakers"):
+        parse_recipe(content, "test", [])
+    content["objective"] = {"alpha": 1}
+    content["data"] |= {"train": {"split": "nameless"}, "unlabelled": {"split": "train"}}
+    with pytest.raises(RecipeError, match=r"6 rows have no speaker, e\.g\. s4-0"):
+        trained(content, tmp_path / "c")

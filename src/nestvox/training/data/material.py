@@ -15,7 +15,7 @@ from nestvox.audio.banks import NoiseBank, RoomBank
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.corpora.augmented import voices_of
 from nestvox.corpora.trials import read_trials
-from nestvox.corpora.utterances import UtteranceTable, read_utterances
+from nestvox.corpora.utterances import UNLABELLED, UtteranceTable, read_utterances
 from nestvox.errors import RecipeError, StoreError
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache, build_cache, open_cache
 from nestvox.extraction.cache.plan import refuse_difference
@@ -145,8 +145,9 @@ class Material:
                 "data.dev_trials is missing: the labelled list that the best weights are chosen on, of speakers who "
                 "are not trained on"
             )
-        whole = _joined(data.table)
-        train = None if whole is None else _part(whole, data.train, "train")
+        unnamed = data.unlabelled if isinstance(data, TaughtData) else None
+        whole = _joined(data.table, unlabelled=unnamed is not None)
+        train = None if whole is None else _trained_on(whole, data.train, unnamed)
         given = None if features.cache is None else _opened(features.cache, start)
         if given is not None and start is not None and isinstance(data, HeadData):
             _refuse_other_making(data, given, start.sample_rate)
@@ -216,8 +217,23 @@ def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
     return found
 
 
-def _joined(paths: Sequence[Path]) -> UtteranceTable | None:
-    tables = [read_utterances(path) for path in paths]
+def _trained_on(table: UtteranceTable, where: dict[str, str], unlabelled: dict[str, str] | None) -> UtteranceTable:
+    """Rows that are trained on; those that need no speaker come last, and only they may have none."""
+    train = _part(table, where, "train")
+    if unlabelled is None:
+        return train
+    nameless = train.frame["speaker"].str.starts_with(UNLABELLED)
+    if nameless.any():
+        first = train.frame["utt_id"].filter(nameless)[0]
+        raise RecipeError(
+            f"data.train: {int(nameless.sum()):,} rows have no speaker, e.g. {first}; name them by data.unlabelled"
+        )
+    more = _part(table, unlabelled, "unlabelled")
+    return replace(train, frame=pl.concat([train.frame, more.frame]).unique("utt_id", maintain_order=True), _lines=None)
+
+
+def _joined(paths: Sequence[Path], *, unlabelled: bool = False) -> UtteranceTable | None:
+    tables = [read_utterances(path, unlabelled=unlabelled) for path in paths]
     if len(tables) < 2:
         return tables[0] if tables else None
     frames = [
@@ -300,7 +316,9 @@ def _rows_in_no_part(recipe: Recipe, whole: UtteranceTable | None, dev_whole: Ut
     if whole is None:
         return []
     data = recipe.data
-    parts = {"train": data.train, "test": data.test} | ({"dev": data.dev} if dev_whole is whole else {})
+    unlabelled = data.unlabelled if isinstance(data, TaughtData) else None
+    parts = {"train": data.train, "test": data.test} | ({} if unlabelled is None else {"unlabelled": unlabelled})
+    parts |= {"dev": data.dev} if dev_whole is whole else {}
     used = pl.concat([whole.where(**where).frame["utt_id"] for part, where in parts.items() if where or part != "test"])
     left = whole.frame.filter(~pl.col("utt_id").is_in(used.implode()))
     if not len(left):

@@ -331,6 +331,8 @@ class DistilRecipe(EncoderRecipe):
             yield "model or start: say one of them, the network that is to learn or the model whose encoder it is"
         if self.objective.terms and self.teacher is None:
             yield "teacher: name the model to learn from; without one, say objective: {alpha: 0, terms: {}}"
+        if self.data.unlabelled is not None and self.objective.needs_speakers:
+            yield "data.unlabelled: these have no speakers to be told apart; say objective.alpha: 1, or leave them out"
         if self.loss.distill or self.loss.weight != 1:
             yield "loss.weight, loss.distill: kind distil has the section objective for the shares of both"
         yield from super()._problems()

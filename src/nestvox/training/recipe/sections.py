@@ -191,8 +191,10 @@ class TaughtData(ClipData):
         targets: feature cache of the teacher, of the training utterances, which several runs may share; it is made
             where it is missing. None: in the run's folder.
         skip_bad: leave out audio that the teacher cannot use, instead of stopping at the first.
+        unlabelled: as `train`, of rows that are taught too and need no speaker; none: every row needs one.
     """
 
+    unlabelled: Annotated[Where, Field(min_length=1)] | None = None
     targets: Place | None = None
     skip_bad: bool = False
 
