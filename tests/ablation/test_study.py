@@ -13,6 +13,7 @@ import yaml
 from nestvox.ablation import load_study, shipped_studies
 from nestvox.encoders.registry import build
 from nestvox.errors import RecipeError
+from nestvox.training.recipe.kinds import DistilRecipe
 
 Made = Callable[..., dict[str, Any]]
 
@@ -103,6 +104,22 @@ def test_a_teacher_brings_its_controls(study: Made) -> None:
     assert arms["random-teacher"].recipe.teacher_order == "random"  # type: ignore[attr-defined]
     alone = load_study(study(base=base | {"loss": {"distill": 1.0, "weight": 0.0}})).arms[-3].recipe.loss  # type: ignore[attr-defined]
     assert (alone.distill, alone.weight) == (0.0, 1.0)
+
+
+def test_a_student_has_the_same_controls() -> None:
+    base = {"kind": "distil", "model": "mixer-v2", "teacher": "campplus", "objective": {"alpha": 1}}
+    base["data"] = {"targets": "targets", "unlabelled": {"split": "none"}}
+    half = {"half": {"objective.alpha": 0.5}}
+    with pytest.raises(RecipeError, match="these have no speakers"):
+        load_study({"name": "a", "base": base, "factors": {"alpha": half}})
+    rate = {"rate": {"low": {"training.learning_rate": 0.1}}}
+    arms = {arm.name: arm.recipe for arm in load_study({"name": "a", "base": base, "factors": rate}).arms}
+    assert list(arms) == ["base", "rate=low", *CONTROLS]
+    alone = arms["no-distillation"]
+    assert isinstance(alone, DistilRecipe)
+    assert (alone.objective.alpha, alone.objective.terms, alone.teacher) == (0.0, {}, None)
+    assert alone.data.unlabelled is None
+    assert arms["random-teacher"].teacher_order == "random"  # type: ignore[attr-defined]
 
 
 def test_an_arm_may_be_a_control_already_and_only_an_arm_may_have_a_teacher(study: Made) -> None:

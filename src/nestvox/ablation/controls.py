@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from nestvox.training.recipe.kinds import LoopRecipe, Recipe
+from nestvox.training.recipe.kinds import DistilRecipe, LoopRecipe, Recipe
 
 
 def controls_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The settings that make the controls of a recipe with a teacher, by name; nothing for one without."""
-    if not isinstance(recipe, LoopRecipe) or not recipe.loss.distill:
+    if not isinstance(recipe, LoopRecipe) or not recipe.distils:
         return {}
-    alone = {"loss.distill": 0.0} | ({} if recipe.loss.weight else {"loss.weight": 1.0})
+    alone: dict[str, Any] = {"loss.distill": 0.0} | ({} if recipe.loss.weight else {"loss.weight": 1.0})
+    if isinstance(recipe, DistilRecipe):
+        alone = {"objective": {"alpha": 0.0, "terms": {}}, "teacher": None}
+        if recipe.data.unlabelled is not None:
+            alone["data.unlabelled"] = None  # nothing can be learned of these without a teacher
     return {
         "no-distillation": alone,
         "shuffled-teacher": {"teacher_order": "shuffled"},

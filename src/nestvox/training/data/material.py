@@ -187,10 +187,8 @@ class Material:
             taught = Targets(given, given.metadata.model, given.metadata.fingerprint)
         if teacher is not None:
             assert train is not None
-            shared, skips = None, features.skip_bad
-            if isinstance(data, TaughtData):
-                shared, skips = data.targets, data.skip_bad
-            cache = made(teacher, train, "teacher", shared, skip_bad=skips)
+            skips = data.skip_bad if isinstance(data, TaughtData) else features.skip_bad
+            cache = made(teacher, train, "teacher", _targets_folder(recipe), skip_bad=skips)
             size = sum(parameter.numel() for parameter in teacher.encoder.parameters())
             taught = Targets(cache, teacher.name, teacher.fingerprint, size, teacher.head)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
@@ -215,6 +213,14 @@ def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
         words = f"{len(train):,} training utterances of {speakers:,} speakers in {train.source}"
         found.append(Origin("data.table", digest.hexdigest(), f"{words} ({digest.hexdigest()[:12]})"))
     return found
+
+
+def _targets_folder(recipe: Recipe) -> Path | None:
+    """Where several runs look for what a teacher says; one with random weights has a place of its own beside it."""
+    shared = recipe.data.targets if isinstance(recipe.data, TaughtData) else None
+    if shared is not None and isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random":
+        return shared.with_name(f"{shared.name}-random-{recipe.seed}")
+    return shared
 
 
 def _trained_on(table: UtteranceTable, where: dict[str, str], unlabelled: dict[str, str] | None) -> UtteranceTable:
