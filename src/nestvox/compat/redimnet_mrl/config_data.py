@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,17 @@ import polars as pl
 import yaml
 
 from nestvox.atomic import write_text
+from nestvox.compat.made_from import RECIPE_FILE, made_before, note_made_from
 from nestvox.compat.redimnet_mrl.config import SEED, Migration
 from nestvox.corpora.generate import generate_trials
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import prepare_folder, told
 from nestvox.corpora.trials import write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.differences import differences, differences_in_words
 from nestvox.errors import RecipeError, TrialsError
-from nestvox.gate import naming, read_json
 from nestvox.progress import Progress, silent
 
-_TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, RECIPE_FILE = "train.tsv", "dev.tsv", "dev_trials.txt", "recipe.yaml"
-_MADE_FROM = "made_from.json"
+_TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS = "train.tsv", "dev.tsv", "dev_trials.txt"
 
 
 def recipe_of(plan: Migration, folder: Path) -> dict[str, Any]:
@@ -95,7 +92,7 @@ def prepare_data(
     except TrialsError as error:
         raise RecipeError(f"{error}; set evaluation.num_val_pairs_per_dataset, now {plan.n_pairs}") from error
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _MADE_FROM, json.dumps(_made_from(plan), indent=2) + "\n")
+    note_made_from(out, _made_from(plan))
     write_utterances(tables["train"], out / _TRAIN_TABLE)
     write_utterances(tables["dev"], out / _DEV_TABLE)
     write_trials(trials, out / _DEV_TRIALS)
@@ -115,16 +112,7 @@ def data_there(plan: Migration, made: Path) -> bool:
         RecipeError: they were made of other folders or by other numbers, which are named, or the note of what they
             were made from is damaged.
     """
-    if not (made / RECIPE_FILE).is_file():
-        return False
-    if (made / _MADE_FROM).is_file():
-        before = read_json(made / _MADE_FROM, naming(RecipeError))
-        if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
-            raise RecipeError(
-                f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to "
-                "resume the run, or another --out"
-            )
-    return True
+    return made_before(made, _made_from(plan))
 
 
 def _made_from(plan: Migration) -> dict[str, Any]:

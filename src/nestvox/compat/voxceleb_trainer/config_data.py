@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,18 @@ import polars as pl
 import yaml
 
 from nestvox.atomic import write_text
+from nestvox.compat.made_from import RECIPE_FILE, made_before, note_made_from
 from nestvox.compat.voxceleb_trainer.config import Migration
 from nestvox.corpora.overlap import shared_speakers
 from nestvox.corpora.prepare.folder import Skipped, durations, told
 from nestvox.corpora.trials import Trials, read_trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
-from nestvox.differences import differences, differences_in_words
 from nestvox.errors import AudioError, RecipeError, TableError, first_of
-from nestvox.gate import naming, read_json, read_text
+from nestvox.gate import naming, read_text
 from nestvox.names import split_lines
 from nestvox.progress import Progress, silent
 
-RECIPE_FILE = "recipe.yaml"
 _TRAIN_TABLE, _DEV_TABLE, _DEV_TRIALS, _TEACHER = "train.tsv", "dev.tsv", "dev_trials.txt", "teacher"
-_MADE_FROM = "made_from.json"
 _MOST_LIST_BYTES = 1 << 30
 
 
@@ -99,7 +96,7 @@ def prepare_data(
         model, transfer = import_checkpoint(plan.teacher)
         tell(f"teacher: {transfer}")
         model.save(out / _TEACHER)
-    write_text(out / _MADE_FROM, json.dumps(_made_from(plan), indent=2) + "\n")
+    note_made_from(out, _made_from(plan))
     write_utterances(train, out / _TRAIN_TABLE)
     write_utterances(dev, out / _DEV_TABLE)
     write_trials(trials, out / _DEV_TRIALS, "voxceleb")
@@ -115,16 +112,7 @@ def data_there(plan: Migration, made: Path) -> bool:
     Raises:
         RecipeError: they were made of other lists, which are named, or the note of it is damaged.
     """
-    if not (made / RECIPE_FILE).is_file():
-        return False
-    if (made / _MADE_FROM).is_file():
-        before = read_json(made / _MADE_FROM, naming(RecipeError))
-        if different := differences(before if isinstance(before, dict) else {}, _made_from(plan)):
-            raise RecipeError(
-                f"{made} was made with other settings ({differences_in_words(different)}): give the same ones to "
-                "resume the run, or another --out"
-            )
-    return True
+    return made_before(made, _made_from(plan))
 
 
 def _made_from(plan: Migration) -> Mapping[str, Any]:
