@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nestvox.atomic import names_in, write_text
 from nestvox.corpora.trials import Trials
 from nestvox.device import find_device
 from nestvox.differences import differences, differences_in_words
-from nestvox.encoders.registry import build
 from nestvox.errors import ModelError, RecipeError, TrainingError
 from nestvox.extras import require
 from nestvox.gate import naming, read_text
@@ -39,7 +37,7 @@ from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.run import Finished, Run
 from nestvox.training.run_log import Watch
 from nestvox.training.tasks.distil import train_student
-from nestvox.training.tasks.encoder import DEV_FOLDER, train_encoder
+from nestvox.training.tasks.encoder import DEV_FOLDER, drawn_encoder, train_encoder
 from nestvox.training.tasks.head import train_head
 from nestvox.training.tasks.rotation import train_rotation
 
@@ -178,9 +176,7 @@ def with_random_weights(model: SpeakerModel, seed: int) -> SpeakerModel:
     """
     if "pooled" not in model.encoder.taps:
         raise ModelError(f"teacher_order random: {model.name} is a closed box, of which no other weights can be drawn")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = build({"architecture": model.encoder.architecture, **model.encoder.config()})
+    encoder = drawn_encoder({"architecture": model.encoder.architecture, **model.encoder.config()}, seed)
     return SpeakerModel(encoder.eval(), model.head, name=f"{model.name} with random weights")
 
 

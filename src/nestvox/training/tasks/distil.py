@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from nestvox.encoders.contract import Encoder
-from nestvox.encoders.registry import build
 from nestvox.errors import ModelError
 from nestvox.heads.contract import FloatArray
 from nestvox.heads.pairs import LabelledPairs
@@ -31,11 +30,11 @@ from nestvox.training.tasks.encoder import (
     NestedNetwork,
     blanked_bands,
     copy_of_encoder,
+    drawn_encoder,
     full_precision_front_end,
     refuse_missing_audio,
     refuse_short_clips,
 )
-from nestvox.zoo.variants import variant
 
 
 class OwnEmbedding(TrainedHead):
@@ -150,14 +149,8 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
 def _student(recipe: DistilRecipe) -> Encoder:
     if recipe.start is not None:
         return load(recipe.start, device="cpu", backend="eager").encoder
-    config = recipe.model
-    assert config is not None
-    if isinstance(config, str):
-        size = variant(config)
-        config = {"architecture": size.architecture, **size.config}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return build(config)
+    assert recipe.model is not None
+    return drawn_encoder(recipe.model, recipe.seed)
 
 
 def _saved(head: TrainedHead) -> Rotation:

@@ -251,6 +251,25 @@ def copy_of_encoder(encoder: Encoder) -> Encoder:
     return fresh.eval()
 
 
+def drawn_encoder(model: str | Mapping[str, Any], seed: int) -> Encoder:
+    """Build an encoder with random weights.
+
+    Args:
+        model: size of `zoo.variants`, or architecture and constructor arguments.
+        seed: of the weights.
+
+    Raises:
+        CatalogueError: no such size.
+        ModelError: no such network.
+    """
+    if isinstance(model, str):
+        size = variant(model)
+        model = {"architecture": size.architecture, **size.config}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(model)
+
+
 def refuse_short_clips(recipe: EncoderRecipe, encoder: Encoder) -> None:
     """Refuse clips that are shorter than what the encoder needs.
 
@@ -271,13 +290,7 @@ def _network(run: Run[EncoderRecipe]) -> tuple[NestedNetwork, str]:
     if model is not None:
         return NestedNetwork(copy.deepcopy(model.encoder), prepared_head(run)), model.encoder_fingerprint
     assert isinstance(recipe, ScratchRecipe)
-    config = recipe.model
-    if isinstance(config, str):
-        size = variant(config)
-        config = {"architecture": size.architecture, **size.config}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        drawn = SpeakerModel(build(config))
+    drawn = SpeakerModel(drawn_encoder(recipe.model, recipe.seed))
     return NestedNetwork(drawn.encoder, begin_head(recipe, drawn, None, None)), drawn.fingerprint
 
 
