@@ -51,6 +51,12 @@ def reference_dir() -> Path:
     return _material("NESTVOX_REFERENCE", "reference")
 
 
+@pytest.fixture(scope="session")
+def codec_dir() -> Path:
+    """Folder with the two files of the codec Lyra v2."""
+    return _material("NESTVOX_CODEC", "codec")
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Twelve speakers whose trials, table and store agree."""

@@ -65,11 +65,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "dual_agg": True,
     },
 }
-# Closed boxes have neither random weights nor gradients: test_onnx_encoder.py and test_compress.py are about them.
-NETWORKS = [name for name in architectures() if name not in {"graph", "onnx"}]
+# They have neither random weights nor gradients: test_onnx_encoder, test_compress and test_lyra are about them.
+FILES = {"graph", "lyra", "onnx"}
+NETWORKS = [name for name in architectures() if name not in FILES]
 # Nothing here downloads the many weights on the web; those that are in the cache already are tested.
 WITH_WEIGHTS = [
-    entry for entry in entries() if isinstance(entry.sources[0], WheelSource) or cached_weights(entry).is_file()
+    entry
+    for entry in entries()
+    if (isinstance(entry.sources[0], WheelSource) or cached_weights(entry).is_file())
+    and entry.architecture not in FILES
 ]
 
 

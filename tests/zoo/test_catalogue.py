@@ -92,7 +92,7 @@ def test_a_whole_entry_is_read() -> None:
         ({"sources": None}, "lacks 'sources'"),
         ({"sources": '[{ kind = "ftp", url = "ftp://x" }]'}, r"sources\.0: .*'ftp'.* expected tags: 'wheel', 'url'"),
         ({"sources": '[{ kind = "url", url = "http://x", sha = 1 }]'}, r"sources\.0\.url\.sha: "),
-        ({"sha256": None}, r"x\.toml \[voice\]: a wheel, and more than one source, need sha256"),
+        ({"sha256": None}, r"x\.toml \[voice\]: a wheel, a folder, and more than one source, need sha256"),
         ({"sources": '[{ kind = "url", url = "a" }, { kind = "url", url = "b" }]', "size_bytes": None}, "need sha256"),
         ({"sha256": '"ABC"'}, "sha256: string should match pattern"),
         ({"version": "1.4."}, "not TOML"),

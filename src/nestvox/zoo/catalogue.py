@@ -78,7 +78,47 @@ class UrlSource:
         return unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
 
 
-Source = Annotated[WheelSource | UrlSource, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class RawFile:
+    """One of several files that a network keeps as they are.
+
+    Attributes:
+        name: in its folder.
+        tensor: of the network, that its bytes are.
+        size_bytes: of the file.
+        sha256: of the file, 64 hex digits.
+    """
+
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$")]
+    tensor: str
+    size_bytes: Annotated[int, Field(ge=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """A folder on the web, several files of which are the weights; each has its own hash.
+
+    Attributes:
+        kind: ``folder``.
+        url: of the folder, http or https.
+        files: in the order in which their bytes make up the size and the hash of the entry.
+    """
+
+    kind: Literal["folder"] = "folder"
+    url: str
+    files: Annotated[tuple[RawFile, ...], Field(min_length=1)]
+
+    def __str__(self) -> str:
+        return f"{self.url} ({', '.join(file.name for file in self.files)})"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the folder."""
+        return unquote(urlsplit(self.url).path.rstrip("/").rsplit("/", 1)[-1])
+
+
+Source = Annotated[WheelSource | UrlSource | FolderSource, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +131,9 @@ class CatalogueEntry:
         description: one sentence.
         sources: where its file can be had, the first to be asked first; all have the same file. None: only the user can
             bring it.
-        size_bytes: of the file; None: not known beforehand.
-        sha256: of the file, 64 hex digits; empty: nobody published it, so it is recorded at first use.
+        size_bytes: of the file, or of all files of a folder; None: not known beforehand.
+        sha256: of the file, or of the bytes of a folder's files one after another, 64 hex digits; empty: nobody
+            published it, so it is recorded at first use.
         state_key: key of the checkpoint under which the tensors stand; empty: at its top.
         config_key: key of the checkpoint under which its configuration stands, which then counts instead of `config`;
             empty: it has none.
@@ -185,16 +226,16 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
         size = variant(str(given["variant"]))
         given = {"config": dict(size.config), "config_status": size.status, **given}
     entry = validated_dataclass(CatalogueEntry, {**given, "name": name}, where, naming(CatalogueError))
-    beyond_first_use = len(entry.sources) > 1 or any(isinstance(source, WheelSource) for source in entry.sources)
+    beyond_first_use = len(entry.sources) > 1 or any(not isinstance(source, UrlSource) for source in entry.sources)
     if beyond_first_use and not (entry.sha256 and entry.size_bytes):
-        raise CatalogueError(f"{where}: a wheel, and more than one source, need sha256 and size_bytes")
+        raise CatalogueError(f"{where}: a wheel, a folder, and more than one source, need sha256 and size_bytes")
     return entry
 
 
 @cache
 def _packaged() -> Mapping[str, CatalogueEntry]:
     found: dict[str, CatalogueEntry] = {}
-    for name in ("catalogue.toml", "catalogue_redimnet.toml"):
+    for name in ("catalogue.toml", "catalogue_codecs.toml", "catalogue_redimnet.toml"):
         file = resources.files("nestvox.zoo") / name
         found |= parse(file.read_text(encoding="utf-8"), name)
     return dict(sorted(found.items()))

