@@ -37,6 +37,7 @@ _SUMMARIES = {
     "calibrate": "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",
     "threshold": "Set a threshold, say how sure it is, and keep it with the model.",
     "verify": "Score two recordings and compare the score with the model's threshold.",
+    "diarize-score": "Measure DER with its parts, JER and the number of speakers, with intervals over files.",
     "demo": "Turn a pretrained encoder into a nested one and show what every dimension is worth.",
     "data": "Utterance tables and trial lists: prepare, check, generate, describe.",
     "models": "Pretrained encoders: list, licence, weights.",
@@ -51,13 +52,14 @@ def _loaded(name: str) -> Any:
     """Import a command or group; before each of its commands stands the check of its outputs."""
     from nestvox.cli.outputs import checked
 
-    module = importlib.import_module(f"nestvox.cli.{_MODULES.get(name, name)}")
+    attribute = name.replace("-", "_")
+    module = importlib.import_module(f"nestvox.cli.{_MODULES.get(name, attribute)}")
     command: Any
     if name in _GROUPS:
         command = get_group(module.app)
     else:
         alone = typer.Typer(add_completion=False)
-        alone.command(name)(getattr(module, name))
+        alone.command(name)(getattr(module, attribute))
         command = get_command(alone)
     command.name = name
     _plain(command)
