@@ -13,14 +13,20 @@ import soundfile
 import torch
 
 import nestvox
+from nestvox.audio.augment import Banks
+from nestvox.audio.channel import change_speed
 from nestvox.corpora.trials import Trials, write_trials
-from nestvox.corpora.utterances import UtteranceTable, write_utterances
+from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.errors import ModelError, RecipeError, TableError
+from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.data.batches import Targets
+from nestvox.training.data.clips import AudioSource
 from nestvox.training.distilling import DistilCriterion
+from nestvox.training.parallel import Processes
+from nestvox.training.recipe.kinds import DistilRecipe
 from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.run_log import EpochReport, Watch
 from nestvox.training.train import Trained, train
@@ -28,6 +34,7 @@ from nestvox.training.train import Trained, train
 RATE = 16_000
 STUDENT = {"architecture": "mixer", "variant": "temporal", "width": 16, "depth": 1, "embedding_dim": 24, "chunk": 4}
 SIZE = 24
+SPEEDS = {1.0: "", 0.8: "-speed0.8", 1.25: "-speed1.25"}
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +211,6 @@ def test_the_student_holds_nothing_of_its_teacher_and_needs_no_head(
 
 def test_targets_are_the_nested_vectors_of_the_teacher(speech: Path, teacher: Path, tmp_path: Path) -> None:
     """The teacher's head takes part: a teacher whose coordinates are turned teaches the turned ones."""
-    from nestvox.extraction.cache.feature_cache import open_cache
     from nestvox.heads.rotation import Rotation
 
     trained(recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}}), tmp_path / "run")
@@ -284,3 +290,43 @@ def test_rows_without_a_speaker_are_taught_too(speech: Path, teacher: Path, tmp_
     content["data"] |= {"train": {"split": "nameless"}, "unlabelled": {"split": "train"}}
     with pytest.raises(RecipeError, match=r"6 rows have no speaker, e\.g\. s4-0"):
         trained(content, tmp_path / "c")
+
+
+def test_a_clip_at_another_speed_learns_what_the_teacher_says_of_the_utterance_at_that_speed(
+    speech: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """Another speed is another voice; the target is of the whole utterance at that speed, and the clean one stays."""
+    content = recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}})
+    content["data"] |= {
+        "targets": str(tmp_path / "targets"),
+        "variants": 2,
+        "augmentation": {"p_noise": 0, "p_gain": 0, "p_clip": 0, "p_channel": 0, "p_speed": 0.7, "speeds": [0.8, 1.25]},
+    }
+    recipe = parse_recipe(content, "test", [])
+    assert isinstance(recipe, DistilRecipe)
+    trained(content, tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.glob("targets*")) == [
+        "targets",
+        "targets-speed0.8",
+        "targets-speed1.25",
+    ]
+
+    model = nestvox.load(teacher, device="cpu", backend="eager")
+    caches = {speed: open_cache(tmp_path / f"targets{tail}") for speed, tail in SPEEDS.items()}
+    targets = Targets(caches[1.0], "a", "a", at_speeds={0.8: caches[0.8], 1.25: caches[1.25]})
+    table = read_utterances(speech / "table.tsv").where(split="train")
+    source = AudioSource(table, recipe, RATE, Processes(0, 1, torch.device("cpu")), Banks(), teacher=targets)
+    heard = set()
+    for batch, rows in zip(source.batches(0, 0), source.order.batches(0), strict=True):
+        (part,) = batch.parts
+        assert part.teacher is not None
+        for row, label, target in zip(rows, part.labels, part.teacher, strict=True):
+            name = source.utterances[row].utt_id
+            speed = float(source.names[label].partition("#speed")[2] or 1)
+            samples = soundfile.read(speech / f"{name}.wav", dtype="float32")[0]
+            whole = samples if speed == 1 else change_speed(samples, speed)
+            with torch.no_grad():
+                own = model.encoder(torch.from_numpy(whole)[None]).embedding[0]
+            assert torch.nn.functional.cosine_similarity(own, target, dim=0) > 0.9999
+            heard.add(speed)
+    assert heard == set(SPEEDS)

@@ -219,6 +219,7 @@ def build_cache(
     noise: NoiseBank | None = None,
     rooms: RoomBank | None = None,
     crop_s: float | None = None,
+    speed: float = 1.0,
     seed: int = 0,
     settings: EmbeddingSettings | None = None,
     progress: Progress = silent,
@@ -237,6 +238,7 @@ def build_cache(
         noise: noise and music, at the model's sample rate.
         rooms: impulse responses, likewise.
         crop_s: longest stretch of the others, in seconds, at a random place; None: whole.
+        speed: at which variant 0 is heard, pitch and tempo together, which makes another speaker of everybody.
         seed: of places and augmentation.
         settings: as of `run_embedding`; a batch is of rows, and workers decode and augment.
         progress: rows done of all, which are utterances times variants.
@@ -262,13 +264,14 @@ def build_cache(
     if variants > 1:
         augmentation.check_banks(banks)
         banks.check_rate(model.sample_rate)
+    heard = {} if speed == 1 else {"speed": speed}
     features = Features(model)
     plan = CachePlan(
         fingerprint=features.fingerprint,
         front_end=features.config(),
         variants=variants,
         crop_s=crop_s,
-        augmentation={**augmentation.config(), "banks": banks.config()} if variants > 1 else {},
+        augmentation=heard | ({**augmentation.config(), "banks": banks.config()} if variants > 1 else {}),
         seed=seed,
         max_duration_s=settings.max_duration_s,
         dtype=settings.dtype or "float16",
@@ -279,7 +282,7 @@ def build_cache(
         refuse_difference(str(out), plan_in(str(out), before), plan)
         features = Features(model, before.dim, before.columns.get("embedding", 0))
     settings = settings.resumed({} if before is None else before.run)
-    varied = Variants(variants, seed, augmentation, banks, crop_s)
+    varied = Variants(variants, seed, augmentation, banks, crop_s, speed)
     decoder = VariantDecoder(sources, varied, speakers, model, settings)
     _fill(out, table, features, plan, before, decoder, settings, progress)
     return FeatureCache(out)

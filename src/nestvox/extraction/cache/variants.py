@@ -44,6 +44,7 @@ class Variants:
         augmentation: settings.
         banks: noise, rooms and voices at the model's sample rate.
         crop_s: longest stretch, in seconds; None: whole.
+        speed: at which the recording itself is heard, and all that is made of it.
     """
 
     count: int
@@ -51,11 +52,12 @@ class Variants:
     augmentation: Augmentation
     banks: Banks
     crop_s: float | None = None
+    speed: float = 1.0
 
     def treatment(self, utt_id: str, variant: int) -> tuple[Treatment, float]:
         """Return what is done to a variant, and where its crop lies: from 0, at the beginning, to 1, at the end."""
         if variant == 0:
-            return Treatment(), 0.0
+            return Treatment(speed=self.speed), 0.0
         rng = utterance_rng(self.seed, utt_id, variant)
         place = float(rng.random())
         return self.augmentation.draw(rng), place
@@ -137,10 +139,10 @@ class VariantDecoder(Decoder):
         number, variant = divmod(piece.row, self.variants.count)
         stretch = (number, piece.part, piece.start_s, piece.duration_s)
         samples, found = self._decoded.get(stretch, lambda: Decoder.hear(self, piece))
-        if isinstance(samples, AudioError) or variant == 0:
-            return samples, found
         treatment, place = self.variants.treatment(self.sources[piece.row].utt_id, variant)
-        if self.variants.crop_s is not None:
+        if isinstance(samples, AudioError) or (variant == 0 and treatment.speed == 1):
+            return samples, found
+        if variant and self.variants.crop_s is not None:
             length = round(self.variants.crop_s * treatment.speed * self.sample_rate)
             first = round(place * max(0, len(samples) - length))
             samples = samples[first : first + length]
@@ -149,7 +151,7 @@ class VariantDecoder(Decoder):
         )
         # A faster variant of a recording that was just long enough is heard again from its beginning.
         shortest = math.ceil(self.min_duration_s * self.sample_rate)
-        return varied if len(varied) >= shortest else np.resize(varied, shortest), None
+        return varied if len(varied) >= shortest else np.resize(varied, shortest), None if variant else found
 
 
 Key = TypeVar("Key")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -287,6 +287,7 @@ class Targets:
         fingerprint: likewise, its head included.
         parameters: of its encoder; 0 where nobody counted them.
         head: of the teacher, where it is nested itself; None: the encoder's own embedding.
+        at_speeds: the same of the utterances at other speeds, which are other voices.
     """
 
     cache: FeatureCache
@@ -294,12 +295,19 @@ class Targets:
     fingerprint: str
     parameters: int = 0
     head: Head | None = None
+    at_speeds: Mapping[float, FeatureCache] = field(default_factory=dict)
 
-    def gather(self, rows: Rows) -> NDArray[np.floating[Any]]:
-        """Embeddings (b, E) of rows of the cache."""
+    @property
+    def failed(self) -> set[str]:
+        """Names of utterances that the teacher could not use."""
+        return {one.utt_id for cache in (self.cache, *self.at_speeds.values()) for one in cache.metadata.failed}
+
+    def gather(self, rows: Rows, speed: float = 1.0) -> NDArray[np.floating[Any]]:
+        """Embeddings (b, E) of rows of the cache, or of that of another speed."""
+        cache = self.cache if speed == 1 else self.at_speeds[speed]
         if self.head is None:
-            return self.cache.gather(rows, 0, tap="embedding")
-        return self.head.transform(self.cache.gather(rows, 0, tap=self.head.tap))
+            return cache.gather(rows, 0, tap="embedding")
+        return self.head.transform(cache.gather(rows, 0, tap=self.head.tap))
 
 
 @dataclass(frozen=True)
@@ -366,9 +374,13 @@ class OrderedSource(ABC):
         self._speakers = speakers
         self._micro_batch = recipe.training.micro_batch
         self._workers = workers
-        self._taught = None if teacher is None else cached_rows(teacher.cache, utt_ids)
-        if self._taught is not None and recipe.teacher_order == "shuffled":
-            self._taught = self._taught[another_each(len(self._taught), recipe.seed)]
+        self._taught: dict[float, Rows] = {}
+        if teacher is not None:
+            caches = {1.0: teacher.cache, **teacher.at_speeds}
+            self._taught = {speed: cached_rows(cache, utt_ids) for speed, cache in caches.items()}
+            if recipe.teacher_order == "shuffled":
+                other = another_each(len(speakers), recipe.seed)
+                self._taught = {speed: rows[other] for speed, rows in self._taught.items()}
         drawn = recipe.training.balanced
         self.order: Order = (
             ShuffledOrder(len(speakers), recipe.training.batch_size, recipe.seed, recipe.fewest)
@@ -437,11 +449,14 @@ class OrderedSource(ABC):
             times: how often the batch has each of them before.
         """
 
-    def taught(self, rows: Rows) -> Tensor | None:
-        """(b, E) embeddings of the clean utterances that the teacher has, where there is one."""
-        if self.teacher is None or self._taught is None:
+    def taught(self, rows: Rows, speeds: Sequence[float] = ()) -> Tensor | None:
+        """(b, E) embeddings that the teacher has of the clean utterances, at their speeds, where there is a teacher."""
+        if self.teacher is None:
             return None
-        return self.tensor(self.teacher.gather(self._taught[rows]))
+        heard = np.asarray(speeds or [1.0] * len(rows))
+        parts = {speed: np.flatnonzero(heard == speed) for speed in np.unique(heard).tolist()}
+        found = [self.teacher.gather(self._taught[speed][rows[part]], speed) for speed, part in parts.items()]
+        return self.tensor(np.concatenate(found)[np.argsort(np.concatenate(list(parts.values())))])
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """On the device of the run."""

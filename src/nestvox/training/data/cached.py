@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nestvox.errors import RecipeError
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import normalise
 from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, Targets, cached_rows, generator
@@ -86,6 +87,9 @@ class CachedSource(OrderedSource):
         processes: whose share is gathered.
         teacher: embeddings of the clean utterances, where there is distillation.
         of: utterances and speakers that there are, those included that the cache leaves out; None: those of `data`.
+
+    Raises:
+        RecipeError: variants of other speeds, of which a teacher has said nothing.
     """
 
     def __init__(
@@ -99,6 +103,11 @@ class CachedSource(OrderedSource):
         of: tuple[int, int] | None = None,
     ) -> None:
         names = [data.cache.utt_ids[int(number)] for number in data.utterances]
+        if teacher is not None and (data.labels != data.labels[:, :1]).any():
+            raise RecipeError(
+                f"data.cache: {data.cache.path} has variants of other speeds, which are other voices, and the teacher "
+                "heard none of them; make it with p_speed: 0"
+            )
         super().__init__(recipe, processes, data.labels[:, 0], names, teacher=teacher, of=of)
         self.data = data
         self.tap = tap

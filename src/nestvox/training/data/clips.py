@@ -17,7 +17,7 @@ from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.training.data.batches import MicroBatch, OrderedSource, Targets, WindowedOrder
-from nestvox.training.data.material import augmentation_of
+from nestvox.training.data.material import augmentation_of, speeds_of
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
 
@@ -44,7 +44,7 @@ class AudioSource(OrderedSource):
         sample_rate: of the encoder, in Hz.
         processes: whose share is read.
         banks: noise, rooms and voices.
-        teacher: embeddings of the clean utterances, where there is distillation.
+        teacher: embeddings of the clean utterances at every speed, where there is distillation.
         of: utterances and speakers that there are, unusable ones included; None: those of `table`.
 
     Attributes:
@@ -75,7 +75,7 @@ class AudioSource(OrderedSource):
         self.augmentation = augmentation_of(recipe.data, banks)
         self.augmented = recipe.data.variants > 1
         self.utterances = _utterances(table)
-        speeds = self.augmentation.speeds if self.augmented and self.augmentation.p_speed else ()
+        speeds = speeds_of(recipe.data, self.augmentation)
         suffixes = ["", *(f"#speed{speed:g}" for speed in speeds)]
         self.names = tuple(sorted({u.speaker + suffix for u in self.utterances for suffix in suffixes}))
         self._class = {name: number for number, name in enumerate(self.names)}
@@ -116,8 +116,8 @@ class AudioSource(OrderedSource):
         """
         return self._clip(row, epoch, times)[:2]
 
-    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool]:
-        """Also return whether the utterance was too short, and is repeated."""
+    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool, float]:
+        """Also return whether the utterance was too short, and is repeated; and its speed."""
         utterance = self.utterances[row]
         crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
         assert crop_s is not None
@@ -125,8 +125,11 @@ class AudioSource(OrderedSource):
         name = f"{utterance.utt_id}\0{times}" if times else utterance.utt_id
         draw = utterance_rng(self.recipe.seed, name, epoch + 1)
         place = float(draw.random())
-        treatment = self.augmentation.draw(draw) if self.augmented else None
-        heard_s = crop_s * (1.0 if treatment is None else treatment.speed)
+        clean = self.recipe.data.clean
+        augmented = self.augmented and not (clean and draw.random() < clean)
+        treatment = self.augmentation.draw(draw) if augmented else None
+        speed = 1.0 if treatment is None else treatment.speed
+        heard_s = crop_s * speed
         samples = self._stretch(utterance, heard_s, place, draw)
         # A short utterance is repeated: padding with zeros would teach silence.
         wanted = round(heard_s * self.sample_rate)
@@ -136,7 +139,8 @@ class AudioSource(OrderedSource):
         if treatment is not None:
             samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
             speaker += treatment.suffix
-        return np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False), speaker, short
+        samples = np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False)
+        return samples, speaker, short, speed
 
     def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
         """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.
@@ -158,10 +162,10 @@ class AudioSource(OrderedSource):
                     raise
                 place = float(draw.random())
 
-    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool]]) -> MicroBatch:
-        audio = self.tensor(np.stack([samples for samples, _, _ in clips]))
-        labels = torch.tensor([self._class[speaker] for _, speaker, _ in clips], device=self.processes.device)
-        return MicroBatch(audio, labels, self.taught(rows), sum(short for _, _, short in clips))
+    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool, float]]) -> MicroBatch:
+        heard, speakers, short, speeds = zip(*clips, strict=True)
+        labels = torch.tensor([self._class[speaker] for speaker in speakers], device=self.processes.device)
+        return MicroBatch(self.tensor(np.stack(heard)), labels, self.taught(rows, speeds), sum(short))
 
 
 def _windowed(utterances: Sequence[_Utterance], recipe: EncoderRecipe, at_once: int) -> WindowedOrder:

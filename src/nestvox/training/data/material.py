@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +69,8 @@ class Material:
     def usable(self) -> UtteranceTable:
         """The training utterances without those that a cache left out."""
         assert self.train is not None
-        caches = [self.train_cache, None if self.teacher is None else self.teacher.cache]
-        skipped = [one.utt_id for cache in caches if cache is not None for one in cache.metadata.failed]
+        skipped = [] if self.train_cache is None else [one.utt_id for one in self.train_cache.metadata.failed]
+        skipped += sorted(set() if self.teacher is None else self.teacher.failed)
         kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
         return replace(self.train, frame=kept, _lines=None)
 
@@ -161,8 +162,10 @@ class Material:
         speakers = _speakers_apart(data, train, given, dev_table, [whole, dev_whole])
         if features.dev_cache is None and given_dev is not None and not set(dev.utt_ids) <= set(given_dev.utt_ids):
             given_dev = None
+        speeds: tuple[float, ...] = ()
         if train is not None and isinstance(data, AugmentedData) and (given is None or not isinstance(data, HeadData)):
-            augmentation_of(data, banks_of(data, train, SAMPLE_RATE))  # wrong settings are told before hours of work
+            # Wrong settings are told before hours of work.
+            speeds = speeds_of(data, augmentation_of(data, banks_of(data, train, SAMPLE_RATE)))
         if before is not None:  # said of these, and not of the caches that are made of them
             refuse_other_start(folder, before, replace(before, start=list(map(asdict, _given(dev, train)))))
 
@@ -183,14 +186,12 @@ class Material:
             named = replace(dev_table, frame=dev_table.frame[dev.utterances], _lines=None)
             given_dev = made(start, named, "dev", dtype="float32")
         taught = None
-        if isinstance(recipe, LoopRecipe) and recipe.loss.distill and given is not None:
+        if isinstance(recipe, LoopRecipe) and recipe.loss.distill and given is not None and teacher is None:
             taught = Targets(given, given.metadata.model, given.metadata.fingerprint)
-        if teacher is not None:
-            assert train is not None
+        asked = start if teacher is None else teacher
+        if asked is not None and train is not None and (taught is not None or teacher is not None):
             skips = data.skip_bad if isinstance(data, TaughtData) else features.skip_bad
-            cache = made(teacher, train, "teacher", _targets_folder(recipe), skip_bad=skips)
-            size = sum(parameter.numel() for parameter in teacher.encoder.parameters())
-            taught = Targets(cache, teacher.name, teacher.fingerprint, size, teacher.head)
+            taught = _taught(recipe, asked, taught, speeds, partial(made, asked, train, skip_bad=skips))
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
         notes = [
             *_rows_in_no_part(recipe, whole, dev_whole),
@@ -215,12 +216,33 @@ def _given(dev: Development, train: UtteranceTable | None) -> list[Origin]:
     return found
 
 
-def _targets_folder(recipe: Recipe) -> Path | None:
-    """Where several runs look for what a teacher says; one with random weights has a place of its own beside it."""
+def _taught(
+    recipe: Recipe,
+    teacher: SpeakerModel,
+    own: Targets | None,
+    speeds: Sequence[float],
+    made: Callable[..., FeatureCache],
+) -> Targets:
+    """Compute, or find, what a teacher says of the clean utterances at every speed; `own` where it is there already."""
+    if own is None:
+        size = sum(parameter.numel() for parameter in teacher.encoder.parameters())
+        cache = made("teacher", _targets_folder(recipe))
+        own = Targets(cache, teacher.name, teacher.fingerprint, size, teacher.head)
+    at_speeds = {
+        speed: made(f"teacher-speed{speed:g}", _targets_folder(recipe, speed), speed=speed)
+        for speed in (() if isinstance(recipe.data, HeadData) else speeds)
+    }
+    return replace(own, at_speeds=at_speeds)
+
+
+def _targets_folder(recipe: Recipe, speed: float = 1.0) -> Path | None:
+    """Where several runs look for what a teacher says; random weights and other speeds have places beside it."""
     shared = recipe.data.targets if isinstance(recipe.data, TaughtData) else None
-    if shared is not None and isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random":
-        return shared.with_name(f"{shared.name}-random-{recipe.seed}")
-    return shared
+    if shared is None:
+        return None
+    drawn = isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random"
+    name = shared.name + (f"-random-{recipe.seed}" if drawn else "")
+    return shared.with_name(name if speed == 1 else f"{name}-speed{speed:g}")
 
 
 def _trained_on(table: UtteranceTable, where: dict[str, str], unlabelled: dict[str, str] | None) -> UtteranceTable:
@@ -409,6 +431,11 @@ def augmentation_of(data: AugmentedData, banks: Banks) -> Augmentation:
     return augmentation
 
 
+def speeds_of(data: AugmentedData, augmentation: Augmentation) -> tuple[float, ...]:
+    """Other speeds at which training audio is heard."""
+    return augmentation.speeds if data.variants > 1 and augmentation.p_speed else ()
+
+
 def _make(
     recipe: Recipe,
     model: SpeakerModel,
@@ -419,6 +446,7 @@ def _make(
     variants: int = 1,
     dtype: Literal["float16", "float32"] = "float16",
     skip_bad: bool = False,
+    speed: float = 1.0,
 ) -> None:
     """Make a cache in the run's folder, or complete the one that an earlier call began."""
     banks, augmentation, crop_s = Banks(), None, None
@@ -434,6 +462,7 @@ def _make(
         noise=banks.noise,
         rooms=banks.rooms,
         crop_s=crop_s,
+        speed=speed,
         seed=recipe.seed,
         settings=EmbeddingSettings(dtype=dtype, skip_bad=skip_bad, workers=recipe.run.workers),
         progress=progress,

@@ -175,13 +175,21 @@ class ClipData(AugmentedData):
     """Clips that are cut out anew in every epoch.
 
     Attributes:
+        clean: share of the clips that stay as they were recorded; the augmentation changes something in every other.
         spec_augment: blank bands of the features (not of GE2E); none: as the encoder was made.
         open_shards: of the archives that the table names, so many are read and shuffled with each other at a time;
             none: all.
     """
 
+    clean: Fraction = 0.0
     spec_augment: SpecAugment | None = None
     open_shards: Positive | None = None
+
+    @model_validator(mode="after")
+    def _changes_some(self) -> Self:
+        if self.variants == 1:
+            self.refuse_idle("data.variants is 1: every clip is clean", "clean")
+        return self
 
 
 class TaughtData(ClipData):
