@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +420,23 @@ def test_fast_variants_of_the_shortest_recordings_are_long_enough(tmp_path: Path
     )
     assert cache.gather([0], 1)[0, 3] == pytest.approx(0.1)
     assert cache.row_speakers == ["s", "s#speed1.1", "s#speed1.1", "s#speed1.1"]
+
+
+def test_nothing_is_drawn_for_a_clean_cache_which_runs_of_any_seed_share(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speechlike(0, 0.5), RATE, subtype="FLOAT")
+    frame = pl.DataFrame({"utt_id": ["a"], "path": ["a.wav"], "speaker": ["s"]})
+    rows, settings = UtteranceTable(frame, "t", tmp_path), replace(PACE, dtype="float32")
+    build = partial(build_cache, MomentModel(), rows, variants=1, settings=settings)
+    build(tmp_path / "c", seed=3)
+    before = bytes_of(tmp_path / "c")
+    build(tmp_path / "c", seed=4)
+    assert bytes_of(tmp_path / "c") == before
+    with pytest.raises(StoreError, match="speed"):
+        build(tmp_path / "c", speed=0.8)
+
+    slow = build(tmp_path / "slow", speed=0.8)
+    assert slow.gather([0], 0)[0, 3] == pytest.approx(0.5 / 0.8)
+    assert slow.row_speakers == ["s#speed0.8"]
 
 
 def test_a_broken_bank_stops_the_run_whatever_is_skipped(tmp_path: Path, table: UtteranceTable) -> None:

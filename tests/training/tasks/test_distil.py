@@ -300,7 +300,8 @@ def test_a_clip_at_another_speed_learns_what_the_teacher_says_of_the_utterance_a
     content["data"] |= {
         "targets": str(tmp_path / "targets"),
         "variants": 2,
-        "augmentation": {"p_noise": 0, "p_gain": 0, "p_clip": 0, "p_channel": 0, "p_speed": 0.7, "speeds": [0.8, 1.25]},
+        "clean": 0.4,
+        "augmentation": {"p_noise": 0, "p_gain": 0, "p_clip": 0, "p_channel": 0, "p_speed": 1, "speeds": [0.8, 1.25]},
     }
     recipe = parse_recipe(content, "test", [])
     assert isinstance(recipe, DistilRecipe)

@@ -272,7 +272,7 @@ def build_cache(
         variants=variants,
         crop_s=crop_s,
         augmentation=heard | ({**augmentation.config(), "banks": banks.config()} if variants > 1 else {}),
-        seed=seed,
+        seed=seed if variants > 1 else min(seed, 0),  # nothing is drawn: runs of other seeds share it
         max_duration_s=settings.max_duration_s,
         dtype=settings.dtype or "float16",
         table_sha256=table_sha256(table.frame),
