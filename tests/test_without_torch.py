@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from nestvox.zoo.box import box_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
@@ -97,6 +99,60 @@ def test_names_of_the_package_that_need_no_network_resolve(tmp_path: Path) -> No
     assert child.stderr.endswith("training needs the extra [torch]: pip install 'nestvox[torch]'\n")
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network as one ONNX file, which it takes torch and the package onnx to write."""
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    from keyed_weights import keyed_weights
+    from nestvox.encoders.registry import build
+    from nestvox.heads.rotation import Rotation
+    from nestvox.model import SpeakerModel, export_onnx
+
+    encoder = build({"architecture": "mixer", "width": 16, "depth": 1, "groups": 2, "embedding_dim": 12}).eval()
+    encoder.load_state_dict(keyed_weights(encoder.state_dict()))
+    file = tmp_path_factory.mktemp("network") / "small.onnx"
+    export_onnx(SpeakerModel(encoder, Rotation(np.eye(12), (4, 12), "truncation"), "small"), file)
+    return file
+
+
+def network_commands(network: Path, material: Path, out: Path) -> list[tuple[int, list[str | Path]]]:
+    """What a network in an ONNX file does, and the exit code of each."""
+    model: list[str | Path] = ["--model", network]
+    two: list[str | Path] = [material / "one.wav", material / "two.wav"]
+    table = material / "utterances.tsv"
+    (out / "pairs.txt").write_text("1 one one\n0 one two\n1 two two\n0 two one\n")
+    measured: list[str | Path] = [*model, "--trials", out / "pairs.txt", "--table", table]
+    return [
+        (3, ["verify", *two, *model, "--dim", "4"]),
+        (0, ["embed", table, *model, "--out", out / "store"]),
+        (0, ["evaluate", *measured, "--dims", "4,12", "--bootstrap", "40"]),
+    ]
+
+
+def test_a_network_in_an_onnx_file_runs(network: Path, material: Path, tmp_path: Path) -> None:
+    calls = [arguments for _, arguments in network_commands(network, material, tmp_path)]
+    code = (
+        HIDE_TORCH
+        + "from typer.testing import CliRunner\nfrom nestvox.cli.app import app\n"
+        + f"for call in {[[str(word) for word in call] for call in calls]!r}:\n"
+        + "    done = CliRunner().invoke(app, call)\n    print(done.exit_code, repr(done.exception), done.output)\n"
+        + "assert 'torch' not in sys.modules"
+    )
+    child = python(code, cwd=tmp_path)
+    assert child.returncode == 0, child.stdout + child.stderr
+    codes = [int(word) for word in re.findall(r"^([0-9]+) (?:None|SystemExit|[A-Z])", child.stdout, re.M)]
+    assert codes == [wanted for wanted, _ in network_commands(network, material, tmp_path)], child.stdout
+
+
+def test_a_call_that_names_no_model_says_what_there_is(material: Path, tmp_path: Path) -> None:
+    if box_folder() is not None:
+        pytest.skip("a model is in the box")
+    child = python(COMMAND, "verify", material / "one.wav", material / "two.wav", cwd=tmp_path)
+    assert child.returncode == 2
+    assert "none is in the box of this nestvox. Name one: --model campplus" in child.stderr
+
+
 def working_commands(material: Path, out: Path) -> list[list[str | Path]]:
     scored = ["--scores", material / "scores.txt", "--trials", material / "trials.txt", "--json", out / "result.json"]
     labels = ["--labels", material / "labels.txt"]
@@ -130,7 +186,7 @@ def test_command_that_runs_a_network_asks_for_the_extra(command: str, material: 
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(1800)
-def test_environment_that_has_no_torch(material: Path, tmp_path: Path) -> None:
+def test_environment_that_has_no_torch(network: Path, material: Path, tmp_path: Path) -> None:
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
     interpreter = home / "bin" / "python"
@@ -147,6 +203,11 @@ def test_environment_that_has_no_torch(material: Path, tmp_path: Path) -> None:
             [home / "bin" / "nestvox", *command], capture_output=True, text=True, check=False, env=environment
         )
         assert child.returncode == 0, child.stdout + child.stderr
+    for code, call in network_commands(network, material, tmp_path):
+        child = subprocess.run(
+            [home / "bin" / "nestvox", *call], capture_output=True, text=True, check=False, env=environment
+        )
+        assert child.returncode == code, child.stdout + child.stderr
     verify = [home / "bin" / "nestvox", "verify", material / "one.wav", material / "two.wav", "--model", "ge2e"]
     child = subprocess.run(verify, capture_output=True, text=True, check=False, env=environment)
     assert child.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,21 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+def usual_threads() -> int:
+    """Threads that this process may keep busy: torch's number where it is imported, else one for each core.
+
+    Without torch, ``OMP_NUM_THREADS`` sets it, as it sets torch's.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        count: int = torch.get_num_threads()
+        return count
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isascii() and asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class SideBySide(Protocol):
@@ -44,21 +60,20 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def side_by_side(device: torch.device) -> Iterator[SideBySide]:
+def side_by_side(device: torch.device | None) -> Iterator[SideBySide]:
     """Yield a `map` whose calls run side by side on a CPU, each in one thread of torch.
 
     Threads of one small network wait for each other longer than they compute, most of all where other processes want
     the same cores: one forward pass in two threads can then take twenty times the processor of one.
 
     Args:
-        device: of the network; anything but a CPU is given one call at a time.
+        device: of the network, None of one that is none of torch's; anything but a CPU is given one call at a time.
     """
-    if device.type != "cpu":
+    if device is not None and device.type != "cpu":
         yield map
         return
     with torch_threads() as set_threads:
-        torch = sys.modules["torch"]
-        count: int = torch.get_num_threads()
+        count = usual_threads()
         set_threads(1)
 
         def run(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

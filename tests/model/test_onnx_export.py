@@ -76,6 +76,50 @@ def test_the_graph_gives_what_the_model_gives(kind: str, tmp_path: Path) -> None
             np.testing.assert_allclose(run(tmp_path / "m.onnx", audio), expected, rtol=0, atol=1e-5)
 
 
+def test_the_file_is_a_model_again(tmp_path: Path) -> None:
+    network = encoder()
+    model = SpeakerModel(network, head("linear", network), "small", training_speakers=("ab12", "cd34"), backend="eager")
+    export_onnx(model, tmp_path / "m.onnx")
+    again = load(tmp_path / "m.onnx", truncate_dim=4)
+    assert (again.name, again.dims, again.truncate_dim) == ("small", (4, 12), 4)
+    assert again.training_speakers == ("ab12", "cd34")
+    assert again.fingerprint not in {model.fingerprint, load(exported(model, tmp_path / "o.onnx", 4)).fingerprint}
+    ragged = [AUDIO[0, :length] for length in (400, 9_999, 24_000)]
+    for dim in (4, 12):
+        expected = model.embed(ragged, dim=dim, sample_rate=16_000)
+        np.testing.assert_allclose(again.embed(ragged, dim=dim, sample_rate=16_000), expected, rtol=0, atol=1e-5)
+        # What stands beside an utterance in a batch, and how long that is, changes nothing of it.
+        together = again.encode(ragged, truncate_dim=dim, batch_size=3, sample_rate=16_000)
+        np.testing.assert_array_equal(together, again.embed(ragged, dim=dim, sample_rate=16_000))
+
+    again.save(tmp_path / "folder")
+    assert load(tmp_path / "folder").fingerprint == again.fingerprint
+    with pytest.raises(ModelError, match="has no tap 'pooled'"):
+        again.features([AUDIO[0]])
+    with pytest.raises(ModelError, match="has its front end inside"):
+        load(tmp_path / "m.onnx", front_end="wespeaker")
+    with pytest.raises(ModelError, match="runs on the CPU"):
+        load(tmp_path / "m.onnx", device="cuda")
+
+
+def exported(model: SpeakerModel, path: Path, dim: int) -> Path:
+    export_onnx(model, path, dim=dim)
+    return path
+
+
+def test_what_a_file_says_of_itself_is_checked(tmp_path: Path) -> None:
+    import onnx
+
+    file = exported(SpeakerModel(encoder()), tmp_path / "m.onnx", 12)
+    for key, value in (("sample_rate", "0"), ("min_samples", "many"), ("dim", "")):
+        network = onnx.load(file)
+        for item in network.metadata_props:
+            item.value = value if item.key == key else item.value
+        onnx.save(network, tmp_path / "other.onnx")
+        with pytest.raises(ModelError, match=f"other.onnx: what it says of itself.*{key}"):
+            load(tmp_path / "other.onnx")
+
+
 def test_a_compressed_model_goes_out_too_by_the_command(tmp_path: Path) -> None:
     network = encoder()
     compress(SpeakerModel(network, head("linear", network), "small"), tmp_path, forms=["int8-dynamic"])

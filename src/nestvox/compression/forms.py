@@ -100,7 +100,7 @@ def _int8(ranges: str) -> Callable[[SpeakerModel, Sequence[Waveform]], SpeakerMo
 
         dynamic = ranges == "dynamic"
         encoder = quantised(model.encoder, "dynamic" if dynamic else "static", recordings)
-        return _with(model, encoder, f"int8-{ranges}")
+        return _with(model, encoder, f"int8-{ranges}")  # type: ignore[arg-type]  # stands for one
 
     return make
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from nestvox.encoders.contract import Encoder
 from nestvox.encoders.graph import GraphEncoder
-from nestvox.encoders.runtime.whole_graph import FRONT_END, WAVEFORM, encoder_to_onnx
+from nestvox.encoders.runtime.onnx_graph import WAVEFORM
+from nestvox.encoders.runtime.whole_graph import FRONT_END, encoder_to_onnx
 from nestvox.errors import ModelError, NestvoxError
 from nestvox.extras import require
 

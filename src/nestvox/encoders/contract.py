@@ -10,18 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nestvox.encoders.file_encoder import Tap
 from nestvox.encoders.pooling import Pooling
 from nestvox.errors import ModelError
 from nestvox.schema import StrictModel
-
-Tap = Literal["frames", "pooled", "embedding"]
 
 
 @dataclass(frozen=True, eq=False)

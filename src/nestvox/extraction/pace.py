@@ -17,6 +17,7 @@ from nestvox.extraction.batches import Piece
 from nestvox.extraction.decoding import Decoder
 from nestvox.extraction.settings import EmbeddingSettings
 from nestvox.extraction.tuning import SIZES, choose
+from nestvox.threads import usual_threads
 
 _TRIAL_CLIPS = 64
 _TRIAL_DECODING_S = 1.0
@@ -109,12 +110,10 @@ def _first_sound(decoder: Decoder, pieces: Sequence[Piece]) -> NDArray[np.float3
 
 def _stream_count(model: object) -> int:
     """Streams that are worth a try: one for each core, on a CPU."""
-    torch = sys.modules.get("torch")
     parameters = getattr(getattr(model, "encoder", None), "parameters", None)
-    if torch is None or parameters is None or any(parameter.device.type != "cpu" for parameter in parameters()):
+    if parameters is None or any(parameter.device.type != "cpu" for parameter in parameters()):
         return 1
-    usual: int = torch.get_num_threads()
-    return usual
+    return usual_threads()
 
 
 def _thread_counts() -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.encoders.registry import is_file_encoder
 from nestvox.inspection.checks import (
     Check,
     check_batches,
@@ -272,17 +273,28 @@ def machine_of(model: SpeakerModel) -> str:
 
 
 def _device(model: SpeakerModel) -> str:
-    tensors = (*model.encoder.parameters(), *model.encoder.buffers())
+    tensors = _tensors(model)
     return str(tensors[0].device) if tensors else "cpu"
+
+
+def _tensors(model: SpeakerModel) -> tuple[Any, ...]:
+    """Torch's, each once; of an encoder that is a file there are none."""
+    encoder = model.encoder
+    found = () if is_file_encoder(encoder) else (*encoder.parameters(), *encoder.buffers())
+    return tuple({id(tensor): tensor for tensor in found}.values())
 
 
 def part_sizes(model: SpeakerModel) -> tuple[PartSize, ...]:
     """How large encoder and head are."""
-    state = model.encoder.state_dict().values()
-    # Saved as float32, in whatever precision they run.
-    size = sum(value.numel() * (4 if value.is_floating_point() else value.element_size()) for value in state)
-    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
-    parts = [PartSize("encoder", model.encoder.architecture, parameters, sum(v.numel() for v in state), size)]
+    encoder, state = model.encoder, model.encoder.state_dict().values()
+    if is_file_encoder(encoder):
+        numbers = size = encoder.size_bytes
+    else:
+        numbers = sum(value.numel() for value in state)
+        # Saved as float32, in whatever precision they run.
+        size = sum(value.numel() * (4 if value.is_floating_point() else value.element_size()) for value in state)
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    parts = [PartSize("encoder", encoder.architecture, parameters, numbers, size)]
     if model.head is not None:
         tensors = model.head.tensors().values()
         values = sum(tensor.size for tensor in tensors)
@@ -333,8 +345,9 @@ def _cosines(vectors: NDArray[Any]) -> tuple[tuple[float | None, ...], ...]:
 
 
 def _memory(model: SpeakerModel) -> MemoryUse:
-    tensors = {id(tensor): tensor for tensor in (*model.encoder.parameters(), *model.encoder.buffers())}
-    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(model))
+    if is_file_encoder(model.encoder):
+        held = model.encoder.size_bytes
     if model.head is not None:
         held += sum(array.nbytes for array in model.head.tensors().values())
     torch = sys.modules.get("torch")

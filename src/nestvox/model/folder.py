@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from nestvox.atomic import atomic_path, write_text
 from nestvox.atomic_folder import changing, read_together, settled
+from nestvox.encoders.foreign.onnx_check import MOST_ONNX_BYTES
+from nestvox.encoders.registry import build, is_file_encoder
 from nestvox.errors import ModelError
 from nestvox.extras import require
-from nestvox.gate import naming, read_json
+from nestvox.gate import is_file, naming, read_bytes, read_json
 from nestvox.heads.contract import FloatArray, Head
 from nestvox.model.calibration import CALIBRATION_FILE, ModelCalibration, read_calibration, write_calibration
 from nestvox.model.storage import unpack
@@ -30,6 +32,10 @@ _Model = TypeVar("_Model", bound="SpeakerModel")
 FORMAT = "nestvox-model-1"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+NETWORK_FILE = "model.onnx"
+"""Of a model whose encoder is an ONNX file: where that stands by itself, the other tensors are in `WEIGHTS_FILE`."""
+
+_NETWORK = "encoder.network"
 
 
 class _Row(OpenModel):
@@ -94,6 +100,8 @@ def write_model(
     arrays: Mapping[str, FloatArray],
     decisions: ModelCalibration,
     card: str,
+    *,
+    network_apart: bool = False,
 ) -> None:
     """Write a model's folder, all of it or, where the call is stopped or fails, nothing; a model there is replaced.
 
@@ -103,6 +111,7 @@ def write_model(
         arrays: of encoder and head, by name.
         decisions: thresholds and calibration.
         card: README.md.
+        network_apart: write an encoder that is an ONNX file as a file of its own.
 
     Raises:
         ModelError: the folder holds something else, e.g. a README.md that is no model card of ours.
@@ -111,6 +120,9 @@ def write_model(
     text = json.dumps({"format": FORMAT, "library_name": "nestvox", **config}, indent=2) + "\n"
     with changing(folder) as fresh:
         _refuse_foreign(Path(folder))
+        if network_apart:
+            arrays = dict(arrays)
+            (fresh / NETWORK_FILE).write_bytes(arrays.pop(_NETWORK).tobytes())
         with atomic_path(fresh / WEIGHTS_FILE) as temporary:  # ascontiguousarray would make a row of a scalar
             save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary)
         write_calibration(decisions, fresh / CALIBRATION_FILE)
@@ -134,15 +146,16 @@ def read_model(folder: str | Path, kind: type[_Model]) -> _Model:
 
 def _read_model(folder: Path, kind: type[_Model]) -> _Model:
     config = _read_config(folder)
-    require("torch", extra="torch", purpose="running an encoder")
-    from nestvox.encoders.registry import build  # noqa: PLC0415  imports torch
-    from nestvox.zoo.weights import load_strict  # noqa: PLC0415
-
     arrays = read_tensors(folder)
     try:
         weights = _section(arrays, "encoder.")
         encoder = build(config.encoder, available=sum(array.size for array in weights.values()))
-        load_strict(encoder, weights, str(folder / WEIGHTS_FILE))
+        if is_file_encoder(encoder):
+            encoder.take(weights, str(folder / WEIGHTS_FILE))
+        else:
+            from nestvox.zoo.weights import load_strict  # noqa: PLC0415  imports torch
+
+            load_strict(encoder, weights, str(folder / WEIGHTS_FILE))
         calibration = read_calibration(folder)
         if calibration.fingerprint != config.fingerprint:
             raise ModelError(
@@ -185,9 +198,13 @@ def read_tensors(folder: Path) -> dict[str, FloatArray]:
     """
     arrays = read_arrays(settled(folder, WEIGHTS_FILE), naming(ModelError))[0]
     try:
-        return unpack(arrays)
+        found = unpack(arrays)
     except ModelError as error:
         raise ModelError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    apart = settled(folder, NETWORK_FILE)
+    if _NETWORK not in found and is_file(apart):
+        found[_NETWORK] = np.frombuffer(read_bytes(apart, naming(ModelError), most_bytes=MOST_ONNX_BYTES), np.uint8)
+    return found
 
 
 def _section(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
@@ -198,6 +215,7 @@ def read_head(config: dict[str, Any] | None, tensors: dict[str, FloatArray]) -> 
     """Build a head from its configuration and tensors; None: the model has none.
 
     Raises:
+        MissingExtraError: torch is not installed, and the head is no rotation.
         ModelError: a kind that this version does not know, or tensors that do not fit.
     """
     if config is None:
@@ -205,7 +223,8 @@ def read_head(config: dict[str, Any] | None, tensors: dict[str, FloatArray]) -> 
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in _HEADS:
         raise ModelError(f"unknown head {str(kind)[:80]!r}; this version knows {', '.join(_HEADS)}")
-    # Imported when it is read: all but the rotation need torch.
+    if kind != "rotation":
+        require("torch", extra="torch", purpose=f"a head of the kind {kind}")
     head: Head = getattr(importlib.import_module(f"nestvox.heads.{kind}"), _HEADS[kind]).from_saved(config, tensors)
     return head
 

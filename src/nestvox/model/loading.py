@@ -7,14 +7,19 @@ from pathlib import Path
 
 from nestvox.device import find_device
 from nestvox.download import announce_on_stderr
+from nestvox.encoders.foreign.onnx_check import MOST_ONNX_BYTES
+from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder
 from nestvox.encoders.foreign.onnx_model import read_onnx
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
+from nestvox.encoders.registry import is_file_encoder
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
-from nestvox.errors import DownloadError, ModelError, WeightsError
+from nestvox.errors import DownloadError, MissingExtraError, ModelError, WeightsError
 from nestvox.extras import require
-from nestvox.gate import is_file, is_folder
+from nestvox.gate import is_file, is_folder, naming, read_bytes
+from nestvox.model.exported import read_exported
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
+from nestvox.zoo.box import BOX, box_folder, box_in_words
 from nestvox.zoo.catalogue import BEST_FIRST, entries, find
 
 
@@ -75,11 +80,12 @@ def load(
     announce: Callable[[str], None] | None = None,
     progress: Progress = silent,
 ) -> SpeakerModel:
-    """Load a model folder, an ONNX file of another toolkit, or an encoder of the catalogue by name.
+    """Load a model folder, an ONNX file (of `export_onnx` or another toolkit), or an encoder of the catalogue by name.
 
     Args:
         name_or_folder: a folder written by `SpeakerModel.save`, a file that ends in ``.onnx``, or a name that
-            ``nestvox models list`` shows; None: the best encoder at hand, see `best_encoder`.
+            ``nestvox models list`` shows, ``box`` too; None: the model in the box, which comes with the package; where
+            there is none, the best encoder at hand, see `best_encoder`.
         truncate_dim: prefix length that `embed` and `verify` use by default.
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
@@ -97,39 +103,84 @@ def load(
         DownloadError: the weights could not be had.
         ModelError: the folder is not a model, nor the ONNX file a speaker encoder, another file is given without the
             name of its network, or an option means nothing.
-        MissingExtraError: torch is not installed, or onnxruntime for an ONNX file.
+        MissingExtraError: torch is not installed, and the model is neither the box, an ONNX file nor a folder of one.
     """
     check_way(backend, precision)
-    require("torch", extra="torch", purpose="running an encoder")
     if name_or_folder is None:
         for what, given in (("weights", weights), ("front end", front_end), ("output", output)):
             if given is not None:
                 raise ModelError(
                     f"the {what} {given} belong to a network: name it as the model ('nestvox models list')"
                 )
-        find_device(device)  # before anything is downloaded
-        name_or_folder = best_encoder(offline=offline, announce=announce, progress=progress)
+        name_or_folder = _unnamed(device, offline, announce, progress)
     path = Path(name_or_folder)
+    if str(name_or_folder) == BOX and not is_folder(path):
+        path = _box()
     if path.suffix.lower() == ".onnx":
         if weights is not None or device not in ("auto", "cpu"):
             raise ModelError(f"{path} has its own weights and runs on the CPU; leave out weights and device")
-        return _load_onnx(path, front_end, output, truncate_dim, backend, precision)
-    place = find_device(device)  # before anything is downloaded
-    for what, given in (("front end", front_end), ("output", output)):
-        if given is not None:
-            raise ModelError(f"only an ONNX file is told its {what}, and {path} is none; leave it out")
-    if is_folder(path):
+        model = _load_onnx(path, front_end, output)
+    else:
+        for what, given in (("front end", front_end), ("output", output)):
+            if given is not None:
+                raise ModelError(f"only an ONNX file is told its {what}, and {path} is none; leave it out")
+        model = _load_named(path, weights, device, offline, announce, progress)
+    model.backend, model.precision = backend, precision
+    if truncate_dim is not None:
+        model.truncate_dim = model.check_dim(truncate_dim)
+    return model
+
+
+def _unnamed(device: str, offline: bool, announce: Callable[[str], None] | None, progress: Progress) -> str:
+    """The model in the box, else the best encoder at hand."""
+    box = box_folder()
+    if box is not None:
+        (announce or announce_on_stderr)(box_in_words(box))
+        return str(box)
+    try:
+        require("torch", extra="torch", purpose="running an encoder")
+    except MissingExtraError as error:
+        raise ModelError(
+            "no model is named, and none is in the box of this nestvox. Name one: --model campplus or "
+            "nestvox.load('campplus') (the extra [torch] runs it: pip install 'nestvox[torch]'), a model folder, or an "
+            ".onnx file that 'nestvox export MODEL --onnx' wrote"
+        ) from error
+    find_device(device)  # before anything is downloaded
+    return best_encoder(offline=offline, announce=announce, progress=progress)
+
+
+def _box() -> Path:
+    folder = box_folder()
+    if folder is None:
+        raise ModelError("no model is in the box of this nestvox; --model campplus or nestvox.load('campplus') has one")
+    return folder
+
+
+def _load_named(
+    path: Path,
+    weights: str | Path | None,
+    device: str,
+    offline: bool,
+    announce: Callable[[str], None] | None,
+    progress: Progress,
+) -> SpeakerModel:
+    """A model folder, or an encoder of the catalogue."""
+    folder = is_folder(path)
+    if device not in ("auto", "cpu") or not folder:
+        require("torch", extra="torch", purpose="running an encoder")
+        find_device(device)  # before anything is downloaded
+    if folder:
         if weights is not None:
             raise ModelError(f"{path} is a model folder and has its own weights; leave out weights={weights}")
         model = SpeakerModel.from_folder(path)
     elif path.suffix and is_file(path):
         raise ModelError(_no_model_by_itself(path))
     else:
-        model = _of_the_catalogue(str(name_or_folder), weights, offline, announce, progress)
-    model.backend, model.precision = backend, precision
-    if truncate_dim is not None:
-        model.truncate_dim = model.check_dim(truncate_dim)
-    return model.to(place)
+        model = _of_the_catalogue(str(path), weights, offline, announce, progress)
+    if is_file_encoder(model.encoder):
+        model.encoder.trusted = path == box_folder()
+        return model
+    return model.to(find_device(device))
 
 
 def _of_the_catalogue(
@@ -162,23 +213,13 @@ def _no_model_by_itself(path: Path) -> str:
     )
 
 
-def _load_onnx(
-    path: Path,
-    front_end: str | Path | KaldiFbank | None,
-    output: str | None,
-    truncate_dim: int | None,
-    backend: Backend,
-    precision: Precision,
-) -> SpeakerModel:
-    from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder  # noqa: PLC0415  imports torch
-
-    file = read_onnx(path, front_end=front_end, output=output)
-    card = {"base_model": path.name, **file.card}
-    return SpeakerModel(
-        OnnxEncoder.from_file(file),
-        name=path.stem,
-        card=card,
-        truncate_dim=truncate_dim,
-        backend=backend,
-        precision=precision,
-    )
+def _load_onnx(path: Path, front_end: str | Path | KaldiFbank | None, output: str | None) -> SpeakerModel:
+    content = read_bytes(path, naming(ModelError), most_bytes=MOST_ONNX_BYTES, missing="cannot be read: not there")
+    model = read_exported(content, str(path))
+    if model is None:
+        file = read_onnx(path, front_end=front_end, output=output)
+        encoder = OnnxEncoder.from_file(file)
+        return SpeakerModel(encoder, name=path.stem, card={"base_model": path.name, **file.card})  # type: ignore[arg-type]
+    if front_end is not None or output is not None:
+        raise ModelError(f"{path}: has its front end inside, and one output; leave out front end and output")
+    return model

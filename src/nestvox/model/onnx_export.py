@@ -12,23 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nestvox.atomic import atomic_path
+from nestvox.encoders.graph import GraphEncoder
+from nestvox.encoders.runtime.onnx_graph import EMBEDDING, POOLED, GraphWriter
 from nestvox.errors import ModelError
 from nestvox.extras import require
 
 if TYPE_CHECKING:
-    from nestvox.encoders.contract import Encoder
-    from nestvox.encoders.runtime.onnx_graph import GraphWriter
     from nestvox.heads.contract import Head
     from nestvox.model.speaker_model import SpeakerModel
-
-_OUTPUT = "embedding"
 
 
 def export_onnx(model: SpeakerModel, path: str | Path, *, dim: int | None = None) -> int:
     """Write a model as one graph; batch and length may be any, the utterances of a batch are of one length.
 
     The graph takes ``waveform`` (B, S) float32 in [-1, 1] at the model's rate, S at least its shortest clip, and gives
-    ``embedding`` (B, d) of length 1. Rate, shortest clip, size and fingerprint stand in the file's metadata.
+    ``embedding`` (B, d) of length 1. Rate, shortest clip, size, fingerprint and
+    the keys of the training speakers stand in the file's metadata, so that `load` makes a model of the file again.
 
     Args:
         model: with CAM++, a ReDimNet, a mixer, an LSTM-autoencoder, or a graph that compression made of one.
@@ -55,7 +54,10 @@ def export_onnx(model: SpeakerModel, path: str | Path, *, dim: int | None = None
         "min_samples": str(model.encoder.min_samples),
         "dim": str(size),
         "dims": ",".join(map(str, model.dims)),
+        "encoder": model.encoder.architecture,
+        "training_speakers": ",".join(model.training_speakers),
     }
+    network.producer_name = "nestvox"  # merging writes another
     onnx.helper.set_model_props(network, about)
     content: bytes = network.SerializeToString()
     with atomic_path(Path(path)) as temporary:
@@ -63,26 +65,23 @@ def export_onnx(model: SpeakerModel, path: str | Path, *, dim: int | None = None
     return len(content)
 
 
-def _graph(encoder: Encoder, head: Head | None, size: int) -> bytes:
-    from nestvox.encoders.graph import GraphEncoder  # noqa: PLC0415  imports torch
-    from nestvox.encoders.runtime.onnx_graph import GraphWriter  # noqa: PLC0415  likewise
-    from nestvox.encoders.runtime.whole_graph import EMBEDDING, POOLED, encoder_to_onnx  # noqa: PLC0415
-
+def _graph(encoder: Any, head: Head | None, size: int) -> bytes:
     if not isinstance(encoder, GraphEncoder):
+        from nestvox.encoders.runtime.whole_graph import encoder_to_onnx  # noqa: PLC0415  imports torch
 
         def finish(graph: GraphWriter, pooled: str, embedding: Callable[[], str]) -> dict[str, tuple[str, int]]:
-            return {_OUTPUT: (_nested(graph, pooled if _takes_pooled(head) else embedding(), head, size), size)}
+            return {EMBEDDING: (_nested(graph, pooled if _takes_pooled(head) else embedding(), head, size), size)}
 
         return encoder_to_onnx(encoder, finish)
     onnx = require("onnx", extra="onnx", purpose="writing a network as ONNX")
     tap, width = (POOLED, encoder.pooled_dim) if _takes_pooled(head) else (EMBEDDING, encoder.embedding_dim)
     graph = GraphWriter()
     nested = _nested(graph, "tap", head, size)
-    ending = graph.finish({"tap": ("batch", width)}, {_OUTPUT: (nested, ("batch", size))})
-    network = onnx.load_from_string(encoder.network.numpy().tobytes())
+    ending = graph.finish({"tap": ("batch", width)}, {EMBEDDING: (nested, ("batch", size))})
+    network = onnx.load_from_string(encoder.network.tobytes())
     named_apart = onnx.compose.add_prefix(network, "encoder/", rename_inputs=False)
     merged = onnx.compose.merge_models(
-        named_apart, onnx.load_from_string(ending), io_map=[(f"encoder/{tap}", "tap")], outputs=[_OUTPUT]
+        named_apart, onnx.load_from_string(ending), io_map=[(f"encoder/{tap}", "tap")], outputs=[EMBEDDING]
     )
     content: bytes = merged.SerializeToString()
     return content

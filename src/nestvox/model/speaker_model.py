@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from nestvox.arrays import as_numbers
 from nestvox.audio.errors import AudioWarning
 from nestvox.audio.given import Audio, heard, recordings_of
+from nestvox.encoders.file_encoder import Tap
+from nestvox.encoders.registry import is_file_encoder
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
 from nestvox.errors import ModelError
 from nestvox.extras import require
@@ -43,7 +45,7 @@ class SpeakerModel:
     """An encoder, a head and a calibration per dimension.
 
     Attributes:
-        encoder: the network, in evaluation mode.
+        encoder: the network, in evaluation mode; or a `FileEncoder` in its place, with which nothing needs torch.
         head: maps a tap of the encoder to the nested embedding; None: the encoder's own embedding.
         name: for people; the fingerprint is what identifies.
         truncate_dim: prefix length that `embed` and `verify` use when none is given; None: all.
@@ -70,7 +72,8 @@ class SpeakerModel:
     llr: LlrCalibration | None = None
 
     def __post_init__(self) -> None:
-        self.encoder.eval()
+        if not is_file_encoder(self.encoder):
+            self.encoder.eval()
         if self.head is not None:
             self._check_tap(self.head.tap)
             size = self.encoder.pooled_dim if self.head.tap == "pooled" else self.encoder.embedding_dim
@@ -162,12 +165,14 @@ class SpeakerModel:
         """
         if tap != "nested":
             self._check_tap(tap)
-        taps = self._taps([self._heard(waveform, sample_rate) for waveform in waveforms])
+        heard_ones = [self._heard(waveform, sample_rate) for waveform in waveforms]
         if tap == "frames":
+            taps = self._taps(heard_ones)
             return _over_time(taps.frames, taps.frame_mask)
         if tap == "nested" and self.head is not None:
-            return self.head.transform(_numpy(getattr(taps, self.head.tap)))
-        return _numpy(taps.pooled if tap == "pooled" else taps.embedding)
+            return self.head.transform(*self._vectors(heard_ones, self.head.tap))
+        (found,) = self._vectors(heard_ones, "pooled" if tap == "pooled" else "embedding")
+        return found
 
     def layers(
         self, waveforms: Sequence[Audio], names: Collection[str] | None = None, *, sample_rate: float | None = None
@@ -206,8 +211,8 @@ class SpeakerModel:
             ModelError: no waveform, or an encoder without these taps.
         """
         self._check_tap("pooled")
-        taps = self._taps([self._heard(waveform, self.sample_rate) for waveform in waveforms])
-        return _numpy(taps.pooled), _numpy(taps.embedding)
+        pooled, embedding = self._vectors([self._heard(w, self.sample_rate) for w in waveforms], "pooled", "embedding")
+        return pooled, embedding
 
     def _check_tap(self, tap: str) -> None:
         if tap not in self.encoder.taps:
@@ -215,6 +220,18 @@ class SpeakerModel:
                 f"{self.name} gives embeddings only and has no tap {tap!r}: the {self.encoder.architecture} network is "
                 f"a closed box; use {' or '.join(self.encoder.taps)}"
             )
+
+    def _vectors(self, waveforms: Sequence[NDArray[np.float32]], *taps: Tap) -> list[NDArray[np.float32]]:
+        """One forward pass, and of it the taps of these names, (B, P) or (B, D)."""
+        if is_file_encoder(self.encoder):
+            if not waveforms:
+                raise ModelError("forward needs at least one waveform")
+            if self.precision not in ("float32", "auto"):
+                raise ModelError(f"{self.encoder.architecture} runs in float32 only, not in {self.precision}")
+            rows = self.encoder.run(waveforms)
+            return [rows[tap] for tap in taps]
+        found = self._taps(waveforms)
+        return [_numpy(getattr(found, tap)) for tap in taps]
 
     def _taps(self, waveforms: Sequence[NDArray[np.floating[Any]]], layers: Collection[str] = ()) -> Taps:
         if not len(waveforms):
@@ -424,8 +441,9 @@ class SpeakerModel:
         )
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the encoder to a device; returns self."""
-        self.encoder.to(device)
+        """Move the encoder to a device; returns self. The bytes of a file have none, and stay on the CPU."""
+        if not is_file_encoder(self.encoder):
+            self.encoder.to(device)
         return self
 
     def _network(self) -> Encoder:
@@ -450,7 +468,9 @@ class SpeakerModel:
             warnings.warn(doubt, AudioWarning, stacklevel=4)
         return recording.samples
 
-    def _device(self) -> torch.device:
+    def _device(self) -> torch.device | None:
+        if is_file_encoder(self.encoder):
+            return None
         return next(itertools.chain(self.encoder.parameters(), self.encoder.buffers())).device
 
     def _config_of_parts(self) -> dict[str, Any]:
@@ -482,6 +502,8 @@ def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _saved(tensor: torch.Tensor) -> NDArray[Any]:
+def _saved(tensor: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    if isinstance(tensor, np.ndarray):
+        return tensor
     # Counters and masks stay whole numbers; weights are float32 wherever and in whatever precision they run.
     return _numpy(tensor) if tensor.is_floating_point() else tensor.detach().cpu().numpy()

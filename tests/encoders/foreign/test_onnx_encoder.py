@@ -17,13 +17,13 @@ from nestvox.cli.app import app
 from nestvox.corpora.utterances import UtteranceTable, write_utterances
 from nestvox.errors import FingerprintError, ModelError, NestvoxError, WeightsError
 
-torch = pytest.importorskip("torch", reason="the extra [torch] is not installed")
 onnx = pytest.importorskip("onnx", reason="the group test is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder  # noqa: E402
 from nestvox.encoders.foreign.onnx_model import FRONT_ENDS, OnnxModel, read_onnx  # noqa: E402
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank  # noqa: E402
+from nestvox.encoders.registry import build  # noqa: E402
 from nestvox.extraction.embed import embed_table  # noqa: E402
 from nestvox.heads.rotation import Rotation  # noqa: E402
 from nestvox.model.loading import load  # noqa: E402
@@ -92,14 +92,10 @@ def test_it_has_one_tap(net: Path) -> None:
         model.features([noise(RATE)])
     with pytest.raises(ModelError, match=r"has no tap 'frames'.*closed box"):
         model.layers([noise(RATE)])
-    audio = torch.from_numpy(noise(RATE))[None]
-    taps = model.encoder(audio)
-    with pytest.raises(ModelError, match="closed box"):
-        model.encoder.pool(taps.frames, taps.frame_mask)
-    with pytest.raises(ModelError, match="closed box"):
-        model.encoder.embed(taps.pooled)
-    with pytest.raises(ModelError, match=r"no layer 'stage0'.*closed box"):
-        model.encoder(audio, layers=["stage0"])
+    with pytest.raises(ModelError, match=r"1600 samples.*got 1599"):
+        model.encoder.run([noise(1_599)])
+    with pytest.raises(ModelError, match="float32 only, not in bfloat16"):
+        load(net, precision="bfloat16").forward([noise(RATE)])
 
 
 def test_bytes_and_front_end_make_the_fingerprint(tmp_path: Path, net: Path) -> None:
@@ -320,10 +316,15 @@ def test_commands_take_the_path(tmp_path: Path, net: Path, table: UtteranceTable
     assert str(net.stat().st_size) in compared.read_text()
 
 
-def test_the_module_is_the_file(net: Path) -> None:
-    encoder = load(net).encoder
+def test_the_encoder_is_the_file(net: Path) -> None:
+    model = load(net).to("cpu")
+    encoder: Any = model.encoder
     assert isinstance(encoder, OnnxEncoder)
-    assert encoder.network.numpy().tobytes() == net.read_bytes()
+    assert encoder.network.tobytes() == net.read_bytes()
     assert list(encoder.parameters()) == []
-    encoder.half()
-    assert encoder.network.dtype == torch.uint8
+    with pytest.raises(ValueError, match="read-only"):
+        encoder.network[0] = 7
+    with pytest.raises(ModelError, match="built without its file"):
+        build({"architecture": "onnx", **encoder.config()}).run([noise(RATE)])
+    with pytest.raises(WeightsError, match=r"expected network, .* bytes of an ONNX file"):
+        build({"architecture": "onnx", **encoder.config()}).take({"network": encoder.network[1:]}, "here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import subprocess
@@ -39,7 +40,7 @@ def check_onnx(content: bytes, source: str, *, n_mels: int) -> None:
         n_mels: bands of the features that it is to be tried with.
 
     Raises:
-        MissingExtraError: the extra ``onnx`` is not installed.
+        MissingExtraError: onnxruntime is not installed.
         ModelError: says what is wrong.
     """
     if problem := _problem(_Content(content), n_mels):
@@ -64,6 +65,8 @@ class _Content:
 def _problem(held: _Content, n_mels: int) -> str:
     content, held.content = held.content, b""
     require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    if importlib.util.find_spec("onnx") is None:  # the trial sees what a lie about a tensor does
+        return _trial_problem(content, n_mels)
     return _static_problem(content) or _trial_problem(content, n_mels)
 
 

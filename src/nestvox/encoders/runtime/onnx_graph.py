@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.extras import require
+
+WAVEFORM: Final = "waveform"
+POOLED: Final = "pooled"
+EMBEDDING: Final = "embedding"
+"""Input and outputs of the graph of a whole encoder."""
 
 _OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # that runtimes since ONNX Runtime 1.18 read
@@ -23,6 +28,10 @@ class OnnxSession:
     Args:
         content: serialised model.
 
+    Attributes:
+        inputs: their names.
+        names: of the outputs.
+
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
@@ -35,7 +44,16 @@ class OnnxSession:
         # Both keep memory for every length that ever came, and make nothing faster here.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self.inputs = [str(node.name) for node in self._session.get_inputs()]
+        self.names = [str(node.name) for node in self._session.get_outputs()]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the model says of itself; nothing where that is no text."""
+        try:
+            return dict(self._session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError:
+            return {}
 
     def __call__(self, array: Float32) -> Float32:
         """Give the one input, take the first output; threads may call at once."""
@@ -43,7 +61,7 @@ class OnnxSession:
 
     def outputs(self, array: Float32) -> list[Float32]:
         """Give the one input, take every output, in the order of the graph."""
-        found: list[Float32] = self._session.run(None, {self._input: array})
+        found: list[Float32] = self._session.run(None, {self.inputs[0]: array})
         return found
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from nestvox.encoders.contract import Affine, Encoder
 from nestvox.encoders.registry import named
 from nestvox.encoders.runtime.onnx_ends import write_affine, write_front_end, write_pooling
-from nestvox.encoders.runtime.onnx_graph import GraphWriter
+from nestvox.encoders.runtime.onnx_graph import EMBEDDING, POOLED, WAVEFORM, GraphWriter
 from nestvox.errors import ModelError
 
-WAVEFORM, POOLED, EMBEDDING = "waveform", "pooled", "embedding"
 FRONT_END, TRUNK, ENDS = "front_end/", "trunk/", "ends/"
 """What the names of the operators of each section begin with."""
 
