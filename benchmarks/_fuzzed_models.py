@@ -238,14 +238,14 @@ def _make_onnx(folder: Path) -> None:
 
 
 def _read_onnx(folder: Path) -> object:
-    import torch
+    import numpy as np
 
     from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder
     from nestvox.encoders.foreign.onnx_model import read_onnx
 
     file = read_onnx(folder / "net.onnx")
     encoder = OnnxEncoder.from_file(file)
-    return encoder(torch.zeros(1, 8000) + 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(1)))
+    return encoder.run([0.1 * np.random.default_rng(1).standard_normal(8000).astype(np.float32)])
 
 
 def _make_wheel(folder: Path) -> None:
