@@ -33,7 +33,7 @@ SEVERAL = {
 
 def test_who_runs_a_model() -> None:
     expected = ["bench", "cache", "calibrate", "compare", "compress", "demo", "embed", "evaluate"]
-    assert [*expected, "inspect", "plan enrol", "threshold", "verify"] == RUN_A_MODEL
+    assert [*expected, "inspect", "plan enrol", "probe", "threshold", "verify"] == RUN_A_MODEL
     for name in RUN_A_MODEL:
         assert {param.name for param in COMMANDS[name].params} >= set(SHARED), name
 
@@ -62,6 +62,7 @@ def test_every_option_is_declared_once() -> None:
         ["evaluate", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv"],
         ["inspect", "ge2e"],
         ["plan", "enrol", "--table", "t.tsv", "--model", "ge2e"],
+        ["probe", "ge2e", "t.tsv", "--trials", "t.txt", "--out", "o"],
         ["threshold", "--trials", "t.txt", "--model", "ge2e", "--table", "t.tsv", "--eer", "--out", "o.json"],
         ["verify", "a.wav", "b.wav"],
         ["demo", "--data", "corpus", "--out", "d"],

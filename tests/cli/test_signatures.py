@@ -96,6 +96,11 @@ PUBLIC |= {
         f"confidence csv figure_format figures report systems {SETTINGS}",
         "a b more names settings speakers",
     ),
+    "probe": (
+        "probing.ladder:probe",
+        "adapt choice_split epochs fit_split layers leaky rungs seed",
+        "probing",
+    ),
     "compress": ("compression.compressing:compress", SETTINGS, "settings"),
     "calibrate": (
         "evaluation.llr_fit:calibrate",

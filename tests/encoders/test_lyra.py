@@ -82,6 +82,20 @@ def test_codes_are_whole_numbers_and_more_stages_come_closer(lyra: Encoder) -> N
     assert 0 < errors[-1] < errors[0] < float(latents.var())
 
 
+def test_dequantised_is_what_the_decoder_gives(lyra: Encoder, interpreters: Any, codec_dir: Path) -> None:
+    layers = lyra(torch.from_numpy(waves()[3])[None], layers=lyra.layer_rates_hz).layers
+    network = interpreters.Interpreter(model_path=str(codec_dir / "quantizer.tflite"), num_threads=1)
+    encode, decode = network.get_signature_runner("encode"), network.get_signature_runner("decode")
+    for stages in (16, 30, 46):
+        for frame in range(0, 26, 3):
+            latent = layers["latents"].values[0, :, frame].numpy().reshape(1, 1, 64)
+            codes = encode(input_frames=latent, num_quantizers=np.asarray(stages, np.int32))["output_0"]
+            assert np.array_equal(codes.ravel()[:stages], layers["codes"].values[0, :stages, frame].numpy())
+            expected = decode(encoding_indices=codes)["output_0"].ravel()
+            found = layers[f"dequantised{stages}"].values[0, :, frame].numpy()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_frames_may_be_those_that_are_sent(lyra: Encoder) -> None:
     sent = build({"architecture": "lyra", **SIZES, "stages": 16})
     sent.load_state_dict(lyra.state_dict())

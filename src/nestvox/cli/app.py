@@ -31,6 +31,7 @@ _SUMMARIES = {
     "compare": (
         "Say whether one system is better than another on the same trials, or how many trials it would take to say."
     ),
+    "probe": "Measure what frozen frames know about the speaker: a ladder of probes, each with its interval.",
     "compress": "Write a model in fewer bits or with fewer weights, and measure what each form is worth.",
     "inspect": "Measure a model's size, vectors and latency, and check it on recordings.",
     "bench": "Measure extraction once, and scoring, search and storage at every dimension.",

@@ -36,7 +36,7 @@ INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
 _MODELS_OUT = frozenset({"import-mrl", "import-onnx", "import-voxceleb-trainer"})
 FOLDERS_OUT = _MODELS_OUT | frozenset(
-    {"ablate", "augment", "cache", "centre", "compress", "demo", "embed", "shards", "train", "voxceleb-mini"}
+    {"ablate", "augment", "cache", "centre", "compress", "demo", "embed", "probe", "shards", "train", "voxceleb-mini"}
 )
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
 _KEPT_OUT = _MODELS_OUT | {"cache", "centre", "embed"}

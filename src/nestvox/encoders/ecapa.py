@@ -83,8 +83,8 @@ class ECAPA(LogMelEncoder):
         }
         super().__init__(ASTP(aggregated, global_context=True, bottleneck=bottleneck), embedding_dim, config)
         self.frames_dim = aggregated
-        self.front = _layer(NormalisedLogMel.n_mels, channels, kernel=5)
-        self.blocks = nn.ModuleList(_Block(channels, scale, dilation, bottleneck) for dilation in dilations)
+        self.front = tdnn_layer(NormalisedLogMel.n_mels, channels, kernel=5)
+        self.blocks = nn.ModuleList(Res2Block(channels, scale, dilation, bottleneck) for dilation in dilations)
         self.aggregate = nn.Sequential(nn.Conv1d(len(dilations) * channels, aggregated, 1), nn.ReLU())
         self.pooled_norm = nn.BatchNorm1d(self.pooled_dim)
         names = ("features", "front", *(f"block{number}" for number in range(1, len(dilations) + 1)))
@@ -111,25 +111,27 @@ class ECAPA(LogMelEncoder):
         return Affine.of(self.pooled_norm, self.linear, self.norm)
 
 
-def _layer(entering: int, leaving: int, *, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+def tdnn_layer(entering: int, leaving: int, *, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution over time, ReLU and batch norm; (B, entering, T) to (B, leaving, T)."""
     padding = kernel // 2 * dilation
     conv = nn.Conv1d(entering, leaving, kernel, dilation=dilation, padding=padding)
     return nn.Sequential(conv, nn.ReLU(), nn.BatchNorm1d(leaving))
 
 
-class _Block(nn.Module):
+class Res2Block(nn.Module):
     """Convolutions that hear one another, between two of size 1, gated by the mean over time."""
 
     def __init__(self, channels: int, scale: int, dilation: int, bottleneck: int) -> None:
         super().__init__()
-        self.enter = _layer(channels, channels)
+        self.enter = tdnn_layer(channels, channels)
         share = channels // scale
-        self.parts = nn.ModuleList(_layer(share, share, kernel=3, dilation=dilation) for _ in range(scale - 1))
-        self.leave = _layer(channels, channels)
+        self.parts = nn.ModuleList(tdnn_layer(share, share, kernel=3, dilation=dilation) for _ in range(scale - 1))
+        self.leave = tdnn_layer(channels, channels)
         self.squeeze = nn.Linear(channels, bottleneck)
         self.excite = nn.Linear(bottleneck, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) to the same shape."""
         first, *others = self.enter(x).chunk(len(self.parts) + 1, dim=1)
         heard = [first]
         for number, (part, other) in enumerate(zip(self.parts, others, strict=True)):

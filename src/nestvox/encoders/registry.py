@@ -23,6 +23,7 @@ _CLASSES = _WITHOUT_TORCH | {
     "campplus": "nestvox.encoders.campplus.campplus:CAMPPlus",
     "ecapa": "nestvox.encoders.ecapa:ECAPA",
     "ge2e": "nestvox.encoders.ge2e:GE2E",
+    "log_mel": "nestvox.encoders.bands:LogMelBands",
     "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",
     "lyra": "nestvox.encoders.lyra:Lyra",
     "mixer": "nestvox.encoders.mixer:MLPMixer",
