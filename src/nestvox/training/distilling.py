@@ -33,7 +33,7 @@ class DistilCriterion(Criterion):
         dims: prefix lengths of the student.
         classes: training speakers.
         size: numbers of the student's embedding.
-        taught: of the teacher's; None: there is no teacher.
+        taught: of each teacher's, by name, in the order in which they stand side by side; empty: there is none.
         parameters: of student and teacher, for an alpha by capacity.
 
     Attributes:
@@ -55,7 +55,7 @@ class DistilCriterion(Criterion):
         dims: Sequence[int],
         classes: int,
         size: int,
-        taught: int | None,
+        taught: Mapping[str | None, int],
         parameters: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__(recipe.loss, dims, classes)
@@ -65,8 +65,16 @@ class DistilCriterion(Criterion):
         self.reading: Reading | None = None
         if not section.needs_speakers:
             self.speakers = None
-        if taught is not None and section.terms:
-            terms = {name: _made(name, term, self.dims, size, taught) for name, term in section.terms.items()}
+        self._taught = dict(taught)
+        self._heard = [(term.of, term.prefix or size) for term in section.terms.values()]
+        if taught and section.terms:
+            for name, term in section.terms.items():
+                if term.prefix is not None and term.prefix not in self.dims:
+                    raise RecipeError(f"objective.terms.{name}.prefix: {term.prefix} is none of head.dims {self.dims}")
+            terms = {
+                name: _made(name, term, [d for d in self.dims if d <= heard], heard, taught[of])
+                for (name, term), (of, heard) in zip(section.terms.items(), self._heard, strict=True)
+            }
             self.objective = DistillationObjective(terms, {name: term.weight for name, term in section.terms.items()})
             self.monitor = DistillationMonitor(self.objective)
         stages: Sequence[tuple[int, float]] = section.stages or [(1, section.alpha)]
@@ -97,7 +105,7 @@ class DistilCriterion(Criterion):
         Args:
             embedding: (B, D).
             labels: (B,) int64.
-            teacher: (B, E) embeddings, where there is a teacher.
+            teacher: (B, E) embeddings of all teachers, side by side, where there are any.
         """
         nested = None if self.speakers is None else self.speakers(embedding, labels)
         parts = {} if nested is None else {"ce": nested.total.detach(), "accuracy": self._accuracy(embedding, labels)}
@@ -106,8 +114,10 @@ class DistilCriterion(Criterion):
             assert nested is not None
             return NestedTerms(nested.total, per_dim, parts)
         assert teacher is not None
+        each = dict(zip(self._taught, torch.split(teacher, list(self._taught.values()), 1), strict=True))
         pairs: dict[str, tuple[Any, Any]] = {
-            name: (embedding, _target(term, embedding, teacher)) for name, term in self.objective.terms.items()
+            name: (embedding[:, :heard], _target(term, embedding, each[of]))
+            for (name, term), (of, heard) in zip(self.objective.terms.items(), self._heard, strict=True)
         }
         found = self.objective(pairs, None if nested is None else nested.total)
         if embedding.requires_grad and self.looked < self.epoch:

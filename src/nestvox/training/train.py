@@ -148,12 +148,15 @@ def train(
             start = load(recipe.start, device="cpu", announce=tell)
         if teacher is None and isinstance(recipe, LoopRecipe) and recipe.teacher is not None:
             teacher = load(recipe.teacher, device="cpu", announce=tell)
+        named = recipe.teachers if isinstance(recipe, DistilRecipe) else {}
+        teachers = {name: load(model, device="cpu", announce=tell) for name, model in named.items()}
         if teacher is not None and not (isinstance(recipe, LoopRecipe) and recipe.distils):
             raise RecipeError("teacher: nothing is learned from it, as the recipe distils nothing")
         if isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random":
             like = start if teacher is None else teacher
             assert like is not None
             teacher = with_random_weights(like, recipe.seed)
+            teachers = {name: with_random_weights(model, recipe.seed) for name, model in teachers.items()}
         if not every.first:
             bars = no_bars
         else:
@@ -162,7 +165,7 @@ def train(
         every.wait()
         checkpoint = folder / CHECKPOINT_FILE
         before = read_checkpoint(checkpoint).progressed if checkpoint.is_file() else None
-        material = Material.of(recipe, start, teacher, folder, every, bars=bars, before=before)
+        material = Material.of(recipe, start, teacher, folder, every, teachers=teachers, bars=bars, before=before)
         run = Run(recipe, start, material, folder, every, bars, Watch() if watch is None else watch)
         finished = _TASKS[recipe.task](run)
         return _finish(run, finished) if every.first else None

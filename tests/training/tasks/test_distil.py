@@ -22,13 +22,14 @@ from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
-from nestvox.training.data.batches import Targets
 from nestvox.training.data.clips import AudioSource
+from nestvox.training.data.targets import Targets
 from nestvox.training.distilling import DistilCriterion
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import DistilRecipe
 from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.run_log import EpochReport, Watch
+from nestvox.training.tasks.encoder import drawn_encoder
 from nestvox.training.train import Trained, train
 
 RATE = 16_000
@@ -248,7 +249,7 @@ def test_a_temperature_where_it_has_no_effect_is_refused() -> None:
         [],
     )
     with pytest.raises(ModelError, match="temperature"):
-        DistilCriterion(recipe, (8, SIZE), 6, SIZE, SIZE)  # type: ignore[arg-type]
+        DistilCriterion(recipe, (8, SIZE), 6, SIZE, {None: SIZE})  # type: ignore[arg-type]
 
 
 def test_a_student_of_another_size_learns_behind_a_map_that_is_left_out(
@@ -331,3 +332,59 @@ def test_a_clip_at_another_speed_learns_what_the_teacher_says_of_the_utterance_a
             assert torch.nn.functional.cosine_similarity(own, target, dim=0) > 0.9999
             heard.add(speed)
     assert heard == set(SPEEDS)
+
+
+def test_each_term_learns_from_its_own_teacher_and_its_own_prefix(
+    speech: Path, teacher: Path, encoder: SpeakerModel, tmp_path: Path
+) -> None:
+    """The first eight numbers learn from another model than all of them, and both cached targets are what they say."""
+    other = SpeakerModel(drawn_encoder({**STUDENT, "embedding_dim": 12}, 5), truncation(12, [4, 12]), name="small")
+    other.save(tmp_path / "small")
+    terms = {"cosine": {}, "small": {"kind": "similarity", "of": "small", "prefix": 8}}
+    content = recipe_of(speech, teacher, {"alpha": 1, "terms": terms}, teachers={"small": str(tmp_path / "small")})
+    content["data"] |= {"targets": str(tmp_path / "targets")}
+    trained(content, tmp_path / "run")
+    assert (tmp_path / "targets-small").is_dir()
+
+    recipe = parse_recipe(content, "test", [])
+    assert isinstance(recipe, DistilRecipe)
+    both = open_cache(tmp_path / "targets"), open_cache(tmp_path / "targets-small")
+    targets = Targets(both[0], "a", "a", others={"small": Targets(both[1], "b", "b")})
+    table = read_utterances(speech / "table.tsv").where(split="train")
+    source = AudioSource(table, recipe, RATE, Processes(0, 1, torch.device("cpu")), Banks(), teacher=targets)
+    batches = source.batches(0, 0)
+    (part,) = next(batches).parts
+    assert part.teacher is not None
+    assert part.teacher.shape == (6, SIZE + 12)
+    own = nestvox.load(tmp_path / "small", device="cpu", backend="eager").encoder
+    for row, target in zip(source.order.batches(0)[0], part.teacher[:, SIZE:], strict=True):
+        samples = soundfile.read(speech / f"{source.utterances[row].utt_id}.wav", dtype="float32")[0]
+        with torch.no_grad():
+            said = own(torch.from_numpy(samples)[None]).embedding[0]
+        assert torch.nn.functional.cosine_similarity(said, target, dim=0) > 0.9999
+
+    criterion = DistilCriterion(recipe, (8, SIZE), 6, SIZE, targets.sizes)
+    criterion.begin_epoch(0)
+    embedding = torch.randn(6, SIZE, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    one, two = part.teacher[:, :SIZE], part.teacher[:, SIZE:]
+    found = criterion(embedding, part.labels, part.teacher)
+    cosine = 1 - torch.nn.functional.cosine_similarity(embedding, one).mean()
+    assert found.parts["cosine"] == pytest.approx(float(cosine.detach()), abs=1e-5)
+    # The relations between the recordings as the small teacher sees them are all that its term says.
+    turned = criterion(embedding, part.labels, torch.cat([one, two @ torch.linalg.qr(torch.randn(12, 12))[0]], dim=1))
+    assert turned.parts["small"] == pytest.approx(float(found.parts["small"]), abs=1e-4)
+    (gradient,) = torch.autograd.grad(criterion.objective.terms["small"](embedding[:, :8], two), embedding)  # type: ignore[union-attr]
+    assert gradient[:, 8:].abs().max() == 0
+    assert gradient[:, :8].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"teachers": {"b": "ge2e"}}, "teachers.b: nothing is learned from it"),
+        ({"objective": {"alpha": 1, "terms": {"cosine": {"of": "b"}}}}, "teachers has no b, it has none"),
+    ],
+)
+def test_teachers_that_do_not_fit_the_terms(speech: Path, teacher: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        parse_recipe(recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}}) | changes, "test", [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -15,16 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nestvox.errors import StoreError, TrainingError
-from nestvox.extraction.cache.feature_cache import FeatureCache
-from nestvox.heads.contract import Head
+from nestvox.errors import TrainingError
+from nestvox.training.data.targets import Rows, Targets, cached_rows
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 
 Purpose = Literal["order", "variant", "clip"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "variant", "clip")
-
-Rows = NDArray[np.int64]
 
 _MOST_REPEATED = 2  # times the places that all rows need: the longest epoch of batches by speaker
 
@@ -277,39 +274,6 @@ class BalancedOrder:
 Order = ShuffledOrder | BalancedOrder
 
 
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What a teacher says of whole, clean utterances, computed once, so that a step costs no pass through the teacher.
-
-    Attributes:
-        cache: features of its encoder.
-        name: of the teacher.
-        fingerprint: likewise, its head included.
-        parameters: of its encoder; 0 where nobody counted them.
-        head: of the teacher, where it is nested itself; None: the encoder's own embedding.
-        at_speeds: the same of the utterances at other speeds, which are other voices.
-    """
-
-    cache: FeatureCache
-    name: str
-    fingerprint: str
-    parameters: int = 0
-    head: Head | None = None
-    at_speeds: Mapping[float, FeatureCache] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> set[str]:
-        """Names of utterances that the teacher could not use."""
-        return {one.utt_id for cache in (self.cache, *self.at_speeds.values()) for one in cache.metadata.failed}
-
-    def gather(self, rows: Rows, speed: float = 1.0) -> NDArray[np.floating[Any]]:
-        """Embeddings (b, E) of rows of the cache, or of that of another speed."""
-        cache = self.cache if speed == 1 else self.at_speeds[speed]
-        if self.head is None:
-            return cache.gather(rows, 0, tap="embedding")
-        return self.head.transform(cache.gather(rows, 0, tap=self.head.tap))
-
-
 @dataclass(frozen=True)
 class MicroBatch:
     """Samples that are in memory at once.
@@ -369,18 +333,15 @@ class OrderedSource(ABC):
         workers: int = 1,
     ) -> None:
         self.processes = processes
-        self.teacher = teacher
         self.of = (len(speakers), len(set(speakers.tolist()))) if of is None else of
         self._speakers = speakers
         self._micro_batch = recipe.training.micro_batch
         self._workers = workers
-        self._taught: dict[float, Rows] = {}
-        if teacher is not None:
-            caches = {1.0: teacher.cache, **teacher.at_speeds}
-            self._taught = {speed: cached_rows(cache, utt_ids) for speed, cache in caches.items()}
-            if recipe.teacher_order == "shuffled":
-                other = another_each(len(speakers), recipe.seed)
-                self._taught = {speed: rows[other] for speed, rows in self._taught.items()}
+        if recipe.teacher_order == "shuffled":
+            utt_ids = np.asarray(utt_ids)[another_each(len(speakers), recipe.seed)].tolist()
+        self._taught: list[tuple[Targets, dict[float, Rows]]] = []
+        for one in () if teacher is None else (teacher, *teacher.others.values()):
+            self._taught.append((one, {speed: cached_rows(cache, utt_ids) for speed, cache in one.caches.items()}))
         drawn = recipe.training.balanced
         self.order: Order = (
             ShuffledOrder(len(speakers), recipe.training.batch_size, recipe.seed, recipe.fewest)
@@ -450,13 +411,17 @@ class OrderedSource(ABC):
         """
 
     def taught(self, rows: Rows, speeds: Sequence[float] = ()) -> Tensor | None:
-        """(b, E) embeddings that the teacher has of the clean utterances, at their speeds, where there is a teacher."""
-        if self.teacher is None:
+        """(b, E) what the teachers say of the clean utterances at their speeds, side by side, where there are any."""
+        if not self._taught:
             return None
         heard = np.asarray(speeds or [1.0] * len(rows))
         parts = {speed: np.flatnonzero(heard == speed) for speed in np.unique(heard).tolist()}
-        found = [self.teacher.gather(self._taught[speed][rows[part]], speed) for speed, part in parts.items()]
-        return self.tensor(np.concatenate(found)[np.argsort(np.concatenate(list(parts.values())))])
+        order = np.argsort(np.concatenate(list(parts.values())))
+        found = [
+            np.concatenate([one.gather(row_of[speed][rows[part]], speed) for speed, part in parts.items()])[order]
+            for one, row_of in self._taught
+        ]
+        return self.tensor(np.concatenate(found, axis=1))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """On the device of the run."""
@@ -469,18 +434,3 @@ def another_each(count: int, seed: int) -> Rows:
     other = np.empty(count, np.int64)
     other[circle] = np.roll(circle, -1)
     return other
-
-
-def cached_rows(cache: FeatureCache, utt_ids: Sequence[str]) -> Rows:
-    """Return the numbers of utterances in a cache.
-
-    Raises:
-        StoreError: the cache lacks some; the first few are named, with the reason where one failed.
-    """
-    place = {name: number for number, name in enumerate(cache.utt_ids)}
-    missing = [name for name in utt_ids if name not in place]
-    if missing:
-        reasons = {failure.utt_id: failure.reason for failure in cache.metadata.failed}
-        shown = ", ".join(f"{name} ({reasons[name]})" if name in reasons else name for name in missing[:5])
-        raise StoreError(f"{cache.path} lacks {len(missing)} of {len(utt_ids)} utterances, e.g. {shown}")
-    return np.fromiter((place[name] for name in utt_ids), np.int64, count=len(utt_ids))

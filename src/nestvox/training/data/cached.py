@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from nestvox.errors import RecipeError
 from nestvox.extraction.cache.feature_cache import CacheTap, FeatureCache
 from nestvox.heads.contract import normalise
-from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, Targets, cached_rows, generator
+from nestvox.training.data.batches import BalancedOrder, MicroBatch, OrderedSource, generator
+from nestvox.training.data.targets import Targets, cached_rows
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
 

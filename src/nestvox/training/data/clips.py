@@ -16,8 +16,9 @@ from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
-from nestvox.training.data.batches import MicroBatch, OrderedSource, Targets, WindowedOrder
+from nestvox.training.data.batches import MicroBatch, OrderedSource, WindowedOrder
 from nestvox.training.data.material import augmentation_of, speeds_of
+from nestvox.training.data.targets import Targets
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import polars as pl
@@ -25,9 +26,9 @@ from nestvox.heads.pairs import LabelledPairs
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Bars, Progress, no_bars
 from nestvox.training.checkpoint import Origin, Progressed, refuse_other_start
-from nestvox.training.data.batches import Targets, cached_rows
 from nestvox.training.data.cached import CachedUtterances
 from nestvox.training.data.development import Development, keep_apart
+from nestvox.training.data.targets import Targets, cached_rows
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe, Recipe
 from nestvox.training.recipe.sections import AugmentedData, Data, FeatureData, HeadData, TaughtData
@@ -70,7 +71,7 @@ class Material:
         """The training utterances without those that a cache left out."""
         assert self.train is not None
         skipped = [] if self.train_cache is None else [one.utt_id for one in self.train_cache.metadata.failed]
-        skipped += sorted(set() if self.teacher is None else self.teacher.failed)
+        skipped += [] if self.teacher is None else list(self.teacher.failed)
         kept = self.train.frame.filter(~pl.col("utt_id").is_in(skipped)) if skipped else self.train.frame
         return replace(self.train, frame=kept, _lines=None)
 
@@ -104,9 +105,10 @@ class Material:
             cache = self.train_cache
             words = f"{cache.path} ({len(cache):,} utterances in {cache.n_variants} variants, {cache.key})"
             found.append(Origin("data.cache", cache.key, words))
-        if self.teacher is not None and self.teacher.cache is not self.train_cache:
-            teacher = self.teacher
-            found.append(Origin("teacher", teacher.fingerprint, f"{teacher.name} ({teacher.fingerprint})"))
+        taught = {} if self.teacher is None else {"teacher": self.teacher, **self.teacher.others}
+        for name, one in taught.items():
+            if one.cache is not self.train_cache:
+                found.append(Origin(name, one.fingerprint, f"{one.name} ({one.fingerprint})"))
         return found
 
     @classmethod
@@ -118,6 +120,7 @@ class Material:
         folder: Path,
         processes: Processes,
         *,
+        teachers: Mapping[str, SpeakerModel] = MappingProxyType({}),
         bars: Bars = no_bars,
         before: Progressed | None = None,
     ) -> Material:
@@ -129,6 +132,7 @@ class Material:
             teacher: whose embeddings a distillation learns from, where that is another model.
             folder: of the run, where missing caches are made.
             processes: the first one makes what is missing.
+            teachers: more of them, by name.
             bars: for the display.
             before: how far the run is that is resumed; None: it begins.
 
@@ -191,11 +195,14 @@ class Material:
         asked = start if teacher is None else teacher
         if asked is not None and train is not None and (taught is not None or teacher is not None):
             skips = data.skip_bad if isinstance(data, TaughtData) else features.skip_bad
+            heard = {name: partial(made, model, train, skip_bad=skips) for name, model in teachers.items()}
+            more = {name: _taught(recipe, teachers[name], None, speeds, heard[name], name) for name in teachers}
             taught = _taught(recipe, asked, taught, speeds, partial(made, asked, train, skip_bad=skips))
+            taught = replace(taught, others=more)
         labels = {*dev_table.labels, *(() if given_dev is None else given_dev.metadata.labels)}
         notes = [
             *_rows_in_no_part(recipe, whole, dev_whole),
-            *_unusable(train, taught.cache if given is None and taught is not None else given),
+            *_unusable(train, given, {} if taught is None else taught.failed),
             *dev.notes,
         ]
         return cls(train, given, dev, given_dev, taught, tuple(sorted(labels)), speakers, tuple(notes))
@@ -222,26 +229,28 @@ def _taught(
     own: Targets | None,
     speeds: Sequence[float],
     made: Callable[..., FeatureCache],
+    name: str = "",
 ) -> Targets:
     """Compute, or find, what a teacher says of the clean utterances at every speed; `own` where it is there already."""
+    part = f"teacher-{name}" if name else "teacher"
     if own is None:
         size = sum(parameter.numel() for parameter in teacher.encoder.parameters())
-        cache = made("teacher", _targets_folder(recipe))
+        cache = made(part, _targets_folder(recipe, name))
         own = Targets(cache, teacher.name, teacher.fingerprint, size, teacher.head)
     at_speeds = {
-        speed: made(f"teacher-speed{speed:g}", _targets_folder(recipe, speed), speed=speed)
+        speed: made(f"{part}-speed{speed:g}", _targets_folder(recipe, name, speed), speed=speed)
         for speed in (() if isinstance(recipe.data, HeadData) else speeds)
     }
     return replace(own, at_speeds=at_speeds)
 
 
-def _targets_folder(recipe: Recipe, speed: float = 1.0) -> Path | None:
-    """Where several runs look for what a teacher says; random weights and other speeds have places beside it."""
+def _targets_folder(recipe: Recipe, teacher: str = "", speed: float = 1.0) -> Path | None:
+    """Where several runs look for what a teacher says; other teachers and speeds, and random weights, are beside it."""
     shared = recipe.data.targets if isinstance(recipe.data, TaughtData) else None
     if shared is None:
         return None
     drawn = isinstance(recipe, LoopRecipe) and recipe.teacher_order == "random"
-    name = shared.name + (f"-random-{recipe.seed}" if drawn else "")
+    name = shared.name + (f"-{teacher}" if teacher else "") + (f"-random-{recipe.seed}" if drawn else "")
     return shared.with_name(name if speed == 1 else f"{name}-speed{speed:g}")
 
 
@@ -358,16 +367,15 @@ def _rows_in_no_part(recipe: Recipe, whole: UtteranceTable | None, dev_whole: Ut
     ]
 
 
-def _unusable(train: UtteranceTable | None, cache: FeatureCache | None) -> list[str]:
-    """Training utterances that the cache left out."""
-    if cache is None:
-        return []
-    failed = {failure.utt_id: failure.reason for failure in cache.metadata.failed}
+def _unusable(train: UtteranceTable | None, cache: FeatureCache | None, untaught: Mapping[str, str]) -> list[str]:
+    """Training utterances that the cache, or those of the teachers, left out."""
+    failed = {} if cache is None else {failure.utt_id: failure.reason for failure in cache.metadata.failed}
+    failed = {**untaught, **failed}
     if train is not None:
         failed = {name: failed[name] for name in train.frame["utt_id"] if name in failed}
     if not failed:
         return []
-    total = len(cache) + len(failed) if train is None else len(train)
+    total = len(train) if train is not None else len(failed) + (0 if cache is None else len(cache))
     name, reason = next(iter(failed.items()))
     lost = ""
     if train is not None:
@@ -376,7 +384,7 @@ def _unusable(train: UtteranceTable | None, cache: FeatureCache | None) -> list[
             lost = f", and with them {n_lost:,} speakers whole"
     return [
         f"{len(failed):,} of {total:,} training utterances are left out as unusable{lost}, e.g. {name}: {reason}; "
-        f"{cache.path / 'store.json'} names them all"
+        f"{'store.json of the targets' if cache is None else cache.path / 'store.json'} names them all"
     ]
 
 

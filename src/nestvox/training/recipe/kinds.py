@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from nestvox.training.recipe import learning, sections
 
-_FIRST = ("kind", "model", "start", "teacher", "teacher_order", "seed")
+_FIRST = ("kind", "model", "start", "teacher", "teachers", "teacher_order", "seed")
 
 
 class Recipe(sections.Section):
@@ -308,6 +308,7 @@ class DistilRecipe(EncoderRecipe):
     Attributes:
         model: of the student: size or architecture and arguments, as of kind scratch; it begins with random weights.
             None: it is the encoder of `start`, e.g. one whose channels were pruned.
+        teachers: more models to learn from, by the name that a term says (`of`).
         head: the prefixes of the student's own embedding.
         objective: what is learned from the teacher, and which share it has.
     """
@@ -316,6 +317,7 @@ class DistilRecipe(EncoderRecipe):
 
     kind: Literal["distil"]
     model: sections.Text | dict[str, Any] | None = None
+    teachers: Annotated[dict[sections.Text, sections.Text], Field(max_length=16)] = Field(default_factory=dict)
     data: sections.TaughtData = sections.TaughtData()
     head: sections.OwnSection = sections.OwnSection()
     encoder: sections.WholeSection = sections.WholeSection(learning_rate=1.0)
@@ -331,6 +333,12 @@ class DistilRecipe(EncoderRecipe):
             yield "model or start: say one of them, the network that is to learn or the model whose encoder it is"
         if self.objective.terms and self.teacher is None:
             yield "teacher: name the model to learn from; without one, say objective: {alpha: 0, terms: {}}"
+        named = {term.of for term in self.objective.terms.values() if term.of is not None}
+        for name in sorted({*named, *self.teachers}):
+            if name not in self.teachers:
+                yield f"objective.terms: teachers has no {name}, it has {', '.join(sorted(self.teachers)) or 'none'}"
+            if name not in named:
+                yield f"teachers.{name}: nothing is learned from it; name it in a term of objective (of: {name})"
         if self.data.unlabelled is not None and self.objective.needs_speakers:
             yield "data.unlabelled: these have no speakers to be told apart; say objective.alpha: 1, or leave them out"
         if self.loss.distill or self.loss.weight != 1:

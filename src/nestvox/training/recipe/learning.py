@@ -167,6 +167,8 @@ class Term(Section):
     Attributes:
         kind: of the term; none: what it is called.
         weight: against the other terms.
+        of: name of the teacher in `teachers`; none: `teacher`.
+        prefix: numbers of the student's embedding that are compared, from the first on; none: all.
         per: of ``mse``: ``vector`` or ``element``.
         temperature: of ``mse`` per element and of ``neighbours``.
         target: of ``nested``, as `loss.distill_target`.
@@ -175,6 +177,8 @@ class Term(Section):
 
     kind: TermKind | None = None
     weight: PositiveFactor = 1.0
+    of: Text | None = None
+    prefix: Dim | None = None
     per: Literal["vector", "element"] | None = None
     temperature: PositiveFactor | None = None
     target: Literal["full", "truncated"] | None = None

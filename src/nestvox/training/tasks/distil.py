@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +128,7 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
             dims,
             len(source.names),
             encoder.embedding_dim,
-            None if teacher is None else teacher.gather(np.zeros(1, np.int64)).shape[1],
+            {} if teacher is None else teacher.sizes,
             (parameters_of(encoder), 0 if teacher is None else teacher.parameters),
         )
     network.to(processes.device)
