@@ -50,13 +50,13 @@ def fuzz(folder: Path, *options: str) -> tuple[int, list[dict]]:
 
 
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
-    code, formats = fuzz(tmp_path, "--files", "7", "--seed", "20240607")
+    code, formats = fuzz(tmp_path, "--files", "4", "--seed", "20240607")
     assert code == 0, [row["bad"] for row in formats]
     expected = set(material.FORMATS) if material.has_av() else {row["format"] for row in formats}
     assert {row["format"] for row in formats} == expected
     assert len(formats) >= 30
     audio = sum(row["outcomes"].get("audio", 0) for row in formats)
-    assert 0.2 * 7 * len(formats) < audio < 0.9 * 7 * len(formats)
+    assert 0.2 * 4 * len(formats) < audio < 0.9 * 4 * len(formats)
     assert max(row["peak_mib"] for row in formats) < 100
     assert max(row["slowest_s"] for row in formats) < 5
 
@@ -99,7 +99,7 @@ def test_undamaged_files_are_read(tmp_path: Path, originals: dict[str, list[byte
             assert 0 <= len(samples) / 16_000 - material.SECONDS < 0.5, name
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(material.FORMATS)), seed=st.integers(0, 2**32), start_s=st.floats(0, 2))
 def test_audio_or_a_typed_error(
     tmp_path: Path, originals: dict[str, list[bytes]], name: str, seed: int, start_s: float
@@ -140,13 +140,13 @@ def test_a_file_that_was_cut_is_refused_or_noticed(tmp_path: Path, originals: di
     for name, contents in originals.items():
         if name == "wav of open length":  # what it should hold stands nowhere
             continue
-        for content in contents:
+        for number, content in enumerate(contents):
             file = tmp_path / f"cut.{material.FORMATS[name]}"
             path = material.path_of(name, file)
             file.write_bytes(content)
             whole, _ = read(path, sample_rate=None)
             assert truncation(path) is None, name
-            for lost in (1, 100, len(content) // 10, 3 * len(content) // 4):
+            for lost in (1, 100, len(content) // 10, 3 * len(content) // 4)[number::2]:
                 file.write_bytes(content[:-lost])
                 try:
                     samples, _ = read(path, sample_rate=None)

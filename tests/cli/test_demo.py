@@ -20,11 +20,11 @@ import nestvox
 from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
-from nestvox.encoders.ge2e import GE2E
+from nestvox.encoders.registry import build
 from nestvox.extraction.store.store import EmbeddingStore
 from nestvox.model.speaker_model import SpeakerModel
 
-RATE, TAKES = 16_000, 4
+RATE, TAKES, SIZE = 16_000, 4, 64
 SPEAKERS = {"train": range(8), "dev": range(8, 13), "test": range(13, 18)}
 
 
@@ -61,10 +61,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GE2E with random weights: nothing is downloaded."""
+    """A small network with random weights: nothing is downloaded."""
     folder = tmp_path_factory.mktemp("encoder") / "model"
-    torch.manual_seed(0)
-    SpeakerModel(GE2E(), name="tiny", card={"licence": "MIT"}).save(folder)
+    torch.manual_seed(2)
+    network = build({"architecture": "mixer", "width": 16, "depth": 1, "embedding_dim": SIZE}).eval()
+    SpeakerModel(network, name="tiny", card={"licence": "MIT"}).save(folder)
     return folder
 
 
@@ -113,7 +114,7 @@ def test_from_speech_to_two_files_verified(  # noqa: PLR0915  one run of the dem
         assert result["trials_sha256"] == trials.sha256
         assert (result["n_target"], result["n_nontarget"]) == (trials.n_target, trials.n_nontarget)
         assert result["labels"] == ["synthetic"]
-    full = {name: next(r for r in result["results"] if r["dim"] == 256) for name, result in found.items()}
+    full = {name: next(r for r in result["results"] if r["dim"] == SIZE) for name, result in found.items()}
     # Scores agree within 1e-6; an error rate of so few trials can move by one of them.
     first = model.head.details.get("centred_from")
     assert (first is None) == ("no mean" in text)
@@ -175,7 +176,7 @@ def test_model_with_a_head_is_refused_before_anything_is_embedded(
 ) -> None:
     from nestvox.heads.rotation import truncation
 
-    SpeakerModel(nestvox.load(encoder).encoder, truncation(256), "done").save(tmp_path / "nested")
+    SpeakerModel(nestvox.load(encoder).encoder, truncation(SIZE), "done").save(tmp_path / "nested")
     for given in (data, None):  # nor downloaded
         code, _, error = demo(capsys, given, tmp_path / "nested", tmp_path / "out")
         assert code == 2

@@ -108,7 +108,7 @@ def test_what_is_ignored_stays_ignored(folder: Path) -> None:
 
 
 def test_the_limit_of_processor_time_is_told(folder: Path) -> None:
-    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_CPU, (5, 5))}
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_CPU, (3, 3))}
     with start(folder, "while True: pass", **limited) as started:
         _, error = started.communicate(timeout=100)
     assert started.returncode == 2

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TIMEOUT_S = {False: 100, True: 1500}
 WIDTH = {"COLUMNS": "120"}  # of the terminal
+_ENDS_WITH = re.compile(r" \|\| test \$\? -eq (\d)$")  # the exit status that a line tells its reader of
 
 
 def _load_fences():
@@ -99,15 +100,16 @@ def run_shell(command: str, folder: Path, block) -> None:
 
 def is_plain(command: str) -> bool:
     """Whether a line calls `nestvox` and leaves nothing to the shell but words and quotes."""
-    return command.startswith("nestvox ") and re.search(r"[|&;<>()$`*?~\[\]{}#!]", command) is None
+    return command.startswith("nestvox ") and re.search(r"[|&;<>()$`*?~\[\]{}#!]", _ENDS_WITH.sub("", command)) is None
 
 
 def run_here(command: str, folder: Path, block) -> None:
+    told = _ENDS_WITH.search(command)
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         for name, value in WIDTH.items():
             patch.setenv(name, value)
-        status, said = called(shlex.split(command)[1:])
-    if status != 0:
+        status, said = called(shlex.split(_ENDS_WITH.sub("", command))[1:])
+    if status != (int(told[1]) if told else 0):
         pytest.fail(f"{block.place}: $ {command}\nexit {status}\n{said[-3000:]}", pytrace=False)
 
 
@@ -213,6 +215,7 @@ def test_block_that_would_escape_is_an_error(text: str, reason: str, tmp_path: P
         ("```console\n$ nestvox no-such-command\n```\n", True),
         ("```console\n$ nestvox no-such-command\n```\n", False),
         ("```bash\nnestvox data check none.tsv\n```\n", False),
+        ("```bash\nnestvox data check none.tsv || test $? -eq 3\n```\n", False),
         ("```bash\nnestvox --version > no/such/folder\n```\n", False),
         ("```console\n$ false | true\n```\n", True),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,7 @@ def test_equal_frames_have_a_gradient() -> None:
 
 _WITH_ONNX = pytest.mark.skipif(not onnx_is_installed(), reason="the extra onnx is not installed")
 FORMS = pytest.mark.parametrize("form", ["fused", pytest.param("onnx", marks=_WITH_ONNX)])
+_arranged = cache(optimise)  # an ONNX session takes longer to make than to run
 
 
 def padded(waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -340,7 +342,7 @@ def padded(waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 @FORMS
 def test_forms_give_the_taps_of_the_network(golden: tuple[str, Encoder], form: Backend) -> None:
     _, encoder = golden
-    arranged = optimise(encoder, form)
+    arranged = _arranged(encoder, form)
     assert arranged is not encoder
     # Two frames; one and two whole segments, and a frame more; two utterances of one length.
     whole = [SIGNALS["c"][:n] for n in (720, 32_240, 32_400, 64_240, 48_000)]
@@ -360,7 +362,7 @@ def test_forms_give_the_taps_of_the_network(golden: tuple[str, Encoder], form: B
 @pytest.mark.parametrize("name", SIGNALS)
 def test_forms_give_the_golden_numbers(golden: tuple[str, Encoder], form: Backend, name: str) -> None:
     kind, encoder = golden
-    taps = taps_of(optimise(encoder, form), SIGNALS[name])
+    taps = taps_of(_arranged(encoder, form), SIGNALS[name])
     np.testing.assert_allclose(taps.embedding[0], GOLDEN[f"{kind}.{name}.embedding"], rtol=0, atol=2 * TOLERANCE[kind])
 
 

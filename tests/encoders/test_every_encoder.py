@@ -68,9 +68,10 @@ SMALL: dict[str, dict[str, Any]] = {
 # They have neither random weights nor gradients: test_onnx_encoder, test_compress and test_lyra are about them.
 FILES = {"graph", "lyra", "onnx"}
 NETWORKS = [name for name in architectures() if name not in FILES]
-# Nothing here downloads the many weights on the web; those that are in the cache already are tested.
+# Nothing here downloads the many weights on the web; those that are in the cache already are tested, slowly: a small
+# network of each architecture holds the contract otherwise.
 WITH_WEIGHTS = [
-    entry
+    pytest.param(entry, marks=pytest.mark.slow, id=f"{entry.name}-weights")
     for entry in entries()
     if (isinstance(entry.sources[0], WheelSource) or cached_weights(entry).is_file())
     and entry.architecture not in FILES
@@ -90,11 +91,7 @@ def random_encoder(config: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*NETWORKS, *WITH_WEIGHTS],
-    ids=[*NETWORKS, *(f"{e.name}-weights" for e in WITH_WEIGHTS)],
-)
+@pytest.fixture(scope="module", params=[*NETWORKS, *WITH_WEIGHTS])
 def encoder(request: pytest.FixtureRequest, pretrained: Pretrained) -> Encoder:
     if not isinstance(request.param, CatalogueEntry):
         return random_encoder({"architecture": request.param, **SMALL.get(request.param, {})})

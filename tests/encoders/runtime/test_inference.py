@@ -180,7 +180,7 @@ def test_later_training_does_not_reach_the_arranged_network(form: Backend) -> No
 
 @BOTH
 def test_the_same_input_gives_the_same_bits(form: Backend) -> None:
-    encoder = of_size("redimnet-b2")
+    encoder = of_size("redimnet-b0")
     arranged, audio = optimise(encoder, form), noise(1, 16_000)
     first = taps_of(arranged, audio)
     with ThreadPoolExecutor(3) as pool:  # as streams call one network
