@@ -42,6 +42,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
         "settings watch",
     ),
     "train": ("training.train:train", "list_ set_ show", "start teacher watch"),
+    "distil": ("training.train:train", "list_ set_ show", "start teacher watch"),
     "inspect": ("inspection.inspect:inspect_model", "channel files", "clips folder lengths_s"),
     "bench": ("inspection.bench:bench_model", "", ""),
     "verify": ("model.speaker_model:SpeakerModel.verify", "calibration channel model route", "sample_rate"),

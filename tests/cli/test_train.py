@@ -241,3 +241,16 @@ def test_what_is_refused_costs_one_line_and_no_folder(
     assert told in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_distil_is_train_for_recipes_of_its_kind_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, _ = run(capsys, "distil", "--list")
+    assert code == 0
+    assert {line.split()[0] for line in shown.splitlines()} >= {"v1_mse", "real_mixing", "no_kd"}
+    assert not {line.split()[0] for line in shown.splitlines()} & {"linear", "scratch", "unfreeze"}
+    both = [run(capsys, name, "v1_mse", "--show") for name in ("distil", "train")]
+    assert both[0] == both[1]
+    assert both[0][0] == 0
+    code, _, error = run(capsys, "distil", "linear", "--show")
+    assert code == 2
+    assert "linear is of kind linear, and no distillation; `nestvox train` runs every kind" in " ".join(error.split())

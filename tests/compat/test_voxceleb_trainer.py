@@ -20,6 +20,8 @@ from nestvox.corpora import read_trials, read_utterances
 from nestvox.encoders import LSTMAutoencoder
 from nestvox.errors import RecipeError, TableError
 from nestvox.model import load
+from nestvox.training.recipe.kinds import DistilRecipe
+from nestvox.training.recipe.learning import Term
 from nestvox.training.recipe.recipe import parse_recipe
 
 # Arguments of trainSpeakerNet.py in clovaai/voxceleb_trainer, of the two further trainers of the fork, and what its
@@ -198,13 +200,13 @@ def test_a_teacher() -> None:
     cosine = {"distillation_type": "cosine", "distillation_alpha": 0.7, "distillation_temperature": 4.0}
     plan = migrate({**STUDENT, **TAUGHT, **cosine}, "c.yaml")
     assert plan.teacher == Path("model000000057.model")
-    loss = parse_recipe({**plan.recipe, "teacher": "made/teacher"}, "c.yaml").loss
-    assert (loss.weight, loss.distill) == (pytest.approx(0.3), 0.7)
-    assert loss.distill_terms == {"similarity": 0.0, "correlation": 0.0, "cosine": 1.0}
+    recipe = parse_recipe({**plan.recipe, "teacher": "made/teacher"}, "c.yaml")
+    assert isinstance(recipe, DistilRecipe)
+    assert (recipe.objective.alpha, recipe.objective.terms) == (0.7, {"cosine": Term()})
     assert plan.recipe["head"]["dims"] == [512]
     assert "a cosine does not depend on it" in " ".join(plan.notes)
     mse = migrate({**STUDENT, **TAUGHT, "distillation_type": "mse", "distillation_alpha": 0.5}, "c.yaml")
-    assert mse.recipe["loss"]["distill"] == pytest.approx(0.5 / 4096)
+    assert mse.recipe["objective"] == {"alpha": 0.5, "terms": {"mse": {"per": "element", "temperature": 4.0}}}
     assert "alpha is 0.000244 in truth" in " ".join(mse.notes)
 
 
@@ -334,7 +336,7 @@ def test_the_command_trains_a_student(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert "50 tensors loaded, none missing" in " ".join(done.output.split())
     assert load(tmp_path / "run-data" / "teacher").embedding_dim == 16
-    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["loss"]["distill"] == 0.5
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["objective"]["alpha"] == 0.5
 
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "moving-from-voxceleb-trainer.md"

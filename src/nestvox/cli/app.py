@@ -26,6 +26,7 @@ _SUMMARIES = {
     ),
     "centre": "Put the mean of a domain's own recordings into a model; labels are not needed, nothing is trained.",
     "train": "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
+    "distil": "Train a student on what a teacher says: `train` for recipes of kind distil alone.",
     "ablate": "Train every arm of a study with every seed, and say what each changed setting is worth.",
     "evaluate": "Measure EER and minDCF with intervals, at every dimension and under every condition.",
     "compare": (
@@ -44,7 +45,7 @@ _SUMMARIES = {
     "models": "Pretrained encoders: list, licence, weights.",
     "plan": "How many speakers and pairs a study needs; `plan enrol`: how many enrolment clips are worth having.",
 }
-_MODULES = {"cache": "embed", "export": "embed"}  # that they share
+_MODULES = {"cache": "embed", "export": "embed", "distil": "train"}  # that they share
 _GROUPS = ("data", "models", "plan")
 
 

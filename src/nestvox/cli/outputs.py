@@ -35,9 +35,8 @@ _READ = """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
 _MODELS_OUT = frozenset({"import-mrl", "import-onnx", "import-voxceleb-trainer"})
-FOLDERS_OUT = _MODELS_OUT | frozenset(
-    {"ablate", "augment", "cache", "centre", "compress", "demo", "embed", "probe", "shards", "train", "voxceleb-mini"}
-)
+_MADE = "ablate augment cache centre compress demo distil embed probe shards train voxceleb-mini"
+FOLDERS_OUT = _MODELS_OUT | frozenset(_MADE.split())
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
 _KEPT_OUT = _MODELS_OUT | {"cache", "centre", "embed"}
 # Read, changed and written back, so that what is there stays; these options may name the same file.
@@ -218,13 +217,15 @@ def checked(command: str, callback: Callable[..., Any], options: Mapping[str, st
     def run(**params: Any) -> Any:
         from nestvox.cli.console import aside
 
-        words = memory_words(torch=bool(params.get("model")) or command in ("demo", "train"))
+        words = memory_words(torch=bool(params.get("model")) or command in ("demo", "distil", "train"))
         if words is not None:
             raise NestvoxError(words)
         inputs = inputs_of(command, params, options)
         outputs = [output for output in outputs_of(command, params, options) if not _is_stdout(output)]
         check_outputs(outputs, inputs)
-        free = {name for output in outputs for name in output.may_be} | ({"recipe"} if command == "train" else set())
+        free = {name for output in outputs for name in output.may_be} | (
+            {"recipe"} if command in ("distil", "train") else set()
+        )
         told = aside() if params.get("json_out") == STDOUT else nullcontext()
         with told, protecting(given.path for given in inputs if given.name not in free):
             return callback(**params)

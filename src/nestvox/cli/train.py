@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 _PAGE_EVERY_S = 2.0
 
 
+_Recipe = Annotated[str | None, typer.Argument(help="Name of a recipe (--list shows them), or a YAML file.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder of the run; it gets the model, the log, the recipe.")]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out; it ends as if never interrupted.")
+]
+_List = Annotated[bool, typer.Option("--list", help="Show those that nestvox brings, and exit.")]
+
+
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list shows them), or a YAML file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; it gets the model, the log, the recipe.")] = None,
+    recipe: _Recipe = None,
+    out: _Out = None,
     set_: options.Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; it ends as if never interrupted.")
-    ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Show those that nestvox brings, and exit.")] = False,
+    resume: _Resume = False,
+    list_: _List = False,
     show: options.Show = False,
 ) -> None:
     """Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.
@@ -34,14 +40,38 @@ def train(
     The starting point is a candidate too. Under `torchrun --no-python nestvox train ...` several processes share the
     work.
     """
-    from nestvox.training.recipe.recipe import load_recipe, parse_recipe, shipped_recipes
+    _by_recipe(recipe, out, set_, None, resume=resume, list_=list_, show=show)
+
+
+def distil(
+    recipe: _Recipe = None,
+    out: _Out = None,
+    set_: options.Overrides = None,
+    resume: _Resume = False,
+    list_: _List = False,
+    show: options.Show = False,
+) -> None:
+    """Train a student on what a teacher says: `train` for recipes of kind distil alone."""
+    _by_recipe(recipe, out, set_, "distil", resume=resume, list_=list_, show=show)
+
+
+def _by_recipe(
+    recipe: str | None,
+    out: Path | None,
+    set_: list[str] | None,
+    kind: str | None,
+    *,
+    resume: bool,
+    list_: bool,
+    show: bool,
+) -> None:
+    from nestvox.training.recipe.recipe import load_recipe, parse_recipe
 
     if list_:
-        for name, about in shipped_recipes().items():
-            say(f"{name:<14} {about}")
+        _show_recipes(kind)
         return
     if recipe is None:
-        raise NestvoxError("give a recipe: a name of `nestvox train --list`, or a YAML file")
+        raise NestvoxError(f"give a recipe: a name of `nestvox {kind or 'train'} --list`, or a YAML file")
     from nestvox.cli.progress import progress_bar
     from nestvox.compat.configurations import data_folder, read_configuration
     from nestvox.extras import require
@@ -55,6 +85,8 @@ def train(
             tell(note)
         made = data_folder(Path("run") if out is None else out)
         resolved = parse_recipe(plan.recipe_of(made), recipe, set_ or [], adapt=True)
+    if kind not in (None, resolved.kind):
+        raise NestvoxError(f"{recipe} is of kind {resolved.kind}, and no {kind}lation; `nestvox train` runs every kind")
     if show:
         for line in resolved.to_yaml().splitlines():
             say(line)
@@ -72,6 +104,14 @@ def train(
     trained = run(resolved, out, resume=resume, bars=progress_bar, watch=_watch(out, resolved.run.name or ""))
     if trained is not None:
         _show(trained)
+
+
+def _show_recipes(kind: str | None) -> None:
+    from nestvox.training.recipe.recipe import load_recipe, shipped_recipes
+
+    for name, about in shipped_recipes().items():
+        if kind in (None, load_recipe(name).kind):
+            say(f"{name:<14} {about}")
 
 
 def _watch(out: Path, name: str) -> Watch:

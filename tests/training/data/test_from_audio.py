@@ -22,10 +22,8 @@ from nestvox.corpora.shards import write_shards
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
-from nestvox.errors import AudioError, FingerprintError, ModelError, RecipeError
-from nestvox.extraction.cache.feature_cache import open_cache
+from nestvox.errors import AudioError, ModelError, RecipeError
 from nestvox.heads.linear import LinearHead
-from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.checkpoint import read_checkpoint
 from nestvox.training.criterion import Criterion
@@ -37,7 +35,7 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.recipe import load_recipe
 from nestvox.training.recipe.sections import Lora, SpecAugment
 from nestvox.training.tasks.encoder import EncoderTask, NestedNetwork, blanked_bands, full_precision_front_end
-from nestvox.training.train import Trained, train, with_random_weights
+from nestvox.training.train import Trained, train
 
 from ..conftest import TINY, World
 
@@ -303,54 +301,6 @@ def test_from_scratch(speech: Path, tmp_path: Path, model: dict[str, Any]) -> No
     assert any(name.endswith("running_mean") for name in after)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
-
-
-def test_a_student_from_random_weights_learns_from_its_teacher_and_holds_nothing_of_it(
-    speech: Path, encoder: SpeakerModel, tmp_path: Path
-) -> None:
-    encoder.save(tmp_path / "teacher")
-    taught = {**SCRATCH, "loss.distill": "0.5", "teacher": str(tmp_path / "teacher"), "training.epochs": "1"}
-    found = run(speech, tmp_path / "a", "scratch", None, **taught)
-    alone = run(speech, tmp_path / "b", "scratch", None, **SCRATCH, **{"training.epochs": "1"})
-    shapes = [
-        {name: tensor.shape for name, tensor in read_checkpoint(one.folder / "checkpoint.safetensors").tensors.items()}
-        for one in (found, alone)
-    ]
-    assert shapes[0] == shapes[1]
-    first = [next(line["loss"] for line in log_of(one.folder) if "loss" in line) for one in (found, alone)]
-    assert first[0] > first[1], "a distance is added"
-    assert all(rate.truncated is None for rate in found.rates)
-    cache = open_cache(tmp_path / "a" / "cache" / "teacher")
-    assert cache.metadata.fingerprint == encoder.encoder_fingerprint
-    assert not (tmp_path / "a" / "cache" / "train").exists()
-    stranger = SpeakerModel(build({"architecture": "redimnet", **TINY}).eval(), name="stranger")
-    again = load_recipe("scratch", settings(speech, **taught))
-    with pytest.raises(FingerprintError, match="fingerprint"):
-        train(again, tmp_path / "a", teacher=stranger, resume=True)
-
-
-def test_a_shuffled_and_a_random_teacher_teach_something_else(
-    speech: Path, encoder: SpeakerModel, tmp_path: Path
-) -> None:
-    """They are controls: the first is the same teacher's vectors of other utterances, the second another network."""
-    encoder.save(tmp_path / "teacher")
-    taught = {**SCRATCH, "loss.distill": "0.5", "teacher": str(tmp_path / "teacher"), "training.epochs": "1"}
-    before = encoder.encoder_fingerprint
-    first, fingerprints = {}, {}
-    for order in ("own", "shuffled", "random"):
-        out = tmp_path / order
-        run(speech, out, "scratch", None, **taught, teacher_order=order)
-        first[order] = next(line["loss"] for line in log_of(out) if "loss" in line)
-        fingerprints[order] = open_cache(out / "cache" / "teacher").metadata.fingerprint
-    assert len(set(first.values())) == 3
-    assert fingerprints["shuffled"] == fingerprints["own"] == before == encoder.encoder_fingerprint
-    assert fingerprints["random"] != before
-    nested = SpeakerModel(encoder.encoder, truncation(24, [8, 24]), name="nested")
-    assert with_random_weights(nested, 3).dims == (8, 24)
-    assert with_random_weights(nested, 3).fingerprint == with_random_weights(nested, 3).fingerprint
-    assert with_random_weights(nested, 4).fingerprint != with_random_weights(nested, 3).fingerprint
-    with pytest.raises(RecipeError, match="teacher_order means nothing here"):
-        load_recipe("scratch", settings(speech, **SCRATCH, teacher_order="random"))
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])

@@ -331,7 +331,11 @@ def test_one_table_stands_for_a_list_of_one() -> None:
         ({"kind": "linear", "teacher": "ge2e"}, "teacher means nothing here: nothing is distilled"),
         (
             {"kind": "scratch", "model": "redimnet-b0", "head": {"start": "random"}, "loss": {"distill": 1}},
-            "name the model that loss.distill learns from",
+            "says what: alpha instead of loss.weight and loss.distill, terms instead of distill_terms",
+        ),
+        (
+            {"kind": "scratch", "model": "redimnet-b0", "head": {"start": "random"}, "teacher": "campplus"},
+            "from random weights the kind distil learns from a teacher",
         ),
         ({"kind": "mlp", "head": {"kind": "linear"}}, "head.kind = 'linear': Input should be 'mlp'"),
         ({"kind": "linear", "loss": {"kind": "amm"}}, "loss = {'kind': 'amm'}: "),

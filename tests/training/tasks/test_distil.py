@@ -17,7 +17,8 @@ from nestvox.audio.augment import Banks
 from nestvox.audio.channel import change_speed
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
-from nestvox.errors import ModelError, RecipeError, TableError
+from nestvox.encoders.registry import build
+from nestvox.errors import FingerprintError, ModelError, RecipeError, TableError
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
@@ -30,7 +31,7 @@ from nestvox.training.recipe.kinds import DistilRecipe
 from nestvox.training.recipe.recipe import parse_recipe
 from nestvox.training.run_log import EpochReport, Watch
 from nestvox.training.tasks.encoder import drawn_encoder
-from nestvox.training.train import Trained, train
+from nestvox.training.train import Trained, train, with_random_weights
 
 RATE = 16_000
 STUDENT = {"architecture": "mixer", "variant": "temporal", "width": 16, "depth": 1, "embedding_dim": 24, "chunk": 4}
@@ -203,11 +204,40 @@ def test_the_student_holds_nothing_of_its_teacher_and_needs_no_head(
     student = nestvox.load(tmp_path / "run" / "model", device="cpu", backend="eager")
     assert student.dims == (8, SIZE)
     assert network.keys() <= {f"encoder.{name}" for name in student.encoder.state_dict()}
+    stranger = SpeakerModel(build(STUDENT).eval(), name="stranger")
+    with pytest.raises(FingerprintError, match="fingerprint"):
+        train(
+            parse_recipe(recipe_of(speech, teacher, ALL_TERMS), "test", []),
+            tmp_path / "run",
+            teacher=stranger,
+            resume=True,
+        )
     sent = student.encode(str(speech / "s0-0.wav"))
     with torch.no_grad():
         audio = torch.from_numpy(soundfile.read(speech / "s0-0.wav", dtype="float32")[0])[None]
         own = student.encoder(audio).embedding[0]
     assert np.allclose(np.asarray(sent).ravel(), (own / own.norm()).numpy(), atol=1e-5)
+
+
+def test_a_shuffled_and_a_random_teacher_teach_something_else(speech: Path, teacher: Path, tmp_path: Path) -> None:
+    """They are controls: the first is the same teacher's vectors of other utterances, the second another network."""
+    first = {}
+    for order in ("own", "shuffled", "random"):
+        content = recipe_of(speech, teacher, {"alpha": 1}, teacher_order=order)
+        content["data"]["targets"] = str(tmp_path / "targets")
+        content["training"]["epochs"] = 1
+        trained(content, tmp_path / order)
+        first[order] = next(line["loss"] for line in lines_of(tmp_path / order) if "loss" in line)
+    assert len(set(first.values())) == 3
+    own, other = (open_cache(tmp_path / name).metadata.fingerprint for name in ("targets", "targets-random-0"))
+    nested = nestvox.load(teacher, device="cpu")
+    assert own == nested.encoder_fingerprint != other
+    assert with_random_weights(nested, 3).dims == (8, SIZE)
+    assert with_random_weights(nested, 3).fingerprint == with_random_weights(nested, 3).fingerprint
+    assert with_random_weights(nested, 4).fingerprint != with_random_weights(nested, 3).fingerprint
+    alone = recipe_of(speech, None, {"alpha": 0, "terms": {}}, teacher_order="random")
+    with pytest.raises(RecipeError, match="teacher_order means nothing here"):
+        parse_recipe(alone, "test", [])
 
 
 def test_targets_are_the_nested_vectors_of_the_teacher(speech: Path, teacher: Path, tmp_path: Path) -> None:
@@ -231,7 +261,7 @@ def test_targets_are_the_nested_vectors_of_the_teacher(speech: Path, teacher: Pa
         ({"objective": {"stages": [[2, 0.5]]}}, "begins at epoch 1"),
         ({"objective": {"capacity": "table", "balance": 0.5}}, "both say what alpha is"),
         ({"objective": {"terms": {"cosinus": {"kind": "cosinus"}}}}, "cosinus"),
-        ({"loss": {"distill": 1}}, "kind distil has the section objective"),
+        ({"loss": {"distill": 1}}, "kind distil has objective"),
         ({"model": None}, "say one of them"),
         ({"head": {"start": "pretrained"}}, "random"),
     ],

@@ -211,12 +211,12 @@ _KEYS: Mapping[str, Key] = {
     "pooling_type": refused_unless(("ASP",), "the LSTM-autoencoder pools means and deviations"),
     "teacher_model": kept("teacher_model", "the checkpoint says which network it is"),
     "teacher_checkpoint": kept("teacher_checkpoint", "`teacher`: a model folder is made of it, strictly"),
-    "distillation_alpha": kept("distillation_alpha", "`loss.weight` is 1 - alpha, `loss.distill` alpha"),
+    "distillation_alpha": kept("distillation_alpha", "`objective.alpha` of kind distil"),
     "distillation_temperature": kept(
-        "distillation_temperature", "a factor 1 / T^2 of mse; to cosine it does nothing, which is said"
+        "distillation_temperature", "`objective.terms.mse.temperature`; to cosine it does nothing, which is said"
     ),
     "distillation_type": kept(
-        "distillation_type", "`loss.distill_terms`: cosine, of which mse is 2 / (D T^2); kl over coordinates is refused"
+        "distillation_type", "`objective.terms`: cosine, of which mse is 2 / (D T^2); kl over coordinates is refused"
     ),
     "freeze_teacher": refused_unless((True,), "a teacher that learns is none; theirs never learns either"),
     "loss": refused_unless((), "voxceleb_trainer does not read it: say trainfunc"),
@@ -398,8 +398,9 @@ def _teacher(draft: Draft) -> str | None:
             kind,
             "there is cosine, mse; kl there compares coordinates of embeddings, which are no classes",
         )
-    factor = 1.0
+    term: dict[str, Any] = {}
     if kind == "mse":
+        term = {"per": "element", "temperature": temperature}
         factor = 2 / (said["nOut"] * temperature**2)
         true = alpha * factor / (1 - alpha + alpha * factor)
         draft.notes.append(
@@ -409,9 +410,8 @@ def _teacher(draft: Draft) -> str | None:
     else:
         draft.notes.append(f"distillation_temperature = {temperature:g}: a cosine does not depend on it")
     draft.notes.append("teacher: it hears the whole clean recording, once; there it hears each clip, with dropout on")
-    draft.put("loss.weight", 1 - alpha)
-    draft.put("loss.distill", alpha * factor)
-    draft.put("loss.distill_terms", {"similarity": 0.0, "correlation": 0.0, "cosine": 1.0})
+    draft.put("kind", "distil")
+    draft.put("objective", {"alpha": alpha, "terms": {kind: term}})
     draft.put("head.dims", [said["nOut"]])
     draft.recipe["training"].pop("micro_batch", None)
     return checkpoint

@@ -282,7 +282,7 @@ class LoraRecipe(EncoderRecipe):
 
 
 class ScratchRecipe(EncoderRecipe):
-    """An encoder with random weights; with a `teacher`, a distilled student.
+    """An encoder with random weights that learns from speakers alone.
 
     Attributes:
         model: size of the encoder, e.g. ``redimnet-b2`` (`zoo.variants` has them all), or its architecture and
@@ -297,8 +297,11 @@ class ScratchRecipe(EncoderRecipe):
     def _problems(self) -> Iterator[str]:
         if self.head.start != "random":
             yield "head.start: with kind scratch nothing is pretrained; say random"
-        if self.loss.distill and self.teacher is None:
-            yield "teacher: with kind scratch nothing is pretrained; name the model that loss.distill learns from"
+        if self.loss.distill or self.teacher is not None:
+            yield (
+                "teacher, loss.distill: from random weights the kind distil learns from a teacher, and its section "
+                "objective says what: alpha instead of loss.weight and loss.distill, terms instead of distill_terms"
+            )
         yield from super()._problems()
 
 
@@ -342,7 +345,7 @@ class DistilRecipe(EncoderRecipe):
         if self.data.unlabelled is not None and self.objective.needs_speakers:
             yield "data.unlabelled: these have no speakers to be told apart; say objective.alpha: 1, or leave them out"
         if self.loss.distill or self.loss.weight != 1:
-            yield "loss.weight, loss.distill: kind distil has the section objective for the shares of both"
+            yield "loss.weight, loss.distill: kind distil has objective.alpha and objective.terms for the two"
         yield from super()._problems()
 
 

@@ -39,7 +39,8 @@ class LossSection(Section):
         kind: a classification loss with prototypes, or a pairwise one.
         weights: dimension to weight; none: all alike.
         weight: of the loss over speakers; 0 leaves distillation alone.
-        distill: weight of the distance of every prefix to the teacher's embedding of the clean utterance.
+        distill: weight of the distance of every prefix to the teacher's embedding of the clean utterance, where
+            something pretrained goes on learning; what begins at random weights has kind distil.
         distill_terms: factors of `losses.distillation.PrefixDistillation`.
         distill_target: what a prefix of d numbers is held against: the teacher's embedding in ``full``, or
             ``truncated`` to its first d numbers, where the teacher is nested itself.
