@@ -102,7 +102,7 @@ PUBLIC |= {
         "adapt choice_split epochs fit_split layers leaky rungs seed",
         "probing",
     ),
-    "compress": ("compression.compressing:compress", SETTINGS, "settings"),
+    "compress": ("compression.compressing:compress", SETTINGS, "settings watch"),
     "calibrate": (
         "evaluation.llr_fit:calibrate",
         f"model out scores store {STEPS.replace('calibration', '')}",

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import soundfile
 import torch
+import yaml
 from typer.testing import CliRunner
 
 import redimnet_golden as golden
@@ -25,8 +26,10 @@ from nestvox.encoders import build
 from nestvox.encoders.runtime.backends import onnx_is_installed
 from nestvox.errors import ModelError, NestvoxError, OverlapError
 from nestvox.evaluation import Settings
-from nestvox.heads import LinearHead
+from nestvox.extraction.cache.feature_cache import open_cache
+from nestvox.heads import LinearHead, Rotation
 from nestvox.model import SpeakerModel, load
+from nestvox.training.run_log import Watch
 
 FEW = Settings(n_bootstrap=50)
 WITH_ONNX = pytest.mark.skipif(not onnx_is_installed(), reason="the extra onnx is not installed")
@@ -220,12 +223,80 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
     arguments = ["compress", tmp_path / "model", "--out", tmp_path / "forms", "--forms", "float16,pruned"]
     result = CliRunner().invoke(app, [*map(str, arguments), "--json", str(tmp_path / "found.json")])
     assert result.exit_code == 0, result.output
-    assert "float16      weights of 16 bits on disk" in result.output
+    assert "float16          weights of 16 bits on disk" in result.output
     assert "give --trials and --table" in result.output
     content = json.loads((tmp_path / "found.json").read_text())
     assert [row["form"] for row in content["forms"]] == ["original", "float16", "pruned"]
     assert content["rules"].keys() == {"phone", "browser", "server"}
     assert sorted(path.name for path in (tmp_path / "forms").iterdir()) == ["float16", "pruned"]
+
+
+class Quiet(Watch):
+    def warn(self, text: str) -> None:
+        """So few clips teach little, which is said."""
+
+
+def test_forms_learn_again_from_the_original(tmp_path: Path, corpus: Path) -> None:
+    """Speakers 6 and 7 to train on, 0 to 2 to choose by, 3 to 5 to measure on; the head is a rotation."""
+    frame = pl.read_csv(corpus / "table.tsv", separator="\t").with_columns(
+        pl.concat_str(pl.lit(f"{corpus}/"), "path").alias("path"),
+        split=pl.when(pl.col("speaker").is_in(["s3", "s4", "s5"])).then(pl.lit("test")).otherwise("split"),
+    )
+    frame.write_csv(tmp_path / "t.tsv", separator="\t")
+    lines = [line.split() for line in (corpus / "trials.txt").read_text().splitlines()]
+    for name, speakers in (("dev", "012"), ("test", "345")):
+        kept = [line for line in lines if line[1][0] in speakers and line[2][0] in speakers]
+        (tmp_path / f"{name}.txt").write_text("".join(" ".join(line) + "\n" for line in kept))
+    recipe = {
+        "kind": "distil",
+        "model": "mixer-v2",
+        "teacher": "campplus",
+        "data": {"table": "t.tsv", "dev_trials": "dev.txt", "crop_s": 0.7, "variants": 1},
+        "objective": {"alpha": 1, "terms": {"cosine": {}}},
+        "training": {"epochs": 4, "batch_size": 6, "learning_rate": 3e-3},
+        "run": {"device": "cpu"},
+    }
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe))
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0]
+    model = SpeakerModel(drawn(head=False).encoder, Rotation(turn, (4, 16), "turned"), "drawn")
+    given: dict[str, Any] = {"forms": ["sparse", "pruned"], "redistil": tmp_path / "again.yaml", "watch": Quiet()}
+    made = compress(
+        model,
+        tmp_path / "forms",
+        trials=tmp_path / "test.txt",
+        table=tmp_path / "t.tsv",
+        settings=FEW,
+        n_permutations=20,
+        **given,
+    )
+    assert [row.form for row in made.forms] == ["original", "sparse", "sparse-distilled", "pruned", "pruned-distilled"]
+    assert all([rate.dim for rate in row.rates] == [4, 16] for row in made.forms)
+    models = {row.form: load(str(row.folder)) for row in made.forms[1:]}
+    assert open_cache(tmp_path / "forms" / "targets").metadata.fingerprint == model.encoder_fingerprint
+    zeros, left = (
+        {name: weight == 0 for name, weight in models[form].encoder.named_parameters() if weight.ndim >= 2}
+        for form in ("sparse", "sparse-distilled")
+    )
+    assert sum(int(one.sum()) for one in zeros.values()) > 0
+    assert all(bool((left[name] | ~where).all()) for name, where in zeros.items()), "zeros stay"
+    for form in ("sparse", "pruned"):
+        log = (tmp_path / "forms" / f"{form}-run" / "metrics.jsonl").read_text().splitlines()
+        losses = [found["epoch_loss"] for found in map(json.loads, log) if "epoch_loss" in found]
+        assert losses[-1] < losses[0]
+        turned = models[f"{form}-distilled"].head
+        assert turned is not None
+        assert np.array_equal(turned.tensors()["matrix"], model.head.tensors()["matrix"])  # type: ignore[union-attr]
+        assert made.row(f"{form}-distilled").parameters == made.row(form).parameters
+        assert set(models[f"{form}-distilled"].training_speakers) == {speaker_key(f"s{n}") for n in (0, 1, 2, 6, 7)}
+    with pytest.raises(OverlapError):
+        compress(model, tmp_path / "forms", trials=tmp_path / "dev.txt", table=tmp_path / "t.tsv", **given)
+    with pytest.raises(NestvoxError, match="name one of them in --forms"):
+        compress(model, tmp_path / "none", forms=["int4"], redistil=tmp_path / "again.yaml")
+    with pytest.raises(NestvoxError, match="give --redistil"):
+        compress(model, tmp_path / "none", set_=["training.epochs=1"])
+    with pytest.raises(ModelError, match="takes pooled vectors"):
+        compress(drawn(), tmp_path / "none", **given)
+    assert not (tmp_path / "none").exists()
 
 
 def _row(form: str, size: int, zipped: int, clip_ms: float, difference: float, p_value: float = 1.0) -> FormRow:

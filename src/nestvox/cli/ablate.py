@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import complain, console, number, say, say_notes, tell, text, whole_table
+from nestvox.cli.console import console, number, say, say_notes, tell, text, whole_table
 from nestvox.cli.outputs import write_json
 from nestvox.errors import NestvoxError
 
@@ -44,7 +44,7 @@ def ablate(
     runs that say what the teacher is worth: without one, with a shuffled and with a random one.
     """
     from nestvox.ablation.study import load_study, shipped_studies
-    from nestvox.cli.progress import progress_bar
+    from nestvox.cli.progress import progress_bar, told
     from nestvox.evaluation.estimates import Settings
     from nestvox.extras import require
 
@@ -65,14 +65,6 @@ def ablate(
     require("torch", extra="torch", purpose="training")
     from nestvox.ablation.ablating import PAGE_FILE
     from nestvox.ablation.ablating import ablate as run
-    from nestvox.training.run_log import EpochReport, Watch
-
-    class Teller(Watch):
-        def warn(self, text: str) -> None:
-            complain(text, kind="warning")
-
-        def epoch(self, report: EpochReport) -> None:
-            tell(report.words)
 
     found = run(
         study,
@@ -82,7 +74,7 @@ def ablate(
         n_permutations=n_permutations,
         bars=progress_bar,
         announce=tell,
-        watch=Teller(),
+        watch=told(),
     )
     write_json(json_out, found.to_dict())
     print_ablation(found)

@@ -49,6 +49,11 @@ def compress(
     ] = 2000,
     seed: options.Seed = 0,
     allow_overlap: options.AllowOverlap = False,
+    redistil: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Of kind distil: sparse and pruned learn again from the model."),
+    ] = None,
+    set_: options.Overrides = None,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     weights: options.Weights = None,
@@ -61,7 +66,7 @@ def compress(
     interval, its paired difference to the original and, with --teacher, the gap to that; and one is recommended for a
     phone, a browser and a server, by rules that are printed.
     """
-    from nestvox.cli.progress import progress_bar
+    from nestvox.cli.progress import progress_bar, told
     from nestvox.compression.compressing import compress as run
     from nestvox.evaluation.estimates import Settings
 
@@ -80,8 +85,11 @@ def compress(
         settings=settings,
         n_permutations=n_permutations,
         allow_overlap=allow_overlap,
+        redistil=redistil,
+        set_=set_ or (),
         load=options.Running(device, backend, None, offline).load,
         bars=progress_bar,
+        watch=None if redistil is None else told(),
     )
     _print(found)
     write_json(json_out, found.to_dict())
@@ -108,7 +116,7 @@ def _print(found: Compression) -> None:
         )
     console().print(shown)
     for row in found.forms[1:]:
-        say(f"  {row.form:12} {row.what}")
+        say(f"  {row.form:16} {row.what}")
     for name, reason in found.left_out.items():
         say(f"not made: {name}: {reason}")
     if found.recommendations:

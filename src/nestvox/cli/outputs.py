@@ -29,8 +29,8 @@ STDOUT = Path("-")
 _READ = """
     a archives b baseline calibrate_on calibration checkpoint cohort data embeddings file files folder front_end
     hypothesis labels manifest model noise on path paths pilot_scores pilot_table pilot_trials recipe recordings
-    reference rir root scores select_on speaker_list store study supervisions systems table tables teacher thresholds
-    training trials trials_file uem voxceleb1 voxceleb2 weights
+    redistil reference rir root scores select_on speaker_list store study supervisions systems table tables teacher
+    thresholds training trials trials_file uem voxceleb1 voxceleb2 weights
 """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.

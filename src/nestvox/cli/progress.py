@@ -1,4 +1,4 @@
-"""The progress bar of every long command: rate and time left on stderr, nothing when it is not a terminal's."""
+"""What a long command tells while it runs: rate and time left, and what training says, on stderr."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -19,8 +20,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nestvox.cli.console import console, tell
+from nestvox.cli.console import complain, console, tell
 from nestvox.progress import Progress as Callback
+
+if TYPE_CHECKING:
+    from nestvox.training.run_log import Watch
 
 _LOG_EVERY_S = 10.0
 
@@ -84,3 +88,17 @@ def _log_lines(description: str, unit: str) -> Callback:
         tell(f"{description}: {done}{whole} {unit}, {rate:,.1f} {unit}/s{eta}")
 
     return report
+
+
+def told() -> Watch:
+    """What tells of a training run on standard error."""
+    from nestvox.training.run_log import EpochReport, Watch
+
+    class Teller(Watch):
+        def warn(self, text: str) -> None:
+            complain(text, kind="warning")
+
+        def epoch(self, report: EpochReport) -> None:
+            tell(report.words)
+
+    return Teller()

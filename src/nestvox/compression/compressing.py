@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nestvox.atomic_folder import settled
-from nestvox.compression.forms import FORMS, Form, Waveform, chosen_forms
+from nestvox.compression.forms import FORMS, LEARNT_AGAIN, Form, Waveform, chosen_forms
 from nestvox.compression.rates import Measuring, Rates
 from nestvox.compression.table import ORIGINAL, Compression, FormRow, recommended
 from nestvox.corpora.overlap import speaker_key
@@ -28,7 +28,14 @@ from nestvox.scoring.sources import Load
 
 if TYPE_CHECKING:
     from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.training.recipe.kinds import Recipe
+    from nestvox.training.run_log import Watch
 
+_WHAT = {
+    ORIGINAL: "as it was given",
+    **{name: form.what for name, form in FORMS.items()},
+    **dict(LEARNT_AGAIN.values()),
+}
 _CLIP_S = 3.0
 _CALIBRATED_S = 4.0
 _MOST_CALIBRATED = 200
@@ -47,8 +54,11 @@ def compress(
     settings: Settings = USUAL,
     n_permutations: int = 2000,
     allow_overlap: bool = False,
+    redistil: str | Path | None = None,
+    set_: Sequence[str] = (),
     load: Load | None = None,
     bars: Bars = no_bars,
+    watch: Watch | None = None,
 ) -> Compression:
     """Write a model in smaller forms and measure what each is worth: size, time, and on trials its error rates.
 
@@ -68,8 +78,13 @@ def compress(
         settings: replicates, confidence and seed of the intervals.
         n_permutations: rounds of the permutation behind a p value.
         allow_overlap: measure in spite of training speakers in the trials, with the label ``leaky``.
+        redistil: a recipe of kind distil, by which the forms sparse and pruned learn again from the original, in forms
+            of their own: ``sparse-distilled``, whose zeros stay, and ``pruned-distilled``. Its speakers must not stand
+            in the trials.
+        set_: ``section.key=value`` each, of that recipe.
         load: makes a model of a path or a name; None: `nestvox.load`.
         bars: shows the phases that take long.
+        watch: told of every epoch of what learns again; None: of faults alone, as Python's warnings.
 
     Raises:
         ModelError: a form was asked for by name that this model cannot have.
@@ -77,6 +92,7 @@ def compress(
         NestvoxError: an unknown form, trials without a table, or as `nestvox.compare`.
     """
     chosen = chosen_forms(forms)
+    again = _again(model, chosen, Path(out), redistil, set_)
     listed = None if trials is None else as_trials(trials)
     utterances = as_table(table)
     if (listed is None) != (utterances is None):
@@ -96,13 +112,14 @@ def compress(
     recordings = _recordings(model, source) if wanted and source is not None else []
     made, left_out = _made(model, chosen, recordings, speakers, strict=forms is not None)
     written, sizes = _written(model, made, Path(out), bars)
+    _learn_again(again, model, written, sizes, Path(out), bars, watch)
     clip_s = max(_CLIP_S, model.min_duration_s)
     times = times_by_turns(written, clip_s)
     rates, labels, notes = Rates() if measuring is None else measuring.rates(written, teacher)
     rows = [
         FormRow(
             name,
-            FORMS[name].what if name in FORMS else "as it was given",
+            _WHAT[name],
             None if name == ORIGINAL else str(Path(out) / name),
             one.fingerprint,
             *_counts(one),
@@ -127,6 +144,43 @@ def compress(
         labels,
         notes,
     )
+
+
+def _again(
+    model: SpeakerModel, chosen: Sequence[Form], out: Path, redistil: str | Path | None, overrides: Sequence[str]
+) -> dict[str, Recipe]:
+    """By form, how it learns again; what cannot be is said before anything is made."""
+    if redistil is None:
+        if overrides:
+            raise NestvoxError("--set is of the recipe that forms learn again by: give --redistil")
+        return {}
+    from nestvox.compression.learning_again import recipe_of  # noqa: PLC0415  imports torch
+
+    names = [form.name for form in chosen if form.name in LEARNT_AGAIN]
+    if not names:
+        raise NestvoxError(f"--redistil is of the forms {' and '.join(LEARNT_AGAIN)}: name one of them in --forms")
+    return {name: recipe_of(redistil, model, name, out, overrides) for name in names}
+
+
+def _learn_again(
+    recipes: Mapping[str, Recipe],
+    model: SpeakerModel,
+    written: dict[str, SpeakerModel],
+    sizes: dict[str, tuple[int, int]],
+    out: Path,
+    bars: Bars,
+    watch: Watch | None,
+) -> None:
+    """Let forms that are written learn again, and put each behind what it began with."""
+    from nestvox.compression.learning_again import learnt_again  # noqa: PLC0415  imports torch
+
+    for form in [form for form in recipes if form in written]:
+        name, _ = LEARNT_AGAIN[form]
+        learnt_again(recipes[form], model, form, out, bars, watch).save(out / name)
+        written[name], sizes[name] = _read_back(out / name, model), _sizes(out / name)
+    order = [ORIGINAL, *(name for form in FORMS for name in (form, *LEARNT_AGAIN.get(form, ())[:1]))]
+    for name in [name for name in order if name in written]:
+        written[name] = written.pop(name)
 
 
 def _made(

@@ -54,8 +54,8 @@ def chosen_forms(names: Sequence[str] | None) -> tuple[Form, ...]:
     return tuple(FORMS.values()) if names is None else tuple(FORMS[name] for name in dict.fromkeys(names))
 
 
-def _with(model: SpeakerModel, encoder: Encoder, form: str, head: Head | None = None) -> SpeakerModel:
-    """The model with another encoder: thresholds and calibration are of the old one's scores and do not go along."""
+def with_encoder(model: SpeakerModel, encoder: Encoder, form: str, head: Head | None = None) -> SpeakerModel:
+    """Return the model with another encoder; thresholds and calibration are of the old one's scores and stay behind."""
     card = {key: value for key, value in model.card.items() if key != "results"}
     made = {"base_model": f"{model.name} ({model.fingerprint}), {form}"}
     return SpeakerModel(
@@ -79,10 +79,10 @@ def _rounded(storage: Storage) -> Callable[[SpeakerModel, Sequence[Waveform]], S
         encoder = copy.deepcopy(model.encoder)
         load_strict(encoder, {key: read[f"encoder.{key}"] for key in encoder.state_dict()}, model.name)
         if model.head is None:
-            return _with(model, encoder, storage)
+            return with_encoder(model, encoder, storage)
         tensors = {key: read[f"head.{key}"] for key in model.head.tensors()}
         head = read_head({**model.head.config(), "kind": model.head.kind}, tensors)
-        return _with(model, encoder, storage, head)
+        return with_encoder(model, encoder, storage, head)
 
     return make
 
@@ -100,7 +100,7 @@ def _int8(ranges: str) -> Callable[[SpeakerModel, Sequence[Waveform]], SpeakerMo
 
         dynamic = ranges == "dynamic"
         encoder = quantised(model.encoder, "dynamic" if dynamic else "static", recordings)
-        return _with(model, encoder, f"int8-{ranges}")  # type: ignore[arg-type]  # stands for one
+        return with_encoder(model, encoder, f"int8-{ranges}")  # type: ignore[arg-type]  # stands for one
 
     return make
 
@@ -108,7 +108,7 @@ def _int8(ranges: str) -> Callable[[SpeakerModel, Sequence[Waveform]], SpeakerMo
 def _sparse(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
     from nestvox.compression.pruning import sparse  # noqa: PLC0415  imports torch
 
-    return _with(model, sparse(model.encoder), "sparse")
+    return with_encoder(model, sparse(model.encoder), "sparse")
 
 
 def _pruned(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
@@ -120,10 +120,10 @@ def _pruned(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
     given = {} if head is None or head.tap != "pooled" else head.tensors()
     encoder, left = without_weak_channels(model.encoder, {key: torch.from_numpy(given[key]) for key in given})
     if head is None or not given:
-        return _with(model, encoder, "pruned")
+        return with_encoder(model, encoder, "pruned")
     config = {**head.config(), "kind": head.kind, "input_dim": encoder.pooled_dim}
     smaller = read_head(config, {key: tensor.numpy() for key, tensor in left.items()})
-    return _with(model, encoder, "pruned", smaller)
+    return with_encoder(model, encoder, "pruned", smaller)
 
 
 FORMS: Mapping[str, Form] = {
@@ -138,3 +138,9 @@ FORMS: Mapping[str, Form] = {
     )
 }
 """By name, in the order of the table."""
+
+LEARNT_AGAIN: Mapping[str, tuple[str, str]] = {
+    "sparse": ("sparse-distilled", "the same, which learned again from the original and kept its zeros"),
+    "pruned": ("pruned-distilled", "the same, which learned again from the original"),
+}
+"""By form: what it is called once it has learned again, and that in words."""

@@ -323,7 +323,7 @@ class DistilRecipe(EncoderRecipe):
     teachers: Annotated[dict[sections.Text, sections.Text], Field(max_length=16)] = Field(default_factory=dict)
     data: sections.TaughtData = sections.TaughtData()
     head: sections.OwnSection = sections.OwnSection()
-    encoder: sections.WholeSection = sections.WholeSection(learning_rate=1.0)
+    encoder: sections.StudentSection = sections.StudentSection()
     objective: learning.Objective = learning.Objective()
 
     @property
@@ -334,6 +334,8 @@ class DistilRecipe(EncoderRecipe):
     def _problems(self) -> Iterator[str]:
         if (self.model is None) == (self.start is None):
             yield "model or start: say one of them, the network that is to learn or the model whose encoder it is"
+        if self.encoder.keep_zeros and self.start is None:
+            yield "encoder.keep_zeros: random weights have no zeros to keep; it is of a start"
         if self.objective.terms and self.teacher is None:
             yield "teacher: name the model to learn from; without one, say objective: {alpha: 0, terms: {}}"
         named = {term.of for term in self.objective.terms.values() if term.of is not None}

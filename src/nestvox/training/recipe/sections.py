@@ -353,6 +353,17 @@ class WholeSection(EncoderSection):
     batch_norm: Literal["train"] = "train"
 
 
+class StudentSection(WholeSection):
+    """A student.
+
+    Attributes:
+        keep_zeros: what is zero in the matrices of `start` stays zero, as in a sparse model.
+    """
+
+    learning_rate: PositiveFactor = 1.0
+    keep_zeros: bool = False
+
+
 class RunSection(Section):
     """What is written down, and what decides nothing about the result.
 

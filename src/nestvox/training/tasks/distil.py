@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -138,11 +140,28 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
     def copied() -> SpeakerModel:
         return SpeakerModel(copy_of_encoder(network.encoder), _saved(network.head))
 
-    with full_precision_front_end(encoder), blanked_bands(encoder, recipe.data.spec_augment):
+    with (
+        full_precision_front_end(encoder),
+        blanked_bands(encoder, recipe.data.spec_augment),
+        zeros_kept(encoder) if recipe.encoder.keep_zeros else nullcontext(),
+    ):
         progressed, notes = run.loop(task, source, "train (distil)", began_with=began_with, copied=copied)
     pairs = task.pairs()
     network.cpu().eval().requires_grad_(requires_grad=True)
     return Finished(SpeakerModel(encoder, _saved(network.head)), pairs, progressed, notes)
+
+
+@contextmanager
+def zeros_kept(encoder: nn.Module) -> Iterator[None]:
+    """Give what is zero in the matrices of an encoder a gradient of zero: no optimizer moves it, nor does decay."""
+    hooks = [
+        weight.register_hook(partial(torch.mul, (weight != 0).to(weight.dtype)))  # type: ignore[no-untyped-call]
+        for weight in encoder.parameters()
+        if weight.ndim >= 2
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _student(recipe: DistilRecipe) -> Encoder:
