@@ -47,7 +47,7 @@ $(VENV)/.installed: $(VENV)/.pip pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.pip pyproject.toml
-	$(PIP_INSTALL) --build-constraint $(CONSTRAINTS) -e '.[torch,demo,sklearn,vad,av,codec,onnx,parquet,plots,ray,diarization]' --group test --group lint --group oracles
+	$(PIP_INSTALL) --build-constraint $(CONSTRAINTS) -e '.[torch,demo,sklearn,vad,av,codec,onnx,parquet,plots,ray,diarization,search]' --group test --group lint --group oracles
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed-dev

@@ -41,6 +41,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
         f"confidence list_ show {SETTINGS}",
         "settings watch",
     ),
+    "search-students": ("ablation.searching:search_students", "", "watch"),
     "train": ("training.train:train", "list_ set_ show", "start teacher watch"),
     "distil": ("training.train:train", "list_ set_ show", "start teacher watch"),
     "inspect": ("inspection.inspect:inspect_model", "channel files", "clips folder lengths_s"),

@@ -1,4 +1,4 @@
-"""Ablations: a declared matrix of training runs that differ in one thing, and what the differences are worth."""
+"""Many training runs: a declared matrix that differs in one thing, or a search for the best within limits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nestvox.ablation.outcome import Ablation, ArmRow, Measured
     from nestvox.ablation.page import ablation_figures, write_ablation
     from nestvox.ablation.pareto import Front, pareto_front
+    from nestvox.ablation.searching import Drawn, StudentSearch, search_students
     from nestvox.ablation.study import Arm, Plan, Study, load_study, shipped_studies
 
 __all__ = [
@@ -20,15 +21,18 @@ __all__ = [
     "Arm",
     "ArmRow",
     "Costs",
+    "Drawn",
     "Front",
     "Measured",
     "Plan",
+    "StudentSearch",
     "Study",
     "ablate",
     "ablation_figures",
     "controls_of",
     "load_study",
     "pareto_front",
+    "search_students",
     "shipped_studies",
     "write_ablation",
 ]
@@ -45,6 +49,7 @@ __getattr__, __dir__ = lazily(
     torch={
         "ablating": "ablate",
         "costs": "Costs",
+        "searching": "Drawn StudentSearch search_students",
     },
     purpose="training",
 )

@@ -28,6 +28,9 @@ _SUMMARIES = {
     "train": "Train a nested head, or more, as a recipe says, and keep the best weights by EER on development trials.",
     "distil": "Train a student on what a teacher says: `train` for recipes of kind distil alone.",
     "ablate": "Train every arm of a study with every seed, and say what each changed setting is worth.",
+    "search-students": (
+        "Search the sizes of a mixer for the student that learns the most within a limit of parameters and of time."
+    ),
     "evaluate": "Measure EER and minDCF with intervals, at every dimension and under every condition.",
     "compare": (
         "Say whether one system is better than another on the same trials, or how many trials it would take to say."
