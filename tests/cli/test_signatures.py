@@ -32,7 +32,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "cache": (
         "extraction.cache.feature_cache:build_cache",
         f"augment rir shard_utterances split {EMBEDDING}",
-        "augmentation rooms settings",
+        "augmentation rooms settings speed",
     ),
     "export": ("extraction.formats.interchange:export_store", "onnx", ""),
     "rotate": ("extraction.rotate:rotate_vectors", "out rotated", "choosing"),
