@@ -23,10 +23,12 @@ SHARED = ("device", "backend", "weights", "offline")
 
 # One word for several things, each said by its command.
 SEVERAL = {
+    "--bootstrap": "diarize-score draws files, everything else speakers",
     "--out": "what is written is the command's own",
     "--channel": "verify takes one for each recording",
     "--eer": "a rate that is expected, or the rule of a threshold",
     "--speakers": "of a corpus, or of a study",
+    "--teacher": "compress is held against one, probe learns from one",
     "--trials": "data check takes several lists, data augment rewrites one, compress needs none",
 }
 
