@@ -18,7 +18,7 @@ from nestvox.audio.channel import change_speed
 from nestvox.corpora.trials import Trials, write_trials
 from nestvox.corpora.utterances import UtteranceTable, read_utterances, write_utterances
 from nestvox.encoders.registry import build
-from nestvox.errors import FingerprintError, ModelError, RecipeError, TableError
+from nestvox.errors import FingerprintError, ModelError, RecipeError, StoreError, TableError
 from nestvox.extraction.cache.feature_cache import open_cache
 from nestvox.heads.rotation import truncation
 from nestvox.model.speaker_model import SpeakerModel
@@ -418,3 +418,23 @@ def test_each_term_learns_from_its_own_teacher_and_its_own_prefix(
 def test_teachers_that_do_not_fit_the_terms(speech: Path, teacher: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         parse_recipe(recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}}) | changes, "test", [])
+
+
+def test_a_run_on_part_of_the_recordings_hears_no_teacher_again(speech: Path, teacher: Path, tmp_path: Path) -> None:
+    content = recipe_of(speech, teacher, {"alpha": 1, "terms": {"cosine": {}}})
+    content["data"] |= {"targets": str(tmp_path / "targets")}
+    trained(content, tmp_path / "whole")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "targets").iterdir()}
+    table = read_utterances(speech / "table.tsv")
+    rows = table.frame.filter(pl.col("speaker") != "s0").with_columns(path=str(speech) + "/" + pl.col("path"))
+    write_utterances(UtteranceTable(rows, "part", tmp_path), tmp_path / "part.tsv")
+    content["data"] |= {"table": str(tmp_path / "part.tsv")}
+    trained(content, tmp_path / "part")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "targets").iterdir()} == before
+
+    soundfile.write(tmp_path / "other.wav", np.random.default_rng(0).standard_normal(RATE) * 0.1, RATE)
+    other = rows.with_columns(path=pl.when(pl.col("utt_id") == "s1-0").then(pl.lit("other.wav")).otherwise("path"))
+    write_utterances(UtteranceTable(other, "other", tmp_path), tmp_path / "other.tsv")
+    content["data"] |= {"table": str(tmp_path / "other.tsv")}
+    with pytest.raises(StoreError, match="the rows of the table"):
+        trained(content, tmp_path / "other")

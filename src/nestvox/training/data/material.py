@@ -176,8 +176,8 @@ class Material:
         def made(
             model: SpeakerModel, table: UtteranceTable, part: str, path: Path | None = None, **options: Any
         ) -> FeatureCache:
-            path = folder / "cache" / part if path is None else path
-            if processes.first:
+            shared, path = path, folder / "cache" / part if path is None else path
+            if processes.first and not (shared and _serves(shared, table, options.get("speed", 1.0))):
                 with bars(f"features ({part})", "rows") as progress:
                     _make(recipe, model, table, path, progress, **options)
             processes.wait()
@@ -442,6 +442,19 @@ def augmentation_of(data: AugmentedData, banks: Banks) -> Augmentation:
 def speeds_of(data: AugmentedData, augmentation: Augmentation) -> tuple[float, ...]:
     """Other speeds at which training audio is heard."""
     return augmentation.speeds if data.variants > 1 and augmentation.p_speed else ()
+
+
+def _serves(path: Path, table: UtteranceTable, speed: float) -> bool:
+    """Whether a finished clean cache, which other runs share, has every row of a table: by its name and its file's."""
+    try:
+        cache = FeatureCache(path)
+    except StoreError:
+        return False  # it is made, gone on with, or refused by those who make caches
+    if cache.n_variants != 1 or cache.plan.augmentation != ({} if speed == 1 else {"speed": speed}):
+        return False
+    there = {name: Path(file or "").name for name, file in zip(cache.utt_ids, cache.store.paths, strict=True)}
+    there |= {one.utt_id: Path(one.path or "").name for one in cache.metadata.failed}
+    return all(there.get(name) == Path(file).name for name, file in table.frame.select("utt_id", "path").iter_rows())
 
 
 def _make(

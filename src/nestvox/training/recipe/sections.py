@@ -196,8 +196,8 @@ class TaughtData(ClipData):
     """Clips, and what a teacher says of the whole, clean utterances that they are of.
 
     Attributes:
-        targets: feature cache of the teacher, of the training utterances, which several runs may share; it is made
-            where it is missing. None: in the run's folder.
+        targets: feature cache of the teacher, of the training utterances or of more, which several runs may share; it
+            is made where it is missing. None: in the run's folder.
         skip_bad: leave out audio that the teacher cannot use, instead of stopping at the first.
         unlabelled: as `train`, of rows that are taught too and need no speaker; none: every row needs one.
     """
