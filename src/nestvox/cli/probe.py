@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvox.cli import options
-from nestvox.cli.console import console, number, say, say_notes, whole_table
+from nestvox.cli.console import console, number, say, say_notes, text, whole_table
 from nestvox.cli.outputs import write_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def probe(
     ] = None,
     controls: Annotated[
         str | None,
-        typer.Option("--control", metavar="A,B,...", help="Encoders held beside it: log-mel, or names of models."),
+        typer.Option(
+            "--control", metavar="A,B,...", help="Held beside it: log-mel, random-lyra, random-mimi, or models."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Whose embeddings the step distilled learns, e.g. campplus.")
@@ -96,30 +98,26 @@ def probe(
     write_json(json_out, found.to_dict())
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def _names(given: str | None) -> list[str] | None:
+    return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _print(found: Ladder) -> None:
     from nestvox.evaluation.results import interval_in_words, percent
 
-    columns = ("dim", "EER % [interval]", "minDCF", "gap", "choice EER %", "accuracy %", "parameters", "s")
-    shown = whole_table("source", "layer", "rung", *map(number, columns), "chosen", title=f"ladder of {found.source}")
+    columns = ("dim", "EER % [interval]", "gap", "choice EER %", "accuracy %", "parameters")
+    shown = whole_table(text("frames"), text("rung"), *map(number, columns), title=f"ladder of {found.source}")
     for rung in found.rungs:
         low, high = rung.eer.ends
         shown.add_row(
-            rung.source,
-            rung.layer,
+            f"{rung.source} {rung.layer}",
             rung.title,
             "-" if rung.dim is None else str(rung.dim),
             f"{percent(rung.eer.value)} {interval_in_words(100 * low, 100 * high, 2)}",
-            f"{rung.min_dcf.value:.4f}",
             f"{rung.mean_target - rung.mean_nontarget:.3f}",
             "-" if rung.choice_eer is None else percent(rung.choice_eer),
             "-" if rung.accuracy is None else f"{100 * rung.accuracy:.1f}",
             f"{rung.parameters:,}",
-            f"{rung.fit_s:.1f}",
-            rung.how,
         )
     console().print(shown)
     first = found.rungs[0].eer.trials

