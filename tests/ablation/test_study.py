@@ -109,6 +109,8 @@ def test_a_teacher_brings_its_controls(study: Made) -> None:
 def test_a_student_has_the_same_controls() -> None:
     base = {"kind": "distil", "model": "mixer-v2", "teacher": "campplus", "objective": {"alpha": 1}}
     base["data"] = {"targets": "targets", "unlabelled": {"split": "none"}}
+    base["teachers"] = {"other": "ge2e"}
+    base["objective"]["terms"] = {"cosine": {}, "second": {"kind": "gram", "of": "other"}}
     half = {"half": {"objective.alpha": 0.5}}
     with pytest.raises(RecipeError, match="these have no speakers"):
         load_study({"name": "a", "base": base, "factors": {"alpha": half}})
@@ -117,7 +119,7 @@ def test_a_student_has_the_same_controls() -> None:
     assert list(arms) == ["base", "rate=low", *CONTROLS]
     alone = arms["no-distillation"]
     assert isinstance(alone, DistilRecipe)
-    assert (alone.objective.alpha, alone.objective.terms, alone.teacher) == (0.0, {}, None)
+    assert (alone.objective.alpha, alone.objective.terms, alone.teacher, alone.teachers) == (0.0, {}, None, {})
     assert alone.data.unlabelled is None
     assert arms["random-teacher"].teacher_order == "random"  # type: ignore[attr-defined]
 

@@ -17,7 +17,7 @@ def controls_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
         return {}
     alone: dict[str, Any] = {"loss.distill": 0.0} | ({} if recipe.loss.weight else {"loss.weight": 1.0})
     if isinstance(recipe, DistilRecipe):
-        alone = {"objective": {"alpha": 0.0, "terms": {}}, "teacher": None}
+        alone = {"objective": {"alpha": 0.0, "terms": {}}, "teacher": None, "teachers": {}}
         if recipe.data.unlabelled is not None:
             alone["data.unlabelled"] = None  # nothing can be learned of these without a teacher
     return {

@@ -147,7 +147,7 @@ def share_features(recipe: Recipe, folder: Path, shared: Path) -> None:
     if (folder / _CACHE).exists():
         return
     settings = recipe.settings()
-    needed = {name: settings.get(name) for name in ("kind", "data", "start", "teacher", "seed")}
+    needed = {name: settings.get(name) for name in ("kind", "data", "start", "teacher", "teachers", "seed")}
     needed["random"] = settings.get("teacher_order") == "random"
     key = hashlib.sha256(json.dumps(needed, sort_keys=True).encode()).hexdigest()[:16]
     (shared / key).mkdir(parents=True, exist_ok=True)
