@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from nestvox.testing import World, make_world
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # A deadline says something about the machine's other work, not about the code; tests that measure time do so openly.
 settings.register_profile("nestvox", deadline=None)
 settings.load_profile("nestvox")
+# Hypothesis takes constants of every module that is loaded for its examples: in a fresh clone it parses all of them,
+# eight seconds of each worker, and none of these tests asks for that.
+providers.is_local_module_file = lambda _: False  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[1]
 

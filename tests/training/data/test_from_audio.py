@@ -81,6 +81,7 @@ def settings(speech: Path, **changes: str) -> list[str]:
         "head.dims": "[8,24]",
         "head.start": "pretrained",
         "training.epochs": "2",
+        "training.validate_epochs": "2",
         "training.batch_size": "8",
         "training.learning_rate": "0.01",
         "training.ema": "null",
