@@ -45,7 +45,7 @@ def _group(context: typer.Context) -> None:
 def list_models(json_out: options.Json = None) -> None:
     """List the catalogue by licence: size, published error rate, whether weights are here, and which to take."""
     from nestvox.zoo.cache import cached_weights
-    from nestvox.zoo.catalogue import entries
+    from nestvox.zoo.catalogue import entries, other_entries
 
     screen = console()
     listed = entries()
@@ -60,6 +60,9 @@ def list_models(json_out: options.Json = None) -> None:
         screen.print(rows)
     for line in _advice(listed):
         screen.print(line)
+    for entry in other_entries():
+        here = ", here" if cached_weights(entry).is_file() else ""
+        screen.print(f"No encoder: {entry.name} ({entry.licence}, {_size(entry)}{here}): {entry.description}")
     if json_out is not None:
         described = [{**entry.to_dict(), "cached": cached_weights(entry).is_file()} for entry in listed]
         write_json(json_out, described, told=False)

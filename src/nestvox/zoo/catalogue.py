@@ -1,4 +1,4 @@
-"""The catalogue of pretrained encoders: where the weights are from, their licence and hash. Knows no torch."""
+"""The catalogue of pretrained networks: where the weights are from, their licence and hash. Knows no torch."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class CatalogueEntry:
         paper: title, venue, year.
         training_data: corpora that the weights were trained on, with their parts.
         sample_rate: of the input, in Hz.
-        embedding_dim: size of the embedding.
+        embedding_dim: size of the embedding; 0: the network is no encoder and gives none.
         published: error rates published by the makers with the protocol, or that there are none.
         variant: name of the size in `nestvox.zoo.variants`; empty: none.
         config: constructor arguments of the architecture.
@@ -235,19 +235,24 @@ def _entry(name: str, table: Any, families: Mapping[str, Any], source: str) -> C
 @cache
 def _packaged() -> Mapping[str, CatalogueEntry]:
     found: dict[str, CatalogueEntry] = {}
-    for name in ("catalogue.toml", "catalogue_codecs.toml", "catalogue_redimnet.toml"):
+    for name in ("catalogue.toml", "catalogue_codecs.toml", "catalogue_redimnet.toml", "catalogue_segmentation.toml"):
         file = resources.files("nestvox.zoo") / name
         found |= parse(file.read_text(encoding="utf-8"), name)
     return dict(sorted(found.items()))
 
 
 def entries() -> tuple[CatalogueEntry, ...]:
-    """Every entry of the catalogue, sorted by name."""
-    return tuple(_packaged().values())
+    """Every encoder of the catalogue, sorted by name."""
+    return tuple(entry for entry in _packaged().values() if entry.embedding_dim)
+
+
+def other_entries() -> tuple[CatalogueEntry, ...]:
+    """What else has weights in the catalogue and is no encoder, sorted by name."""
+    return tuple(entry for entry in _packaged().values() if not entry.embedding_dim)
 
 
 def find(name: str) -> CatalogueEntry:
-    """Return the entry called `name`.
+    """Return the entry called `name`, an encoder or not.
 
     Raises:
         CatalogueError: there is none; the message names the nearest.

