@@ -74,7 +74,8 @@ class PyanNet(nn.Module):
         hidden = self.lstm(self.sincnet(audio[:, None]).transpose(1, 2))[0]
         for layer in self.linear:
             hidden = functional.leaky_relu(layer(hidden), _SLOPE)
-        return functional.log_softmax(self.classifier(hidden), dim=-1)
+        found: Tensor = functional.log_softmax(self.classifier(hidden), dim=-1)
+        return found
 
 
 class SincNet(nn.Module):
