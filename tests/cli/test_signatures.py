@@ -47,6 +47,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "inspect": ("inspection.inspect:inspect_model", "channel files", "clips folder lengths_s"),
     "bench": ("inspection.bench:bench_model", "", ""),
     "verify": ("model.speaker_model:SpeakerModel.verify", "calibration channel model route", "sample_rate"),
+    "diarize": ("diarization.diarize_files:diarize", "", ""),
     "diarize-score": ("diarization.score:score_diarization", "", "labels"),
     "data check": ("corpora.check:check_corpus", "", ""),
     "data trials": ("corpora.generate:generate_trials", "fmt out preset split", ""),

@@ -42,6 +42,7 @@ _SUMMARIES = {
     "calibrate": "Fit an affine map to log likelihood ratios in nats at every dimension, and show what it is worth.",
     "threshold": "Set a threshold, say how sure it is, and keep it with the model.",
     "verify": "Score two recordings and compare the score with the model's threshold.",
+    "diarize": "Find who speaks when in recordings, and write an RTTM file for each.",
     "diarize-score": "Measure DER with its parts, JER and the number of speakers, with intervals over files.",
     "demo": "Turn a pretrained encoder into a nested one and show what every dimension is worth.",
     "data": "Utterance tables and trial lists: prepare, check, generate, describe.",

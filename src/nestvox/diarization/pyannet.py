@@ -89,7 +89,7 @@ class SincNet(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """Map (B, 1, n) to (B, 60, T)."""
-        x = self.wav_norm1d(audio)
+        x: Tensor = self.wav_norm1d(audio)
         for number, (conv, norm) in enumerate(zip(self.conv1d, self.norm1d, strict=True)):
             x = conv(x)
             x = functional.max_pool1d(x.abs() if number == 0 else x, 3, 3)
