@@ -35,7 +35,9 @@ _READ = """
 INPUTS = frozenset(_READ.split())
 # Commands whose --out is a folder.
 _MODELS_OUT = frozenset({"import-mrl", "import-onnx", "import-voxceleb-trainer"})
-_MADE = "ablate augment cache centre compress demo distil embed probe search-students shards train voxceleb-mini"
+_MADE = (
+    "ablate augment cache centre compress demo diarize distil embed probe search-students shards train voxceleb-mini"
+)
 FOLDERS_OUT = _MODELS_OUT | frozenset(_MADE.split())
 # Of these, those whose folder becomes a model or a store, in which nothing else is put.
 _KEPT_OUT = _MODELS_OUT | {"cache", "centre", "embed"}

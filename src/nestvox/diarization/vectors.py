@@ -180,5 +180,6 @@ def _pooled(model: SpeakerModel, frames: Floats, masks: Sequence[NDArray[np.bool
     if model.head is not None:
         vectors = model.head.transform(vectors)
     vectors = vectors[:, :size]
-    usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-    return np.where(usable[:, None], normalise(np.where(usable[:, None], vectors, 1.0)), np.nan).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (M, 1)
+    usable = np.isfinite(norms) & (norms > 0)
+    return np.where(usable, normalise(np.where(usable, vectors, 1.0)), np.nan).astype(np.float32)
