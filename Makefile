@@ -2,6 +2,7 @@
 #
 #   make demo [DATA=folder] [MODEL=name-or-folder] [OUT=folder]
 #   make install-dev | test | test-slow | lint | bench | docs
+#   make box MODEL=folder DATA=folder [CARD=file.json] [BETTER="--better campplus"]
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=folder another environment, PIP_FLAGS="..." adds options for pip.
 
@@ -27,7 +28,7 @@ endif
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install-dev test test-slow lint bench docs
+.PHONY: help demo install-dev test test-slow lint bench docs box
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -79,3 +80,10 @@ bench: $(DEV_READY)
 
 docs: $(DOCS_READY)
 	$(TOOLS)/zensical build --clean
+
+# The model that the package carries, of one that was trained; chosen and calibrated on the development trials of DATA.
+BOX ?= src/nestvox/box
+box: $(DEV_READY)
+	@test -n "$(MODEL)" || { echo "which model? make box MODEL=folder" >&2; exit 2; }
+	$(TOOLS)/python -m nestvox.compression.box "$(MODEL)" --out "$(BOX)" --trials "$(DATA)/trials_dev.txt" \
+		--table "$(DATA)/utterances.tsv" $(if $(CARD),--card "$(CARD)") $(BETTER)

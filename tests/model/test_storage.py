@@ -34,7 +34,18 @@ def test_four_bits_are_steps_of_the_largest_of_a_block() -> None:
     np.testing.assert_array_equal(read["encoder.fixed"], row.reshape(5, 8))
 
 
-@pytest.mark.parametrize("storage", ["float16", "int4"])
+def test_eight_bits_are_steps_of_the_largest_of_a_row() -> None:
+    rows = np.array([[127.0, -3.4, 0.6, 0.4], [-0.5, 0.25, 0.1, 0.0]], np.float32)
+    packed = pack({"encoder.a": rows}, "int8", {"encoder.a"})
+    np.testing.assert_array_equal(packed["encoder.a#int8"], np.array([[127, -3, 1, 0], [-127, 64, 25, 0]], np.int8))
+    read = unpack(packed)["encoder.a"]
+    np.testing.assert_array_equal(read[0], [127, -3, 1, 0])
+    np.testing.assert_allclose(read[1], [-0.5, 64 / 254, 25 / 254, 0], rtol=2e-5)
+    with pytest.raises(ModelError, match=r"encoder\.a in eight bits are damaged"):
+        unpack({"encoder.a#int8": packed["encoder.a#int8"]})
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8", "int4"])
 def test_what_was_rounded_once_stays(storage: Any) -> None:
     rng = np.random.default_rng(0)
     arrays = {
@@ -49,7 +60,7 @@ def test_what_was_rounded_once_stays(storage: Any) -> None:
         np.testing.assert_array_equal(once[name], again[name])
         assert once[name].shape == array.shape
         assert once[name].dtype == array.dtype
-    limit = {"float16": 2**-11 * 4, "int4": 4 / 14}[storage]
+    limit = {"float16": 2**-11 * 4, "int8": 4 / 254, "int4": 4 / 14}[storage]
     assert np.abs(once["encoder.wide"] - arrays["encoder.wide"]).max() <= limit
 
 

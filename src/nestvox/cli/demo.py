@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -92,7 +92,7 @@ def demo(
         write_json(evaluation, out / "results" / f"{name}.json")
     baselines = {name: evaluation for name, evaluation in found.items() if name != "nested"}
     write_html(nested, out / "report.html", baselines=baselines, name="nested")
-    fit.model.card["results"] = [_card_row(row, nested) for row in nested.overall]
+    fit.model.card["results"] = nested.card_rows()
     fit.model.save(out / "model")
     write_text(out / "results" / "table.md", _markdown(found))
     _verify_two(fit.model, table, trials["test"], out)
@@ -316,16 +316,6 @@ def _markdown(found: dict[str, Evaluation]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _card_row(row: Any, evaluation: Evaluation) -> dict[str, Any]:
-    fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "p_target", "n_target", "n_nontarget")
-    return {
-        **{name: value for name, value in row.to_dict().items() if name in fields},
-        "labels": list(row.labels),
-        "trials_sha256": evaluation.trials_sha256,
-        "trials_source": Path(evaluation.trials_source).name,
-    }
 
 
 def _verify_two(model: SpeakerModel, table: UtteranceTable, trials: Trials, out: Path) -> None:

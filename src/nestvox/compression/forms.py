@@ -126,6 +126,9 @@ def _pruned(model: SpeakerModel, _: Sequence[Waveform]) -> SpeakerModel:
     return with_encoder(model, encoder, "pruned", smaller)
 
 
+EIGHT_BITS = Form("int8", "weights of 8 bits on disk, one scale a row", _rounded("int8"), "int8")
+"""What the torch weights beside the model in the box are written in."""
+
 FORMS: Mapping[str, Form] = {
     form.name: form
     for form in (

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nestvox.errors import TrialsError
@@ -228,6 +229,15 @@ class Evaluation:
     def dims(self) -> tuple[int | None, ...]:
         """Dimensions that were measured, ascending."""
         return tuple(row.dim for row in self.overall)
+
+    def card_rows(self) -> list[dict[str, Any]]:
+        """The rows over all trials as ``results`` of a model card has them."""
+        fields = ("dim", "eer", "eer_low", "eer_high", "min_dcf", "p_target", "n_target", "n_nontarget")
+        about = {"trials_sha256": self.trials_sha256, "trials_source": Path(self.trials_source).name}
+        return [
+            {**{k: v for k, v in row.to_dict().items() if k in fields}, "labels": list(row.labels), **about}
+            for row in self.overall
+        ]
 
     def rates(self, dim: int | None, condition: str = ALL) -> ErrorRates:
         """The row of one dimension and condition.

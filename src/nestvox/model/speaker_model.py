@@ -393,7 +393,7 @@ class SpeakerModel:
             self, a, b, dim=dim, operating_point=operating_point, domain=domain, sample_rate=sample_rate, marks=marks
         )
 
-    def save(self, folder: str | Path, *, storage: Storage = "float32") -> None:
+    def save(self, folder: str | Path, *, storage: Storage = "float32", network_apart: bool = False) -> None:
         """Write config.json, model.safetensors, calibration.json and the model card README.md.
 
         A model that stands there already is replaced, all of it or, where the call is stopped or fails, nothing.
@@ -402,12 +402,15 @@ class SpeakerModel:
             folder: new, or of a model.
             storage: of the weights; in fewer bits than float32 only those that lose nothing by it, as
                 `compression.compress` makes them.
+            network_apart: write an encoder that is an ONNX file as ``model.onnx``, which other programs run too.
 
         Raises:
             ModelError: the folder holds something else, e.g. a README.md that is no model card of ours, or weights that
-                have no place in such storage.
+                have no place in such storage; or `network_apart` of another encoder.
             OSError: it cannot be written.
         """
+        if network_apart and not is_file_encoder(self.encoder):
+            raise ModelError(f"the {self.encoder.architecture} network of {self.name} is no ONNX file")
         arrays = self._arrays()
         packed = pack(arrays, storage, learnt(self.encoder, self.head))
         if storage != "float32" and any(not np.array_equal(arrays[k], v) for k, v in unpack(packed).items()):
@@ -415,7 +418,7 @@ class SpeakerModel:
         said = {"name": self.name, "fingerprint": self.fingerprint, **self._config_of_parts()}
         chosen = {"truncate_dim": self.truncate_dim, "training_speakers": [*self.training_speakers], "card": self.card}
         decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
-        write_model(folder, said | chosen, packed, decisions, self.model_card())
+        write_model(folder, said | chosen, packed, decisions, self.model_card(), network_apart=network_apart)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:

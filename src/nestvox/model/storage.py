@@ -1,4 +1,4 @@
-"""Weights in fewer bits on disk: as 16-bit numbers, or as four bits and a scale for every block of 32.
+"""Weights in fewer bits on disk: 16-bit numbers, eight bits and a scale a row, four and one for every block of 32.
 
 They are float32 again when they are read, so a model runs, trains and is compared like any other, as fast and in as
 much memory as before; what shrinks is its file. Knows no torch.
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from nestvox.errors import ModelError
 
-Storage = Literal["float32", "float16", "int4"]
-"""``float16`` and ``int4`` are of the matrices and kernels that are learnt; biases, statistics and rotations, a
+Storage = Literal["float32", "float16", "int8", "int4"]
+"""All but ``float32`` are of the matrices and kernels that are learnt; biases, statistics and rotations, a
 hundredth of most models, stay as they are. Of ``int4``, kernels of fewer than 32 numbers an output are float16."""
 
 _BLOCK = 32
 _LARGEST = 7  # of four bits, the same on both sides of zero
+_LARGEST_OF_EIGHT = 127
 _CODES, _SCALES, _SHAPE = "#int4", "#scales", "#shape"
+_BYTES = "#int8"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -53,6 +55,8 @@ def pack(arrays: Arrays, storage: Storage, weights: Collection[str]) -> dict[str
             packed[name] = array
         elif storage == "int4" and array[0].size >= _BLOCK:
             packed |= _in_four_bits(name, array)
+        elif storage == "int8":
+            packed |= _in_eight_bits(name, array)
         else:
             packed[name] = _in_sixteen_bits(name, array)
     return packed
@@ -69,6 +73,9 @@ def unpack(packed: Arrays) -> dict[str, NDArray[Any]]:
         if name.endswith(_CODES):
             whole = name.removesuffix(_CODES)
             arrays[whole] = _from_four_bits(whole, array, packed.get(whole + _SCALES), packed.get(whole + _SHAPE))
+        elif name.endswith(_BYTES):
+            whole = name.removesuffix(_BYTES)
+            arrays[whole] = _from_eight_bits(whole, array, packed.get(whole + _SCALES))
         elif not name.endswith((_SCALES, _SHAPE)):
             arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
     return arrays
@@ -80,6 +87,23 @@ def _in_sixteen_bits(name: str, array: NDArray[Any]) -> NDArray[np.float16]:
     if not np.isfinite(short).all():
         raise ModelError(f"{name} holds numbers beyond those of 16 bits ({np.abs(array).max():.3g})")
     return short
+
+
+def _in_eight_bits(name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    # Of 16 bits, so that 127 of a scale is exact and what was rounded once stays.
+    mantissa, exponent = np.frexp(np.abs(array).reshape(len(array), -1).max(axis=1) / _LARGEST_OF_EIGHT)
+    scales = np.ldexp(np.rint(mantissa * 65536) / 65536, exponent).astype(np.float32)
+    steps = scales.reshape(-1, *[1] * (array.ndim - 1))
+    codes = np.divide(array, steps, out=np.zeros_like(array), where=steps > 0)
+    return {name + _BYTES: np.rint(codes).astype(np.int8), name + _SCALES: scales}
+
+
+def _from_eight_bits(name: str, codes: NDArray[Any], scales: NDArray[Any] | None) -> NDArray[np.float32]:
+    fits = scales is not None and scales.dtype == np.float32 and scales.shape == codes.shape[:1]
+    if scales is None or not fits or codes.dtype != np.int8 or codes.ndim < 2:
+        raise ModelError(f"the weights {name} in eight bits are damaged: codes {codes.shape} without a scale a row")
+    whole: NDArray[np.float32] = codes.astype(np.float32) * scales.reshape(-1, *[1] * (codes.ndim - 1))
+    return whole
 
 
 def _in_four_bits(name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:

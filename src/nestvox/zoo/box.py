@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from nestvox.errors import ModelError
@@ -41,6 +43,17 @@ class BoxAbout(OpenModel):
     def full_eer(self) -> float:
         """At the largest dimension."""
         return self.dev_eer[max(self.dev_eer, key=int)]
+
+
+def golden_signal(sample_rate: int = 16_000, seconds: float = 3.0) -> NDArray[np.float32]:
+    """What the golden embeddings are of (S,): a rising and falling buzz of 120 Hz and its harmonics, in noise."""
+    time_s = np.arange(round(seconds * sample_rate)) / sample_rate
+    order = np.arange(1, 33)[:, None]
+    buzz = (np.sin(2 * np.pi * order * 120.0 * time_s + order**2) / order).sum(axis=0)
+    level = 0.6 + 0.4 * np.sin(2 * np.pi * 4.0 * time_s)
+    noise = np.random.default_rng(0).standard_normal(len(time_s))
+    signal: NDArray[np.float32] = (0.1 * level * buzz + 0.003 * noise).astype(np.float32)
+    return signal
 
 
 def box_folder() -> Path | None:
