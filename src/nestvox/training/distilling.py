@@ -12,13 +12,14 @@ from nestvox.errors import RecipeError
 from nestvox.losses.alpha import AlphaSchedule, GradientBalance, capacity_alpha
 from nestvox.losses.bottleneck import Bottleneck
 from nestvox.losses.distillation import NestedTerm, PrefixDistillation
-from nestvox.losses.hints import SeveralTeachers
+from nestvox.losses.hints import Hints, SeveralTeachers, Stage
 from nestvox.losses.margins import ClassifierLoss
 from nestvox.losses.monitor import DistillationMonitor, Reading
 from nestvox.losses.nested import NestedTerms
 from nestvox.losses.objective import DistillationObjective, make_term
 from nestvox.losses.terms import DistillationTerm
 from nestvox.training.criterion import Criterion
+from nestvox.training.data.live import Layers
 from nestvox.training.recipe.kinds import DistilRecipe
 from nestvox.training.recipe.learning import Term
 
@@ -35,6 +36,7 @@ class DistilCriterion(Criterion):
         size: numbers of the student's embedding.
         taught: of each teacher's, by name, in the order in which they stand side by side; empty: there is none.
         parameters: of student and teacher, for an alpha by capacity.
+        channels: of layers of the student and, by teacher, of the teachers, where layers are compared.
 
     Attributes:
         objective: None without a teacher.
@@ -57,6 +59,7 @@ class DistilCriterion(Criterion):
         size: int,
         taught: Mapping[str | None, int],
         parameters: tuple[int, int] = (1, 1),
+        channels: tuple[Mapping[str, int], Mapping[tuple[str | None, str], int]] = ({}, {}),
     ) -> None:
         super().__init__(recipe.loss, dims, classes)
         section = recipe.objective
@@ -66,13 +69,19 @@ class DistilCriterion(Criterion):
         if not section.needs_speakers:
             self.speakers = None
         self._taught = dict(taught)
+        self._shuffled = recipe.teacher_order == "shuffled"
+        self._layers = {name: (term.of, term.layers) for name, term in section.terms.items() if term.layers}
         self._heard = [(term.of, term.prefix or size) for term in section.terms.values()]
         if taught and section.terms:
             for name, term in section.terms.items():
                 if term.prefix is not None and term.prefix not in self.dims:
                     raise RecipeError(f"objective.terms.{name}.prefix: {term.prefix} is none of head.dims {self.dims}")
             terms = {
-                name: _made(name, term, [d for d in self.dims if d <= heard], heard, taught[of])
+                name: (
+                    _of_layers(name, term, *channels)
+                    if term.layers
+                    else _made(name, term, [d for d in self.dims if d <= heard], heard, taught[of])
+                )
                 for (name, term), (of, heard) in zip(section.terms.items(), self._heard, strict=True)
             }
             self.objective = DistillationObjective(terms, {name: term.weight for name, term in section.terms.items()})
@@ -99,13 +108,20 @@ class DistilCriterion(Criterion):
         if self.objective is not None:
             self.objective.alpha = self._alphas.at(self.epoch) if self.balance is None else self.balance.alpha
 
-    def forward(self, embedding: Tensor, labels: Tensor, teacher: Tensor | None = None) -> NestedTerms:
+    def forward(
+        self,
+        embedding: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None = None,
+        layers: tuple[Mapping[str, Tensor], Layers] = ({}, {}),
+    ) -> NestedTerms:
         """Return the loss of a batch.
 
         Args:
             embedding: (B, D).
             labels: (B,) int64.
             teacher: (B, E) embeddings of all teachers, side by side, where there are any.
+            layers: (B, C, T) each, of the student and of the teachers, where they are compared.
         """
         nested = None if self.speakers is None else self.speakers(embedding, labels)
         parts = {} if nested is None else {"ce": nested.total.detach(), "accuracy": self._accuracy(embedding, labels)}
@@ -116,22 +132,38 @@ class DistilCriterion(Criterion):
         assert teacher is not None
         each = dict(zip(self._taught, torch.split(teacher, list(self._taught.values()), 1), strict=True))
         pairs: dict[str, tuple[Any, Any]] = {
-            name: (embedding[:, :heard], _target(term, embedding, each[of]))
+            name: (
+                self._within(name, *layers)
+                if name in self._layers
+                else (embedding[:, :heard], _target(term, embedding, each[of]))
+            )
             for (name, term), (of, heard) in zip(self.objective.terms.items(), self._heard, strict=True)
         }
         found = self.objective(pairs, None if nested is None else nested.total)
+        places = [embedding, *layers[0].values()]
         if embedding.requires_grad and self.looked < self.epoch:
-            self._look(found, pairs, embedding)
+            self._look(found, pairs, places)
         parts |= {name: value.detach() for name, value in found.raw.items()}
         parts |= {"distillation": found.distilled.detach(), "alpha": found.total.new_tensor(found.alpha).detach()}
         if self.balance is not None and embedding.requires_grad:
-            self.objective.alpha = self.balance.update(found, [embedding])
+            self.objective.alpha = self.balance.update(found, places)
         return NestedTerms(found.total, per_dim, parts)
 
-    def _look(self, found: Any, pairs: Mapping[str, tuple[Any, Any]], embedding: Tensor) -> None:
+    def _within(self, name: str, student: Mapping[str, Tensor], teacher: Layers) -> tuple[Any, Any]:
+        """What a term compares of the layers; shuffled, those of the next clip of the batch."""
+        of, every = self._layers[name]
+        theirs = {pair.teacher: teacher[of, pair.teacher] for pair in every}
+        if self._shuffled:
+            theirs = {layer: values.roll(1, 0) for layer, values in theirs.items()}
+        if isinstance(self.objective and self.objective.terms[name], Hints):
+            return student, theirs
+        (pair,) = every
+        return student[pair.student], theirs[pair.teacher]
+
+    def _look(self, found: Any, pairs: Mapping[str, tuple[Any, Any]], places: Sequence[Tensor]) -> None:
         """Once an epoch; what the monitor remembers is part of the state, so that a resumed run says the same."""
         self.monitor.at_chance = dict(zip(self.monitor.at_chance, map(int, self.at_chance.tolist()), strict=True))
-        self.reading = self.monitor.look(found, pairs, [embedding])
+        self.reading = self.monitor.look(found, pairs, places)
         self.at_chance.copy_(torch.tensor(list(self.monitor.at_chance.values()), dtype=torch.float64))
         self.looked.fill_(self.epoch)
 
@@ -151,6 +183,19 @@ def _target(term: nn.Module, embedding: Tensor, teacher: Tensor) -> Any:
     if isinstance(term, SeveralTeachers):
         return {"teacher": teacher}
     return embedding if isinstance(term, Bottleneck) else teacher
+
+
+def _of_layers(
+    name: str, section: Term, student: Mapping[str, int], teacher: Mapping[tuple[str | None, str], int]
+) -> DistillationTerm:
+    """Build a term between layers."""
+    kind = section.kind or name
+    if given := [key for key in ("per", "temperature", "target", "factors") if getattr(section, key)]:
+        raise RecipeError(f"objective.terms.{name}.{given[0]} means nothing here: {kind} has none; leave it out")
+    if kind == "attention":
+        return make_term(kind)
+    pairs = [(pair, teacher[section.of, pair.teacher]) for pair in section.layers]
+    return Hints([Stage(pair.student, pair.teacher, student[pair.student], size, pair.weight) for pair, size in pairs])
 
 
 def _made(name: str, section: Term, dims: Sequence[int], size: int, taught: int) -> DistillationTerm:

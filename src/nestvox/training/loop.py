@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn, optim
@@ -258,7 +258,11 @@ class TrainingLoop:
             )
         part, gather = parts[0], self.processes.gather
         teacher = None if part.teacher is None else gather(part.teacher)
-        terms = self.task.criterion(gather(self._embed(part.inputs)), gather(part.labels), teacher)
+        embedding, more = gather(self._embed(part.inputs)), {}
+        if part.layers is not None:
+            own = cast("Mapping[str, Tensor]", self.task.network.layers)
+            more["layers"] = tuple({name: gather(one) for name, one in side.items()} for side in (own, part.layers))
+        terms = self.task.criterion(embedding, gather(part.labels), teacher, **more)
         self._scaler.scale(terms.total).backward()
         # Every process found the whole gradient of the criterion's own parameters; they are about to be summed.
         for parameter in self.task.criterion.parameters():

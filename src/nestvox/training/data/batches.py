@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nestvox.errors import TrainingError
+from nestvox.training.data.live import Layers
 from nestvox.training.data.targets import Rows, Targets, cached_rows
 from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import LoopRecipe
@@ -283,12 +284,14 @@ class MicroBatch:
         labels: (b,) int64 speakers.
         teacher: (b, E) pretrained embeddings, where there is distillation.
         n_repeated: of them clips that were too short for the crop, and were repeated to fill it.
+        layers: (b, C, T) what layers of teachers say of the clips before they were augmented.
     """
 
     inputs: Tensor
     labels: Tensor
     teacher: Tensor | None = None
     n_repeated: int = 0
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True)

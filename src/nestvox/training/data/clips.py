@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from nestvox.audio.archives import file_of, member_of
 from nestvox.audio.augment import Banks, augment, utterance_rng
+from nestvox.audio.channel import change_speed
 from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.segment import Segment
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import RecipeError
 from nestvox.training.data.batches import MicroBatch, OrderedSource, WindowedOrder
+from nestvox.training.data.live import LiveTeachers
 from nestvox.training.data.material import augmentation_of, speeds_of
 from nestvox.training.data.targets import Targets
 from nestvox.training.parallel import Processes
@@ -47,6 +49,7 @@ class AudioSource(OrderedSource):
         banks: noise, rooms and voices.
         teacher: embeddings of the clean utterances at every speed, where there is distillation.
         of: utterances and speakers that there are, unusable ones included; None: those of `table`.
+        live: teachers that hear the clips as they were recorded.
 
     Attributes:
         names: of the classes, sorted; a clip of another speed is of another class.
@@ -68,8 +71,10 @@ class AudioSource(OrderedSource):
         *,
         teacher: Targets | None = None,
         of: tuple[int, int] | None = None,
+        live: LiveTeachers | None = None,
     ) -> None:
         self.recipe = recipe
+        self._live = live
         self.schedule = recipe.schedule
         self.sample_rate = sample_rate
         self.banks = banks
@@ -117,8 +122,8 @@ class AudioSource(OrderedSource):
         """
         return self._clip(row, epoch, times)[:2]
 
-    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool, float]:
-        """Also return whether the utterance was too short, and is repeated; and its speed."""
+    def _clip(self, row: int, epoch: int, times: int) -> tuple[Waveform, str, bool, float, Waveform | None]:
+        """Also return whether the utterance was too short, and is repeated; its speed; and, live, the clip before."""
         utterance = self.utterances[row]
         crop_s = self.schedule.crop_s(epoch, self.recipe.data.crop_s or DEFAULT_CROP_S)
         assert crop_s is not None
@@ -137,11 +142,13 @@ class AudioSource(OrderedSource):
         short = len(samples) < wanted - 1  # one sample may be lost by resampling
         samples = np.resize(samples, wanted)
         speaker = utterance.speaker
+        size = round(crop_s * self.sample_rate)
+        recorded = None if self._live is None else np.resize(change_speed(samples, speed), size).astype(np.float32)
         if treatment is not None:
             samples = augment(samples, treatment, self.banks, sample_rate=self.sample_rate, speaker=speaker)
             speaker += treatment.suffix
-        samples = np.resize(samples, round(crop_s * self.sample_rate)).astype(np.float32, copy=False)
-        return samples, speaker, short, speed
+        samples = np.resize(samples, size).astype(np.float32, copy=False)
+        return samples, speaker, short, speed, recorded
 
     def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
         """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.
@@ -163,10 +170,11 @@ class AudioSource(OrderedSource):
                     raise
                 place = float(draw.random())
 
-    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool, float]]) -> MicroBatch:
-        heard, speakers, short, speeds = zip(*clips, strict=True)
+    def _batch(self, rows: Numbers, clips: list[tuple[Waveform, str, bool, float, Waveform | None]]) -> MicroBatch:
+        heard, speakers, short, speeds, recorded = zip(*clips, strict=True)
         labels = torch.tensor([self._class[speaker] for speaker in speakers], device=self.processes.device)
-        return MicroBatch(self.tensor(np.stack(heard)), labels, self.taught(rows, speeds), sum(short))
+        layers = None if self._live is None else self._live(self.tensor(np.stack(recorded)))
+        return MicroBatch(self.tensor(np.stack(heard)), labels, self.taught(rows, speeds), sum(short), layers)
 
 
 def _windowed(utterances: Sequence[_Utterance], recipe: EncoderRecipe, at_once: int) -> WindowedOrder:

@@ -241,7 +241,7 @@ def _taught(
         speed: made(f"{part}-speed{speed:g}", _targets_folder(recipe, name, speed), speed=speed)
         for speed in (() if isinstance(recipe.data, HeadData) else speeds)
     }
-    return replace(own, at_speeds=at_speeds)
+    return replace(own, at_speeds=at_speeds, encoder=teacher.encoder)
 
 
 def _targets_folder(recipe: Recipe, teacher: str = "", speed: float = 1.0) -> Path | None:

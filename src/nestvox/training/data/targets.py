@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvox.encoders.contract import Encoder
 from nestvox.errors import StoreError
 from nestvox.extraction.cache.feature_cache import FeatureCache
 from nestvox.heads.contract import Head
@@ -28,6 +29,7 @@ class Targets:
         head: of the teacher, where it is nested itself; None: the encoder's own embedding.
         at_speeds: the same of the utterances at other speeds, which are other voices.
         others: more teachers, by name.
+        encoder: of the teacher, for what no cache has: its layers.
     """
 
     cache: FeatureCache
@@ -37,6 +39,7 @@ class Targets:
     head: Head | None = None
     at_speeds: Mapping[float, FeatureCache] = field(default_factory=dict)
     others: Mapping[str, Targets] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
     @property
     def caches(self) -> dict[float, FeatureCache]:

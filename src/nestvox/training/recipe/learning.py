@@ -158,8 +158,33 @@ AnyLoss = Annotated[
 
 
 TermKind = Literal[
-    "angles", "bottleneck", "correlation", "cosine", "distances", "gram", "mse", "nested", "neighbours", "similarity"
+    "angles",
+    "attention",
+    "bottleneck",
+    "correlation",
+    "cosine",
+    "distances",
+    "gram",
+    "hints",
+    "mse",
+    "nested",
+    "neighbours",
+    "similarity",
 ]
+
+
+class LayerPair(Section):
+    """A layer of the student and the one of the teacher that it is held against; see `losses.Stage`.
+
+    Attributes:
+        student: name of the layer, e.g. ``block2``.
+        teacher: likewise.
+        weight: against the other pairs of ``hints``.
+    """
+
+    student: Text
+    teacher: Text
+    weight: PositiveFactor = 1.0
 
 
 class Term(Section):
@@ -174,6 +199,8 @@ class Term(Section):
         temperature: of ``mse`` per element and of ``neighbours``.
         target: of ``nested``, as `loss.distill_target`.
         factors: of ``nested``: those of `losses.PrefixDistillation`.
+        layers: of ``hints`` and of ``attention``, which has one pair: what is compared in place of the embeddings. No
+            cache has layers: the teacher hears every clip.
     """
 
     kind: TermKind | None = None
@@ -184,6 +211,7 @@ class Term(Section):
     temperature: PositiveFactor | None = None
     target: Literal["full", "truncated"] | None = None
     factors: dict[Literal["similarity", "correlation", "neighbours", "cosine"], Factor] = Field(default_factory=dict)
+    layers: Annotated[tuple[LayerPair, ...], Field(max_length=64)] = ()
 
 
 class Objective(Section):
@@ -215,6 +243,23 @@ class Objective(Section):
         firsts = [first for first, _ in self.stages]
         if firsts and (firsts[0] != 1 or firsts != sorted(set(firsts))):
             raise ValueError(f"stages: the first begins at epoch 1, and they rise, got {firsts}")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_where_they_are_compared(self) -> Self:
+        for name, term in self.terms.items():
+            kind = term.kind or name
+            if kind not in ("hints", "attention"):
+                if term.layers:
+                    raise ValueError(f"terms.{name}.layers: only hints and attention compare layers; leave it out")
+                continue
+            if not term.layers or (kind == "attention" and len(term.layers) > 1):
+                many = "pairs" if kind == "hints" else "one pair"
+                raise ValueError(
+                    f"terms.{name}.layers: {kind} compares {many} of layers, e.g. [{{student: block2, teacher: lstm1}}]"
+                )
+            if term.prefix is not None:
+                raise ValueError(f"terms.{name}.prefix means nothing here: {kind} compares layers; leave it out")
         return self
 
     @property

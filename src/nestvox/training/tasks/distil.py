@@ -22,7 +22,9 @@ from nestvox.metrics.curves import error_curve
 from nestvox.model.loading import load
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.training.data.clips import AudioSource
+from nestvox.training.data.live import LiveTeachers, channels_of, refuse_other_layers
 from nestvox.training.data.material import banks_of
+from nestvox.training.data.targets import Targets
 from nestvox.training.distilling import DistilCriterion, parameters_of
 from nestvox.training.recipe.kinds import DistilRecipe
 from nestvox.training.run import Finished, Run
@@ -117,12 +119,12 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
     encoder = _student(recipe)
     refuse_short_clips(recipe, encoder)
     dims = tuple(sorted(recipe.head.dims)) if recipe.head.dims else default_dims(encoder.embedding_dim)
-    network = NestedNetwork(encoder, OwnEmbedding(encoder.embedding_dim, dims))
-    began_with = SpeakerModel(encoder).fingerprint
     rate, table, teacher = encoder.sample_rate, material.usable, material.teacher
-    source = AudioSource(
-        table, recipe, rate, processes, banks_of(recipe.data, table, rate), teacher=teacher, of=material.whole
-    )
+    live, channels = _live(recipe, encoder, teacher, processes.device)
+    network = NestedNetwork(encoder, OwnEmbedding(encoder.embedding_dim, dims), channels[0])
+    began_with = SpeakerModel(encoder).fingerprint
+    banks = banks_of(recipe.data, table, rate)
+    source = AudioSource(table, recipe, rate, processes, banks, teacher=teacher, of=material.whole, live=live)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         criterion = DistilCriterion(
@@ -132,6 +134,7 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
             encoder.embedding_dim,
             {} if teacher is None else teacher.sizes,
             (parameters_of(encoder), 0 if teacher is None else teacher.parameters),
+            channels,
         )
     network.to(processes.device)
     task = DistilTask(network, criterion.to(processes.device), material.dev, recipe, scratch=run.folder)
@@ -162,6 +165,27 @@ def zeros_kept(encoder: nn.Module) -> Iterator[None]:
     yield
     for hook in hooks:
         hook.remove()
+
+
+def _live(
+    recipe: DistilRecipe, student: Encoder, targets: Targets | None, device: torch.device
+) -> tuple[LiveTeachers | None, tuple[dict[str, int], dict[tuple[str | None, str], int]]]:
+    """Teachers whose layers are compared, and the channels of these layers and of the student's.
+
+    Raises:
+        RecipeError: there are no such layers.
+    """
+    pairs = [(term.of, pair) for term in recipe.objective.terms.values() for pair in term.layers]
+    if not pairs or targets is None:
+        return None, ({}, {})
+    own = sorted({pair.student for _, pair in pairs})
+    refuse_other_layers(student, own, "student")
+    wanted = {name: sorted({pair.teacher for of, pair in pairs if of == name}) for name in dict(pairs)}
+    every: list[tuple[str | None, Targets]] = [(None, targets), *targets.others.items()]
+    encoders = {name: one.encoder for name, one in every if one.encoder is not None}
+    live = LiveTeachers(encoders, wanted, student.sample_rate, device)
+    theirs = {(of, k): size for of, some in wanted.items() for k, size in channels_of(encoders[of], some).items()}
+    return live, (channels_of(student, own), theirs)
 
 
 def _student(recipe: DistilRecipe) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -48,16 +48,23 @@ class NestedNetwork(nn.Module):
     Args:
         encoder: the encoder.
         head: of one of its taps.
+        wanted: layers of the encoder that a loss looks at too.
+
+    Attributes:
+        layers: of the last pass, (B, C, T) each.
     """
 
-    def __init__(self, encoder: Encoder, head: TrainedHead) -> None:
+    def __init__(self, encoder: Encoder, head: TrainedHead, wanted: Collection[str] = ()) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.wanted = tuple(wanted)
+        self.layers: Mapping[str, Tensor] = {}
 
     def forward(self, audio: Tensor) -> Tensor:
         """Map (B, S) to (B, D), not normalised."""
-        taps: Taps = self.encoder(audio)
+        taps: Taps = self.encoder(audio, layers=self.wanted) if self.wanted else self.encoder(audio)
+        self.layers = {name: layer.values for name, layer in taps.layers.items()}
         nested: Tensor = self.head(taps.pooled if self.head.tap == "pooled" else taps.embedding)
         return nested
 
