@@ -76,6 +76,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "data prepare cnceleb": ("corpora.prepare.cnceleb:prepare_cnceleb", "out synthetic trials_out", "journal"),
     "data prepare kaldi": ("corpora.prepare.kaldi:prepare_kaldi", "out synthetic", ""),
     "data prepare lhotse": ("corpora.prepare.lhotse:prepare_lhotse", "out synthetic", ""),
+    "data prepare parquet": ("corpora.prepare.parquet:prepare_parquet", "out synthetic", ""),
     "data prepare nemo": ("corpora.prepare.nemo:prepare_nemo", "out synthetic", ""),
     "data prepare webdataset": ("corpora.shards:prepare_shards", "out synthetic", "root"),
     "centre": ("extraction.domain_mean:centre", "out rotated split store", "name"),

@@ -152,6 +152,7 @@ def test_the_kept_frames_are_those_of_the_layers(voices: Path, tmp_path: Path) -
         ({"fit_split": "nowhere"}, TableError, "split 'nowhere'"),
         ({"rungs": ["distilled"]}, NestvoxError, "needs a teacher"),
         ({"layers": ["nose"]}, ModelError, "no layer 'nose'; there is bands, frames"),
+        ({"adapt": ["nose"]}, ModelError, "trained on nose, which is not among the layers of bands"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(

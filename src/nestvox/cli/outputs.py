@@ -22,7 +22,9 @@ from nestvox.cli.process import memory_words
 from nestvox.errors import NestvoxError
 
 # Options that are written, by the name of their parameter.
-OUTPUTS = frozenset({"csv", "figures", "json_out", "onnx", "out", "report", "rotated", "scores_out", "trials_out"})
+OUTPUTS = frozenset(
+    {"audio_out", "csv", "figures", "json_out", "onnx", "out", "report", "rotated", "scores_out", "trials_out"}
+)
 # What `--json` calls standard output.
 STDOUT = Path("-")
 # Options that are read. Some are names of the catalogue or of recipes where they are no paths.
@@ -175,7 +177,7 @@ def outputs_of(command: str, params: Mapping[str, Any], options: Mapping[str, st
     """
     found = []
     for name, path in _paths_in(params, OUTPUTS):
-        folder: bool | None = name in ("csv", "figures") or (name == "out" and command in FOLDERS_OUT)
+        folder: bool | None = name in ("audio_out", "csv", "figures") or (name == "out" and command in FOLDERS_OUT)
         found.append(
             Named(
                 name,

@@ -286,6 +286,40 @@ def nemo(
 
 
 @app.command()
+def parquet(
+    paths: Annotated[list[Path], typer.Argument(metavar="PARQUET...", help="Files with audio in a column, in order.")],
+    out: _Out,
+    audio_out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the audio is written; a run goes on there.")],
+    *,
+    audio_column: Annotated[str, typer.Option(help="Name of the column with the audio.")] = "audio",
+    speaker_column: Annotated[str, typer.Option(help="Header of the column with the speakers.")] = "speaker",
+    id_column: Annotated[
+        str | None, typer.Option(help="Name of the column with the ids; default: id, where there is one.")
+    ] = None,
+    corpus: _Corpus = None,
+    workers: Annotated[int, options.WORKERS] = 4,
+    synthetic: _Synthetic = False,
+    json_out: options.Json = None,
+) -> None:
+    """Write the audio that stands inside Parquet files to a folder, and make a table of it."""
+    from nestvox.cli.progress import progress_bar
+    from nestvox.corpora.prepare.parquet import prepare_parquet
+
+    with progress_bar("writing", "rows") as progress:
+        prepared = prepare_parquet(
+            paths,
+            audio_out,
+            audio_column=audio_column,
+            speaker_column=speaker_column,
+            id_column=id_column,
+            corpus=corpus,
+            workers=workers,
+            progress=progress,
+        )
+    _finish(prepared, out, json_out, synthetic=synthetic)
+
+
+@app.command()
 def webdataset(
     archives: Annotated[list[Path], typer.Argument(metavar="TAR...", help="Plain tar files, in order.")],
     out: _Out,

@@ -21,13 +21,13 @@ from nestvox.atomic import write_text
 from nestvox.corpora.overlap import refuse_overlap, speaker_key
 from nestvox.corpora.trials import Trials, as_trials
 from nestvox.corpora.utterances import UtteranceTable, as_table, table_sha256
-from nestvox.errors import NestvoxError, StoreError, TableError
+from nestvox.errors import ModelError, NestvoxError, StoreError, TableError
 from nestvox.evaluation.measure import measure
 from nestvox.extraction.embed import embed_table
 from nestvox.gate import naming, read_json
 from nestvox.model.speaker_model import SpeakerModel
 from nestvox.model.threshold import COSINE, ScoreSpace
-from nestvox.probing.latents import LayerFrames, cache_layers
+from nestvox.probing.latents import LayerFrames, cache_layers, rates_of
 from nestvox.probing.learning import Budget
 from nestvox.probing.linear import Vectors
 from nestvox.probing.outcome import Ladder, Rung
@@ -124,6 +124,8 @@ def probe(
     )
     if "distilled" in (probing.rungs or ()) and teacher is None:
         raise NestvoxError("the rung distilled needs a teacher")
+    if strange := set(probing.adapt or ()) - set(probing.layers or rates_of(model.encoder)):
+        raise ModelError(f"networks are to be trained on {min(strange)}, which is not among the layers of {model.name}")
     bench = _Bench(part, parts, listed, probing, Path(out), bars)
     found: list[Rung] = []
     taught = None
