@@ -52,6 +52,7 @@ def search_students(
 
 
 def _print(found: StudentSearch) -> None:
+    from nestvox.ablation.searching import SPACE
     from nestvox.evaluation.results import interval_in_words, percent
 
     dims = [rate["dim"] for rate in found.trained[0].rates]
@@ -63,7 +64,7 @@ def _print(found: StudentSearch) -> None:
         last = one.rates[-1]
         assert one.eer_mean is not None
         interval = interval_in_words(100 * last["eer_low"], 100 * last["eer_high"], 2)
-        size = " ".join(f"{key}={value}" for key, value in one.model.items() if key not in ("architecture", "variant"))
+        size = " ".join(f"{key}={one.model[key]}" for key in SPACE)
         shown.add_row(
             str(one.number),
             f"{one.parameters:,}",
