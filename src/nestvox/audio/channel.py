@@ -96,20 +96,18 @@ def telephone_band(samples: Waveform, sample_rate: int) -> Waveform:
         raise AugmentationError(f"the telephone band needs more than 6800 Hz of sample rate, got {sample_rate}")
     if not len(samples):
         return samples
-    from scipy.signal import oaconvolve  # noqa: PLC0415  loads for a second, which only telephones need
-
+    signal = require("scipy.signal", extra="augment", purpose="the band of a telephone")  # loads for a second
     # A symmetric filter cut at its middle has no delay.
-    filtered = oaconvolve(samples.astype(np.float64), _band_filter(sample_rate))
+    filtered = signal.oaconvolve(samples.astype(np.float64), _band_filter(sample_rate))
     middle = len(_band_filter(sample_rate)) // 2
-    return filtered[middle : middle + len(samples)].astype(np.float32)
+    return np.asarray(filtered[middle : middle + len(samples)], np.float32)
 
 
 @cache
 def _band_filter(sample_rate: int) -> NDArray[np.float64]:
-    from scipy.signal import firwin  # noqa: PLC0415  as above
-
+    signal = require("scipy.signal", extra="augment", purpose="the band of a telephone")
     taps = round(_TAPS * sample_rate / _TELEPHONE_RATE) | 1
-    return np.asarray(firwin(taps, _TELEPHONE_HZ, fs=sample_rate, pass_zero=False), np.float64)
+    return np.asarray(signal.firwin(taps, _TELEPHONE_HZ, fs=sample_rate, pass_zero=False), np.float64)
 
 
 def through_channel(samples: Waveform, name: str, sample_rate: int) -> Waveform:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nestvox.audio.errors import AugmentationError
 from nestvox.audio.mixing import Waveform
+from nestvox.extras import require
 
 _DIRECT_SHARE = 0.5  # of the largest sample: a reflection may be louder than the direct sound, by less than 6 dB
 _DIRECT_WIDTH_S = 0.001
@@ -42,9 +43,8 @@ def reverberate(samples: Waveform, response: NDArray[np.floating[Any]], sample_r
     delay = direct_path(response, sample_rate)
     if not len(samples):
         return samples
-    from scipy.signal import oaconvolve  # noqa: PLC0415  loads for a second, which only rooms need
-
-    wet = oaconvolve(samples.astype(np.float64), response.astype(np.float64))[delay : delay + len(samples)]
+    signal = require("scipy.signal", extra="augment", purpose="sound in a room")  # loads for a second
+    wet = signal.oaconvolve(samples.astype(np.float64), response.astype(np.float64))[delay : delay + len(samples)]
     before = float(np.mean(np.square(samples, dtype=np.float64)))
     after = float(np.mean(np.square(wet)))
     if not (before > 0 and after > 0):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestvox.errors import NestvoxError
+from nestvox.extras import require
 
 MOST_AT_ONCE = 2_000
 """The distances of so many vectors have 16 MB."""
@@ -131,15 +132,14 @@ def assign(local: NDArray[np.floating], centres: Floats, *, apart: bool = True) 
     Returns:
         (C, 3); -1 where nobody is active.
     """
-    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  slow to import
-
+    optimize = require("scipy.optimize", extra="diarization", purpose="telling speakers apart")  # slow to import
     active = np.isfinite(local[:, :, 0])
     cosines = np.nan_to_num(_unit(np.asarray(local, np.float64)) @ centres.T, nan=-1.0)  # (C, 3, K)
     found = np.where(active, cosines.argmax(axis=2), -1)
     if apart and len(centres) > 1:
         for chunk in np.flatnonzero(active.sum(axis=1) > 1):
             here = np.flatnonzero(active[chunk])
-            rows, columns = linear_sum_assignment(cosines[chunk, here], maximize=True)
+            rows, columns = optimize.linear_sum_assignment(cosines[chunk, here], maximize=True)
             found[chunk, here[rows]] = columns
     return found
 
@@ -173,20 +173,18 @@ def _agglomerate(unit: Floats, sizes: Floats, how: _How) -> Labels:
 
 
 def _linkage(unit: Floats, method: Method) -> Floats:
-    from scipy.cluster.hierarchy import linkage  # noqa: PLC0415  slow to import
-
     if len(unit) == 1:
         return np.zeros((0, 4))
-    tree: Floats = linkage(unit, method=method, metric="cosine" if method == "average" else "euclidean")
+    hierarchy = require("scipy.cluster.hierarchy", extra="diarization", purpose="telling speakers apart")
+    tree: Floats = hierarchy.linkage(unit, method=method, metric="cosine" if method == "average" else "euclidean")
     return tree
 
 
 def _cut(tree: Floats, threshold: float) -> Labels:
-    from scipy.cluster.hierarchy import fcluster  # noqa: PLC0415
-
     if not len(tree):
         return np.zeros(1, np.int64)
-    return np.asarray(fcluster(tree, threshold, criterion="distance"), np.int64) - 1
+    hierarchy = require("scipy.cluster.hierarchy", extra="diarization", purpose="telling speakers apart")
+    return np.asarray(hierarchy.fcluster(tree, threshold, criterion="distance"), np.int64) - 1
 
 
 def _cut_for(tree: Floats, threshold: float, sizes: Floats, least: int, wanted: int) -> Labels:

@@ -12,7 +12,6 @@ from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from nestvox.corpora.trials import Trials, as_trials
 from nestvox.corpora.utterances import UtteranceTable, as_table
@@ -33,6 +32,7 @@ from nestvox.evaluation.results import ALL, DetCurve, ErrorRates, Evaluation, No
 from nestvox.evaluation.set_threshold import ThresholdUse, use_thresholds
 from nestvox.evaluation.zoo import SpeakerRow, ZooTest, speaker_rows, zoo_tests
 from nestvox.metrics import ErrorCurve, eer, eer_rocch, error_curve, min_dcf
+from nestvox.metrics.distributions import ndtr, ndtri
 from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.influence import Clusters, det_band
 from nestvox.progress import Progress, no_bars, silent

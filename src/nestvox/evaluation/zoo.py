@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtri, stdtr
 
 from nestvox.metrics import error_curve, holm
+from nestvox.metrics.distributions import chdtrc, ndtri, stdtr
 from nestvox.metrics.influence import Clusters, eer_influence, standard_error
 
 Floats = NDArray[np.float64]

@@ -26,13 +26,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr
 
 from nestvox.arrays import as_booleans, as_clusters, as_numbers
 from nestvox.errors import NestvoxError, ScoresError, TrialsError
 from nestvox.metrics.bootstrap import check_replicates, draw_speakers, seeded
 from nestvox.metrics.costs import check_operating_point, min_dcf
 from nestvox.metrics.curves import check_scores, error_curve
+from nestvox.metrics.distributions import bdtr
 from nestvox.metrics.influence import Clusters, eer_influence, min_dcf_influence, student_quantile
 from nestvox.metrics.rates import eer
 from nestvox.metrics.replicates import Replicates, SpeakerBootstrap

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from nestvox.arrays import as_clusters, as_numbers
 from nestvox.errors import NestvoxError, TrialsError
 from nestvox.metrics.costs import min_dcf
 from nestvox.metrics.curves import ErrorCurve
+from nestvox.metrics.distributions import stdtrit
 from nestvox.metrics.rates import eer, frr_at_far
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
+from nestvox.extras import require
 from nestvox.heads.contract import normalise
 from nestvox.heads.rotation import Scatter
 from nestvox.metrics import eer, error_curve
@@ -73,7 +73,7 @@ def lda(fit: Vectors, speakers: Sequence[str], size: int, shrinkage: float) -> P
     scatter = Scatter(fit.shape[1])
     scatter.add(fit, speakers)
     between, within = scatter.between_within(every_speaker=True)
-    axes = eigh(between, _shrunk(within, shrinkage))[1]
+    axes = _eigh(between, _shrunk(within, shrinkage))[1]
     return Projection(scatter.mean(), axes[:, ::-1][:, :size], unit_first=True)
 
 
@@ -127,7 +127,7 @@ class Plda:
         scatter = Scatter(fit.shape[1])
         scatter.add(fit, speakers)
         between, within = scatter.between_within(every_speaker=True)
-        values, axes = eigh(between, _shrunk(within, 1e-3))
+        values, axes = _eigh(between, _shrunk(within, 1e-3))
         return cls(Projection(scatter.mean(), axes, unit_first=True), np.maximum(values, 0.0))
 
     def __call__(self, vectors: Vectors) -> Vectors:
@@ -157,3 +157,10 @@ def _shrunk(covariance: Vectors, shrinkage: float) -> Vectors:
     size = len(covariance)
     mean = max(float(np.trace(covariance)) / size, np.finfo(np.float64).tiny)
     return np.asarray((1 - shrinkage) * covariance + shrinkage * mean * np.eye(size))
+
+
+def _eigh(a: Vectors, b: Vectors) -> tuple[Vectors, Vectors]:
+    """Eigenvalues and eigenvectors of a against b, both symmetric."""
+    linalg = require("scipy.linalg", extra="torch", purpose="fitting the rungs of a ladder")
+    values, axes = linalg.eigh(a, b)
+    return values, axes

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
 
 from nestvox.evaluation.calibration import CalibrationCurve
 from nestvox.evaluation.results import DetCurve, ErrorRates, ScoreHistogram
+from nestvox.metrics.distributions import ndtri
 from nestvox.report.drawing import Drawing, Plot
 
 SYSTEM_SERIES = (3, 0, 4, 1, 2, 5, 6, 7)
