@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from nestvox.losses.margins import ClassifierLoss
 from nestvox.losses.monitor import DistillationMonitor, Reading
 from nestvox.losses.nested import NestedTerms
 from nestvox.losses.objective import DistillationObjective, make_term
-from nestvox.losses.terms import DistillationTerm
+from nestvox.losses.precision import full_precision, unit, working
+from nestvox.losses.terms import DistillationTerm, LogitKd
 from nestvox.training.criterion import Criterion
 from nestvox.training.data.live import Layers
 from nestvox.training.recipe.kinds import DistilRecipe
-from nestvox.training.recipe.learning import Term
+from nestvox.training.recipe.learning import Prototypes, Term
 
 _SAME_SIZE = ("cosine", "mse")  # compare vectors; the others compare relations, between any sizes
 
@@ -37,6 +39,9 @@ class DistilCriterion(Criterion):
         taught: of each teacher's, by name, in the order in which they stand side by side; empty: there is none.
         parameters: of student and teacher, for an alpha by capacity.
         channels: of layers of the student and, by teacher, of the teachers, where layers are compared.
+        means: (classes, E) of the embeddings that each teacher has of the training speakers, where logits are
+            compared: no released teacher has its classifier, and cosines with these, times the scale of the loss over
+            speakers, stand for what it would say. Of the student the cosines with its own prototypes, without a margin.
 
     Attributes:
         objective: None without a teacher.
@@ -60,6 +65,7 @@ class DistilCriterion(Criterion):
         taught: Mapping[str | None, int],
         parameters: tuple[int, int] = (1, 1),
         channels: tuple[Mapping[str, int], Mapping[tuple[str | None, str], int]] = ({}, {}),
+        means: Mapping[str | None, Tensor] = MappingProxyType({}),
     ) -> None:
         super().__init__(recipe.loss, dims, classes)
         section = recipe.objective
@@ -71,7 +77,14 @@ class DistilCriterion(Criterion):
         self._taught = dict(taught)
         self._shuffled = recipe.teacher_order == "shuffled"
         self._layers = {name: (term.of, term.layers) for name, term in section.terms.items() if term.layers}
-        self._heard = [(term.of, term.prefix or size) for term in section.terms.values()]
+        self._heard = [
+            (term.of, term.prefix or (self.dims[-1] if (term.kind or name) == "logits" else size))
+            for name, term in section.terms.items()
+        ]
+        self._scale = recipe.loss.scale if isinstance(recipe.loss, Prototypes) else 1.0
+        self._means = {of: f"means{number}" for number, of in enumerate(means)}
+        for of, buffer in self._means.items():  # of the teacher, and found again in its targets
+            self.register_buffer(buffer, means[of], persistent=False)
         if taught and section.terms:
             for name, term in section.terms.items():
                 if term.prefix is not None and term.prefix not in self.dims:
@@ -131,14 +144,14 @@ class DistilCriterion(Criterion):
             return NestedTerms(nested.total, per_dim, parts)
         assert teacher is not None
         each = dict(zip(self._taught, torch.split(teacher, list(self._taught.values()), 1), strict=True))
-        pairs: dict[str, tuple[Any, Any]] = {
-            name: (
-                self._within(name, *layers)
-                if name in self._layers
-                else (embedding[:, :heard], _target(term, embedding, each[of]))
-            )
-            for (name, term), (of, heard) in zip(self.objective.terms.items(), self._heard, strict=True)
-        }
+        pairs: dict[str, tuple[Any, Any]] = {}
+        for (name, term), (of, heard) in zip(self.objective.terms.items(), self._heard, strict=True):
+            if name in self._layers:
+                pairs[name] = self._within(name, *layers)
+            elif isinstance(term, LogitKd):
+                pairs[name] = self._logits(embedding[:, :heard], each[of], of)
+            else:
+                pairs[name] = embedding[:, :heard], _target(term, embedding, each[of])
         found = self.objective(pairs, None if nested is None else nested.total)
         places = [embedding, *layers[0].values()]
         if embedding.requires_grad and self.looked < self.epoch:
@@ -148,6 +161,15 @@ class DistilCriterion(Criterion):
         if self.balance is not None and embedding.requires_grad:
             self.objective.alpha = self.balance.update(found, places)
         return NestedTerms(found.total, per_dim, parts)
+
+    def _logits(self, prefix: Tensor, teacher: Tensor, of: str | None) -> tuple[Tensor, Tensor]:
+        """(B, classes) of the student's prefix and of the teacher."""
+        assert self.speakers is not None
+        criteria, dim = self.speakers.criteria, prefix.shape[1]
+        criterion = cast("ClassifierLoss", criteria[str(dim if str(dim) in criteria else self.dims[-1])])
+        with full_precision(prefix):
+            said = unit(working(teacher)) @ unit(self.get_buffer(self._means[of])).T
+            return self._scale * criterion.cosines(prefix, criterion.weight[..., :dim]), self._scale * said
 
     def _within(self, name: str, student: Mapping[str, Tensor], teacher: Layers) -> tuple[Any, Any]:
         """What a term compares of the layers; shuffled, those of the next clip of the batch."""

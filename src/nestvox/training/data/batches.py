@@ -342,6 +342,7 @@ class OrderedSource(ABC):
         self._workers = workers
         if recipe.teacher_order == "shuffled":
             utt_ids = np.asarray(utt_ids)[another_each(len(speakers), recipe.seed)].tolist()
+        self.teachers: tuple[str | None, ...] = () if teacher is None else (None, *teacher.others)
         self._taught: list[tuple[Targets, dict[float, Rows]]] = []
         for one in () if teacher is None else (teacher, *teacher.others.values()):
             self._taught.append((one, {speed: cached_rows(cache, utt_ids) for speed, cache in one.caches.items()}))

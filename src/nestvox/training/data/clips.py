@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nestvox.audio.archives import file_of, member_of
-from nestvox.audio.augment import Banks, augment, utterance_rng
+from nestvox.audio.augment import Banks, Treatment, augment, utterance_rng
 from nestvox.audio.channel import change_speed
 from nestvox.audio.errors import SilentAudioError
 from nestvox.audio.segment import Segment
@@ -25,6 +26,7 @@ from nestvox.training.parallel import Processes
 from nestvox.training.recipe.kinds import EncoderRecipe
 
 DEFAULT_CROP_S = 3.0
+_GATHERED = 4096  # targets that are in memory at once
 _PLACES = 50  # that are tried in a file with stretches of digital silence
 
 Waveform = NDArray[np.float32]
@@ -149,6 +151,22 @@ class AudioSource(OrderedSource):
             speaker += treatment.suffix
         samples = np.resize(samples, size).astype(np.float32, copy=False)
         return samples, speaker, short, speed, recorded
+
+    def class_means(self) -> dict[str | None, Tensor]:
+        """(classes, E) of each teacher, by name: means of the unit vectors that it has of the clips of a class."""
+        found: dict[str | None, Tensor] = {}
+        for name, (targets, row_of) in zip(self.teachers, self._taught, strict=True):
+            sums: NDArray[np.float64] | None = None
+            for speed, rows in row_of.items():
+                suffix = Treatment(speed=speed).suffix
+                classes = np.array([self._class[utterance.speaker + suffix] for utterance in self.utterances])
+                for part in np.array_split(np.arange(len(rows)), -(-len(rows) // _GATHERED)):
+                    vectors = targets.gather(rows[part], speed).astype(np.float64)
+                    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+                    sums = np.zeros((len(self.names), vectors.shape[1])) if sums is None else sums
+                    np.add.at(sums, classes[part], vectors)
+            found[name] = torch.from_numpy(sums).float()
+        return found
 
     def _stretch(self, utterance: _Utterance, heard_s: float, place: float, draw: np.random.Generator) -> Waveform:
         """Read so many seconds, or all there are, at a place from 0 to 1; where there is digital silence, at another.

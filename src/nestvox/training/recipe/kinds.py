@@ -344,6 +344,13 @@ class DistilRecipe(EncoderRecipe):
                 yield f"objective.terms: teachers has no {name}, it has {', '.join(sorted(self.teachers)) or 'none'}"
             if name not in named:
                 yield f"teachers.{name}: nothing is learned from it; name it in a term of objective (of: {name})"
+        classified = isinstance(self.loss, learning.Prototypes) and self.loss.kind != "sphereface2"
+        for name, term in self.objective.terms.items():
+            if (term.kind or name) == "logits" and not (classified and self.objective.needs_speakers):
+                yield (
+                    f"objective.terms.{name}: logits are of the training speakers; take loss.kind aam, am or subcenter "
+                    "and leave the speakers a share (objective.alpha below 1)"
+                )
         if self.data.unlabelled is not None and self.objective.needs_speakers:
             yield "data.unlabelled: these have no speakers to be told apart; say objective.alpha: 1, or leave them out"
         if self.loss.distill or self.loss.weight != 1:

@@ -166,6 +166,7 @@ TermKind = Literal[
     "distances",
     "gram",
     "hints",
+    "logits",
     "mse",
     "nested",
     "neighbours",
@@ -196,7 +197,7 @@ class Term(Section):
         of: name of the teacher in `teachers`; none: `teacher`.
         prefix: numbers of the student's embedding that are compared, from the first on; none: all.
         per: of ``mse``: ``vector`` or ``element``.
-        temperature: of ``mse`` per element and of ``neighbours``.
+        temperature: of ``mse`` per element, of ``neighbours`` and of ``logits`` (none: 4).
         target: of ``nested``, as `loss.distill_target`.
         factors: of ``nested``: those of `losses.PrefixDistillation`.
         layers: of ``hints`` and of ``attention``, which has one pair: what is compared in place of the embeddings. No
@@ -261,6 +262,10 @@ class Objective(Section):
             if term.prefix is not None:
                 raise ValueError(f"terms.{name}.prefix means nothing here: {kind} compares layers; leave it out")
         return self
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a term of a kind."""
+        return any((term.kind or name) == kind for name, term in self.terms.items())
 
     @property
     def needs_speakers(self) -> bool:

@@ -135,6 +135,7 @@ def train_student(run: Run[DistilRecipe]) -> Finished:
             {} if teacher is None else teacher.sizes,
             (parameters_of(encoder), 0 if teacher is None else teacher.parameters),
             channels,
+            source.class_means() if recipe.objective.has("logits") else {},
         )
     network.to(processes.device)
     task = DistilTask(network, criterion.to(processes.device), material.dev, recipe, scratch=run.folder)
