@@ -17,12 +17,12 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = {
     "random-lyra": {
         "architecture": "mimi",
         "sample_rate": 16_000,
-        "filters": 16,
+        "filters": 8,
         "size": 64,
         "ratios": [8, 5, 4],
-        "depth": 2,
+        "depth": 1,
         "heads": 4,
-        "feed_forward": 256,
+        "feed_forward": 128,
     },
     "random-mimi": {"architecture": "mimi"},
 }

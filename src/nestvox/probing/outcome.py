@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,12 +151,6 @@ def outcome(eer: Estimate) -> str:
     if rate < AGNOSTIC:
         return "a dedicated speaker encoder is needed (above 30 %)"
     return "these frames hardly know the speaker (about 50 %)"
-
-
-def knee(rungs: Sequence[Rung], tolerance: float = 0.01) -> Rung:
-    """The first of some rungs, from the lowest bit rate to the highest, that is within `tolerance` of the best."""
-    best = min(rung.eer.value for rung in rungs)
-    return next(rung for rung in rungs if rung.eer.value <= best + tolerance)
 
 
 def _interval(eer: Estimate) -> str:
