@@ -34,7 +34,7 @@ SEVERAL = {
 
 
 def test_who_runs_a_model() -> None:
-    expected = ["bench", "cache", "calibrate", "compare", "compress", "demo", "embed", "evaluate"]
+    expected = ["bench", "cache", "calibrate", "compare", "compress", "demo", "diarize", "embed", "evaluate"]
     assert [*expected, "inspect", "plan enrol", "probe", "threshold", "verify"] == RUN_A_MODEL
     for name in RUN_A_MODEL:
         assert {param.name for param in COMMANDS[name].params} >= set(SHARED), name
