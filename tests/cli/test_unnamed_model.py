@@ -49,6 +49,7 @@ def test_the_model_that_answered_is_printed_and_written(
         return str(folder / "model")
 
     monkeypatch.setattr(loading, "best_encoder", best)
+    monkeypatch.setattr(loading, "box_folder", lambda: None)
     monkeypatch.chdir(folder)
     given = ["--model", "model"] if named else []
     where = [] if call[0] == "verify" else ["--out", str(tmp_path / "out")]

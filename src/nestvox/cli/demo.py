@@ -52,7 +52,7 @@ def demo(
 
     Without --data it takes LibriSpeech dev-clean (downloaded, 338 MB) and, where that cannot be had, speech synthesised
     by espeak-ng, with every number labelled synthetic. Run again, it reuses what is there.
-    Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
+    Without --model the best encoder at hand is taken, campplus or else ge2e, and named; else the network in the box.
     """
     from nestvox.atomic import write_text
     from nestvox.cli.progress import progress_bar
@@ -61,7 +61,7 @@ def demo(
     from nestvox.training.tasks.rotation import nest_encoder
 
     began = time.perf_counter()
-    encoder = options.Running(device, backend, weights, offline).load(model)
+    encoder = _encoder(model, options.Running(device, backend, weights, offline))
     if encoder.head is not None:
         raise ModelError(f"{model} has a head already; the demo starts from an encoder")
     out, made_of = _place(out, data, model or encoder.name)
@@ -108,6 +108,20 @@ def _stage(title: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     say(f"  {time.perf_counter() - began:.1f} s")
+
+
+def _encoder(model: str | None, running: options.Running) -> SpeakerModel:
+    """The model of this name, else the best encoder that can be had, else the network in the box."""
+    from nestvox.model.speaker_model import SpeakerModel
+    from nestvox.zoo.box import BOX, box_folder
+
+    try:
+        return running.load_encoder(model)
+    except DownloadError:
+        if model is not None or box_folder() is None:
+            raise
+    boxed = running.load(BOX)  # without its head, which only cuts
+    return SpeakerModel(boxed.encoder, name=boxed.name, training_speakers=boxed.training_speakers)
 
 
 def _place(out: Path | None, data: Path | None, model: str) -> tuple[Path, str]:

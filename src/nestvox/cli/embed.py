@@ -51,7 +51,7 @@ def embed(
 ) -> None:
     """Embed every utterance of a table; every dimension comes out of one forward pass.
 
-    Without --model the best encoder at hand is taken, campplus or else ge2e, and named.
+    Without --model the model in the box is taken, else the best encoder at hand, campplus or else ge2e, and named.
     """
     from nestvox.cli.progress import progress_bar
     from nestvox.extraction.embed import run_embedding
@@ -126,7 +126,7 @@ def cache(
     from nestvox.extraction.settings import EmbeddingSettings
 
     utterances = options.read_table(table, split)
-    speaker_model = options.Running(device, backend, weights, offline).load(model)
+    speaker_model = options.Running(device, backend, weights, offline).load_encoder(model)
     banks, augmentation = options.augmentation_of(
         augment, noise, rir, utterances, sample_rate=speaker_model.sample_rate
     )
@@ -225,7 +225,7 @@ def _report(store: EmbeddingStore, run: EmbeddingRun, *, named: bool, json_out: 
 
 def say_model(name: str, fingerprint: str, *, named: bool) -> None:
     """Write which model it was; `named`: by the user."""
-    say(f"model        {name}{'' if named else ', the best at hand'}, fingerprint {fingerprint}")
+    say(f"model        {name}{'' if named else options.unnamed_in_words(name)}, fingerprint {fingerprint}")
 
 
 def say_doubts(store: EmbeddingStore) -> None:

@@ -144,7 +144,7 @@ class Running:
     precision: Literal["float32", "auto", "bfloat16", "float16"] = "float32"
 
     def load(self, model: str | None) -> SpeakerModel:
-        """Load a model folder, an ONNX file, an encoder of the catalogue, or (None) the best encoder at hand."""
+        """Load a model folder, an ONNX file, an encoder of the catalogue, or (None) what `nestvox.load` takes then."""
         from nestvox.cli.progress import progress_bar
         from nestvox.model.loading import load
 
@@ -159,6 +159,23 @@ class Running:
                 announce=tell,
                 progress=progress,
             )
+
+    def load_encoder(self, model: str | None) -> SpeakerModel:
+        """Load a model whose pooled vectors are wanted, which the one in the box does not show; None: the best."""
+        from nestvox.cli.progress import progress_bar
+        from nestvox.model import loading
+
+        if model is None:
+            with progress_bar("fetching weights", "B") as progress:
+                model = loading.best_encoder(offline=self.offline, announce=tell, progress=progress)
+        return self.load(model)
+
+
+def unnamed_in_words(model: str) -> str:
+    """How a model is called that nobody named."""
+    from nestvox.zoo.box import BOX
+
+    return ", the one in the box" if model == BOX else ", the best at hand"
 
 
 def read_table(path: Path, split: str | None = None) -> UtteranceTable:

@@ -54,8 +54,8 @@ def verify(
 
     Exit code 0: same speaker; 1: different speakers; 3: no verdict, because nothing decides about these recordings; 2:
     the call or a file is wrong. A threshold that was set on synthetic or augmented speech, or on training speakers,
-    decides about no real recording. --model may also be a .yaml file of routes; without it the best encoder at hand is
-    taken, campplus or else ge2e, and named.
+    decides about no real recording. --model may also be a .yaml file of routes; without it the model in the box
+    is taken, else the best encoder at hand, campplus or else ge2e, and named.
     """
     from dataclasses import asdict
 
@@ -90,7 +90,7 @@ def verify(
     else:
         unit = " nats" if answer.threshold.space.kind == "llr" else ""
         say(f"  threshold  {answer.threshold.value:+.4f}{unit}, {answer.threshold.describe()}")
-    unnamed = "" if model else ", the best at hand"
+    unnamed = "" if model else options.unnamed_in_words(answer.model)
     say(f"  model      {answer.model}{unnamed}, {answer.dim} dimensions, fingerprint {answer.fingerprint}")
     if chosen is not None:
         say(f"  route      {chosen.name} of {model}")
