@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,22 @@ def test_what_is_trained_where_it_begins_and_what_it_learns_from_are_three_thing
     with pytest.raises(RecipeError) as caught:
         parse_recipe(content, "here.yaml")
     assert told in str(caught.value)
+
+
+def test_folders_of_teachers_lie_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "mine.yaml").write_text(
+        "{kind: distil, model: mixer-v2, teacher: small, teachers: {a: small, b: ge2e}, objective: {alpha: 1, terms: "
+        "{one: {kind: gram, of: a}, two: {kind: gram, of: b}}}}"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml").settings()
+    assert recipe["teacher"] == str(tmp_path / "small")
+    assert recipe["teachers"] == {"a": str(tmp_path / "small"), "b": "ge2e"}
+
+
+def test_the_second_weighting_of_p3_is_what_its_comment_says() -> None:
+    text = resources.files("nestvox.training.recipe").joinpath("recipes", "p3_hints.yaml").read_text("utf-8")
+    said = text.partition("--set '")[2].partition("'\n")[0].replace("\n#", "\n")
+    terms = load_recipe("p3_hints", [said]).settings()["objective"]["terms"]
+    shares = [pair["weight"] * terms["stages"]["weight"] / 6 for pair in terms["stages"]["layers"]]
+    assert [8 * share for share in [*shares, terms["final"]["weight"]]] == [0.5, 0.5, 1, 1, 1.5, 1.5, 2]

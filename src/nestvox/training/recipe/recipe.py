@@ -151,10 +151,13 @@ def place_paths(folder: Path, content: dict[str, Any]) -> None:
             values[name] = (
                 [_beside(folder, one) for one in given] if isinstance(given, list) else _beside(folder, given)
             )
-    for name in ("start", "teacher"):
-        model = content.get(name)
-        if isinstance(model, str) and is_folder(folder / model):
-            content[name] = str(folder / model)
+    named = content.get("teachers")
+    teachers: dict[str, Any] = named if isinstance(named, dict) else {}
+    for place, names in ((content, ("start", "teacher")), (teachers, tuple(teachers))):
+        for name in names:
+            model = place.get(name)
+            if isinstance(model, str) and is_folder(folder / model):
+                place[name] = str(folder / model)
 
 
 def _beside(folder: Path, path: object) -> object:
