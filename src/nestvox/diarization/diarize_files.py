@@ -134,7 +134,7 @@ def diarize(
     if threshold is None:
         threshold = THRESHOLDS.get(model.name)
         if threshold is None:
-            raise NestvoxError(f"no threshold is known for {model.name}: give one, between 0 and 2 (campplus: 0.6)")
+            raise NestvoxError(f"no threshold is known for {model.name}: give one, between 0 and 2 (campplus: 0.65)")
     settings = DiarizationSettings(
         threshold=threshold, segmentation=segmentation, step_s=step_s, fewest=fewest, most=most
     )
