@@ -14,6 +14,7 @@ from keyed_weights import keyed_weights
 from nestvox.compression import make_box
 from nestvox.compression.graph_weights import store_graph
 from nestvox.corpora.overlap import speaker_key
+from nestvox.corpora.trials import Trials
 from nestvox.encoders import build
 from nestvox.encoders.runtime.backends import onnx_is_installed
 from nestvox.encoders.runtime.onnx_graph import OnnxSession
@@ -55,10 +56,11 @@ def test_the_box_is_a_model_that_needs_no_torch(world: Any, tmp_path: Path, monk
         Rotation(np.eye(24), (8, 24), "truncation"),
         "student",
         training_speakers=(speaker_key("s00"), speaker_key("elsewhere")),
-        card={"chosen_on": [world.trials.sha256]},
+        card={"chosen_on": [world.trials.sha256], "head_data": "72 utterances, chosen on /elsewhere/world.txt"},
     )
     card = {"licence": "MIT", "training_data": "buzzes"}
-    made = make_box(model, tmp_path / "box", trials=world.trials, table=world.table, card=card, n_bootstrap=40)
+    trials = Trials(world.trials.frame, "/elsewhere/world.txt")
+    made = make_box(model, tmp_path / "box", trials=trials, table=world.table, card=card, n_bootstrap=40)
     assert made.form in {"int8", "float16", "float32"}
     assert made.shift["float32"] < 1e-5 < made.shift["int8"] < 0.05
     assert made.shift["float16"] < 2e-3
@@ -72,6 +74,10 @@ def test_the_box_is_a_model_that_needs_no_torch(world: Any, tmp_path: Path, monk
     assert told[0].startswith("no model is named: the one in the box is taken (EER ")
     assert boxed.card["licence"] == "MIT"
     assert [row["labels"] for row in boxed.card["results"]] == [["selected"], ["selected"]]
+
+    told_of = "".join(file.read_text() for file in (tmp_path / "box").rglob("*.[jm][sd]*"))
+    assert "elsewhere/" not in told_of
+    assert "chosen on world.txt" in told_of
 
     golden = np.load(tmp_path / "box" / "golden.npy")
     np.testing.assert_allclose(boxed.embed(golden_signal(), sample_rate=16_000), golden, atol=1e-6)

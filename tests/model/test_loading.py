@@ -44,6 +44,7 @@ ENTRIES = {
 @pytest.fixture(autouse=True)
 def two_encoders(tmp_path: Path, empty_cache: Path, empty_index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue of a strong and a small encoder, an empty cache, and a package index in a folder, which is empty."""
+    monkeypatch.setattr(loading, "box_folder", lambda: None)  # else that would be taken
     monkeypatch.setattr(loading, "BEST_FIRST", ("strong", "small"))
     for module in (room, loading):
         monkeypatch.setattr(module, "find", ENTRIES.__getitem__)
