@@ -104,6 +104,7 @@ class Threshold:
         space: what the scores mean.
         domain: name of the material that it was set on, as the user calls it; empty: none given.
         duration_class: of the pairs that it was set on; None: pairs of any duration.
+        enrol_clips: recordings in the profiles that the first side of its trials were; 1: pairs of recordings.
         value_interval: of the threshold itself, over samples of speakers.
         p_fa_interval: of the false-alarm rate at `value`; None where nobody measured it.
         p_miss_interval: of the miss rate.
@@ -126,6 +127,7 @@ class Threshold:
     space: ScoreSpace = COSINE
     domain: str = ""
     duration_class: DurationClass | None = None
+    enrol_clips: Size = 1
     value_interval: Pair | None = None
     p_fa_interval: tuple[Fraction, Fraction] | None = None
     p_miss_interval: tuple[Fraction, Fraction] | None = None
@@ -156,9 +158,9 @@ class Threshold:
         return _estimate(self, *fa), _estimate(self, *miss)
 
     @property
-    def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None]:
+    def place(self) -> tuple[int | None, ScoreSpace, str, str, DurationClass | None, int]:
         """What it decides about: a threshold set anew for the same place takes the place of the old one."""
-        return (self.dim, self.space, self.operating_point, self.domain, self.duration_class)
+        return (self.dim, self.space, self.operating_point, self.domain, self.duration_class, self.enrol_clips)
 
     def refuse_elsewhere(self, *, fingerprint: str, dim: int | None, space: ScoreSpace) -> None:
         """Refuse scores of another model, another dimension, or that mean something else.
@@ -222,9 +224,10 @@ class Threshold:
         labels = f", {', '.join(self.labels)}" if self.labels else ""
         domain = f" for {self.domain}" if self.domain else ""
         duration = f" and recordings of {self.duration_class}" if self.duration_class else ""
+        profiles = f" and profiles of {self.enrol_clips} recordings" if self.enrol_clips > 1 else ""
         return (
-            f"set at {self.operating_point}{domain}{duration} on {self.trials_source} ({self.n_target} target and "
-            f"{self.n_nontarget} non-target trials, sha256 {self.trials_sha256[:12]}{labels}): "
+            f"set at {self.operating_point}{domain}{duration}{profiles} on {self.trials_source} ({self.n_target} "
+            f"target and {self.n_nontarget} non-target trials, sha256 {self.trials_sha256[:12]}{labels}): "
             f"{_in_words(self.rates[0])} false alarms, {_in_words(self.rates[1])} misses there"
         )
 
@@ -277,8 +280,9 @@ def choose_threshold(
     duration_s: float,
     spaces: Sequence[ScoreSpace] = (COSINE,),
     marks: Collection[str] = (),
+    enrol_clips: int = 1,
 ) -> Choice:
-    """The threshold that decides about one pair of recordings.
+    """The threshold that decides about one pair of recordings, or about a profile of several and a recording.
 
     Where nobody asks for an operating point, that which the model's owner named decides, in the domain that he named;
     if he named none, the strictest of all that fit. As long as he set none, what the fit named counts as his. Of the
@@ -293,6 +297,7 @@ def choose_threshold(
         spaces: scores that there are of this pair; of the thresholds for one duration, the one on the first is taken.
         marks: what the recordings are known to be, e.g. ``synthetic``; thresholds from such speech decide about
             nothing else.
+        enrol_clips: recordings in the profiles that it was set on; one that was set on pairs says nothing of profiles.
 
     Raises:
         ModelError: no domain was named and several have such a threshold, or several operating points fit the word.
@@ -301,6 +306,7 @@ def choose_threshold(
         threshold
         for threshold in thresholds
         if threshold.dim == dim
+        and threshold.enrol_clips == enrol_clips
         and threshold.space in spaces
         and (threshold.duration_class is None or threshold.duration_class.contains(duration_s))
     ]
