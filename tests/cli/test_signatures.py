@@ -50,7 +50,7 @@ PUBLIC: dict[str, tuple[str, str, str]] = {
     "diarize": ("diarization.diarize_files:diarize", "", ""),
     "diarize-score": ("diarization.score:score_diarization", "", "labels"),
     "data check": ("corpora.check:check_corpus", "", ""),
-    "data trials": ("corpora.generate:generate_trials", "fmt out preset split", ""),
+    "data trials": ("corpora.generate:generate_trials", "fmt out preset profiles split", ""),
     "data split": ("corpora.split:split_by_speaker", "out", ""),
     "data shards": ("corpora.shards:write_shards", "", ""),
     "data augment": (

@@ -15,7 +15,9 @@ from nestvox.cli.prepare import print_rows, writable_table
 from nestvox.errors import DownloadError, TrialsError
 
 if TYPE_CHECKING:
+    from nestvox.corpora.generate import Preset
     from nestvox.corpora.trials import Trials
+    from nestvox.corpora.utterances import UtteranceTable
 
 app = typer.Typer(help="Utterance tables and trial lists: prepare, check, generate, describe.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -87,19 +89,26 @@ def trials(
     out: Annotated[Path, typer.Option(help="Trial list to write.")],
     *,
     preset: Annotated[str | None, typer.Option(help="pairs-250-seed42 or pairs-250-seed43.")] = None,
+    profiles: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Enrol each speaker with so many recordings, against all that are left."),
+    ] = None,
     n_target: Annotated[
         int | None,
         typer.Option(
             "--targets",
             min=0,
             max=100_000_000,
-            help="Number of target trials; by default up to 30 a speaker, 10,000 in all.",
+            help="Number of target trials; by default up to 30 a speaker, 10,000 in all; with --profiles all.",
         ),
     ] = None,
     n_nontarget: Annotated[
         int | None,
         typer.Option(
-            "--nontargets", min=0, max=100_000_000, help="Number of non-target trials; by default three a target."
+            "--nontargets",
+            min=0,
+            max=100_000_000,
+            help="Number of non-target trials; by default three a target; with --profiles all, up to a million.",
         ),
     ] = None,
     seed: Annotated[int | None, options.SEED] = None,
@@ -110,36 +119,56 @@ def trials(
     fmt: _Format = None,
     json_out: options.Json = None,
 ) -> None:
-    """Generate a balanced trial list: the same table and seed give the same list on every machine."""
+    """Generate a balanced trial list: the same table and seed give the same list on every machine.
+
+    With --profiles each speaker is enrolled with several recordings, which stand on the first side with bars between.
+    """
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.generate import PRESETS, Preset, generate_trials, usual_counts
+    from nestvox.corpora.generate import PRESETS, Preset, generate_trials
+    from nestvox.corpora.profile_trials import generate_profile_trials
     from nestvox.corpora.trials import format_to_write, write_trials
 
     written_as = format_to_write(out, fmt)
-    if preset is not None and any(number is not None for number in (n_target, n_nontarget, seed)):
-        raise TrialsError("a preset has its own numbers and seed: leave out --targets, --nontargets and --seed")
+    if preset is not None and any(number is not None for number in (n_target, n_nontarget, seed, profiles)):
+        raise TrialsError(
+            "a preset has its own numbers and seed: leave out --targets, --nontargets, --profiles and --seed"
+        )
     if preset is not None and preset not in PRESETS:
         raise TrialsError(f"no preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
     utterances = options.read_table(table, split)
-    if preset is not None:
-        chosen = PRESETS[preset]
-    else:
-        usual = (0, 0) if n_target is not None and n_nontarget is not None else usual_counts(utterances)
-        targets = usual[0] if n_target is None else n_target
-        nontargets = usual[1] if n_nontarget is None else n_nontarget
-        chosen = Preset(targets, nontargets, seed or 0)
     with progress_bar("drawing", "trials") as progress:
-        drawn = generate_trials(
-            utterances,
-            n_target=chosen.n_target,
-            n_nontarget=chosen.n_nontarget,
-            seed=chosen.seed,
-            name_by=name_by,
-            progress=progress,
-        )
+        if profiles is not None:
+            chosen = Preset(n_target or 0, n_nontarget or 0, seed or 0)
+            drawn = generate_profile_trials(
+                utterances,
+                profiles=profiles,
+                n_target=n_target,
+                n_nontarget=n_nontarget,
+                seed=chosen.seed,
+                name_by=name_by,
+                progress=progress,
+            )
+        else:
+            chosen = PRESETS[preset] if preset is not None else _counts(utterances, n_target, n_nontarget, seed)
+            drawn = generate_trials(
+                utterances,
+                n_target=chosen.n_target,
+                n_nontarget=chosen.n_nontarget,
+                seed=chosen.seed,
+                name_by=name_by,
+                progress=progress,
+            )
     write_trials(drawn, out, written_as)
     summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
     print_rows(summary, json_out)
+
+
+def _counts(table: UtteranceTable, n_target: int | None, n_nontarget: int | None, seed: int | None) -> Preset:
+    from nestvox.corpora.generate import Preset, usual_counts
+
+    usual = (0, 0) if n_target is not None and n_nontarget is not None else usual_counts(table)
+    targets = usual[0] if n_target is None else n_target
+    return Preset(targets, usual[1] if n_nontarget is None else n_nontarget, seed or 0)
 
 
 @app.command()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nestvox.corpora.prepare.voxceleb import prepare_voxceleb1, prepare_voxceleb2
     from nestvox.corpora.prepare.voxceleb_lists import fetch_trial_list
     from nestvox.corpora.prepare.voxceleb_mini import MiniVoxCeleb, prepare_voxceleb_mini
+    from nestvox.corpora.profile_trials import generate_profile_trials
     from nestvox.corpora.scores import read_scores
     from nestvox.corpora.shards import prepare_shards, write_shards
     from nestvox.corpora.split import split_by_speaker
@@ -40,6 +41,7 @@ __all__ = [
     "check_corpus",
     "fetch_librispeech",
     "fetch_trial_list",
+    "generate_profile_trials",
     "generate_trials",
     "prepare_cnceleb",
     "prepare_csv",
@@ -84,6 +86,7 @@ __getattr__, __dir__ = lazily(
         "prepare.voxceleb": "prepare_voxceleb1 prepare_voxceleb2",
         "prepare.voxceleb_lists": "fetch_trial_list",
         "prepare.voxceleb_mini": "MiniVoxCeleb prepare_voxceleb_mini",
+        "profile_trials": "generate_profile_trials",
         "scores": "read_scores",
         "shards": "prepare_shards write_shards",
         "split": "split_by_speaker",

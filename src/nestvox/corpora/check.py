@@ -21,6 +21,7 @@ from nestvox.audio.opening import truncation
 from nestvox.audio.read import SAMPLE_RATE
 from nestvox.audio.segment import Segment
 from nestvox.corpora.overlap import shared_speakers
+from nestvox.corpora.profiles import BAR, with_bars
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import AudioError
@@ -261,6 +262,7 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
         ]
     )
     known = names.unique("name", keep="first", maintain_order=True)
+    known, mixed, absent = _with_profiles(known, trials)
     frame = trials.frame
     frame = frame.with_columns(key_column(frame[side]) for side in ("enrol", "test"))
     for side in ("enrol", "test"):
@@ -277,8 +279,9 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
         "trial-name-unknown",
         "error",
         f"{source} names utterances that no table has",
-        missing.unique(maintain_order=True),
+        pl.concat([missing.filter(~missing.str.contains(BAR, literal=True)), absent]).unique(maintain_order=True),
     )
+    yield from _found("profile-of-several", "error", f"{source} has profiles of several speakers", mixed)
     # By speaker, whichever of their utterances are trained on and which are in the trials.
     tested = pl.concat([frame[f"{side}_speaker"].alias("name") for side in ("enrol", "test")]).drop_nulls().unique()
     trained = shared_speakers(rows.filter("training")["speaker"].unique(), tested)
@@ -300,7 +303,9 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
             for row in wrong.iter_rows(named=True)
         ),
     )
-    itself = frame.filter(pl.col("enrol") == pl.col("test"))["enrol"]
+    itself = frame.filter(
+        (pl.col("enrol") == pl.col("test")) | pl.col("enrol").str.split(BAR).list.contains(pl.col("test"))
+    )["test"]
     yield from _found("trial-with-itself", "error", f"{source} compares utterances with themselves", itself)
     again = frame.filter(frame.select("enrol", "test").is_duplicated())
     yield from _found("trial-doubled", "error", f"{source} has trials more than once", _pairs(again))
@@ -310,6 +315,25 @@ def _trials(trials: Trials, rows: pl.DataFrame) -> Iterator[Finding]:
     yield from _found(
         "trial-mirrored", "warning", f"{source} has pairs in both orders, which count twice", _pairs(mirrored)
     )
+
+
+def _with_profiles(known: pl.DataFrame, trials: Trials) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Names with their speakers, the profiles of the trials among them.
+
+    Returns:
+        The names, profiles of several speakers, and recordings of profiles that no table has.
+    """
+    barred = with_bars(key_column(trials.pairs.names)) - set(known["name"])
+    parts = pl.DataFrame({"profile": sorted(barred)}, schema={"profile": pl.String})
+    parts = parts.with_columns(name=pl.col("profile").str.split(BAR)).explode("name", empty_as_null=True)
+    parts = parts.join(known, on="name", how="left", maintain_order="left")
+    absent = parts.filter(pl.col("speaker").is_null())["name"]
+    speakers = parts.group_by("profile", maintain_order=True).agg(
+        pl.col("speaker").first(), several=pl.col("speaker").n_unique() > 1, lacking=pl.col("speaker").is_null().any()
+    )
+    mixed = speakers.filter(pl.col("several") & ~pl.col("lacking"))["profile"]
+    whole = speakers.filter(~pl.col("several") & ~pl.col("lacking"))
+    return pl.concat([known, whole.select(pl.col("profile").alias("name"), "speaker")]), mixed, absent
 
 
 def _pairs(frame: pl.DataFrame) -> Iterable[str]:

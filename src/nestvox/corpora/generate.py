@@ -53,7 +53,7 @@ def usual_counts(table: UtteranceTable) -> tuple[int, int]:
     Raises:
         TrialsError: no pair of one kind.
     """
-    speakers = _speakers(table.frame.sort("utt_id"))
+    speakers = speakers_of(table.frame.sort("utt_id"))
     targets = min(_MOST_TARGETS, sum(min(_TARGETS_EACH, len(speaker.target_pairs())) for speaker in speakers))
     rings = _rings(speakers)
     met: set[tuple[int, int]] = set()
@@ -114,7 +114,7 @@ def generate_trials(
     frame = table.frame.sort("utt_id")
     if name_by == "path" and frame["path"].is_duplicated().any():
         raise TrialsError("several utterances share a path; name the trials by utt_id", source=table.source)
-    speakers = _speakers(frame)
+    speakers = speakers_of(frame)
     names = frame[name_by].to_list()
     rows: list[tuple[str, str, bool]] = []
     for target, pairs in (
@@ -145,7 +145,9 @@ def written_with_trials(
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class Speaker:
+    """A speaker of a table that is sorted by `utt_id`: rows, and what they share, as numbers."""
+
     name: str
     sex: str  # empty: unknown
     rows: NDArray[np.int64]
@@ -162,7 +164,7 @@ class _Speaker:
         return self.rows[np.argwhere(across if across.any() else apart)]
 
 
-def _speakers(frame: pl.DataFrame) -> list[_Speaker]:
+def speakers_of(frame: pl.DataFrame) -> list[Speaker]:
     """Split the sorted table into speakers, sorted by name."""
 
     def codes(column: str) -> NDArray[np.int64]:
@@ -182,11 +184,11 @@ def _speakers(frame: pl.DataFrame) -> list[_Speaker]:
         # Who is listed under two sexes is not known to be of either.
         initials = {word[0] for word in stated}
         sex = initials.pop() if len(initials) == 1 else ""
-        speakers.append(_Speaker(name, sex, rows, sessions[rows], recordings[rows], paths[rows]))
+        speakers.append(Speaker(name, sex, rows, sessions[rows], recordings[rows], paths[rows]))
     return speakers
 
 
-class _Draw:
+class Draw:
     """An early-stopping Fisher-Yates shuffle of range(size): every `next` is one more item of the sample."""
 
     def __init__(self, seed: int, label: str, size: int) -> None:
@@ -196,6 +198,7 @@ class _Draw:
         self._moved: dict[int, int] = {}
 
     def next(self) -> int:
+        """One more item."""
         step = self.taken
         digest = hashlib.sha256(f"{self._prefix}{step}".encode()).digest()
         other = step + int.from_bytes(digest[:8], "big") % (self.size - step)
@@ -206,20 +209,21 @@ class _Draw:
 
     @property
     def left(self) -> int:
+        """Items that are not drawn yet."""
         return self.size - self.taken
 
 
-def _shuffled(speakers: Sequence[_Speaker], seed: int, label: str) -> list[_Speaker]:
-    draw = _Draw(seed, label, len(speakers))
+def _shuffled(speakers: Sequence[Speaker], seed: int, label: str) -> list[Speaker]:
+    draw = Draw(seed, label, len(speakers))
     return [speakers[draw.next()] for _ in speakers]
 
 
-def _targets(speakers: Sequence[_Speaker], wanted: int, seed: int, source: str) -> Iterator[tuple[int, int]]:
+def _targets(speakers: Sequence[Speaker], wanted: int, seed: int, source: str) -> Iterator[tuple[int, int]]:
     """Yield `wanted` pairs of rows, one of each speaker in turn."""
     queue = []
     for speaker in _shuffled(speakers, seed, "targets") if wanted else []:
         pairs = speaker.target_pairs()
-        queue.append((pairs, _Draw(seed, f"target\n{speaker.name}", len(pairs))))
+        queue.append((pairs, Draw(seed, f"target\n{speaker.name}", len(pairs))))
     available = sum(draw.left for _, draw in queue)
     if available < wanted:
         raise TrialsError(f"asked for {wanted} targets, the table has {available} pairs for them", source=source)
@@ -232,7 +236,7 @@ def _targets(speakers: Sequence[_Speaker], wanted: int, seed: int, source: str) 
                 found += 1
 
 
-def _rings(order: Sequence[_Speaker]) -> list[tuple[list[int], int]]:
+def _rings(order: Sequence[Speaker]) -> list[tuple[list[int], int]]:
     """For every speaker: the ring of positions of those whom it may meet, itself among them, and its place there."""
     groups: dict[str, list[int]] = {}
     for position, speaker in enumerate(order):
@@ -246,12 +250,12 @@ def _rings(order: Sequence[_Speaker]) -> list[tuple[list[int], int]]:
     return rings
 
 
-def _nontargets(speakers: Sequence[_Speaker], wanted: int, seed: int, source: str) -> Iterator[tuple[int, int]]:
+def _nontargets(speakers: Sequence[Speaker], wanted: int, seed: int, source: str) -> Iterator[tuple[int, int]]:
     """Yield `wanted` pairs of rows; in round r (from 0), a speaker meets the one r mod (m - 1) + 1 places on."""
     order = _shuffled(speakers, seed, "nontargets")
     rings = _rings(order)
     longest = max((len(ring) for ring, _ in rings), default=0)
-    draws: dict[tuple[int, int], _Draw] = {}
+    draws: dict[tuple[int, int], Draw] = {}
     found = turn = last_found = 0
     # When every partner has come round without a new pair, there is none left.
     while found < wanted and turn - last_found < longest:
@@ -263,7 +267,7 @@ def _nontargets(speakers: Sequence[_Speaker], wanted: int, seed: int, source: st
             first, second = order[low], order[high]
             if (low, high) not in draws:
                 label = f"nontarget\n{first.name}\n{second.name}"
-                draws[low, high] = _Draw(seed, label, len(first.rows) * len(second.rows))
+                draws[low, high] = Draw(seed, label, len(first.rows) * len(second.rows))
             draw = draws[low, high]
             if draw.left:
                 a, b = divmod(draw.next(), len(second.rows))

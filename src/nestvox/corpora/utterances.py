@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from nestvox.audio.segment import Segment
 from nestvox.corpora.columns import as_boolean, as_channel, as_seconds, codec_apart
 from nestvox.corpora.delimited import name_column, read_delimited, read_parquet, refuse_float_names, write_frame
+from nestvox.corpora.profiles import recordings_of_name, with_bars
 from nestvox.errors import TableError
 from nestvox.names import key_column, name_key
 
@@ -86,7 +87,8 @@ class UtteranceTable:
         return self.root / str(self.frame["path"][row])
 
     def path_of(self, name: str) -> str | None:
-        """Audio file of an utterance by its name; None where it is the name itself."""
+        """Audio file of an utterance by its name, of a profile the first; None where it is the name itself."""
+        name = recordings_of_name(name, with_bars(self.frame["utt_id"]) | with_bars(self.frame["path"]))[0]
         path = str(self.audio_path(int(self.resolve([name])[0])))
         return None if path == name else path
 

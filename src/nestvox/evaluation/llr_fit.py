@@ -30,7 +30,7 @@ from nestvox.metrics.costs import check_operating_point
 from nestvox.metrics.plan import independent_trials
 from nestvox.model.calibration import LlrCalibration, quality_columns, quality_names
 from nestvox.progress import Bars, Progress, no_bars, silent
-from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.conditions import enrol_clips_of, marks_of
 from nestvox.scoring.pipeline import AS_THEY_COME, Steps, score_trials
 from nestvox.scoring.quality import check_measures, trial_quality
 from nestvox.scoring.refusals import check_trials
@@ -135,10 +135,14 @@ def calibrate(
     Raises:
         NestvoxError: as `scoring.sources.known`, `scoring.pipeline.score_trials` and `fit_llr`.
     """
-    listed = as_trials(trials)
+    listed, utterances = as_trials(trials), as_table(table)
+    if (clips := enrol_clips_of(listed, utterances)) > 1:
+        raise TrialsError(
+            f"these trials are of profiles of {clips} recordings; a calibration is of pairs, as `verify` takes them",
+            source=listed.source,
+        )
     check_fit(check_trials(listed), prior=prior, ridge=ridge, source=listed.source)
     check_operating_point(p_target, c_miss, c_fa)
-    utterances = as_table(table)
     check_measures(quality, utterances)
     source = known(system, listed, table=utterances, dims=dims, bars=bars, load=load)
     scored = score_trials(source, table=utterances, steps=steps, allow_overlap=allow_overlap, bars=bars)

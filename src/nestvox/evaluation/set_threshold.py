@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nestvox.corpora.trials import Trials, as_trials
 from nestvox.corpora.utterances import UtteranceTable, as_table
-from nestvox.errors import NestvoxError, TrialsError
+from nestvox.errors import ModelError, NestvoxError, TrialsError
 from nestvox.evaluation.estimates import PERCENTILE
 from nestvox.evaluation.results import plain_values
 from nestvox.metrics.bootstrap import check_replicates, seeded
@@ -24,7 +24,7 @@ from nestvox.metrics.estimate import Estimate, TrialSet
 from nestvox.metrics.thresholds import DecisionRule, MeasuredThreshold, fit_threshold, measure_threshold
 from nestvox.model.threshold import DurationClass, Threshold
 from nestvox.progress import Bars, Progress, no_bars, silent
-from nestvox.scoring.conditions import marks_of
+from nestvox.scoring.conditions import enrol_clips_of, marks_of
 from nestvox.scoring.pipeline import AS_THEY_COME, Steps, score_trials
 from nestvox.scoring.quality import trial_durations_s
 from nestvox.scoring.refusals import SELECTED, check_trials
@@ -171,6 +171,7 @@ def set_thresholds(
     default: bool = False,
     classes: Sequence[DurationClass] = (),
     table: UtteranceTable | None = None,
+    enrol_clips: int | None = None,
     allow_overlap: bool = False,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -179,7 +180,8 @@ def set_thresholds(
 ) -> ThresholdsSet:
     """Set a threshold for every dimension, and one for each duration class that has the trials for it.
 
-    `speakers` are those of the trials; all else as `threshold` takes it. `table` holds durations and marks.
+    `speakers` are those of the trials; `table` holds durations and marks; `enrol_clips` are the recordings of each
+    profile on the first side, None: as the trials name them. All else as `threshold` takes it.
 
     Raises:
         TrialsError: the trials cannot say what is asked; unknown labels, one class only, duplicates.
@@ -192,6 +194,7 @@ def set_thresholds(
     if classes and table is None:
         raise NestvoxError("thresholds by duration need the utterance table that says how long the recordings are")
     shorter_s = trial_durations_s(trials, table) if classes and table is not None else np.zeros(len(trials))
+    clips = enrol_clips_of(trials, table) if enrol_clips is None else enrol_clips
     everything: list[DurationClass | None] = [None, *classes]
     hashes = [_sha256(trials, _of_class(duration_class, shorter_s)) for duration_class in everything]
     found: list[Threshold] = []
@@ -226,7 +229,7 @@ def set_thresholds(
                 given = of.trials_to_dict()
                 not_set.append(NotSet(**given, dim=dim, duration_class=duration_class, reason=str(error)))
             else:
-                kept = {"domain": domain, "default": default, "duration_class": duration_class}
+                kept = {"domain": domain, "default": default, "duration_class": duration_class, "enrol_clips": clips}
                 words = _in_words(measured, speakers, seed)
                 found.append(_threshold(measured, system, of, rule, dim, trials.source, interval=words, **kept))
                 warnings.append(measured.warnings())
@@ -250,12 +253,12 @@ def use_thresholds(
 ) -> tuple[ThresholdUse, ...]:
     """Count the errors of stored thresholds on other trials: what they promise, held against what they do.
 
-    Thresholds of dimensions that the system has not are passed over. `table` holds durations, where a threshold is for
-    a duration class; all else as `set_thresholds` takes it.
+    Thresholds of dimensions that the system has not, or of profiles of another size, are passed over. `table` holds
+    durations, where a threshold is for a duration class; all else as `set_thresholds` takes it.
 
     Raises:
         FingerprintError: a threshold of another model.
-        ModelError: a threshold on another kind of score.
+        ModelError: a threshold on another kind of score, or all are of profiles of another size.
         TrialsError: no threshold is for any of the dimensions, or a duration class has no trials of both classes.
         OverlapError: the model was trained on speakers of the trials.
     """
@@ -267,6 +270,13 @@ def use_thresholds(
         dims = sorted({-1 if threshold.dim is None else threshold.dim for threshold in thresholds})
         there = ", ".join("scores" if dim < 0 else str(dim) for dim in dims) or "none"
         raise TrialsError(f"there is no threshold for any of the dimensions measured; there are thresholds for {there}")
+    clips = enrol_clips_of(trials, table)
+    if not any(threshold.enrol_clips == clips for threshold in here):
+        others = " and ".join(_profiles(one) for one in sorted({threshold.enrol_clips for threshold in here}))
+        raise ModelError(
+            f"the thresholds were set on {others}, these trials are {_profiles(clips)}: they say nothing about them"
+        )
+    here = [threshold for threshold in here if threshold.enrol_clips == clips]
     by_duration = any(threshold.duration_class is not None for threshold in here)
     if by_duration and table is None:
         raise NestvoxError("thresholds by duration need the utterance table that says how long the recordings are")
@@ -307,6 +317,10 @@ def use_thresholds(
             )
         )
     return tuple(found)
+
+
+def _profiles(clips: int) -> str:
+    return "pairs of recordings" if clips == 1 else f"profiles of {clips} recordings"
 
 
 def _rate(name: str, dim: int | None, value: float, ends: tuple[float, float], trials: TrialSet) -> Estimate:

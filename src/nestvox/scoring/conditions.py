@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nestvox.corpora.profiles import NamedRecordings, named_recordings, profile_sizes, with_bars
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import MARKS, UtteranceTable
 from nestvox.errors import TableError, TrialsError
@@ -30,7 +31,8 @@ Sides = tuple[Sequence[Any], Sequence[Any]]
 def values_of_sides(table: UtteranceTable, trials: Trials, columns: Sequence[str]) -> dict[str, Sides]:
     """Look up table columns for both sides of every trial.
 
-    ``duration``, where the table has no column of that name, is the class of the shorter side by `duration_s`.
+    ``duration``, where the table has no column of that name, is the class of the shorter side by `duration_s`. A
+    profile is as long as its recordings together; where they differ in a column its value is ``mixed``.
 
     Raises:
         TableError: a column that the table does not have, or an utterance that it does not hold.
@@ -45,13 +47,54 @@ def values_of_sides(table: UtteranceTable, trials: Trials, columns: Sequence[str
         )
     if not columns:
         return {}
-    enrol, test = table.resolve(trials.frame["enrol"]), table.resolve(trials.frame["test"])
+    named = recordings_in(table, trials)
     found: dict[str, Sides] = {}
     for column in columns:
-        values = table.frame[made.get(column, column)]
-        sides = (values.gather(enrol).to_list(), values.gather(test).to_list())
-        found[column] = durations_of_sides(*sides) if column in made else sides
+        values = table.frame[made.get(column, column)].gather(named.rows).to_list()
+        if column in made:
+            found[column] = durations_of_sides(*named.of_sides(values, _sum))
+        else:
+            found[column] = named.of_sides(values, any if column in MARKS else _the_same)
     return found
+
+
+def recordings_in(table: UtteranceTable, trials: Trials) -> NamedRecordings:
+    """The rows of a table that both sides of trials name; those of a profile are several.
+
+    Raises:
+        TableError: names that no row has, or paths that several rows share.
+        TrialsError: a name that is no profile.
+    """
+    return named_recordings(trials, _barred(table), table.resolve)
+
+
+def enrol_clips_of(trials: Trials, table: UtteranceTable | None) -> int:
+    """Recordings of each profile on the first side; 1: the trials are pairs.
+
+    Raises:
+        TrialsError: they are profiles of several sizes.
+    """
+    whole = frozenset[str]() if table is None else _barred(table)
+    sizes = np.unique(profile_sizes(trials, whole)).tolist()
+    if len(sizes) > 1:
+        raise TrialsError(
+            f"these trials are of profiles of {', '.join(map(str, sizes))} recordings, and what is set on "
+            "them belongs to one size: give a list of one",
+            source=trials.source,
+        )
+    return int(sizes[0]) if sizes else 1
+
+
+def _barred(table: UtteranceTable) -> frozenset[str]:
+    return with_bars(table.frame["utt_id"]) | with_bars(table.frame["path"])
+
+
+def _sum(values: list[Any]) -> Any:
+    return None if None in values else sum(values)
+
+
+def _the_same(values: list[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else MIXED
 
 
 def durations_of_sides(

@@ -48,3 +48,25 @@ def profile_means(vectors: ArrayLike, members: Sequence[ArrayLike]) -> NDArray[n
             f"the recordings of {len(zero)} profiles cancel each other; the first is number {zero[0] + 1}"
         )
     return found
+
+
+def vectors_of_names(vectors: NDArray[np.float32], members: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    """One vector for each name of a trial list: that of a recording as it is, or that of a profile.
+
+    A profile's is as long as its recordings are on average, times how much they agree.
+
+    Args:
+        vectors: (M, D) of the recordings.
+        members: rows of each of U names.
+
+    Raises:
+        ScoresError: as `profile_means`.
+    """
+    found = np.stack([vectors[rows[0]] for rows in members]) if members else vectors[:0]
+    profiles = [number for number, rows in enumerate(members) if len(rows) > 1]
+    if profiles:
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        means = profile_means(vectors, [members[number] for number in profiles])
+        for number, mean in zip(profiles, means, strict=True):
+            found[number] = mean * lengths[members[number]].mean()
+    return found

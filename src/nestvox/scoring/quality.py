@@ -17,6 +17,7 @@ from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import NestvoxError, TableError
 from nestvox.model.calibration import DURATION, NORM, SNR
 from nestvox.progress import Progress, silent
+from nestvox.scoring.conditions import recordings_in
 from nestvox.scoring.system import System
 
 Floats = NDArray[np.float64]
@@ -112,10 +113,13 @@ def durations_s(table: UtteranceTable, rows: NDArray[np.int64]) -> Floats:
 
 
 def _of_sides(measure: str, trials: Trials, table: UtteranceTable, progress: Progress) -> Sides:
-    rows = [table.resolve(trials.frame[side]) for side in ("enrol", "test")]
-    used, positions = np.unique(np.concatenate(rows), return_inverse=True)
+    named = recordings_in(table, trials)
+    used, positions = np.unique(named.rows, return_inverse=True)
     values = _of_rows(measure, table, used, progress)[positions]
-    return values[: len(trials)], values[len(trials) :]
+    # A profile is as long as its recordings together; of anything else it has their mean.
+    together = np.add.reduceat(values, named.starts[:-1]) if len(values) else values
+    of_names = together if measure == DURATION else together / np.diff(named.starts)
+    return of_names[named.enrol], of_names[named.test]
 
 
 def _of_rows(measure: str, table: UtteranceTable, rows: NDArray[np.int64], progress: Progress) -> Floats:

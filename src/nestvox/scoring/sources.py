@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from nestvox.arrays import as_numbers
 from nestvox.audio.condition import doubts
+from nestvox.corpora.profiles import NamedRecordings, named_recordings, recordings_of_name, with_bars
 from nestvox.corpora.scores import read_scores
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
@@ -27,7 +28,10 @@ from nestvox.heads.contract import cut_in_words
 from nestvox.model.threshold import ScoreSpace
 from nestvox.names import key_column
 from nestvox.progress import Bars, no_bars
+from nestvox.scoring.conditions import recordings_in
+from nestvox.scoring.profiles import vectors_of_names
 from nestvox.scoring.refusals import align_scores, check_scale, refuse_another_model
+from nestvox.scoring.speakers import one_speaker
 from nestvox.scoring.system import System, TrialVectors, Unscored, prefix_cosines
 
 _SHOWN = 3
@@ -150,8 +154,7 @@ def _embedding(
     size = None
     if isinstance(given, str | Path):
         if not options["skip_missing"]:  # before anything is loaded, or fetched
-            for side in ("enrol", "test"):
-                table.resolve(trials.frame[side])
+            recordings_in(table, trials)
         size = _size_of_model(given)
         given = (load or load_model)(str(given))
     called = name or given.name
@@ -260,8 +263,8 @@ def known_store(
     if skip_missing:
         there = {*store.utt_ids, *(path for path in store.paths if path is not None)}
         trials, left_out = without_missing(trials, there)
-    sides = trials.frame["enrol"].to_list(), trials.frame["test"].to_list()
-    return _known_store(name, trials, store, sides, dims, labels, left_out)
+    named = named_recordings(trials, _barred(store), lambda names: store.index_of(names.to_list()))
+    return _known_store(name, trials, store, named, dims, labels, left_out)
 
 
 def known_model(
@@ -291,7 +294,7 @@ def known_model(
     left_out: tuple[str, ...] = ()
     if skip_missing:
         trials, left_out = without_missing(trials, {*table.frame["utt_id"], *table.frame["path"]})
-    enrol, test = (table.resolve(trials.frame[side]) for side in ("enrol", "test"))
+    named = recordings_in(table, trials)
     wanted = tuple(dims) if dims else model.dims
     for dim in wanted:
         model.check_dim(dim)
@@ -308,14 +311,14 @@ def known_model(
     )
 
     def score() -> System:
-        part = UtteranceTable(frame=table.frame[np.union1d(enrol, test)], source=table.source, root=table.root)
+        part = UtteranceTable(frame=table.frame[np.unique(named.rows)], source=table.source, root=table.root)
         # The trials may call an utterance by its path, the store knows it by its name in the table.
-        names = table.frame["utt_id"].gather(enrol), table.frame["utt_id"].gather(test)
+        names = table.frame["utt_id"].gather(named.rows).to_list()
         with tempfile.TemporaryDirectory(prefix="nestvox-") as folder:
             store = embed(part, Path(folder) / "store")
             refuse_another_model(store.metadata.fingerprint, model.fingerprint, f"the store of {name}")
-            sides = names[0].to_list(), names[1].to_list()
-            found = _known_store(name, trials, store, sides, wanted, labels, left_out).score()
+            there = named.with_rows(store.index_of(names))
+            found = _known_store(name, trials, store, there, wanted, labels, left_out).score()
         return replace(
             unscored,
             scores=found.scores,
@@ -343,24 +346,22 @@ def _known_store(
     name: str,
     trials: Trials,
     store: EmbeddingStore,
-    names: tuple[list[str], list[str]],
+    named: NamedRecordings,
     dims: Sequence[int] | None,
     labels: Sequence[str],
     notes: tuple[str, ...],
 ) -> Unscored:
-    """`names`: what the store calls the two sides of the trials."""
+    """`named`: the rows of the store that the two sides of the trials name."""
     metadata = store.metadata
-    rows = [store.index_of(side) for side in names]
-    used, positions = np.unique(np.concatenate(rows), return_inverse=True)
-    enrol, test = np.split(positions.astype(np.int64), 2)
     made_for = metadata.dims or (metadata.dim,)
     wanted = tuple(sorted(set(dims))) if dims else made_for
     stored, conditions = store.speakers, store.conditions
-    named = [stored[row] for row in used]
-    speakers = None if None in named else ([str(named[row]) for row in enrol], [str(named[row]) for row in test])
+    spoken = [stored[row] for row in named.rows]
+    speakers = None if None in spoken else named.of_sides([str(speaker) for speaker in spoken], one_speaker)
 
     def path_of(name: str) -> str | None:
-        path = store.paths[int(store.index_of([name])[0])]
+        first = recordings_of_name(name, _barred(store))[0]
+        path = store.paths[int(store.index_of([first])[0])]
         return None if path == name else path
 
     found = System(
@@ -373,17 +374,25 @@ def _known_store(
         training_speakers=metadata.training_speakers,
         size_bytes=sum(shard.size_bytes for shard in metadata.shards),
         speakers=speakers,
-        notes=(*notes, *_cut_notes(name, wanted, made_for), *doubts(conditions[row] for row in used)),
+        notes=(*notes, *_cut_notes(name, wanted, made_for), *doubts(conditions[row] for row in np.unique(named.rows))),
         model=metadata.model,
         path_of=path_of,
     )
 
     def score() -> System:
-        vectors, utt_ids = store.take(used), store.utt_ids
-        scores = prefix_cosines(vectors, enrol, test, wanted, names=[utt_ids[row] for row in used])
-        return replace(found, scores=dict(scores.items()), embedded=TrialVectors(vectors, enrol, test, metadata.tap))
+        vectors = store.take(named.rows)
+        if named.largest > 1:
+            vectors = vectors_of_names(vectors, named.members)
+        sides = named.enrol, named.test
+        scores = prefix_cosines(vectors, *sides, wanted, names=named.names.to_list())
+        return replace(found, scores=dict(scores.items()), embedded=TrialVectors(vectors, *sides, metadata.tap))
 
     return Unscored(found, trials, wanted, metadata.tap, score)
+
+
+def _barred(store: EmbeddingStore) -> frozenset[str]:
+    """Names of recordings of a store that have a bar in them."""
+    return with_bars(pl.Series([*store.utt_ids, *store.paths], dtype=pl.String))
 
 
 def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tuple[str, ...]]:
@@ -399,9 +408,15 @@ def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tup
     Raises:
         TrialsError: no trial remains.
     """
-    frame = trials.frame
-    known = key_column(pl.Series(list(names), dtype=pl.String)).implode()
-    there = frame.select(key_column(frame[side]).is_in(known).alias(side) for side in ("enrol", "test"))
+    frame, pairs = trials.frame, trials.pairs
+    given = pl.Series(list(names), dtype=pl.String)
+    parts = [recordings_of_name(name, with_bars(given)) for name in pairs.names]
+    is_there = key_column(pl.Series([part for found in parts for part in found], dtype=pl.String)).is_in(
+        key_column(given).implode()
+    )
+    starts = np.cumsum([0, *map(len, parts)])[:-1]
+    of_names = np.logical_and.reduceat(is_there.to_numpy(), starts)
+    there = {"enrol": pl.Series(of_names[pairs.enrol]), "test": pl.Series(of_names[pairs.test])}
     kept = there["enrol"] & there["test"]
     n_left_out = len(kept) - int(kept.sum())
     if not n_left_out:

@@ -20,7 +20,7 @@ from nestvox.corpora.overlap import refuse_overlap
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import UtteranceTable
 from nestvox.errors import TrialsError
-from nestvox.scoring.conditions import values_of_sides
+from nestvox.scoring.conditions import recordings_in
 
 if TYPE_CHECKING:
     from nestvox.scoring.system import System
@@ -95,6 +95,17 @@ def speakers_of_sides(trials: Trials, enrol: Sequence[str], test: Sequence[str],
     return found
 
 
+def one_speaker(names: list[str]) -> str:
+    """The speaker of a profile.
+
+    Raises:
+        TrialsError: its recordings are of several.
+    """
+    if len(set(names)) > 1:
+        raise TrialsError(f"a profile has recordings of one speaker, here are {' and '.join(sorted(set(names)))}")
+    return names[0]
+
+
 def guess_speakers(trials: Trials) -> TrialSpeakers:
     """Speakers from names like ``id10270/x6uYqmx31kE/00001.wav``, else one cluster an utterance with a warning."""
     pairs = trials.pairs
@@ -137,7 +148,8 @@ def trial_speakers(
     if speakers is not None:
         return given_speakers(trials, *speakers)
     if table is not None:
-        column = values_of_sides(table, trials, ["speaker"])["speaker"]
+        named = recordings_in(table, trials)
+        column = named.of_sides(table.frame["speaker"].gather(named.rows).to_list(), one_speaker)
         return speakers_of_sides(trials, *column, source=f"the speaker column of {Path(table.source).name}")
     for system in systems:
         if system.speakers is not None:
