@@ -11,10 +11,12 @@ import pytest
 import soundfile
 
 from keyed_weights import keyed_weights
+from nestvox.compression import box as making
 from nestvox.compression import make_box
 from nestvox.compression.graph_weights import store_graph
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import Trials
+from nestvox.corpora.utterances import UtteranceTable, read_utterances
 from nestvox.encoders import build
 from nestvox.encoders.runtime.backends import onnx_is_installed
 from nestvox.encoders.runtime.onnx_graph import OnnxSession
@@ -22,6 +24,7 @@ from nestvox.encoders.runtime.whole_graph import encoder_to_onnx
 from nestvox.errors import ModelError
 from nestvox.heads import Rotation
 from nestvox.model import SpeakerModel, load
+from nestvox.model.familiarity import measured
 from nestvox.testing import make_world
 from nestvox.zoo import box, golden_signal
 
@@ -97,6 +100,25 @@ def test_the_box_is_a_model_that_needs_no_torch(world: Any, tmp_path: Path, monk
     (tmp_path / "box" / "box.json").write_text(json.dumps({**about, "better_eer": {"campplus": 0.0}}))
     load(announce=told.append)
     assert told[-1].endswith("; --model campplus is better (0.00%) and has to be fetched")
+
+
+def test_what_is_familiar_comes_of_the_rows_of_training(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["utt_id\tpath\tspeaker\tsplit"]
+    for number in range(150):
+        split = "train" if number < 30 else "dev" if number < 140 else "test"
+        level = np.clip(np.sin(np.arange(34_000) / rng.uniform(900, 1500)), 0.01 * rng.random(), 1)
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * level * rng.standard_normal(34_000), 16_000)
+        rows.append(f"{number}\t{number}.wav\ts\t{split}")
+    (tmp_path / "table.tsv").write_text("\n".join(rows) + "\n")
+    table = read_utterances(tmp_path / "table.tsv")
+    found = making._familiar(table, table.where(split="dev"), 16_000, "dev.txt")
+    assert found is not None
+    assert (found.n_training, found.n_clean, found.source) == (30, 110, "dev.txt")
+    kept = [measured(segment.read(sample_rate=16_000).samples, 16_000) for segment in table.segments()[:30]]
+    np.testing.assert_allclose(found.mean, np.mean(kept, axis=0))
+    assert making._familiar(table, table.where(split="test"), 16_000, "dev.txt") is None
+    unsplit = UtteranceTable(table.frame.drop("split"), "table.tsv", tmp_path)
+    assert making._familiar(unsplit, unsplit, 16_000, "dev.txt") is None
 
 
 def test_without_a_box_its_name_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

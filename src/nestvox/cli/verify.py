@@ -72,6 +72,7 @@ def verify(
         given = read_calibration(calibration)
         given.refuse_another(loaded.fingerprint)
         loaded.thresholds, loaded.llr = given.thresholds, given.llr
+        loaded.familiarity = given.familiarity or loaded.familiarity
     answer = loaded.verify(first, second, dim=dim, operating_point=operating_point, domain=domain, marks=marks or ())
     if json_out is not None:
         written = {**asdict(answer), "model_named": model is not None}

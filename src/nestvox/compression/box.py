@@ -35,6 +35,7 @@ from nestvox.gate import naming, read_json
 from nestvox.metrics.thresholds import DecisionRule
 from nestvox.model.calibration import ModelCalibration
 from nestvox.model.exported import read_exported
+from nestvox.model.familiarity import FEWEST_CLEAN, FEWEST_TRAINING, Familiarity, fit_familiarity, measured
 from nestvox.model.folder import Card
 from nestvox.model.loading import load
 from nestvox.model.onnx_export import export_onnx
@@ -48,6 +49,8 @@ MOST_BYTES = 8_000_000
 
 RULES = (DecisionRule("eer"), DecisionRule("far", rate=0.01), DecisionRule("far", rate=0.001))
 DEFAULT_RULE = RULES[1]
+
+_MOST_FAMILIAR = 2000  # clips of training that are measured for what is familiar
 
 _FORMS: tuple[GraphStorage, ...] = ("float32", "float16", "int8")
 _MOST_SHIFT: Mapping[GraphStorage, float] = {"int8": 0.002, "float16": 0.0005}
@@ -91,7 +94,8 @@ def make_box(
         model: loaded, of an architecture that `export_onnx` knows.
         out: folder, of which all files are replaced.
         trials: development trials.
-        table: utterances that they name.
+        table: utterances that they name, and where its column ``split`` says ``train``, of training: the recordings
+            that `verify` takes for familiar; none where there are too few.
         card: further lines of the card: ``licence``, ``training_data``, ``language``.
         better: by name, what else is measured on the trials: a model or a store; a call without a name is told of it.
         n_bootstrap: replicates of the intervals.
@@ -135,12 +139,13 @@ def make_box(
             ).thresholds
         ]
         fitted = calibrate(store, listed, table=part)
+        familiar = _familiar(utterances, part, model.sample_rate, listed.source)
         others = {
             name: evaluate(system, listed, table=utterances, settings=settings).headline.eer.value
             for name, system in (better or {}).items()
         }
     boxed = _boxed(model, forms[chosen], measured[chosen], card or {})
-    boxed.thresholds, boxed.llr = tuple(decisions), fitted.llr
+    boxed.thresholds, boxed.llr, boxed.familiarity = tuple(decisions), fitted.llr, familiar
     ModelCalibration(boxed.fingerprint, boxed.thresholds, boxed.llr)  # checks that they are of this model
     about = {
         "form": chosen,
@@ -164,6 +169,22 @@ def make_box(
 def _named_in(trials: Trials, table: UtteranceTable) -> UtteranceTable:
     rows = np.unique(np.concatenate([table.resolve(trials.frame[side]) for side in ("enrol", "test")]))
     return UtteranceTable(frame=table.frame[rows], source=table.source, root=table.root)
+
+
+def _familiar(table: UtteranceTable, part: UtteranceTable, sample_rate: int, source: str) -> Familiarity | None:
+    """What recordings the model knows, by those of training in the table; None: it has too few."""
+    if "split" not in table.frame.columns or "train" not in table.frame["split"].unique():
+        return None
+    trained = table.where(split="train")
+    taken = np.random.default_rng(0).permutation(len(trained))[:_MOST_FAMILIAR]
+    rows = [
+        [measured(segment.read(sample_rate=sample_rate).samples, sample_rate) for segment in segments]
+        for segments in ([trained.segment(int(row)) for row in taken], part.segments())
+    ]
+    training, clean = ([row for row in side if row is not None] for side in rows)
+    if len(training) < FEWEST_TRAINING or len(clean) < FEWEST_CLEAN:
+        return None
+    return fit_familiarity(training, clean, source)
 
 
 def _heard_in_training(model: SpeakerModel, trials: Trials, part: UtteranceTable) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         store_in_model,
         write_calibration,
     )
+    from nestvox.model.familiarity import Familiarity, fit_familiarity
     from nestvox.model.loading import best_encoder, load
     from nestvox.model.onnx_export import export_onnx
     from nestvox.model.router import Route, RoutedEmbedding, Router, load_router, noisier_than, shorter_than
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COSINE",
     "DurationClass",
+    "Familiarity",
     "LlrCalibration",
     "ModelCalibration",
     "Route",
@@ -34,6 +36,7 @@ __all__ = [
     "Verification",
     "best_encoder",
     "export_onnx",
+    "fit_familiarity",
     "load",
     "load_router",
     "noisier_than",
@@ -47,6 +50,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "calibration": "LlrCalibration ModelCalibration read_calibration store_in_model write_calibration",
+        "familiarity": "Familiarity fit_familiarity",
         "loading": "best_encoder load",
         "onnx_export": "export_onnx",
         "router": "Route RoutedEmbedding Router load_router noisier_than shorter_than",

@@ -30,6 +30,7 @@ from nestvox.metrics.calibration import (
     symmetric_quality,
 )
 from nestvox.model.card import replace_thresholds
+from nestvox.model.familiarity import Familiarity
 from nestvox.model.threshold import ScoreSpace, Threshold
 from nestvox.schema import StrictModel, Word, validated, validated_dataclass
 
@@ -54,6 +55,7 @@ class _Whole(StrictModel):
     fingerprint: Word
     thresholds: list[dict[str, Any]]
     llr: dict[str, Any] | None = None
+    familiarity: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,14 @@ class ModelCalibration:
         fingerprint: of the model; empty: scores whose model is not known.
         thresholds: per dimension, operating point, domain and duration class.
         llr: maps to log likelihood ratios, or None.
+        familiarity: what recordings the model knows, or None: nobody measured it.
     """
 
     fingerprint: str
     thresholds: tuple[Threshold, ...] = ()
     llr: LlrCalibration | None = None
     source: str = field(default="", compare=False)
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         found = {threshold.fingerprint for threshold in self.thresholds}
@@ -233,7 +237,7 @@ class ModelCalibration:
             t if t.fitted else replace(t, default=named.get(t.domain) == t.operating_point)
             for t in (*kept, *thresholds)
         )
-        return ModelCalibration(self.fingerprint, found, self.llr, self.source)
+        return replace(self, thresholds=found)
 
     def with_both(self, thresholds: Sequence[Threshold], llr: LlrCalibration | None) -> ModelCalibration:
         """Replace the maps where there are new ones, then add thresholds."""
@@ -242,7 +246,7 @@ class ModelCalibration:
     def with_llr(self, llr: LlrCalibration) -> ModelCalibration:
         """Replace the maps; thresholds on log likelihood ratios of other maps mean nothing any more and go."""
         kept = tuple(t for t in self.thresholds if t.space.kind != "llr" or t.space == llr.llr_space)
-        return ModelCalibration(self.fingerprint, kept, llr, self.source)
+        return replace(self, thresholds=kept, llr=llr)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -251,6 +255,7 @@ class ModelCalibration:
             "fingerprint": self.fingerprint,
             "thresholds": [threshold.to_dict() for threshold in self.thresholds],
             "llr": None if self.llr is None else self.llr.to_dict(),
+            **({} if self.familiarity is None else {"familiarity": self.familiarity.to_dict()}),
         }
 
     @classmethod
@@ -269,6 +274,7 @@ class ModelCalibration:
             tuple(Threshold.from_dict(one if one.get("fingerprint") else one | mine) for one in given.thresholds),
             None if given.llr is None else LlrCalibration.from_dict(given.llr),
             source,
+            None if given.familiarity is None else Familiarity.from_dict(given.familiarity),
         )
 
 

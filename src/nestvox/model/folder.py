@@ -171,6 +171,7 @@ def _read_model(folder: Path, kind: type[_Model]) -> _Model:
             tuple(config.training_speakers),
             config.card,
             llr=calibration.llr,
+            familiarity=calibration.familiarity,
         )
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error

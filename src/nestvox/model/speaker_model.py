@@ -25,6 +25,7 @@ from nestvox.fingerprint import fingerprint_of, versions_of
 from nestvox.heads.contract import FloatArray, Head, normalise, truncate, warn_of_cut
 from nestvox.model.calibration import LlrCalibration, ModelCalibration
 from nestvox.model.card import render_card
+from nestvox.model.familiarity import Familiarity
 from nestvox.model.folder import read_model, write_model
 from nestvox.model.storage import Storage, learnt, pack, unpack
 from nestvox.model.threshold import Threshold, Verification
@@ -58,6 +59,7 @@ class SpeakerModel:
             by rounding, and nothing that is saved.
         precision: of all behind the front end: ``float32``; ``bfloat16`` or ``float16`` where the device computes in
             them; ``auto`` is bfloat16 where it does and scores stay within 1e-3. Nothing that is saved changes.
+        familiarity: what recordings it was trained on, of which `verify` tells others; None: nobody measured it.
     """
 
     encoder: Encoder
@@ -70,6 +72,7 @@ class SpeakerModel:
     backend: Backend = "auto"
     precision: Precision = "float32"
     llr: LlrCalibration | None = None
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         if not is_file_encoder(self.encoder):
@@ -417,7 +420,7 @@ class SpeakerModel:
             raise ModelError(f"the weights of {self.name} are not exact in {storage}; `nestvox compress` rounds them")
         said = {"name": self.name, "fingerprint": self.fingerprint, **self._config_of_parts()}
         chosen = {"truncate_dim": self.truncate_dim, "training_speakers": [*self.training_speakers], "card": self.card}
-        decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr)
+        decisions = ModelCalibration(self.fingerprint, self.thresholds, self.llr, familiarity=self.familiarity)
         write_model(folder, said | chosen, packed, decisions, self.model_card(), network_apart=network_apart)
 
     @classmethod

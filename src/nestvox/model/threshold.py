@@ -387,8 +387,8 @@ class Verification:
         llr_origin: where the calibration comes from, or why there is no log likelihood ratio.
         duration_s: of the shorter recording, which chooses among thresholds by duration.
         reason: why there is no verdict; empty where there is one.
-        conditions: codes (`audio.condition.CODES`) of the first recording and of the second; `warnings` says the same
-            in sentences.
+        conditions: codes (`audio.condition.CODES`, and ``unfamiliar``) of the first recording and of the second;
+            `warnings` says the same in sentences.
     """
 
     score: float

@@ -13,6 +13,7 @@ from nestvox.audio.snr import estimate_snr_db
 from nestvox.errors import FingerprintError, ModelError
 from nestvox.heads.contract import cut_in_words, truncate
 from nestvox.model.calibration import DURATION, MEASURES, NORM, SNR
+from nestvox.model.familiarity import UNFAMILIAR
 from nestvox.model.threshold import COSINE, Verification, check_marks, choose_threshold
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ def verify_pair(
     ]
     waveforms = [recording.samples for recording, _ in both]
     conditions = [recording.condition() for recording, _ in both]
+    known = model.familiarity
+    unlike = [None if known is None else known.doubt(waveform, model.sample_rate) for waveform in waveforms]
     told = tuple(
         f"{label}: {warning}"
-        for label, (_, doubts), found in zip(("first recording", "second recording"), both, conditions, strict=True)
-        for warning in (*doubts, *found.warnings())
+        for label, (_, doubts), found, doubt in zip(
+            ("first recording", "second recording"), both, conditions, unlike, strict=True
+        )
+        for warning in (*doubts, *found.warnings(), *filter(None, [doubt]))
     )
     told += tuple(filter(None, [cut_in_words(size, model.dims)]))
     whole = model.embed(waveforms, dim=model.embedding_dim, normalize=False, sample_rate=model.sample_rate)
@@ -81,7 +86,9 @@ def verify_pair(
         llr_origin=origin,
         duration_s=duration_s,
         reason=choice.reason,
-        conditions=tuple(found.codes() for found in conditions),
+        conditions=tuple(
+            (*found.codes(), *([UNFAMILIAR] if doubt else [])) for found, doubt in zip(conditions, unlike, strict=True)
+        ),
     )
 
 
