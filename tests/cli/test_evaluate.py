@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import typer
 from typer.testing import CliRunner
 
@@ -18,12 +19,15 @@ from nestvox.cli.main import main
 from nestvox.corpora.overlap import speaker_key
 from nestvox.corpora.trials import read_trials
 from nestvox.corpora.utterances import read_utterances
+from nestvox.encoders.registry import build
 from nestvox.errors import FingerprintError, NestvoxError, OverlapError, ScoresError
 from nestvox.evaluation import Settings
 from nestvox.evaluation.measure import evaluate as measured
 from nestvox.extraction.store.metadata import StoreMetadata
 from nestvox.extraction.store.shard_files import ShardRows
 from nestvox.extraction.store.store import EmbeddingStore, StoreWriter
+from nestvox.heads.rotation import Rotation
+from nestvox.model import SpeakerModel
 from nestvox.testing import make_store
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -187,6 +191,33 @@ def test_a_baseline_may_be_another_model(files):
         *("--baseline", f"other={files / 'other'}", *FEW),
     )
     assert result.exit_code == 0, result.output
+
+
+def test_a_baseline_may_be_embedded_in_the_same_command(tmp_path: Path):
+    pytest.importorskip("torch", reason="the extra [torch] is not installed")
+    rng = np.random.default_rng(0)
+    table, trials = ["utt_id\tpath\tspeaker\tcorpus"], []
+    for number in range(8):
+        tone = np.sin(2 * np.pi * (150 + 400 * (number // 2)) * np.arange(12_000) / 16_000)
+        soundfile.write(tmp_path / f"{number}.wav", 0.2 * tone + 0.01 * rng.standard_normal(12_000), 16_000)
+        table.append(f"{number}\t{number}.wav\ts{number // 2}\t{'ab'[number // 4]}")
+        trials += [f"{int(number // 2 == other // 2)} {number} {other}\n" for other in range(number)]
+    (tmp_path / "table.tsv").write_text("\n".join(table) + "\n")
+    (tmp_path / "trials.txt").write_text("".join(trials))
+    common = ["--trials", tmp_path / "trials.txt", "--table", tmp_path / "table.tsv", "--condition", "corpus", *FEW]
+    encoder = build({"architecture": "log_mel", "n_mels": 20})
+    SpeakerModel(encoder, Rotation(np.eye(40)[::-1], (8, 40), "pca"), "own").save(tmp_path / "own")
+    done = run(*common, "--model", tmp_path / "own", "--baseline", "log-mel", "--json", tmp_path / "both.json")
+    assert done.exit_code == 0, done.output
+    alone = run(*common, "--model", "log-mel", "--json", tmp_path / "alone.json")
+    assert alone.exit_code == 0, alone.output
+    both, single = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("both", "alone"))
+    assert both["baselines"]["log-mel"] == single
+    assert {row["dim"] for row in single["results"]} == {128}
+    assert {row["condition"] for row in single["results"]} >= {"corpus=a", "corpus=b"}
+    assert both["baselines"].keys() == {"log-mel"}
+    refused = run(*common, "--model", tmp_path / "own", "--baseline", "log-mel", "--baseline", "log-mel")
+    assert "given twice" in str(refused.exception)
 
 
 def nestvox(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,10 @@ _Conditions = Annotated[
 ]
 _Baseline = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=STORE", help="Another store, beside this one in the report; may be given again."),
+    typer.Option(
+        metavar="NAME",
+        help="Another model (with --table), or NAME=STORE, beside this one; log-mel: no network; may be given again.",
+    ),
 ]
 _Llr = Annotated[
     bool, typer.Option("--llr", help="The scores are log likelihood ratios in nats: judge their calibration.")
@@ -129,17 +133,25 @@ def evaluate(
         settings=settings,
         allow_overlap=allow_overlap,
     )
+    split_by = _conditions(conditions or (), utterances, with_durations=report is not None)
+    running = options.Running(device, backend, None, offline)
+    beside = _baselines(baseline, utterances)
     # Stores before a model that embeds: what is wrong with one is known at once.
-    others = {name: evaluated(EmbeddingStore(folder)) for name, folder in _baselines(baseline)}
+    others = {name: evaluated(EmbeddingStore(folder), conditions=split_by) for name, folder in beside.items() if folder}
     found = evaluated(
         system,
         llr=llr,
-        conditions=_conditions(conditions or (), utterances, with_durations=report is not None),
+        conditions=split_by,
         steps=steps,
         scores_out=scores_out,
-        load=options.Running(device, backend, weights, offline).load,
+        load=replace(running, weights=weights).load,
         bars=progress_bar,
     )
+    others |= {
+        name: evaluated(name, conditions=split_by, load=running.load, bars=progress_bar)
+        for name, folder in beside.items()
+        if not folder
+    }
     name = found.model or "scores"
     refuse_copies({name: found, **others})
     print_evaluation(found)
@@ -148,7 +160,8 @@ def evaluate(
         say(f"Scores ({found.score}): {scores_out}")
     for title, other in others.items():
         print_evaluation(other, title=title)
-    write_json(json_out, found.to_dict())
+    baselines = {"baselines": {title: other.to_dict() for title, other in others.items()}} if others else {}
+    write_json(json_out, found.to_dict() | baselines)
     _write_report(found, others, name, csv, figures, figure_format, report)
 
 
@@ -266,11 +279,18 @@ def _check_call(
         raise NestvoxError("--llr says that the scores are calibrated already: leave out --calibration")
 
 
-def _baselines(given: list[str] | None) -> list[tuple[str, Path]]:
-    pairs = []
+def _baselines(given: list[str] | None, table: UtteranceTable | None) -> dict[str, Path | None]:
+    """The systems beside, by name: a store, or None for a model of that name."""
+    found: dict[str, Path | None] = {}
     for text in given or []:
-        name, found, folder = text.partition("=")
-        if not (found and name and folder):
-            raise NestvoxError(f"--baseline must be NAME=STORE, got {text!r}")
-        pairs.append((name, Path(folder)))
-    return pairs
+        name, stored, folder = text.partition("=")
+        if not name or (stored and not folder):
+            raise NestvoxError(f"--baseline must be the name of a model or NAME=STORE, got {text!r}")
+        if not stored and table is None:
+            raise NestvoxError(
+                f"--baseline {text}: a model needs --table, which says where the audio is, and a store is NAME=STORE"
+            )
+        if name in found:
+            raise NestvoxError(f"--baseline {name} is given twice")
+        found[name] = Path(folder) if stored else None
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nestvox.device import find_device
 from nestvox.download import announce_on_stderr
@@ -11,7 +12,7 @@ from nestvox.encoders.foreign.onnx_check import MOST_ONNX_BYTES
 from nestvox.encoders.foreign.onnx_encoder import OnnxEncoder
 from nestvox.encoders.foreign.onnx_model import read_onnx
 from nestvox.encoders.front_ends.kaldi_fbank import KaldiFbank
-from nestvox.encoders.registry import is_file_encoder
+from nestvox.encoders.registry import build, is_file_encoder
 from nestvox.encoders.runtime.backends import Backend, Precision, check_way
 from nestvox.errors import DownloadError, MissingExtraError, ModelError, WeightsError
 from nestvox.extras import require
@@ -21,6 +22,10 @@ from nestvox.model.speaker_model import SpeakerModel
 from nestvox.progress import Progress, silent
 from nestvox.zoo.box import BOX, box_folder, box_in_words
 from nestvox.zoo.catalogue import BEST_FIRST, entries, find
+
+LOG_MEL = "log-mel"
+LOG_MEL_BANDS: Mapping[str, Any] = {"architecture": "log_mel", "n_mels": 64, "hop": 320}
+"""Means and deviations of mel bands, under a name of their own: what any network has to be better than."""
 
 
 def best_encoder(
@@ -84,8 +89,9 @@ def load(
 
     Args:
         name_or_folder: a folder written by `SpeakerModel.save`, a file that ends in ``.onnx``, or a name that
-            ``nestvox models list`` shows, ``box`` too; None: the model in the box, which comes with the package; where
-            there is none, the best encoder at hand, see `best_encoder`.
+            ``nestvox models list`` shows, ``box`` too; ``log-mel``: means and deviations of mel bands, no network;
+            None: the model in the box, which comes with the package; where there is none, the best encoder at hand,
+            see `best_encoder`.
         truncate_dim: prefix length that `embed` and `verify` use by default.
         weights: a local weights file for a catalogue name, instead of its source.
         offline: never fetch; what is not in the cache is an error.
@@ -175,12 +181,21 @@ def _load_named(
         model = SpeakerModel.from_folder(path)
     elif path.suffix and is_file(path):
         raise ModelError(_no_model_by_itself(path))
+    elif str(path) == LOG_MEL:
+        model = _log_mel(weights)
     else:
         model = _of_the_catalogue(str(path), weights, offline, announce, progress)
     if is_file_encoder(model.encoder):
         model.encoder.trusted = path == box_folder()
         return model
     return model.to(find_device(device))
+
+
+def _log_mel(weights: str | Path | None) -> SpeakerModel:
+    """Bands without a network behind them."""
+    if weights is not None:
+        raise ModelError(f"{LOG_MEL} is no network and has no weights; leave out weights={weights}")
+    return SpeakerModel(build(dict(LOG_MEL_BANDS)), name=LOG_MEL)
 
 
 def _of_the_catalogue(

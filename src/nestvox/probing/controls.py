@@ -9,11 +9,12 @@ import torch
 
 from nestvox.encoders.registry import build
 from nestvox.errors import NestvoxError
+from nestvox.model.loading import LOG_MEL, LOG_MEL_BANDS
 from nestvox.model.loading import load as load_model
 from nestvox.model.speaker_model import SpeakerModel
 
 CONTROLS: Mapping[str, Mapping[str, Any]] = {
-    "log-mel": {"architecture": "log_mel", "n_mels": 64, "hop": 320},
+    LOG_MEL: LOG_MEL_BANDS,
     "random-lyra": {
         "architecture": "mimi",
         "sample_rate": 16_000,
