@@ -127,7 +127,7 @@ def test_preset_split_and_format(speech_dir: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--preset", "pairs-1"], "there are pairs-250-seed42, pairs-250-seed43"),
-        (["--preset", "pairs-250-seed42", "--seed", "1"], "leave out --targets, --nontargets and --seed"),
+        (["--preset", "pairs-250-seed42", "--seed", "1"], "leave out --targets, --nontargets, --profiles and --seed"),
     ],
 )
 def test_calls_that_make_no_sense(tmp_path: Path, words: list[str], message: str) -> None:
