@@ -53,7 +53,7 @@ def _promise(clips: int, n_recordings: int) -> str:
 
 def _why_none(holders: Mapping[str, Sequence[Threshold]], n_recordings: int, dim: int, asked: Mapping[str, Any]) -> str:
     everything = [one for thresholds in holders.values() for one in thresholds]
-    advice = "set one with `nestvox gallery threshold`, or on trials that `nestvox data trials --profiles` made"
+    advice = "set one with `nestvox threshold` on trials that `nestvox data trials --profiles` made"
     if not everything:
         return f"none: neither the gallery nor its model holds a threshold; {advice}"
     for whose, thresholds in holders.items():

@@ -56,7 +56,7 @@ def read_description(folder: Path) -> Description:
         StoreError: not a gallery, or malformed.
     """
     path = folder / GALLERY_FILE
-    missing = "not there: this is no gallery; `nestvox enrol` makes one"
+    missing = "not there: this is no gallery; `nestvox.search.Gallery.create` makes one"
     content = read_json(path, naming(StoreError), most_bytes=_MOST_BYTES, most_depth=4, missing=missing)
     found = validated_dataclass(Description, content, str(path), naming(StoreError))
     if not found.dims or any(not 1 <= dim <= found.dim for dim in found.dims):
@@ -89,7 +89,7 @@ def begin_gallery(path: str | Path, description: Description) -> None:
     if before.fingerprint != description.fingerprint:
         raise FingerprintError(
             f"{folder} is a gallery of the model {before.model} ({before.fingerprint}), {description.model} is "
-            f"{description.fingerprint}; leave the model out, give another folder, or `nestvox gallery rebuild`"
+            f"{description.fingerprint}; leave the model out, or give another folder"
         )
 
 

@@ -406,8 +406,8 @@ class Gallery:
         if model.fingerprint != self.fingerprint:
             raise FingerprintError(
                 f"{self.path} holds vectors of the model {self._description.model} ({self.fingerprint}), "
-                f"{model.name} is {model.fingerprint}; load the gallery's model, or make a gallery of this one with "
-                "`nestvox gallery rebuild`"
+                f"{model.name} is {model.fingerprint}; load the gallery's model, or enrol the "
+                "recordings in a gallery of this one"
             )
         self._model = model
 
