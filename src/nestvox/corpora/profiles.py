@@ -56,9 +56,10 @@ def recordings_of_name(name: str, whole: Collection[str] = ()) -> list[str]:
     return found
 
 
-def with_bars(names: pl.Series) -> frozenset[str]:
+def with_bars(*columns: pl.Series) -> frozenset[str]:
     """Those of some names that have a bar in them."""
-    return frozenset(names.filter(names.str.contains(BAR, literal=True).fill_null(value=False)))
+    found = (names.filter(names.str.contains(BAR, literal=True).fill_null(value=False)) for names in columns)
+    return frozenset().union(*found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +109,13 @@ class NamedRecordings:
 
 
 def named_recordings(
-    trials: Trials, whole: Collection[str], look_up: Callable[[pl.Series], Numbers]
+    trials: Trials, whole: Callable[[], Collection[str]], look_up: Callable[[pl.Series], Numbers]
 ) -> NamedRecordings:
     """Find the recordings that both sides of trials name.
 
     Args:
         trials: N of them.
-        whole: recordings that have a bar in their own name; see `with_bars`.
+        whole: gives the recordings that have a bar in their own name, see `with_bars`; asked where a trial has one.
         look_up: rows (n,) of names (n,) of recordings; it raises where one is not there.
 
     Raises:
@@ -124,7 +125,8 @@ def named_recordings(
     names, enrol, test = trials.pairs.names, trials.pairs.enrol, trials.pairs.test
     if not with_bars(names):
         return NamedRecordings(names, look_up(names), np.arange(len(names) + 1), enrol, test)
-    parts = [recordings_of_name(name, whole) for name in names]
+    barred = whole()
+    parts = [recordings_of_name(name, barred) for name in names]
     flat = pl.Series("name", [part for found in parts for part in found], dtype=pl.String)
     starts = np.cumsum([0, *map(len, parts)])
     return NamedRecordings(names, look_up(flat), starts, enrol, test)

@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,11 @@ class UtteranceTable:
         """Labels that every number measured on this table carries: those of `MARKS` that stand at any row."""
         return tuple(mark for mark in MARKS if mark in self.frame.columns and self.frame[mark].any())
 
+    @cached_property
+    def barred(self) -> frozenset[str]:
+        """Names and paths that have the bar in them which parts the recordings of a profile."""
+        return with_bars(self.frame["utt_id"], self.frame["path"])
+
     @property
     def audio_paths(self) -> list[Path]:
         """Path of every row's audio file, in order."""
@@ -88,7 +94,7 @@ class UtteranceTable:
 
     def path_of(self, name: str) -> str | None:
         """Audio file of an utterance by its name, of a profile the first; None where it is the name itself."""
-        name = recordings_of_name(name, with_bars(self.frame["utt_id"]) | with_bars(self.frame["path"]))[0]
+        name = recordings_of_name(name, self.barred)[0]
         path = str(self.audio_path(int(self.resolve([name])[0])))
         return None if path == name else path
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nestvox.corpora.profiles import NamedRecordings, named_recordings, profile_sizes, with_bars
+from nestvox.corpora.profiles import NamedRecordings, named_recordings, profile_sizes
 from nestvox.corpora.trials import Trials
 from nestvox.corpora.utterances import MARKS, UtteranceTable
 from nestvox.errors import TableError, TrialsError
@@ -65,7 +65,7 @@ def recordings_in(table: UtteranceTable, trials: Trials) -> NamedRecordings:
         TableError: names that no row has, or paths that several rows share.
         TrialsError: a name that is no profile.
     """
-    return named_recordings(trials, _barred(table), table.resolve)
+    return named_recordings(trials, lambda: table.barred, table.resolve)
 
 
 def enrol_clips_of(trials: Trials, table: UtteranceTable | None) -> int:
@@ -74,8 +74,7 @@ def enrol_clips_of(trials: Trials, table: UtteranceTable | None) -> int:
     Raises:
         TrialsError: they are profiles of several sizes.
     """
-    whole = frozenset[str]() if table is None else _barred(table)
-    sizes = np.unique(profile_sizes(trials, whole)).tolist()
+    sizes = np.unique(profile_sizes(trials, () if table is None else table.barred)).tolist()
     if len(sizes) > 1:
         raise TrialsError(
             f"these trials are of profiles of {', '.join(map(str, sizes))} recordings, and what is set on "
@@ -83,10 +82,6 @@ def enrol_clips_of(trials: Trials, table: UtteranceTable | None) -> int:
             source=trials.source,
         )
     return int(sizes[0]) if sizes else 1
-
-
-def _barred(table: UtteranceTable) -> frozenset[str]:
-    return with_bars(table.frame["utt_id"]) | with_bars(table.frame["path"])
 
 
 def _sum(values: list[Any]) -> Any:

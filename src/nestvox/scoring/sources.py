@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -263,7 +264,7 @@ def known_store(
     if skip_missing:
         there = {*store.utt_ids, *(path for path in store.paths if path is not None)}
         trials, left_out = without_missing(trials, there)
-    named = named_recordings(trials, _barred(store), lambda names: store.index_of(names.to_list()))
+    named = named_recordings(trials, lambda: _barred(store), lambda names: store.index_of(names.to_list()))
     return _known_store(name, trials, store, named, dims, labels, left_out)
 
 
@@ -359,8 +360,10 @@ def _known_store(
     spoken = [stored[row] for row in named.rows]
     speakers = None if None in spoken else named.of_sides([str(speaker) for speaker in spoken], one_speaker)
 
+    barred = cache(lambda: _barred(store))
+
     def path_of(name: str) -> str | None:
-        first = recordings_of_name(name, _barred(store))[0]
+        first = recordings_of_name(name, barred())[0]
         path = store.paths[int(store.index_of([first])[0])]
         return None if path == name else path
 
@@ -392,7 +395,7 @@ def _known_store(
 
 def _barred(store: EmbeddingStore) -> frozenset[str]:
     """Names of recordings of a store that have a bar in them."""
-    return with_bars(pl.Series([*store.utt_ids, *store.paths], dtype=pl.String))
+    return with_bars(*(pl.Series(names, dtype=pl.String) for names in (store.utt_ids, store.paths)))
 
 
 def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tuple[str, ...]]:
@@ -410,7 +413,8 @@ def without_missing(trials: Trials, names: Collection[str]) -> tuple[Trials, tup
     """
     frame, pairs = trials.frame, trials.pairs
     given = pl.Series(list(names), dtype=pl.String)
-    parts = [recordings_of_name(name, with_bars(given)) for name in pairs.names]
+    barred = with_bars(given)
+    parts = [recordings_of_name(name, barred) for name in pairs.names]
     is_there = key_column(pl.Series([part for found in parts for part in found], dtype=pl.String)).is_in(
         key_column(given).implode()
     )
