@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,10 +33,13 @@ from nestvox.search.description import (
     sweep_gallery,
 )
 from nestvox.search.enrolling import NewRecordings, enrolment_of
-from nestvox.search.hearing import GalleryModel, hear
+from nestvox.search.hearing import hear
 from nestvox.search.people import People
 from nestvox.search.people_files import bucket_of, write_people
 from nestvox.search.profile import Profile, check_person
+
+if TYPE_CHECKING:
+    from nestvox.extraction.shard_job import EmbeddingModel
 
 _SHOWN = 3
 
@@ -59,15 +62,15 @@ class Gallery:
         FingerprintError: it is of another model.
     """
 
-    def __init__(self, path: str | Path, *, model: GalleryModel | None = None) -> None:
+    def __init__(self, path: str | Path, *, model: EmbeddingModel | None = None) -> None:
         self.path = Path(path)
-        self._model: GalleryModel | None = None
+        self._model: EmbeddingModel | None = None
         self._read()
         if model is not None:
             self._take(model)
 
     @classmethod
-    def create(cls, path: str | Path, model: GalleryModel, *, load: str | None = None) -> Gallery:
+    def create(cls, path: str | Path, model: EmbeddingModel, *, load: str | None = None) -> Gallery:
         """Make a gallery, or open that of the same model.
 
         Args:
@@ -111,7 +114,7 @@ class Gallery:
         return self._description.fingerprint
 
     @property
-    def model(self) -> GalleryModel:
+    def model(self) -> EmbeddingModel:
         """The model; loaded at the first use.
 
         Raises:
@@ -153,7 +156,7 @@ class Gallery:
         """
         found = self._people().find(name_key(person))
         if found is None:
-            raise NestvoxError(f"{person!r} is not enrolled in {self.path}, which has {_some(self.people)}")
+            raise self._nobody(person)
         return found
 
     def enrol(
@@ -246,7 +249,7 @@ class Gallery:
             there = known.bucket(bucket)
             found = there.pop(key, None)
             if found is None:
-                raise NestvoxError(f"{person!r} is not enrolled in {self.path}, which has {_some(self.people)}")
+                raise self._nobody(person)
             write_people(known.folder, bucket, there, self._description.dim)
         return found
 
@@ -398,11 +401,14 @@ class Gallery:
             self.fingerprint,
         )
 
+    def _nobody(self, person: str) -> NestvoxError:
+        return NestvoxError(f"{person!r} is not enrolled in {self.path}, which has {_some(self.people)}")
+
     def _holders(self) -> dict[str, tuple[Threshold, ...]]:
         of_model = tuple(getattr(self.model, "thresholds", ()))
         return {OF_GALLERY: self.thresholds, OF_MODEL: of_model}
 
-    def _take(self, model: GalleryModel) -> None:
+    def _take(self, model: EmbeddingModel) -> None:
         if model.fingerprint != self.fingerprint:
             raise FingerprintError(
                 f"{self.path} holds vectors of the model {self._description.model} ({self.fingerprint}), "

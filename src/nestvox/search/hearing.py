@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +16,8 @@ from nestvox.audio.given import Audio, heard
 from nestvox.audio.segment import Segment
 from nestvox.errors import ModelError
 
-
-class GalleryModel(Protocol):
-    """What a gallery needs of a model; `nestvox.SpeakerModel` is one."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102
-
-    @property
-    def sample_rate(self) -> int: ...  # noqa: D102
-
-    @property
-    def min_duration_s(self) -> float: ...  # noqa: D102
-
-    @property
-    def dims(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def training_speakers(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def forward(self, waveforms: Sequence[NDArray[np.float32]], *, tap: Any) -> Any:
-        """The vectors (R, D) of R waveforms."""
+if TYPE_CHECKING:
+    from nestvox.extraction.shard_job import EmbeddingModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +39,7 @@ class Heard:
     warnings: tuple[str, ...]
 
 
-def hear(model: GalleryModel, item: Audio, sample_rate: float | None = None) -> Heard:
+def hear(model: EmbeddingModel, item: Audio, sample_rate: float | None = None) -> Heard:
     """Embed one recording and measure its condition.
 
     Raises:
