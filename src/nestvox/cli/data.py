@@ -124,7 +124,7 @@ def trials(
     With --profiles each speaker is enrolled with several recordings, which stand on the first side with bars between.
     """
     from nestvox.cli.progress import progress_bar
-    from nestvox.corpora.generate import PRESETS, Preset, generate_trials
+    from nestvox.corpora.generate import PRESETS, generate_trials
     from nestvox.corpora.profile_trials import generate_profile_trials
     from nestvox.corpora.trials import format_to_write, write_trials
 
@@ -138,28 +138,29 @@ def trials(
     utterances = options.read_table(table, split)
     with progress_bar("drawing", "trials") as progress:
         if profiles is not None:
-            chosen = Preset(n_target or 0, n_nontarget or 0, seed or 0)
+            used = seed or 0
             drawn = generate_profile_trials(
                 utterances,
                 profiles=profiles,
                 n_target=n_target,
                 n_nontarget=n_nontarget,
-                seed=chosen.seed,
+                seed=used,
                 name_by=name_by,
                 progress=progress,
             )
         else:
             chosen = PRESETS[preset] if preset is not None else _counts(utterances, n_target, n_nontarget, seed)
+            used = chosen.seed
             drawn = generate_trials(
                 utterances,
                 n_target=chosen.n_target,
                 n_nontarget=chosen.n_nontarget,
-                seed=chosen.seed,
+                seed=used,
                 name_by=name_by,
                 progress=progress,
             )
     write_trials(drawn, out, written_as)
-    summary = {**_trial_counts(drawn), "seed": chosen.seed, "list": str(out)}
+    summary = {**_trial_counts(drawn), "seed": used, "list": str(out)}
     print_rows(summary, json_out)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -169,4 +169,4 @@ def fit_familiarity(training: Sequence[ArrayLike], clean: Sequence[ArrayLike], s
     distances = np.sort(bare.distances(others))
     farthest = float(distances[math.ceil((1 - _MOST_FALSE_ALARMS) * len(others)) - 1])
     beyond = float(np.mean(distances > farthest))
-    return Familiarity(bare.mean, bare.covariance, farthest, beyond, len(rows), len(others), source)
+    return replace(bare, farthest=farthest, false_alarm_rate=beyond)
